@@ -1,0 +1,56 @@
+"""Fixtures that every level of tests may use: a fresh database and a fresh virtual host of a real server."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import (
+    Broker,
+    DatabaseServer,
+    PrivateBroker,
+    PrivateDatabase,
+    given_broker,
+    given_database,
+)
+
+INSTALL = "is not installed: run scripts/test as root on Debian, or set {} (see the head of scripts/test)"
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[DatabaseServer]:
+    if given := given_database():
+        yield given
+        return
+    try:
+        private = PrivateDatabase()
+    except FileNotFoundError:
+        pytest.skip("MariaDB " + INSTALL.format("CONTROL_PLANE_TEST_DATABASE_URL"))
+    yield private.server
+    private.close()
+
+
+@pytest.fixture
+def mysql_url(database_server: DatabaseServer) -> Iterator[str]:
+    """The URL of an empty database; its account may also create the read tables' schema beside it."""
+    with database_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    if given := given_broker():
+        yield given
+        return
+    try:
+        private = PrivateBroker()
+    except FileNotFoundError:
+        pytest.skip("RabbitMQ " + INSTALL.format("CONTROL_PLANE_TEST_AMQP_URL"))
+    yield private.broker
+    private.close()
+
+
+@pytest.fixture
+def amqp_url(broker: Broker) -> Iterator[str]:
+    """The AMQP URL of an empty virtual host."""
+    with broker.virtual_host() as url:
+        yield url
