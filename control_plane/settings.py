@@ -1,0 +1,111 @@
+"""The server's settings: one frozen model, built once from the environment and an `.env` file, and handed down."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from control_plane.errors import ConfigurationError
+
+PREFIX = "CONTROL_PLANE_"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """Every field is the environment variable CONTROL_PLANE_<NAME>; the descriptions are what `--help` prints."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="mysql+aiomysql://user:password@host/database, or sqlite+aiosqlite:///path for one machine"
+    )
+    admin_database_url: SecretStr | None = Field(
+        None, description="the same database by an account that may create tables and triggers: for migrate and init"
+    )
+    database_pool_size: int = Field(8, ge=2, le=100, description="database connections of one process")
+    amqp_url: SecretStr | None = Field(None, description="amqp://user:password@host:port/virtual-host of RabbitMQ")
+    agents_amqp_url: SecretStr | None = Field(
+        None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
+    )
+    listen: str = Field("127.0.0.1:8000", description="address and port of the API and the dashboard")
+    public_url: str | None = Field(
+        None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
+    )
+    state_dir: Path = Field(
+        Path("/var/lib/control-plane"), description="directory of the signing key; back it up, and keep it private"
+    )
+    require_preview: Literal["off", "guarded", "always"] = Field(
+        "off",
+        description="whether a task must carry the preview it was decided on: never, from guard level 2 on, always",
+    )
+    metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
+    docs_public: bool = Field(False, description="whether /api/openapi.json answers without credentials")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe line to log")
+    drain_s: float = Field(10.0, gt=0, le=300, description="seconds that a stop may take to finish what is under way")
+    failpoint: str | None = Field(
+        None, description="for tests: NAME or NAME:N kills the process at the N-th hit of NAME"
+    )
+    failpoint_log: Path | None = Field(None, description="for tests: a file that gets the name of each failpoint hit")
+
+    @field_validator("database_url", "admin_database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and urlsplit(value.get_secret_value()).scheme not in {"mysql+aiomysql", "sqlite+aiosqlite"}:
+            raise ValueError("must begin with mysql+aiomysql:// or sqlite+aiosqlite:///")
+        return value
+
+    @field_validator("amqp_url", "agents_amqp_url")
+    @classmethod
+    def _known_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and urlsplit(value.get_secret_value()).scheme not in {"amqp", "amqps"}:
+            raise ValueError("must begin with amqp:// or amqps://")
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000")
+        return value
+
+    @property
+    def listen_host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def listen_port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """Where people and agents reach this server."""
+        return (self.public_url or f"http://{self.listen}").rstrip("/")
+
+
+def load(**given: object) -> Settings:
+    """Build the settings; what is given by name wins over the environment.
+
+    Raises:
+        ConfigurationError: every wrong setting at once, a line each.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        ]
+        raise ConfigurationError("\n".join(lines)) from error
+
+
+def describe() -> Iterator[str]:
+    """One line a setting, for `--help`: its variable, its default, its meaning."""
+    for name, field in Settings.model_fields.items():
+        default = "not set" if field.default is None else field.default
+        yield f"  {PREFIX}{name.upper()}  ({default})\n      {field.description}"
