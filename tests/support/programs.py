@@ -92,10 +92,11 @@ def run(
 
 
 class Api:
-    """The HTTP API with a bearer token; answers are decoded JSON, and an error is an AssertionError with its problem."""
+    """The HTTP API with a bearer token: decoded JSON, or an AssertionError with the problem."""
 
     def __init__(self, url: str, token: str) -> None:
-        self.http = httpx.Client(base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        headers = {"Authorization": f"Bearer {token}"}
+        self.http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=30)
 
     def get(self, path: str, **query: object) -> Any:
         return self._json(self.http.get(path, params={k: str(v) for k, v in query.items()}))
