@@ -1,0 +1,93 @@
+"""The errors of the control plane; the class says what the caller does.
+
+    ControlPlaneError
+    ├─ RefusedError(code, detail)      a rule said no: 409 or 422 with `code`; never retry
+    │  ├─ NotSignedInError             401
+    │  ├─ NotAllowedError              403
+    │  ├─ NotFoundError                404
+    │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
+    │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
+    ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
+    ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
+    ├─ LogDamagedError(log, seq)       hole below the head that a reread under its lock confirms: halt, alarm, never skip
+    ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
+    └─ ConfigurationError              only at start: one clear line, exit 2
+
+What happens every day is a return value instead, such as `Duplicate` and `Conflict` of `events.envelope`.
+"""
+
+
+class ControlPlaneError(Exception):
+    """Anything that this application raises on purpose."""
+
+
+class RefusedError(ControlPlaneError):
+    """A rule said no. `code` is stable and for programs, `detail` is for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class NotSignedInError(RefusedError):
+    def __init__(self, code: str = "not_signed_in", detail: str = "credentials are missing, wrong or expired") -> None:
+        super().__init__(code, detail)
+
+
+class NotAllowedError(RefusedError):
+    def __init__(self, code: str = "not_allowed", detail: str = "your role does not permit this") -> None:
+        super().__init__(code, detail)
+
+
+class NotFoundError(RefusedError):
+    def __init__(self, code: str = "not_found", detail: str = "there is no such thing") -> None:
+        super().__init__(code, detail)
+
+
+class KeyConflictError(RefusedError):
+    """The key was used before for something else; `seq` is the event that stands."""
+
+    def __init__(self, key: str, seq: int) -> None:
+        super().__init__("key_conflict", f"{key} was used before for another request or by another person")
+        self.key = key
+        self.seq = seq
+
+
+class UnstorableError(RefusedError):
+    """The database refuses a value of the event at `index` of the call; the call's other events are recorded."""
+
+    def __init__(self, index: int, detail: str) -> None:
+        super().__init__("unstorable", detail)
+        self.index = index
+
+
+class StorageUnavailableError(ControlPlaneError):
+    """Nothing is known about the outcome; the same again, with backoff, is right."""
+
+
+class LeaseLostError(ControlPlaneError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the lease {name} is no longer ours")
+        self.name = name
+
+
+class LogDamagedError(ControlPlaneError):
+    """There is no event `seq` in `log` though its head is beyond it."""
+
+    def __init__(self, log: str, seq: int) -> None:
+        super().__init__(f"{log} {seq} is missing below the head")
+        self.log = log
+        self.seq = seq
+
+
+class FoldError(ControlPlaneError):
+    """A fold cannot apply the event `seq`."""
+
+    def __init__(self, seq: int, detail: str) -> None:
+        super().__init__(f"event {seq}: {detail}")
+        self.seq = seq
+
+
+class ConfigurationError(ControlPlaneError):
+    """The program cannot start like this; the text names what to change."""

@@ -1,0 +1,166 @@
+"""The tables of the log's schema, and the column types that mean the same on every database.
+
+Read tables are not here: each projection declares its own with `read_table`, in a schema apart.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine
+
+NAME_BYTES = 200  # hostnames, groups and ids, by the protocol's grammar
+KIND_BYTES = 64
+READ_SCHEMA = "read"  # stands for `<database>_read`; the engine puts the real name in its place
+
+# SQLite's STRICT tables know five types only, so each type names its own there.
+Int64 = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+Int32 = Integer().with_variant(sqlite.INTEGER(), "sqlite")
+Int16 = SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
+Float64 = Double().with_variant(sqlite.REAL(), "sqlite")
+Blob = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+
+
+def Bytes(length: int) -> TypeEngine[bytes]:  # noqa: N802 - a column type, like its neighbours
+    """At most `length` raw bytes; `length` itself is enforced by MySQL only."""
+    return LargeBinary().with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
+
+
+class Identifier(TypeDecorator[str]):
+    """Text compared byte by byte: the usual collations merge `WEB1` with `web1`, and even binary ones pad blanks."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def __init__(self, length: int = NAME_BYTES) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[bytes]:
+        return dialect.type_descriptor(Bytes(self.length))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.encode()
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.decode()
+
+
+metadata = MetaData()
+
+
+def read_table(name: str, metadata: MetaData, *items: SchemaItem) -> Table:
+    """A table of the read schema, as strict and as exact as those of the log on every database."""
+    return Table(name, metadata, *items, schema=READ_SCHEMA, **EXACT)
+
+
+# STRICT: SQLite takes types as hints otherwise. The character set: Debian's MariaDB would say latin1.
+EXACT: Final = {
+    "sqlite_strict": True,
+    "mysql_engine": "InnoDB",
+    "mysql_default_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
+
+# Segments, so that what is old can be dropped instead of deleted. The last one takes what the planned ones do not.
+SEGMENT_ROWS = 10_000_000
+PARTITIONS = "RANGE (seq) ({}, PARTITION pmax VALUES LESS THAN MAXVALUE)".format(
+    ", ".join(f"PARTITION p{n} VALUES LESS THAN ({n * SEGMENT_ROWS + 1})" for n in range(1, 5))
+)
+
+
+def _event_table(name: str, *indexes: Index) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("seq", Int64, primary_key=True, autoincrement=False, comment="gapless, in commit order, from 1"),
+        Column("recorded_us", Int64, nullable=False, comment="UTC microseconds of the control plane, growing with seq"),
+        Column("kind", Identifier(KIND_BYTES), nullable=False, comment="what happened, as in task.accepted"),
+        Column("schema_v", Int16, nullable=False, comment="version of the body's shape"),
+        Column("task_id", Identifier(), comment="the task it belongs to, if any"),
+        Column("hostname", Identifier(), comment="the host it is about, if any"),
+        Column("actor", Identifier(), comment="the person or process that caused it"),
+        Column("occurred_us", Int64, comment="UTC microseconds of the sender's clock, for display only"),
+        Column("body", Blob, nullable=False, comment="the canonical bytes that were hashed and signed"),
+        Column("signature", Bytes(64), comment="Ed25519 over the body, 64 raw bytes"),
+        Column("key_id", Identifier(KIND_BYTES), comment="whose signature it is"),
+        *indexes,
+        **EXACT,
+        mysql_partition_by=PARTITIONS,
+    )
+
+
+def _key_table(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("task_id", Identifier(), primary_key=True, comment="the task, or what else the event is about"),
+        Column("kind", Identifier(KIND_BYTES), primary_key=True, comment="the kind, or a word that several share"),
+        Column("hostname", Identifier(), primary_key=True, comment="the host, or nothing"),
+        Column("part", Identifier(KIND_BYTES), primary_key=True, comment="what else tells two of a kind apart, or nothing"),
+        Column("digest", Bytes(32), nullable=False, comment="SHA-256 that tells a repeat from a conflict"),
+        Column("seq", Int64, nullable=False, comment="the event that has this key"),
+        **EXACT,
+        sqlite_with_rowid=False,
+    )
+
+
+log_head = Table(
+    "log_head",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the table whose head this is"),
+    Column("seq", Int64, nullable=False, comment="the last event's seq; this row's lock serialises all appends"),
+    Column("recorded_us", Int64, nullable=False, comment="the last event's time, UTC microseconds"),
+    Column("tree", Bytes(2048), nullable=False, comment="compact range of the Merkle tree: a hash for each set bit of seq"),
+    **EXACT,
+)
+
+event = _event_table("event", Index("event_kind", "kind", "seq"))
+event_key = _key_table("event_key")
+heartbeat_event = _event_table("heartbeat_event")
+heartbeat_key = _key_table("heartbeat_key")
+
+follower = Table(
+    "follower",
+    metadata,
+    Column("name", Identifier(), primary_key=True, comment="the projection or process, with its version"),
+    Column("event_seq", Int64, nullable=False, comment="the last event it has dealt with"),
+    Column("heartbeat_seq", Int64, nullable=False, comment="the last heartbeat event it has dealt with"),
+    Column("epoch", Int64, nullable=False, comment="fencing number of who may move the position"),
+    Column("version", Int32, nullable=False, comment="version of the read table that is shown"),
+    **EXACT,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Identifier(), primary_key=True, comment="what only one process at a time does"),
+    Column("owner", Identifier(), nullable=False, comment="who does it"),
+    Column("epoch", Int64, nullable=False, comment="fencing number, grows with each new owner"),
+    Column("until_us", Int64, nullable=False, comment="end of the lease, UTC microseconds of the database's clock"),
+    **EXACT,
+)
+
+credential = Table(
+    "credential",
+    metadata,
+    Column("username", Identifier(), primary_key=True, comment="the login"),
+    Column("phc", Identifier(255), nullable=False, comment="argon2id hash of the password, in PHC form"),
+    Column("changed_us", Int64, nullable=False, comment="UTC microseconds of the last change"),
+    **EXACT,
+)
