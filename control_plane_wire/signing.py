@@ -1,0 +1,127 @@
+"""Ed25519 signatures bound to what they say, to whom, and by whom.
+
+    input = "CPSIG1" ‖ for x in (type, sender, recipient, key_id, body): u32 big-endian length of x ‖ x
+
+Sender and recipient are never read from the message: the verifier takes them from what it already knows.
+"""
+
+import base64
+import binascii
+import hashlib
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from control_plane_wire.errors import SignatureError
+
+COMMAND: Final = "command"
+RESULT: Final = "result"
+HEARTBEAT: Final = "heartbeat"
+OUTPUT: Final = "output"
+ENROL: Final = "enrol"
+AUTHORISATION: Final = "authorisation"
+EVENT: Final = "event"
+CHECKPOINT: Final = "checkpoint"
+
+CONTROL_PLANE: Final = "control-plane"
+
+_P: Final = 2**255 - 19
+_Y: Final = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+# Points of small order with their non-canonical twins: the library accepts them, and signatures can be forged.
+_WEAK: Final = frozenset({0, 1, _P - 1, _P, _P + 1, _Y, _P - _Y})
+
+
+def key_id(public_key: bytes) -> str:
+    """The first 16 hex digits of SHA-256 of the public key."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def check_public_key(public_key: bytes) -> None:
+    """Refuse a public key under which signatures could be forged, or that has a second spelling.
+
+    Raises:
+        SignatureError: not 32 bytes, of small order, or y is not below p.
+    """
+    if len(public_key) != 32:
+        raise SignatureError("a public key has 32 bytes")
+    y = int.from_bytes(public_key, "little") & (2**255 - 1)
+    if y in _WEAK:
+        raise SignatureError("a public key of small order")
+    if y >= _P:
+        raise SignatureError("a public key that is not canonically encoded")
+
+
+def signing_input(tag: str, sender: str, recipient: str, key: str, body: bytes) -> bytes:
+    parts = (tag.encode(), sender.encode(), recipient.encode(), key.encode(), body)
+    return b"CPSIG1" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+class SigningKey:
+    """A private key; it signs, and shows only its public half."""
+
+    __slots__ = ("_private", "key_id", "public_key")
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public_key = private.public_key().public_bytes_raw()
+        self.key_id = key_id(self.public_key)
+
+    @classmethod
+    def generate(cls) -> "SigningKey":
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_bytes(cls, seed: bytes) -> "SigningKey":
+        """From the 32 bytes that `to_bytes` gave."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    def to_bytes(self) -> bytes:
+        return self._private.private_bytes_raw()
+
+    def sign(self, tag: str, *, sender: str, recipient: str, body: bytes) -> bytes:
+        """64 bytes, the same ones for the same input."""
+        return self._private.sign(signing_input(tag, sender, recipient, self.key_id, body))
+
+
+def verify(public_key: bytes, signature: bytes, tag: str, *, sender: str, recipient: str, body: bytes) -> None:
+    """Return if the signature holds.
+
+    The key must have passed `check_public_key` when it was registered.
+
+    Raises:
+        SignatureError: it does not hold.
+    """
+    try:
+        key = Ed25519PublicKey.from_public_bytes(public_key)
+        key.verify(signature, signing_input(tag, sender, recipient, key_id(public_key), body))
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureError(f"wrong signature of {sender}") from error
+
+
+def encode_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def decode_signature(text: str) -> bytes:
+    return _decode(text, 64, "a signature")
+
+
+def decode_public_key(text: str) -> bytes:
+    """The 32 bytes of a public key that may be trusted to verify with."""
+    public_key = _decode(text, 32, "a public key")
+    check_public_key(public_key)
+    return public_key
+
+
+def _decode(text: str, length: int, what: str) -> bytes:
+    """Strict base64: sixteen texts decode to the same bytes, and only one of them is accepted."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SignatureError(f"{what} is not base64") from error
+    if len(data) != length:
+        raise SignatureError(f"{what} has {length} bytes, not {len(data)}")
+    if encode_base64(data) != text:
+        raise SignatureError(f"{what} is not canonical base64")
+    return data

@@ -1,0 +1,129 @@
+"""Exchanges, queues and routing keys, and the grammar of the names in them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from control_plane_wire.errors import MalformedMessageError
+
+COMMAND_EXCHANGE: Final = "sys_cmd_exchange"
+RESULT_EXCHANGE: Final = "sys_result_exchange"
+MONITOR_EXCHANGE: Final = "sys_monitor_exchange"
+DEFAULT_EXCHANGE: Final = ""  # routes to the queue that the key names
+
+RESULT_QUEUE: Final = "cmd.result"
+RESULT_DEAD_QUEUE: Final = "cmd.result.dead"
+HEARTBEAT_QUEUE: Final = "monitor.heartbeat"
+HEARTBEAT_DEAD_QUEUE: Final = "monitor.heartbeat.dead"
+OUTPUT_QUEUE: Final = "monitor.output"
+
+COMMAND_ALL: Final = "cmd.all"
+HEARTBEAT_KEY: Final = "heartbeat"
+_NODE: Final = "cmd.node."
+_GROUP: Final = "cmd.group."
+_RESULT: Final = "result.node."
+
+MAX_NAME: Final = 200
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
+_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+def is_name(text: str) -> bool:
+    """Whether this is a hostname or group: lower-case labels joined by dots, at most 200 characters."""
+    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
+
+
+def is_task_id(text: str) -> bool:
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def check_hostname(text: str) -> str:
+    return _check(text, "hostname")
+
+
+def check_group(text: str) -> str:
+    return _check(text, "group")
+
+
+def _check(text: str, what: str) -> str:
+    if not is_name(text):
+        raise MalformedMessageError(f"{what} is not lower-case labels joined by dots, at most {MAX_NAME} characters")
+    return text
+
+
+def command_key(hostname: str) -> str:
+    return _NODE + check_hostname(hostname)
+
+
+def group_key(group: str) -> str:
+    return _GROUP + check_group(group)
+
+
+def result_key(hostname: str) -> str:
+    return _RESULT + check_hostname(hostname)
+
+
+def host_of_result_key(routing_key: str) -> str:
+    """The host that a result's routing key names.
+
+    Raises:
+        MalformedMessageError: it is no result key, or names no valid host.
+    """
+    if not routing_key.startswith(_RESULT):
+        raise MalformedMessageError("routing key is not result.node.{hostname}")
+    return check_hostname(routing_key.removeprefix(_RESULT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    queue: str
+    exchange: str
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """What one side declares: durable topic exchanges by name, queues, and bindings, in that order."""
+
+    exchanges: tuple[str, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+CONTROL_PLANE_TOPOLOGY: Final = Topology(
+    exchanges=(COMMAND_EXCHANGE, RESULT_EXCHANGE, MONITOR_EXCHANGE),
+    queues=tuple(
+        Queue(name=name)
+        for name in (RESULT_QUEUE, RESULT_DEAD_QUEUE, HEARTBEAT_QUEUE, HEARTBEAT_DEAD_QUEUE, OUTPUT_QUEUE)
+    ),
+    bindings=(
+        # result.# and not result.*: a hostname may contain dots
+        Binding(queue=RESULT_QUEUE, exchange=RESULT_EXCHANGE, routing_key="result.#"),
+        Binding(queue=HEARTBEAT_QUEUE, exchange=MONITOR_EXCHANGE, routing_key=HEARTBEAT_KEY),
+        Binding(queue=OUTPUT_QUEUE, exchange=MONITOR_EXCHANGE, routing_key="output.node.#"),
+    ),
+)
+
+
+def agent_queue(hostname: str) -> str:
+    """The name of an agent's private queue, which is also its own routing key."""
+    return command_key(hostname)
+
+
+def agent_topology(hostname: str, groups: Iterable[str]) -> Topology:
+    """An agent's exclusive queue, bound to its own key, to every group's and to everybody's."""
+    queue = agent_queue(hostname)
+    keys = (command_key(hostname), COMMAND_ALL, *(group_key(group) for group in groups))
+    return Topology(
+        queues=(Queue(name=queue, durable=False, exclusive=True),),
+        bindings=tuple(Binding(queue=queue, exchange=COMMAND_EXCHANGE, routing_key=key) for key in keys),
+    )

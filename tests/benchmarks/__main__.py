@@ -1,0 +1,83 @@
+"""`scripts/bench`: what this machine does, printed with the machine and the commit beside the figures."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.servers import (
+    Broker,
+    DatabaseServer,
+    PrivateBroker,
+    PrivateDatabase,
+    given_broker,
+    given_database,
+)
+
+PARTS = ("log", "rebuild", "commands", "heartbeats")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which to run: {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--simulated", type=int, default=1000, metavar="N", help="simulated hosts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=100, metavar="N", help="commands to one host (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"commit {git('rev-parse', '--short', 'HEAD')}{' and changes' if git('status', '--porcelain') else ''}\n")
+    with servers() as (database, broker), tempfile.TemporaryDirectory(prefix="cp-bench-") as directory:
+        for part in parts:
+            print(f"--- {part}", flush=True)
+            run(part, database, broker, Path(directory), arguments)
+            print(flush=True)
+
+
+def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
+    from tests.benchmarks import append, end_to_end, rebuild
+
+    match part:
+        case "log" | "rebuild":
+            benchmark = append.run if part == "log" else rebuild.run
+            with database.database() as url:
+                asyncio.run(benchmark(url))
+            asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))
+        case "commands":
+            end_to_end.commands(database, broker, directory, simulated=arguments.simulated, rounds=arguments.rounds)
+        case "heartbeats":
+            end_to_end.heartbeats(database, broker, directory, simulated=arguments.simulated)
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[tuple[DatabaseServer, Broker]]:
+    with contextlib.ExitStack() as stack:
+        database, broker = given_database(), given_broker()
+        if database is None:
+            private_database = PrivateDatabase()
+            stack.callback(private_database.close)
+            database = private_database.server
+        if broker is None:
+            private_broker = PrivateBroker()
+            stack.callback(private_broker.close)
+            broker = private_broker.broker
+        yield database, broker
+
+
+if __name__ == "__main__":
+    main()
