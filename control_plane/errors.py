@@ -9,7 +9,7 @@
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
-    ├─ LogDamagedError(log, seq)       hole below the head that a reread under its lock confirms: halt, alarm, never skip
+    ├─ LogDamagedError(log, seq)       hole below the head, still there under its lock: halt, alarm, never skip
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
     └─ ConfigurationError              only at start: one clear line, exit 2
 

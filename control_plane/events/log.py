@@ -8,7 +8,7 @@ from typing import Self
 from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
 from control_plane.events.merkle import CompactRange
 from control_plane.storage.engine import Database
-from control_plane_wire.clock import Clock, SystemClock
+from control_plane_wire.clock import Clock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 

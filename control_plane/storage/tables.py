@@ -3,7 +3,7 @@
 Read tables are not here: each projection declares its own with `read_table`, in a schema apart.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -31,7 +31,7 @@ READ_SCHEMA = "read"  # stands for `<database>_read`; the engine puts the real n
 Int64 = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
 Int32 = Integer().with_variant(sqlite.INTEGER(), "sqlite")
 Int16 = SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
-Float64 = Double().with_variant(sqlite.REAL(), "sqlite")
+Float64: TypeEngine[float] = Double().with_variant(sqlite.REAL(), "sqlite")
 Blob = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 LongText = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 
@@ -70,7 +70,7 @@ def read_table(name: str, metadata: MetaData, *items: SchemaItem) -> Table:
 
 
 # STRICT: SQLite takes types as hints otherwise. The character set: Debian's MariaDB would say latin1.
-EXACT: Final = {
+EXACT: Final[dict[str, Any]] = {
     "sqlite_strict": True,
     "mysql_engine": "InnoDB",
     "mysql_default_charset": "utf8mb4",
@@ -112,7 +112,7 @@ def _key_table(name: str) -> Table:
         Column("task_id", Identifier(), primary_key=True, comment="the task, or what else the event is about"),
         Column("kind", Identifier(KIND_BYTES), primary_key=True, comment="the kind, or a word that several share"),
         Column("hostname", Identifier(), primary_key=True, comment="the host, or nothing"),
-        Column("part", Identifier(KIND_BYTES), primary_key=True, comment="what else tells two of a kind apart, or nothing"),
+        Column("part", Identifier(KIND_BYTES), primary_key=True, comment="what else tells two apart, or nothing"),
         Column("digest", Bytes(32), nullable=False, comment="SHA-256 that tells a repeat from a conflict"),
         Column("seq", Int64, nullable=False, comment="the event that has this key"),
         **EXACT,
@@ -126,7 +126,7 @@ log_head = Table(
     Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the table whose head this is"),
     Column("seq", Int64, nullable=False, comment="the last event's seq; this row's lock serialises all appends"),
     Column("recorded_us", Int64, nullable=False, comment="the last event's time, UTC microseconds"),
-    Column("tree", Bytes(2048), nullable=False, comment="compact range of the Merkle tree: a hash for each set bit of seq"),
+    Column("tree", Bytes(2048), nullable=False, comment="Merkle tree: a hash for each set bit of seq"),
     **EXACT,
 )
 

@@ -1,0 +1,70 @@
+"""All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from sqlalchemy import ColumnElement, Table
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Value: TypeAlias = int | float | bool | str | bytes | None
+
+
+class Dialect(Protocol):
+    """One database's ways. Whatever runs SQL here runs in the caller's transaction, unless it says otherwise."""
+
+    @property
+    def name(self) -> str:
+        """What people call it, with its version."""
+        ...
+
+    @property
+    def read_schema(self) -> str | None:
+        """The schema of the read tables; None where they live beside the log."""
+        ...
+
+    @property
+    def has_one_writer(self) -> bool:
+        """Whether a second writing transaction fails or polls, instead of waiting its turn."""
+        ...
+
+    def clock_us(self) -> ColumnElement[int]:
+        """The database's own clock at the statement, in UTC microseconds: one for all processes."""
+        ...
+
+    async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
+        """Insert rows that have all columns of `table` in their order; as few statements as the server takes."""
+        ...
+
+    async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Insert rows, or where the primary key is there already, update the given columns of that row.
+
+        Every row has the same columns. Rows are sorted by primary key first: upserts in random order deadlock.
+        """
+        ...
+
+    async def find_keys(
+        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
+    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        """The (key, digest, seq) of those `keys`, primary keys of the key table `table`, that are there."""
+        ...
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        """Create a read table, and the read schema, where they are missing. MySQL commits by itself here.
+
+        Raises:
+            ConfigurationError: the account may not; the text names the missing GRANT.
+        """
+        ...
+
+    async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        """Drop a read table where it is there. MySQL commits by itself here."""
+        ...
+
+    def translate(self, error: DBAPIError) -> Exception:
+        """Name what a driver's error means to the caller; the error itself where it is a defect of ours.
+
+        StorageUnavailableError: transient, or nothing is known; a duplicate key too, since the same again will find
+        the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
+        """
+        ...

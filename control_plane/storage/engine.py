@@ -1,0 +1,109 @@
+"""A database: its pool of connections, its transactions, and what its errors mean."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from control_plane.errors import ConfigurationError, StorageUnavailableError
+from control_plane.storage import mysql, sqlite
+from control_plane.storage.dialect import Dialect
+from control_plane.storage.tables import READ_SCHEMA
+
+
+class Database:
+    """One database for all of a process; `async with open_database(url) as database`."""
+
+    def __init__(self, engine: AsyncEngine, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._reading = engine.execution_options(schema_translate_map={READ_SCHEMA: dialect.read_schema})
+        self._writing = self._reading.execution_options(**{sqlite.WRITES: True})
+        # SQLite lets a second writer sleep and look again, for up to 100 ms at a time; here it waits its turn.
+        self._turn = asyncio.Lock() if dialect.has_one_writer else None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads.
+
+        On MySQL each statement sees what was committed before it; on SQLite all see what the first one does. So read
+        a position before the rows that belong to it: they are then at least as new.
+
+        Raises:
+            StorageUnavailableError: try again.
+        """
+        with self._translated():
+            async with self._reading.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self, connection: AsyncConnection | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is committed at the end of the block, and rolled back when the block raises.
+
+        Args:
+            connection: one of `connect` to do it on, where many follow each other; else the pool lends one.
+
+        Raises:
+            StorageUnavailableError: nothing is known about the outcome.
+            UnstorableError: a value was refused, and with it all of the transaction.
+        """
+        with self._translated():
+            async with AsyncExitStack() as stack:
+                if self._turn is not None:
+                    await stack.enter_async_context(self._turn)
+                if connection is None:
+                    connection = await stack.enter_async_context(self._writing.connect())
+                await stack.enter_async_context(connection.begin())
+                yield connection
+
+    async def connect(self) -> AsyncConnection:
+        """A connection to keep for many `write`s, which saves three round trips each; whoever asks closes it."""
+        with self._translated():
+            return await self._writing.connect()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            # From the driver's own error: SQLAlchemy's has the statement in its text, and so all that was written.
+            raise self.dialect.translate(error) from error.orig
+        except PoolTimeoutError as error:
+            raise StorageUnavailableError("all connections of the pool are in use") from error
+
+
+@asynccontextmanager
+async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Database]:
+    """The database at an URL (mysql+aiomysql://… or sqlite+aiosqlite:///…), seen to be one that will do.
+
+    Raises:
+        ConfigurationError: it will not do, or is none; the text says what to change.
+        StorageUnavailableError: it does not answer.
+    """
+    parsed = _parsed(url)
+    options = {"pool_size": pool_size, "hide_parameters": True}
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite:
+        engine = create_async_engine(parsed, **options, **sqlite.ENGINE_OPTIONS)
+        sqlite.prepare(engine.sync_engine)
+    else:
+        engine = create_async_engine(mysql.with_defaults(parsed), **options, **mysql.ENGINE_OPTIONS)
+    try:
+        yield Database(engine, await (sqlite.recognise(engine) if is_sqlite else mysql.recognise(engine)))
+    finally:
+        await engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("the database URL is none: mysql+aiomysql://… or sqlite+aiosqlite:///…") from error
+    if parsed.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"} or not parsed.database:
+        raise ConfigurationError(
+            "the database URL must begin with mysql+aiomysql:// or sqlite+aiosqlite:/// and name one database"
+        )
+    return parsed

@@ -1,0 +1,213 @@
+"""MySQL 8 and MariaDB 10.6, by aiomysql: the only file that knows them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import NoneType
+from typing import Any, Final
+
+from sqlalchemy import URL, ColumnElement, Table, literal_column, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import CreateTable, DropTable
+
+from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
+from control_plane.storage.dialect import Value
+
+STATEMENT_BYTES: Final = 512 * 1024  # of values in one INSERT; hex doubles them
+ALONE_BYTES: Final = 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
+LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with room
+STATEMENT_ROWS: Final = 1000
+
+ENGINE_OPTIONS: Final = {
+    "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
+    "max_overflow": 0,
+    "pool_timeout": 5,
+    "pool_recycle": 1800,
+    "pool_pre_ping": True,
+    "pool_use_lifo": True,
+    "connect_args": {
+        "connect_timeout": 5,
+        "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
+        "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+    },
+}
+
+REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
+MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1419})
+OUR_DEFECT: Final = frozenset({1054, 1064, 1146, 1210, 1644})
+
+# Text that can hold nothing but digits and hex: there is nothing to escape in it, and nothing to inject.
+_LITERALS: Final[Mapping[type, Callable[..., str]]] = {
+    NoneType: lambda _: "NULL",
+    bool: lambda value: "1" if value else "0",
+    int: str,
+    float: lambda value: _finite(value),
+    bytes: lambda value: f"x'{value.hex()}'",
+    str: lambda value: f"x'{value.encode().hex()}'",
+}
+
+
+def _finite(value: float) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number for a database")
+    return repr(value)
+
+
+def literals(row: Sequence[Value]) -> str:
+    """One row of a VALUES list, in parentheses."""
+    return "(" + ",".join([_LITERALS[type(value)](value) for value in row]) + ")"
+
+
+def with_defaults(url: URL) -> URL:
+    return url.update_query_dict({"charset": "utf8mb4"})
+
+
+async def recognise(engine: AsyncEngine) -> "MysqlDialect":
+    """The dialect of the server that answers, seen to be one that will do.
+
+    Raises:
+        ConfigurationError: it will not, or not for this account; the text says what to change there.
+        StorageUnavailableError: nobody answers.
+    """
+    try:
+        async with engine.connect() as connection:
+            found = await connection.execute(text("SELECT VERSION(), @@max_allowed_packet"))
+            version, packet_bytes = found.one()
+    except DBAPIError as error:
+        raise translate(error) from error.orig
+    dialect = MysqlDialect(engine.url.database or "", version)
+    dialect.check(packet_bytes)
+    return dialect
+
+
+def translate(error: DBAPIError) -> Exception:
+    """See `Dialect`."""
+    code, detail = _code(error), str(error.orig)
+    if code in OUR_DEFECT:
+        return error
+    if code in REFUSED_VALUE:
+        return UnstorableError(0, detail)
+    if code in MISSING_RIGHT:
+        return ConfigurationError(f"the database refuses: {detail}")
+    return StorageUnavailableError(detail)
+
+
+class MysqlDialect:
+    """See `Dialect`."""
+
+    has_one_writer = False
+
+    def __init__(self, database: str, version: str) -> None:
+        self.read_schema = f"{database}_read"
+        self.is_mariadb = "mariadb" in version.lower()
+        # Old MariaDBs put 5.5.5- before their version, for replicas of their time.
+        self.version = tuple(map(int, version.removeprefix("5.5.5-").split("-")[0].split(".")))
+        self.name = f"{'MariaDB' if self.is_mariadb else 'MySQL'} {'.'.join(map(str, self.version))}"
+
+    def check(self, packet_bytes: int) -> None:
+        """Raise ConfigurationError where the server is too old or takes too little at once."""
+        least = (10, 6) if self.is_mariadb else (8, 0, 20)
+        if self.version < least:
+            raise ConfigurationError(f"{self.name} is too old: {'.'.join(map(str, least))} or later is needed")
+        if packet_bytes < LEAST_PACKET_BYTES:
+            raise ConfigurationError(f"{self.name} has max_allowed_packet = {packet_bytes}: set it to 64M or more")
+
+    def clock_us(self) -> ColumnElement[int]:
+        return literal_column("CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)")
+
+    async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
+        await self._insert(connection, table, [column.name for column in table.columns], rows, "")
+
+    async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
+        if not rows:
+            return
+        names = list(rows[0])
+        keys = [column.name for column in table.primary_key]
+        # MariaDB does not know the alias; MySQL deprecates VALUES(), and the driver then asks for the warnings.
+        new = "VALUES({0})" if self.is_mariadb else "new.{0}"
+        updates = ",".join(f"{name}={new.format(name)}" for name in map(_quoted, (n for n in names if n not in keys)))
+        updates = updates or f"{_quoted(keys[0])}={_quoted(keys[0])}"
+        tail = ("" if self.is_mariadb else " AS new") + f" ON DUPLICATE KEY UPDATE {updates}"
+        ordered = sorted(([row[name] for name in names] for row in rows), key=_by_key(names, keys))
+        await self._insert(connection, table, names, ordered, tail)
+
+    async def _insert(
+        self, connection: AsyncConnection, table: Table, names: list[str], rows: Sequence[Sequence[Value]], tail: str
+    ) -> None:
+        head = f"INSERT INTO {self._name(table)} ({','.join(map(_quoted, names))}) VALUES "  # noqa: S608 - names of ours
+        for statement in _statements(rows):
+            if isinstance(statement, str):
+                await connection.exec_driver_sql(head + statement + tail, execution_options={"no_parameters": True})
+            else:
+                marks = ",".join(["%s"] * len(names))
+                await connection.exec_driver_sql(f"{head}({marks}){tail}", tuple(statement))
+
+    async def find_keys(
+        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
+    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        names = [_quoted(column.name) for column in table.primary_key]
+        sql = (
+            f"SELECT {','.join(names)}, digest, seq FROM {self._name(table)} "  # noqa: S608 - names of ours and hex
+            f"WHERE ({','.join(names)}) IN ({','.join(map(literals, keys))})"
+        )
+        found: Sequence[Sequence[Any]] = (
+            await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+        ).all()
+        return [(tuple(key), digest, seq) for *key, digest, seq in found]
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        try:
+            await connection.execute(
+                text(f"CREATE DATABASE IF NOT EXISTS `{self.read_schema}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            )
+            await connection.execute(CreateTable(table, if_not_exists=True))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                await connection.run_sync(index.create, checkfirst=True)
+        except DBAPIError as error:
+            if _code(error) not in MISSING_RIGHT:
+                raise
+            raise ConfigurationError(
+                f"the account may not make read tables: GRANT ALL ON `{self.read_schema}`.* TO the account of "
+                "CONTROL_PLANE_DATABASE_URL"
+            ) from error.orig
+
+    async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        await connection.execute(DropTable(table, if_exists=True))
+
+    def translate(self, error: DBAPIError) -> Exception:
+        return translate(error)
+
+    def _name(self, table: Table) -> str:
+        return _quoted(table.name) if table.schema is None else f"{_quoted(self.read_schema)}.{_quoted(table.name)}"
+
+
+def _statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Value]]:
+    """The VALUES lists that carry the rows, none too large for a packet; a huge row comes as it is."""
+    texts: list[str] = []
+    size = 0
+    for row in rows:
+        weight = sum(len(value) for value in row if isinstance(value, bytes | str))
+        if texts and (size + weight > STATEMENT_BYTES or len(texts) == STATEMENT_ROWS):
+            yield ",".join(texts)
+            texts, size = [], 0
+        if weight > ALONE_BYTES:
+            yield row
+        else:
+            texts.append(literals(row))
+            size += weight
+    if texts:
+        yield ",".join(texts)
+
+
+def _quoted(name: str) -> str:
+    return f"`{name}`"
+
+
+def _by_key(names: list[str], keys: list[str]) -> Callable[[list[Value]], tuple[Value, ...]]:
+    places = [names.index(key) for key in keys]
+    return lambda row: tuple(row[place] for place in places)
+
+
+def _code(error: DBAPIError) -> int:
+    arguments = error.orig.args if error.orig is not None else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else 0

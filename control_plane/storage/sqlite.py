@@ -1,0 +1,147 @@
+"""SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Column, ColumnElement, Table, literal_column
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.event import listen
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.schema import CreateTable, DropTable
+
+from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
+from control_plane.storage.dialect import Value
+from control_plane.storage.tables import Identifier
+
+ENGINE_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
+PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "busy_timeout=5000",
+    "recursive_triggers=ON",
+    "foreign_keys=ON",
+)
+WRITES: Final = "sqlite_writes"  # the execution option of a transaction that is going to write
+OLDEST: Final = (3, 37, 0)  # STRICT tables
+
+REFUSED_VALUE: Final = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_NOTNULL,
+        sqlite3.SQLITE_CONSTRAINT_CHECK,
+        sqlite3.SQLITE_TOOBIG,
+        3091,  # SQLITE_CONSTRAINT_DATATYPE, which Python 3.11 has no name for: a wrong type in a STRICT table
+    }
+)
+OUR_DEFECT: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_CONSTRAINT_TRIGGER})
+
+
+def prepare(engine: Engine) -> None:
+    """Make every connection strict and durable, and every transaction begin as what it is.
+
+    The driver's own way runs a first SELECT before the transaction, and lets two writers overwrite each other.
+    """
+    listen(engine, "connect", _set_pragmas)
+    listen(engine, "begin", _begin)
+
+
+def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # A reading transaction that turns to writing after another's commit fails at once, without waiting.
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+async def recognise(engine: AsyncEngine) -> "SqliteDialect":
+    """The dialect of this SQLite, seen to be one that will do; ConfigurationError says what to change."""
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or later is needed")
+    if engine.url.database == ":memory:":
+        raise ConfigurationError("the log needs a file: sqlite+aiosqlite:///path")
+    return SqliteDialect()
+
+
+class SqliteDialect:
+    """See `Dialect`."""
+
+    name = f"SQLite {sqlite3.sqlite_version}"
+    read_schema = None  # attached files do not commit together
+    has_one_writer = True
+
+    def clock_us(self) -> ColumnElement[int]:
+        # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.
+        return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
+
+    async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
+        if not rows:
+            return
+        names = [column.name for column in table.columns]
+        await connection.exec_driver_sql(_insert(table, names), [tuple(row) for row in rows])
+
+    async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
+        if not rows:
+            return
+        names = list(rows[0])
+        keys = [column.name for column in table.primary_key]
+        updates = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in keys)
+        action = f"DO UPDATE SET {updates}" if updates else "DO NOTHING"
+        sql = f"{_insert(table, names)} ON CONFLICT ({_list(keys)}) {action}"
+        columns = [table.columns[name] for name in names]
+        await connection.exec_driver_sql(
+            sql, [tuple(_stored(column, row[column.name]) for column in columns) for row in rows]
+        )
+
+    async def find_keys(
+        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
+    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        names = _list([column.name for column in table.primary_key])
+        marks = ", ".join(["(?, ?, ?, ?)"] * len(keys))
+        sql = (
+            f'SELECT {names}, digest, seq FROM "{table.name}" '  # noqa: S608 - names of ours and marks
+            f"WHERE ({names}) IN (VALUES {marks})"
+        )
+        found: Sequence[Sequence[Any]] = (
+            await connection.exec_driver_sql(sql, tuple(part for key in keys for part in key))
+        ).all()
+        return [(tuple(key), digest, seq) for *key, digest, seq in found]
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        await connection.execute(CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            await connection.run_sync(index.create, checkfirst=True)
+
+    async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
+        await connection.execute(DropTable(table, if_exists=True))
+
+    def translate(self, error: DBAPIError) -> Exception:
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        if code in REFUSED_VALUE:
+            return UnstorableError(0, str(error.orig))
+        if code in OUR_DEFECT:
+            return error
+        return StorageUnavailableError(str(error.orig))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _insert(table: Table, names: Sequence[str]) -> str:
+    return f'INSERT INTO "{table.name}" ({_list(names)}) VALUES ({", ".join("?" * len(names))})'  # noqa: S608 - names of ours
+
+
+def _stored(column: Column[object], value: Value) -> Value:
+    """The value as the column keeps it; what the driver is told directly passes no type of SQLAlchemy's."""
+    if isinstance(value, str) and isinstance(column.type, Identifier):
+        return value.encode()
+    return int(value) if isinstance(value, bool) else value
