@@ -148,7 +148,7 @@ def _prepare(value: Json, depth: int) -> tuple[Json, bool]:
     if isinstance(value, list):
         items = [_prepare(item, depth + 1) for item in value]
         return [item for item, _ in items], all(plain for _, plain in items)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         pairs = {key: _prepare(item, depth + 1) for key, item in value.items()}
         is_plain = all(plain and key.isascii() for key, (_, plain) in pairs.items())
         return {key: item for key, (item, _) in pairs.items()}, is_plain
