@@ -48,9 +48,9 @@ class NewEvent:
     key_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as the log has it.
+    """An event as the log has it; its fields are the columns of the log's table, in their order.
 
     Attributes:
         seq: gapless, in commit order, from 1.

@@ -1,28 +1,75 @@
 """The event log: append with group commit, and read without ever skipping an event."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Self
+from contextlib import asynccontextmanager, suppress
+from typing import NotRequired, Self, TypeAlias, TypedDict
 
-from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
-from control_plane.events.merkle import CompactRange
+from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from control_plane.errors import LogDamagedError
+from control_plane.events.appender import SELECT_HEAD, Appender, head_of
+from control_plane.events.batch import MOST_EVENTS, Head, encode
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, LogName, NewEvent, Outcome, StoredEvent
 from control_plane.storage.engine import Database
-from control_plane_wire.clock import Clock
+from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
+from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
+_LAST = 2**63 - 1
+_SHARE_HEAD = SELECT_HEAD.with_for_update(read=True)
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last event of a log (seq 0: none yet) and the Merkle tree over all of it."""
 
-    seq: int
-    recorded_us: int
-    tree: CompactRange
+# The columns of an event table, in their order.
+_Row: TypeAlias = tuple[
+    int, int, str, int, str | None, str | None, str | None, int | None, bytes, bytes | None, str | None
+]
+_PAGE: dict[LogName, Select[*_Row]] = {
+    name: select(table)
+    .where(table.c.seq > bindparam("after"), table.c.seq <= bindparam("upto"))
+    .order_by(table.c.seq)
+    .limit(bindparam("limit"))
+    for name, table in ((name, EVENT_TABLES[name]) for name in (EVENT, HEARTBEAT_EVENT))
+}
+_KINDS_PAGE = {
+    name: page.where(EVENT_TABLES[name].c.kind.in_(bindparam("kinds", expanding=True))) for name, page in _PAGE.items()
+}
+
+
+class _Page(TypedDict):
+    """The parameters of these statements."""
+
+    after: int
+    upto: int
+    limit: int
+    kinds: NotRequired[list[str]]
+
+
+class _News:
+    """The last seq that this process knows to be committed, and who waits for a later one."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.changed = asyncio.Event()
+
+    def tell(self, seq: int) -> None:
+        self.seq = max(self.seq, seq)
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
 
 class EventLog:
     """Both logs of one database; `async with EventLog.open(database) as log`."""
+
+    def __init__(self, database: Database, *, clock: Clock, failpoints: Failpoints) -> None:
+        self._database = database
+        self._news: dict[LogName, _News] = {name: _News() for name in (EVENT, HEARTBEAT_EVENT)}
+        # One each, so that heartbeats do not delay commands.
+        self._appenders: dict[LogName, Appender] = {
+            name: Appender(name, database, clock=clock, failpoints=failpoints, committed=news.tell)
+            for name, news in self._news.items()
+        }
 
     @classmethod
     @asynccontextmanager
@@ -30,7 +77,21 @@ class EventLog:
         cls, database: Database, *, clock: Clock | None = None, failpoints: Failpoints = NO_FAILPOINTS
     ) -> AsyncIterator[Self]:
         """A log that takes events until the block ends, and leaves it when all that it took is dealt with."""
-        yield cls()
+        log = cls(database, clock=clock or SystemClock(), failpoints=failpoints)
+        failure: BaseException | None = None  # of the block; raised outside the group, which would wrap it
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(appender.run(), name=f"append to {name}") for name, appender in log._appenders.items()
+            ]
+            try:
+                yield log
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again outside
+                failure = error
+            for appender in log._appenders.values():
+                appender.close()
+            await asyncio.wait(running)
+        if failure is not None:
+            raise failure
 
     async def append(self, events: Sequence[NewEvent]) -> list[Outcome]:
         """Record events and tell where each one stands.
@@ -51,7 +112,10 @@ class EventLog:
         Cancellation: the caller stops waiting; the batch is committed or rolled back all the same.
         Source: docs/decisions/0003-append-order.md
         """
-        raise NotImplementedError
+        if not 1 <= len(events) <= MOST_EVENTS or len({event.log for event in events}) != 1:
+            raise ValueError(f"an append is of 1 to {MOST_EVENTS} events of one log")
+        entries = [encode(event, index) for index, event in enumerate(events)]
+        return await self._appenders[events[0].log].append(entries)
 
     async def read(
         self,
@@ -72,27 +136,92 @@ class EventLog:
             LogDamagedError: an event below the head is not there.
             StorageUnavailableError: try again.
         """
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            if kinds is not None:
+                # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
+                upto = (await _head(connection, log)).seq if upto is None else upto
+                page = _Page(after=after, upto=upto, limit=limit, kinds=sorted(kinds))
+                return await _events(connection, _KINDS_PAGE[log], page)
+            page = _Page(after=after, upto=_LAST if upto is None else upto, limit=limit)
+            events = await _events(connection, _PAGE[log], page)
+            prefix = _gapless(events, after)
+            if prefix or (not events and (await _head(connection, log)).seq <= after):
+                return prefix
+            return await _read_locked(connection, log, page)
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
         """The event with that seq, None where there is none."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            events = await _events(connection, _PAGE[log], _Page(after=seq - 1, upto=seq, limit=1))
+        return events[0] if events else None
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""
-        raise NotImplementedError
+        by_bytes = {
+            (key.subject.encode(), key.kind.encode(), key.hostname.encode(), key.part.encode()): key for key in keys
+        }
+        wanted = list(by_bytes)
+        found: dict[Key, int] = {}
+        async with self._database.read() as connection:
+            for at in range(0, len(wanted), MOST_EVENTS):
+                some = wanted[at : at + MOST_EVENTS]
+                there = await self._database.dialect.find_keys(connection, KEY_TABLES[log], some)
+                found.update((by_bytes[key], seq) for key, _, seq in there)
+        return found
 
     async def head(self, log: LogName) -> Head:
         """Where the log ends now: all up to there is committed, and visible to every later read."""
-        raise NotImplementedError
+        async with self._database.read() as connection:
+            return await _head(connection, log)
 
     async def position_at(self, log: LogName, time_us: int) -> int:
         """The seq of the last event recorded at that time (UTC microseconds) or before; 0 where there is none."""
-        raise NotImplementedError
+        column = EVENT_TABLES[log].c
+        recorded_us = select(column.recorded_us).where(column.seq == bindparam("at"))
+        async with self._database.read() as connection:
+            after = (await _head(connection, log)).seq + 1  # the first that is certainly later
+            first = await connection.scalar(select(func.min(column.seq)))
+            before = after - 1 if first is None else first - 1
+            while after - before > 1:
+                middle = (before + after) // 2
+                if (await connection.scalar(recorded_us, {"at": middle}) or 0) <= time_us:
+                    before = middle
+                else:
+                    after = middle
+        return before
 
     async def wait_beyond(self, log: LogName, seq: int, *, timeout_s: float) -> None:
         """Return as soon as this process has committed an event after `seq`, or at the timeout.
 
         Other processes' commits wake nobody here: whoever follows a log reads again after each return.
         """
-        raise NotImplementedError
+        news = self._news[log]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while news.seq <= seq:
+                    await news.changed.wait()
+
+
+async def _read_locked(connection: AsyncConnection, log: LogName, page: _Page) -> list[StoredEvent]:
+    """Read a page again while nothing can be appended: what is still missing below the head is gone."""
+    locked = await connection.execute(_SHARE_HEAD, {"name": log})
+    end = min(head_of(locked.mappings().one_or_none()).seq, page["upto"])
+    prefix = _gapless(await _events(connection, _PAGE[log], page), page["after"])
+    if not prefix and page["after"] < end:
+        raise LogDamagedError(log, page["after"] + 1)
+    return prefix
+
+
+def _gapless(events: list[StoredEvent], after: int) -> list[StoredEvent]:
+    """The events up to the first hole."""
+    if events and events[-1].seq == after + len(events):
+        return events
+    return [event for place, event in enumerate(events, start=after + 1) if event.seq == place]
+
+
+async def _events(connection: AsyncConnection, statement: Select[*_Row], page: _Page) -> list[StoredEvent]:
+    return [StoredEvent(*row) for row in await connection.execute(statement, page)]
+
+
+async def _head(connection: AsyncConnection, log: LogName) -> Head:
+    return head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())

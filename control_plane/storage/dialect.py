@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
+KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
 
 
 class Dialect(Protocol):
@@ -44,8 +45,8 @@ class Dialect(Protocol):
         ...
 
     async def find_keys(
-        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
-    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes]
+    ) -> list[tuple[KeyBytes, bytes, int]]:
         """The (key, digest, seq) of those `keys`, primary keys of the key table `table`, that are there."""
         ...
 

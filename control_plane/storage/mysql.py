@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Value
+from control_plane.storage.dialect import KeyBytes, Value
 
 STATEMENT_BYTES: Final = 512 * 1024  # of values in one INSERT; hex doubles them
 ALONE_BYTES: Final = 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
@@ -33,7 +33,8 @@ ENGINE_OPTIONS: Final = {
 }
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
-MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1419})
+MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
+TRIGGER_NEEDS_RIGHT: Final = 1419
 OUR_DEFECT: Final = frozenset({1054, 1064, 1146, 1210, 1644})
 
 # Text that can hold nothing but digits and hex: there is nothing to escape in it, and nothing to inject.
@@ -56,6 +57,16 @@ def _finite(value: float) -> str:
 def literals(row: Sequence[Value]) -> str:
     """One row of a VALUES list, in parentheses."""
     return "(" + ",".join([_LITERALS[type(value)](value) for value in row]) + ")"
+
+
+def append_only(table: str) -> list[str]:
+    """Statements that make the server refuse to change a table's rows, whoever asks. Migrations have run them."""
+    # REPLACE deletes, and ON DUPLICATE KEY updates: two triggers stop all four.
+    return [
+        f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} FOR EACH ROW "
+        f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{table} is append-only'"
+        for verb in ("UPDATE", "DELETE")
+    ]
 
 
 def with_defaults(url: URL) -> URL:
@@ -87,6 +98,11 @@ def translate(error: DBAPIError) -> Exception:
         return error
     if code in REFUSED_VALUE:
         return UnstorableError(0, detail)
+    if code == TRIGGER_NEEDS_RIGHT:
+        return ConfigurationError(
+            "this account may not create triggers while the binary log is on: give an administrator's URL in "
+            "CONTROL_PLANE_ADMIN_DATABASE_URL, or set log_bin_trust_function_creators=1 on the server"
+        )
     if code in MISSING_RIGHT:
         return ConfigurationError(f"the database refuses: {detail}")
     return StorageUnavailableError(detail)
@@ -143,8 +159,8 @@ class MysqlDialect:
                 await connection.exec_driver_sql(f"{head}({marks}){tail}", tuple(statement))
 
     async def find_keys(
-        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
-    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes]
+    ) -> list[tuple[KeyBytes, bytes, int]]:
         names = [_quoted(column.name) for column in table.primary_key]
         sql = (
             f"SELECT {','.join(names)}, digest, seq FROM {self._name(table)} "  # noqa: S608 - names of ours and hex
@@ -153,7 +169,7 @@ class MysqlDialect:
         found: Sequence[Sequence[Any]] = (
             await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
         ).all()
-        return [(tuple(key), digest, seq) for *key, digest, seq in found]
+        return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
     async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
         try:

@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Value
+from control_plane.storage.dialect import KeyBytes, Value
 from control_plane.storage.tables import Identifier
 
 ENGINE_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
@@ -37,6 +37,19 @@ REFUSED_VALUE: Final = frozenset(
     }
 )
 OUR_DEFECT: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_CONSTRAINT_TRIGGER})
+
+
+def append_only(table: str, keys: Sequence[str]) -> list[str]:
+    """Statements that make the database refuse to change a table's rows, whoever asks. Migrations have run them."""
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+    same = " AND ".join(f"{key} = NEW.{key}" for key in keys)
+    is_there = f"EXISTS (SELECT 1 FROM {table} WHERE {same})"  # noqa: S608 - names of ours
+    return [
+        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
+        # REPLACE passes the delete trigger silently wherever a connection has not set recursive_triggers.
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {is_there} {refuse}",
+    ]
 
 
 def prepare(engine: Engine) -> None:
@@ -102,8 +115,8 @@ class SqliteDialect:
         )
 
     async def find_keys(
-        self, connection: AsyncConnection, table: Table, keys: Sequence[tuple[bytes, ...]]
-    ) -> list[tuple[tuple[bytes, ...], bytes, int]]:
+        self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes]
+    ) -> list[tuple[KeyBytes, bytes, int]]:
         names = _list([column.name for column in table.primary_key])
         marks = ", ".join(["(?, ?, ?, ?)"] * len(keys))
         sql = (
@@ -113,7 +126,7 @@ class SqliteDialect:
         found: Sequence[Sequence[Any]] = (
             await connection.exec_driver_sql(sql, tuple(part for key in keys for part in key))
         ).all()
-        return [(tuple(key), digest, seq) for *key, digest, seq in found]
+        return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
     async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))

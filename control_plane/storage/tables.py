@@ -135,6 +135,9 @@ event_key = _key_table("event_key")
 heartbeat_event = _event_table("heartbeat_event")
 heartbeat_key = _key_table("heartbeat_key")
 
+EVENT_TABLES: Final[dict[str, Table]] = {"event": event, "heartbeat_event": heartbeat_event}
+KEY_TABLES: Final[dict[str, Table]] = {"event": event_key, "heartbeat_event": heartbeat_key}
+
 follower = Table(
     "follower",
     metadata,
