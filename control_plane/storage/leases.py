@@ -1,0 +1,137 @@
+"""Leases: who of several processes does what only one should do, by rows with the database's clock and a fencing epoch.
+
+A lease only saves work. What protects is the epoch: whoever moves a position does so where the epoch is still its own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import and_, bindparam, insert, or_, select, update
+
+from control_plane.errors import LeaseLostError, StorageUnavailableError
+from control_plane.storage.engine import Database
+from control_plane.storage.tables import lease as table
+from control_plane_wire.backoff import Backoff
+
+LEASE_S: Final = 4.0
+RENEWAL_S: Final = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one owner holds; `epoch` grows with each takeover and never repeats."""
+
+    name: str
+    epoch: int
+
+
+class Leases:
+    """The leases of one process.
+
+    Args:
+        owner: unlike any other process's, also after a restart: a new process must not take itself for its predecessor.
+    """
+
+    def __init__(self, database: Database, *, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+        now_us = database.dialect.clock_us()
+        until_us = now_us + int(LEASE_S * 1_000_000)
+        is_named = table.c.name == bindparam("lease")
+        is_mine = and_(is_named, table.c.owner == owner, table.c.epoch == bindparam("held"))
+        self._read_epoch = select(table.c.epoch).where(is_named, table.c.owner == owner)
+        self._take = (
+            update(table)
+            .where(is_named, or_(table.c.owner == owner, table.c.until_us < now_us))
+            .values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
+        )
+        self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
+        self._exists = select(table.c.name).where(is_named)
+        self._renew = update(table).where(is_mine).values(until_us=until_us)
+        self._end = update(table).where(is_mine).values(until_us=0)
+
+    async def acquire(self, name: str) -> Lease | None:
+        """The lease with a new epoch, or None while another process holds it.
+
+        Raises:
+            StorageUnavailableError: try again.
+        """
+        async with self._database.write() as connection:
+            taken = await connection.execute(self._take, {"lease": name})
+            if not taken.rowcount:
+                if await connection.scalar(self._exists, {"lease": name}) is not None:
+                    return None
+                await connection.execute(self._create, {"lease": name})
+            epoch = await connection.scalar(self._read_epoch, {"lease": name})
+        return None if epoch is None else Lease(name, epoch)
+
+    async def renew(self, lease: Lease) -> None:
+        """Hold on for another four seconds.
+
+        Raises:
+            LeaseLostError: another one has taken it.
+            StorageUnavailableError: try again, as long as the four seconds last.
+        """
+        async with self._database.write() as connection:
+            renewed = await connection.execute(self._renew, {"lease": lease.name, "held": lease.epoch})
+        if not renewed.rowcount:
+            raise LeaseLostError(lease.name)
+
+    async def release(self, lease: Lease) -> None:
+        """Let another process take it at once; does nothing where it is lost already."""
+        async with self._database.write() as connection:
+            await connection.execute(self._end, {"lease": lease.name, "held": lease.epoch})
+
+    async def keep(self, name: str, work: Callable[[Lease], Awaitable[None]], *, stop: asyncio.Event) -> None:
+        """Do `work` whenever the lease is ours, again and again, until `stop` is set.
+
+        `work` gets the lease, returns once `stop` is set, and is cancelled when the lease is lost. When it raises
+        LeaseLostError or StorageUnavailableError it starts over, after a while and under a new epoch.
+        """
+        backoff = Backoff(first_s=0.1, most_s=5.0)
+        while not stop.is_set():
+            try:
+                lease = await self.acquire(name)
+                if lease is None:
+                    await _wait(stop, RENEWAL_S)
+                    continue
+                backoff.reset()
+                await self._work_under(lease, work)
+            except* (LeaseLostError, StorageUnavailableError) as errors:
+                _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
+                await _wait(stop, backoff.next_s())
+
+    async def _work_under(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")
+            await work(lease)
+            renewals.cancel()
+        with suppress(StorageUnavailableError):  # it ends by itself in four seconds
+            await self.release(lease)
+
+    async def _keep_renewing(self, lease: Lease) -> None:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + LEASE_S
+        while True:
+            await asyncio.sleep(RENEWAL_S)
+            asked = loop.time()
+            try:
+                async with asyncio.timeout_at(ends):
+                    await self.renew(lease)
+            except (StorageUnavailableError, TimeoutError) as error:
+                if loop.time() + RENEWAL_S > ends:
+                    raise LeaseLostError(lease.name) from error
+            else:
+                ends = asked + LEASE_S
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
