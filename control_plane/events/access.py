@@ -1,0 +1,166 @@
+"""What happens to people, their sessions and tokens; all but the denials give or take authority and are signed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.events.envelope import Key
+from control_plane.events.event import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfUser(Event):
+    """`based_on` is the event that last changed this user; a second decision on the same state is refused."""
+
+    username: str
+    based_on: int
+
+    def key(self) -> Key:
+        return Key(self.username, self.KIND, "", str(self.based_on))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCreated(_OfUser):
+    KIND: ClassVar[str] = "user.created"
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRoleChanged(_OfUser):
+    KIND: ClassVar[str] = "user.role_changed"
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserDisabled(_OfUser):
+    """Ends every session and token of the user."""
+
+    KIND: ClassVar[str] = "user.disabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserEnabled(_OfUser):
+    KIND: ClassVar[str] = "user.enabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserPasswordChanged(_OfUser):
+    """The log is for ever, so the password's hash is kept apart, and only the hash's digest is here. Ends all sessions.
+
+    Attributes:
+        phc_sha256: hex SHA-256 of the PHC string.
+    """
+
+    KIND: ClassVar[str] = "user.password_changed"
+
+    phc_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened(Event):
+    """Attributes: `session_sha256`: hex SHA-256 of the cookie's secret; `expires_at`: Unix seconds."""
+
+    KIND: ClassVar[str] = "session.opened"
+
+    session_sha256: str
+    username: str
+    expires_at: int
+    address: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.session_sha256, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed(Event):
+    KIND: ClassVar[str] = "session.closed"
+
+    session_sha256: str
+    username: str
+
+    def key(self) -> Key:
+        return Key(self.session_sha256, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCreated(Event):
+    """An API token of a user, shown once; `token_sha256` is the hex SHA-256 of it. It never may more than its owner."""
+
+    KIND: ClassVar[str] = "token.created"
+
+    token_id: str
+    token_sha256: str
+    username: str
+    name: str
+    expires_at: int
+
+    def key(self) -> Key:
+        return Key(self.token_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevoked(Event):
+    KIND: ClassVar[str] = "token.revoked"
+
+    token_id: str
+    username: str
+
+    def key(self) -> Key:
+        return Key(self.token_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessDenied(Event):
+    """Somebody wanted what they may not; `denial_id` tells one attempt from the next."""
+
+    KIND: ClassVar[str] = "access.denied"
+
+    denial_id: str
+    actor: str
+    action: str
+    resource: str
+    address: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.denial_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFailed(Event):
+    KIND: ClassVar[str] = "login.failed"
+
+    attempt_id: str
+    username: str
+    address: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.attempt_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAdded(Event):
+    """A signing key of the control plane, vouched for by itself. `public_key` is base64."""
+
+    KIND: ClassVar[str] = "key.added"
+
+    key_id: str
+    public_key: str
+
+    def key(self) -> Key:
+        return Key(self.key_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRejected(Event):
+    """A message whose signature was wrong: a security event. Recorded once for each text of a message."""
+
+    KIND: ClassVar[str] = "message.rejected"
+
+    message_sha256: str
+    queue: str
+    routing_key: str
+    reason: str
+
+    def key(self) -> Key:
+        return Key(self.message_sha256, self.KIND)

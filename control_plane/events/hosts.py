@@ -1,0 +1,147 @@
+"""What happens to hosts: their registration and groups, which give authority, and their coming and going."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from control_plane.events.envelope import HEARTBEAT_EVENT, Key, LogName, StoredEvent
+from control_plane.events.event import Event
+from control_plane_wire import messages
+from control_plane_wire.strict_json import Json, JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRegistered(Event):
+    """A host with its key. `generation` counts the registrations of this name, so two at once cannot both stand.
+
+    Attributes:
+        public_key: base64 of 32 bytes.
+    """
+
+    KIND: ClassVar[str] = "host.registered"
+
+    hostname: str
+    generation: int
+    public_key: str
+    groups: tuple[str, ...]
+    registered_by: str
+    enrolment_token_id: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, str(self.generation))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostChanged(Event):
+    """A change decided on what stood at the event `based_on`; a second decision on the same state is refused."""
+
+    hostname: str
+    based_on: int
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, str(self.based_on))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGroupsChanged(_HostChanged):
+    """All groups of the host from now on."""
+
+    KIND: ClassVar[str] = "host.groups_changed"
+
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLabelsChanged(_HostChanged):
+    KIND: ClassVar[str] = "host.labels_changed"
+
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMaintenanceChanged(_HostChanged):
+    KIND: ClassVar[str] = "host.maintenance_changed"
+
+    maintenance: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRevoked(_HostChanged):
+    """Its key is not trusted any more: results are refused, commands are not sent."""
+
+    KIND: ClassVar[str] = "host.revoked"
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRetired(_HostChanged):
+    """It is gone for good; its history stays, and its name may be registered again."""
+
+    KIND: ClassVar[str] = "host.retired"
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PresenceChanged(Event):
+    """A change of presence by the control plane's clock.
+
+    Attributes:
+        heartbeat_seq: the last heartbeat that counted, in the heartbeat log.
+        heartbeat: its message, so that a host's last state outlives the heartbeat log's retention.
+        cause: one line for people.
+    """
+
+    hostname: str
+    heartbeat_seq: int
+    heartbeat: Mapping[str, Json]
+    cause: str
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, str(self.heartbeat_seq))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWentOnline(_PresenceChanged):
+    """It is heard again, or its agent has started anew: whatever waits for it is due."""
+
+    KIND: ClassVar[str] = "host.went_online"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWentStale(_PresenceChanged):
+    KIND: ClassVar[str] = "host.went_stale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWentOffline(_PresenceChanged):
+    KIND: ClassVar[str] = "host.went_offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatReceived(Event):
+    """A host's heartbeat: the message is the body, the host's signature is in the envelope."""
+
+    KIND: ClassVar[str] = "heartbeat.received"
+    LOG: ClassVar[LogName] = HEARTBEAT_EVENT
+
+    message: JsonObject
+
+    @property
+    def hostname(self) -> str:
+        return str(self.message["hostname"])
+
+    @property
+    def heartbeat(self) -> messages.HeartbeatMessage:
+        return messages.parse_heartbeat(self.message)
+
+    def to_json(self) -> JsonObject:
+        return dict(self.message)
+
+    @classmethod
+    def from_stored(cls, stored: StoredEvent, body: JsonObject) -> "HeartbeatReceived":
+        return cls(message=body)
+
+    def key(self) -> Key:
+        return Key(self.hostname, "heartbeat", self.hostname, self.digest().hex())

@@ -1,0 +1,315 @@
+"""What happens to tasks and their executions, and which state follows from which."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+from control_plane.events.envelope import Key, StoredEvent
+from control_plane.events.event import Event
+from control_plane_wire import messages
+from control_plane_wire.strict_json import Json, JsonObject
+
+# An execution only ever moves to a state of higher rank, and a terminal one moves no more.
+RANK: Final[Mapping[str, int]] = {
+    "queued": 0,
+    "sent": 1,
+    "accepted": 2,
+    "running": 3,
+    "succeeded": 4,
+    "failed": 4,
+    "timed_out": 4,
+    "cancelled": 4,
+    "rejected": 4,
+    "expired": 4,
+    "interrupted": 4,
+    "lost": 4,
+    "skipped": 4,
+}
+STATES: Final = tuple(RANK)
+TERMINAL: Final = frozenset(state for state, rank in RANK.items() if rank == 4)
+OUTCOME: Final = "outcome"
+
+
+def advanced(state: str, to: str) -> str:
+    """The state after an event that says `to`: what comes late or twice never moves it back."""
+    return to if RANK[to] > RANK[state] else state
+
+
+def state_of(result: messages.ResultMessage) -> str:
+    """The terminal state that an agent's result means."""
+    outcome = result.outcome or "completed"
+    if outcome == "completed":
+        return "succeeded" if result.exit_code == 0 else "failed"
+    return outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAccepted(Event):
+    """A command for a frozen list of hosts, authorised: the envelope's signature covers this whole body.
+
+    Attributes:
+        request: the canonical request: target, command, timeout, user, when_offline, and what else was given.
+        request_sha256: hex digest of what the client sent, without its task_id; tells a repeat from another request.
+        hosts: the frozen list, sorted; `hosts_sha256` is its digest.
+        basic: those of them whose agents know only the required fields.
+        as_of: the log position at which the list was frozen.
+        accepted_at, expires_at: Unix seconds by the control plane's clock.
+        guard: {"level": 1 to 3, "rules": [names]}, what the guard said of it.
+    """
+
+    KIND: ClassVar[str] = "task.accepted"
+
+    task_id: str
+    request: Mapping[str, Json]
+    request_sha256: str
+    hosts: tuple[str, ...]
+    hosts_sha256: str
+    basic: tuple[str, ...]
+    as_of: int
+    actor: str
+    accepted_at: int
+    expires_at: int
+    guard: Mapping[str, Json]
+    retry_of: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND)
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(f"{self.request_sha256}\n{self.actor}".encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCancelRequested(Event):
+    KIND: ClassVar[str] = "task.cancel_requested"
+
+    task_id: str
+    actor: str
+    reason: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND)
+
+    def digest(self) -> bytes:
+        """Asking twice is asking once, whoever asks."""
+        return hashlib.sha256(self.KIND.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfExecution(Event):
+    """One execution, known by (task_id, hostname)."""
+
+    task_id: str
+    hostname: str
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND, self.hostname)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionSent(_OfExecution):
+    """A publish was confirmed: the agent's queue has it. Not more: the queue dies with the agent's connection."""
+
+    KIND: ClassVar[str] = "execution.sent"
+
+    route: str
+
+    def digest(self) -> bytes:
+        """By whichever route it went first."""
+        return hashlib.sha256(self.KIND.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionReturned(_OfExecution):
+    """The publish that `trigger_seq` called for came back unroutable: it was certainly delivered to nobody."""
+
+    KIND: ClassVar[str] = "execution.returned"
+
+    trigger_seq: int
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND, self.hostname, str(self.trigger_seq))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionUnconfirmed(_OfExecution):
+    """A publish whose outcome nobody knows, so from here on it may have been delivered."""
+
+    KIND: ClassVar[str] = "execution.unconfirmed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reported(Event):
+    """What an agent said of an execution: its message is the body, and its signature is in the envelope.
+
+    The hostname is the signer's; it is not part of the body.
+    """
+
+    message: JsonObject
+    hostname: str
+
+    @property
+    def task_id(self) -> str:
+        return str(self.message["task_id"])
+
+    def to_json(self) -> JsonObject:
+        return dict(self.message)
+
+    @classmethod
+    def from_stored(cls, stored: StoredEvent, body: JsonObject) -> Self:
+        return cls(message=body, hostname=stored.hostname or "")
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND, self.hostname)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionAccepted(_Reported):
+    """The agent has journalled it."""
+
+    KIND: ClassVar[str] = "execution.accepted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionStarted(_Reported):
+    KIND: ClassVar[str] = "execution.started"
+
+    @property
+    def started_at(self) -> int:
+        """Unix seconds by the agent's clock."""
+        return int(str(self.message["started_at"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionFinished(_Reported):
+    """The agent's result: the first one is the outcome, for good."""
+
+    KIND: ClassVar[str] = "execution.finished"
+
+    @property
+    def result(self) -> messages.ResultMessage:
+        return result_of(self.message)
+
+    def key(self) -> Key:
+        return Key(self.task_id, OUTCOME, self.hostname)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionLateResult(_Reported):
+    """A result that came after the control plane had said the outcome itself: evidence that changes no state."""
+
+    KIND: ClassVar[str] = "execution.late_result"
+
+    @property
+    def result(self) -> messages.ResultMessage:
+        return result_of(self.message)
+
+
+def result_of(message: JsonObject) -> messages.ResultMessage:
+    parsed = messages.parse_result(message)
+    if not isinstance(parsed, messages.ResultMessage):
+        raise TypeError("not a result")
+    return parsed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OutcomeByControlPlane(_OfExecution):
+    """A terminal state that the control plane says. All outcomes share one key: the first stands, whoever writes it."""
+
+    reason: str
+
+    def key(self) -> Key:
+        return Key(self.task_id, OUTCOME, self.hostname)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionExpired(_OutcomeByControlPlane):
+    """Every publish came back and its time is over: it certainly never ran."""
+
+    KIND: ClassVar[str] = "execution.expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionLost(_OutcomeByControlPlane):
+    """It was perhaps delivered and no word came: it may have run."""
+
+    KIND: ClassVar[str] = "execution.lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionSkipped(_OutcomeByControlPlane):
+    KIND: ClassVar[str] = "execution.skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionCancelled(_OutcomeByControlPlane):
+    """It was cancelled before anything was delivered."""
+
+    KIND: ClassVar[str] = "execution.cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionConflict(_OfExecution):
+    """A second, different signed result of the same host; the first one, `first_seq`, stands."""
+
+    KIND: ClassVar[str] = "execution.conflict"
+
+    first_seq: int
+    result_sha256: str
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND, self.hostname, self.result_sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionUnexpected(_OfExecution):
+    """A signed result for a task that is not known, or of a host that is not on its list."""
+
+    KIND: ClassVar[str] = "execution.unexpected"
+
+    reason: str
+    message_sha256: str
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND, self.hostname, self.message_sha256)
+
+
+STATE_BY_KIND: Final[Mapping[str, str]] = {
+    ExecutionSent.KIND: "sent",
+    ExecutionAccepted.KIND: "accepted",
+    ExecutionStarted.KIND: "running",
+    ExecutionExpired.KIND: "expired",
+    ExecutionLost.KIND: "lost",
+    ExecutionSkipped.KIND: "skipped",
+    ExecutionCancelled.KIND: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Whether a command may have reached its host, as far as the log tells.
+
+    Attributes:
+        trigger_seq: the last event that called for a publish: the task's acceptance, or the host's coming online.
+        returned_seq: the last trigger whose publish is known to have come back.
+        may_have_arrived: a publish was confirmed, or nobody knows what became of one, or the host answered. It stays.
+    """
+
+    trigger_seq: int
+    returned_seq: int = 0
+    may_have_arrived: bool = False
+
+    @property
+    def certainly_not(self) -> bool:
+        """Every publish is known to have come back: then, and only then, `expired` is the truth."""
+        return not self.may_have_arrived and self.returned_seq >= self.trigger_seq
+
+    def triggered(self, seq: int) -> "Delivery":
+        return Delivery(max(seq, self.trigger_seq), self.returned_seq, self.may_have_arrived)
+
+    def returned(self, trigger_seq: int) -> "Delivery":
+        return Delivery(self.trigger_seq, max(trigger_seq, self.returned_seq), self.may_have_arrived)
+
+    def perhaps(self) -> "Delivery":
+        return Delivery(self.trigger_seq, self.returned_seq, True)
