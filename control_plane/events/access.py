@@ -21,6 +21,7 @@ class _OfUser(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserCreated(_OfUser):
     KIND: ClassVar[str] = "user.created"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     role: str
 
@@ -28,6 +29,7 @@ class UserCreated(_OfUser):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserRoleChanged(_OfUser):
     KIND: ClassVar[str] = "user.role_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     role: str
 
@@ -37,11 +39,13 @@ class UserDisabled(_OfUser):
     """Ends every session and token of the user."""
 
     KIND: ClassVar[str] = "user.disabled"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserEnabled(_OfUser):
     KIND: ClassVar[str] = "user.enabled"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class UserPasswordChanged(_OfUser):
     """
 
     KIND: ClassVar[str] = "user.password_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     phc_sha256: str
 
@@ -62,6 +67,7 @@ class SessionOpened(Event):
     """Attributes: `session_sha256`: hex SHA-256 of the cookie's secret; `expires_at`: Unix seconds."""
 
     KIND: ClassVar[str] = "session.opened"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     session_sha256: str
     username: str
@@ -75,6 +81,7 @@ class SessionOpened(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClosed(Event):
     KIND: ClassVar[str] = "session.closed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     session_sha256: str
     username: str
@@ -88,6 +95,7 @@ class TokenCreated(Event):
     """An API token of a user, shown once; `token_sha256` is the hex SHA-256 of it. It never may more than its owner."""
 
     KIND: ClassVar[str] = "token.created"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     token_id: str
     token_sha256: str
@@ -102,6 +110,7 @@ class TokenCreated(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRevoked(Event):
     KIND: ClassVar[str] = "token.revoked"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     token_id: str
     username: str
@@ -143,6 +152,7 @@ class KeyAdded(Event):
     """A signing key of the control plane, vouched for by itself. `public_key` is base64."""
 
     KIND: ClassVar[str] = "key.added"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     key_id: str
     public_key: str

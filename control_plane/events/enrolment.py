@@ -18,6 +18,7 @@ class EnrolmentTokenCreated(Event):
     """
 
     KIND: ClassVar[str] = "enrolment_token.created"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     token_id: str
     token_sha256: str
@@ -35,6 +36,7 @@ class EnrolmentTokenUsed(Event):
     """By this host with this key. The token's key in the log makes it count once."""
 
     KIND: ClassVar[str] = "enrolment_token.used"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     token_id: str
     hostname: str
@@ -50,6 +52,7 @@ class EnrolmentTokenUsed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTokenRevoked(Event):
     KIND: ClassVar[str] = "enrolment_token.revoked"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     token_id: str
 

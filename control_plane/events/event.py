@@ -13,7 +13,8 @@ from control_plane_wire.strict_json import Json, JsonObject
 class Event:
     """A fact. Subclasses are frozen dataclasses whose fields are the body; those that are None are left out.
 
-    `task_id` and `hostname`, where a subclass has them, also go into the envelope.
+    `task_id` and `hostname`, where a subclass has them, also go into the envelope. `GIVES_AUTHORITY` marks what counts
+    only with the control plane's signature; its body names its kind, so a signature cannot be moved to another kind.
     """
 
     __slots__ = ()
@@ -21,6 +22,7 @@ class Event:
     KIND: ClassVar[str]
     VERSION: ClassVar[int] = 1
     LOG: ClassVar[LogName] = EVENT
+    GIVES_AUTHORITY: ClassVar[bool] = False
 
     def key(self) -> Key:
         """What this event may be recorded for only once."""
@@ -32,7 +34,8 @@ class Event:
 
     def to_json(self) -> JsonObject:
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
-        return {name: _plain(value) for name, value in pairs if value is not None}
+        body = {name: _plain(value) for name, value in pairs if value is not None}
+        return {**body, "kind": self.KIND} if self.GIVES_AUTHORITY else body
 
     def body(self) -> bytes:
         return strict_json.canonical(self.to_json())

@@ -19,6 +19,7 @@ class HostRegistered(Event):
     """
 
     KIND: ClassVar[str] = "host.registered"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     hostname: str
     generation: int
@@ -47,6 +48,7 @@ class HostGroupsChanged(_HostChanged):
     """All groups of the host from now on."""
 
     KIND: ClassVar[str] = "host.groups_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     groups: tuple[str, ...]
 
@@ -54,6 +56,7 @@ class HostGroupsChanged(_HostChanged):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLabelsChanged(_HostChanged):
     KIND: ClassVar[str] = "host.labels_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     labels: Mapping[str, str]
 
@@ -61,6 +64,7 @@ class HostLabelsChanged(_HostChanged):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMaintenanceChanged(_HostChanged):
     KIND: ClassVar[str] = "host.maintenance_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     maintenance: bool
 
@@ -70,6 +74,7 @@ class HostRevoked(_HostChanged):
     """Its key is not trusted any more: results are refused, commands are not sent."""
 
     KIND: ClassVar[str] = "host.revoked"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     reason: str | None = None
 
@@ -79,6 +84,7 @@ class HostRetired(_HostChanged):
     """It is gone for good; its history stays, and its name may be registered again."""
 
     KIND: ClassVar[str] = "host.retired"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     reason: str | None = None
 

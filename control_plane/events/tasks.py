@@ -59,6 +59,7 @@ class TaskAccepted(Event):
     """
 
     KIND: ClassVar[str] = "task.accepted"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     task_id: str
     request: Mapping[str, Json]
@@ -83,6 +84,7 @@ class TaskAccepted(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelRequested(Event):
     KIND: ClassVar[str] = "task.cancel_requested"
+    GIVES_AUTHORITY: ClassVar[bool] = True
 
     task_id: str
     actor: str

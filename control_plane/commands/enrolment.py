@@ -1,0 +1,134 @@
+"""How a host that is not known yet proves that it may be, and that the key it brings is its own."""
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from control_plane.commands.access import new_token, token_id_of
+from control_plane.commands.hosts import checked_groups
+from control_plane.commands.passwords import digest
+from control_plane.errors import NotSignedInError, RefusedError
+from control_plane.events import enrolment
+from control_plane.events.event import Event
+from control_plane_wire import strict_json
+from control_plane_wire.errors import SignatureError
+from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, verify
+
+PREFIX: Final = "cpe"
+MAX_TOKEN_S: Final = 3600
+NONCE_S: Final = 120
+
+
+@dataclass(slots=True)
+class EnrolmentToken:
+    token_id: str
+    token_sha256: str
+    hostname: str | None
+    groups: tuple[str, ...]
+    expires_at: int
+    created_by: str
+    used_by: tuple[str, str] | None = None  # hostname and public key
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class EnrolmentState:
+    tokens: dict[str, EnrolmentToken] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> bool:
+        """Take one event in; False where it does not follow from what stands."""
+        match event:
+            case enrolment.EnrolmentTokenCreated():
+                if event.token_id in self.tokens:
+                    return False
+                self.tokens[event.token_id] = EnrolmentToken(
+                    event.token_id,
+                    event.token_sha256,
+                    event.hostname,
+                    event.groups,
+                    event.expires_at,
+                    event.created_by,
+                )
+            case enrolment.EnrolmentTokenUsed():
+                token = self.tokens.get(event.token_id)
+                if token is None or token.used_by is not None:
+                    return False
+                token.used_by = (event.hostname, event.public_key)
+            case enrolment.EnrolmentTokenRevoked():
+                if event.token_id not in self.tokens:
+                    return False
+                self.tokens[event.token_id].revoked = True
+        return True
+
+
+def decide_token(
+    *, hostname: str | None, groups: tuple[str, ...], expires_in: int, by: str, now_s: int
+) -> tuple[enrolment.EnrolmentTokenCreated, str]:
+    """A new token: its event, and its text, which is shown once."""
+    token_id, text = new_token(PREFIX)
+    event = enrolment.EnrolmentTokenCreated(
+        token_id=token_id,
+        token_sha256=digest(text),
+        groups=checked_groups(groups),
+        expires_at=now_s + expires_in,
+        created_by=by,
+        hostname=hostname,
+    )
+    return event, text
+
+
+def check_token(state: EnrolmentState, text: str, *, hostname: str, public_key: bytes, now_s: int) -> EnrolmentToken:
+    """The token, if this host with this key may use it now, or has used it already.
+
+    Raises:
+        NotSignedInError: it may not; the reason is not told to somebody who merely guesses.
+    """
+    token_id = token_id_of(text, PREFIX)
+    token = state.tokens.get(token_id) if token_id else None
+    if token is None or not secrets.compare_digest(token.token_sha256, digest(text)):
+        raise NotSignedInError("enrolment_refused", "the enrolment token is not valid")
+    if token.revoked or token.expires_at <= now_s:
+        raise NotSignedInError("enrolment_refused", "the enrolment token has ended; ask for a new one")
+    if token.hostname not in {None, hostname}:
+        raise NotSignedInError("enrolment_refused", f"the enrolment token is for {token.hostname}")
+    if token.used_by not in {None, (hostname, encode_base64(public_key))}:
+        raise NotSignedInError("enrolment_refused", "the enrolment token was used by another host or key")
+    return token
+
+
+def new_nonce(key: SigningKey, now_s: int) -> str:
+    """A nonce that needs no memory: its end and our signature are in it, so any replica can check it."""
+    head = f"{now_s + NONCE_S}.{secrets.token_hex(16)}"
+    signature = key.sign(ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
+    return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
+
+
+def check_nonce(nonce: str, key: SigningKey, now_s: int) -> None:
+    """Raises RefusedError unless this is a nonce of ours that has not ended."""
+    head, _, signature = nonce.rpartition(".")
+    try:
+        raw = base64.urlsafe_b64decode(signature)
+        verify(key.public_key, raw, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
+        has_ended = int(head.partition(".")[0]) < now_s
+    except (SignatureError, binascii.Error, ValueError) as error:
+        raise RefusedError("nonce_expired", "this is no nonce of this control plane; begin again") from error
+    if has_ended:
+        raise RefusedError("nonce_expired", "the nonce has ended; begin again")
+
+
+def check_proof(proof: bytes, *, token: str, hostname: str, public_key: bytes, nonce: str) -> None:
+    """Raises RefusedError unless the host's private key has signed this very enrolment."""
+    body = strict_json.canonical(
+        {
+            "hostname": hostname,
+            "nonce": nonce,
+            "public_key": encode_base64(public_key),
+            "token_sha256": digest(token),
+        }
+    )
+    try:
+        verify(public_key, proof, ENROL, sender=hostname, recipient=CONTROL_PLANE, body=body)
+    except SignatureError as error:
+        raise RefusedError("proof_refused", "the proof is not the key's signature over this enrolment") from error

@@ -1,0 +1,119 @@
+"""Enrolment: single-use tokens, and the two steps by which a host is registered with a key that it has made itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from control_plane.commands import enrolment as decisions
+from control_plane.commands.access import Principal
+from control_plane.commands.handling import Handling
+from control_plane.commands.hosts import decide_register
+from control_plane.errors import NotFoundError, NotSignedInError
+from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
+from control_plane.events.envelope import Conflict
+from control_plane_wire.messages import KeyState
+from control_plane_wire.signing import encode_base64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEnrolmentToken:
+    """Attributes: `text`: shown this once; `expires_at`: Unix seconds."""
+
+    token_id: str
+    text: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """What an agent is told: its groups with the log position of each assignment, and the control plane's keys."""
+
+    hostname: str
+    as_of: int
+    groups: Mapping[str, int]
+    keys: Sequence[KeyState]
+
+
+class EnrolmentHandler:
+    def __init__(self, handling: Handling) -> None:
+        self._handling = handling
+
+    async def create_token(
+        self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
+    ) -> NewEnrolmentToken:
+        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        event, text = decisions.decide_token(
+            hostname=hostname,
+            groups=groups,
+            expires_in=expires_in,
+            by=principal.username,
+            now_s=self._handling.clock.now_s(),
+        )
+        await self._handling.record_decision(event, actor=principal.username)
+        return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
+
+    async def open_tokens(self, principal: Principal) -> list[decisions.EnrolmentToken]:
+        """The tokens that may still be used."""
+        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        now_s = self._handling.clock.now_s()
+        tokens = self._handling.authority.enrolment.tokens.values()
+        return [t for t in tokens if not t.revoked and t.used_by is None and t.expires_at > now_s]
+
+    async def revoke_token(self, principal: Principal, token_id: str) -> None:
+        await self._handling.admit(principal, "hosts.enrol", f"enrolment-tokens/{token_id}")
+        if token_id not in self._handling.authority.enrolment.tokens:
+            raise NotFoundError("unknown_token", "there is no such enrolment token")
+        await self._handling.record_decision(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)
+
+    async def begin(self, *, token: str, hostname: str, public_key: bytes) -> str:
+        """A nonce to sign, for somebody who holds a token that is good for this host.
+
+        Raises:
+            NotSignedInError: the token is not good for it.
+        """
+        await self._check_token(token, hostname, public_key)
+        return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
+
+    async def finish(self, *, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes) -> Enrolled:
+        """Register the host, once for each token; the same call again, after a lost answer, gets the same answer.
+
+        Raises:
+            NotSignedInError: the token is not good for it, or was used by another host or key at the same moment.
+            RefusedError: nonce or proof are wrong, or the name belongs to another key.
+        """
+        handling = self._handling
+        found = await self._check_token(token, hostname, public_key)
+        decisions.check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
+        decisions.check_proof(proof, token=token, hostname=hostname, public_key=public_key, nonce=nonce)
+        registered = decide_register(
+            handling.authority.fleet,
+            hostname=hostname,
+            public_key=public_key,
+            groups=found.groups,
+            by=found.created_by,
+            enrolment_token_id=found.token_id,
+        )
+        # Using up the token comes first: its key in the log is what makes it count once. A crash between the two is
+        # healed by the agent's repeat, which finds the token used by itself.
+        used = EnrolmentTokenUsed(token_id=found.token_id, hostname=hostname, public_key=encode_base64(public_key))
+        if isinstance(await handling.record(used, actor=found.created_by), Conflict):
+            raise NotSignedInError("enrolment_refused", "the enrolment token was used by another host or key")
+        if registered is not None:
+            await handling.record_decision(registered, actor=found.created_by)
+        return await self._enrolled(hostname)
+
+    async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:
+        await self._handling.authority.refresh()
+        return decisions.check_token(
+            self._handling.authority.enrolment,
+            token,
+            hostname=hostname,
+            public_key=public_key,
+            now_s=self._handling.clock.now_s(),
+        )
+
+    async def _enrolled(self, hostname: str) -> Enrolled:
+        await self._handling.authority.refresh()
+        host = self._handling.authority.fleet.host(hostname)
+        return Enrolled(
+            hostname=hostname, as_of=host.registered_seq, groups=dict(host.groups), keys=self._handling.keyring.states()
+        )

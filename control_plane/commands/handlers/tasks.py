@@ -1,0 +1,117 @@
+"""Tasks: preview, create, cancel."""
+
+from dataclasses import dataclass
+
+from control_plane.commands.access import Principal
+from control_plane.commands.guard import GuardLimits
+from control_plane.commands.handling import Handling
+from control_plane.commands.ports import Presences
+from control_plane.commands.targets import FrozenList, Target, freeze, named_hosts
+from control_plane.commands.tasks import CreateTask, Preview, RequirePreview, decide_create, guard_of, preview
+from control_plane.errors import KeyConflictError, NotFoundError
+from control_plane.events import registry
+from control_plane.events.envelope import EVENT, Conflict, Key, Recorded
+from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
+from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A task that is in the log as event `seq`; `created` is False where it was there already."""
+
+    task_id: str
+    seq: int
+    created: bool
+
+
+class TaskHandler:
+    def __init__(
+        self,
+        handling: Handling,
+        presences: Presences,
+        *,
+        limits: GuardLimits | None = None,
+        require_preview: RequirePreview = "off",
+    ) -> None:
+        self._handling = handling
+        self._presences = presences
+        self._limits = limits or GuardLimits()
+        self._require_preview = require_preview
+
+    async def preview(
+        self, principal: Principal, target: Target, command: str, *, needs_full_agent: str | None = None
+    ) -> Preview:
+        """The exact hosts that a command would go to, and how carefully it is to be confirmed."""
+        as_of = await self._handling.admit(principal, "tasks.run", "targets")
+        frozen = await self._freeze(target, needs_full_agent, as_of)
+        guard = guard_of(self._handling.authority.fleet, target, command, frozen, self._limits)
+        return preview(frozen, guard, now_s=self._handling.clock.now_s())
+
+    async def create(self, principal: Principal, request: CreateTask) -> Accepted:
+        """Authorise and record a task; the same one again is the same task.
+
+        Raises:
+            KeyConflictError: that task_id stands for another request, or for another person's.
+        """
+        handling = self._handling
+        as_of = await handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
+        if (existing := await self._existing(principal, request)) is not None:
+            return existing
+        frozen = await self._freeze(request.target, request.needs_full_agent, as_of)
+        guard = guard_of(handling.authority.fleet, request.target, request.command_line, frozen, self._limits)
+        event = decide_create(
+            request,
+            frozen,
+            guard,
+            actor=principal.username,
+            now_s=handling.clock.now_s(),
+            require_preview=self._require_preview,
+        )
+        return await self._append(event, principal)
+
+    async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
+        handling, key = self._handling, self._handling.keyring.active
+        signature = key.sign(AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=event.body())
+        handling.failpoints.hit("accept.before_commit")
+        new = event.to_new_event(actor=principal.username, signature=signature, key_id=key.key_id)
+        [outcome] = await handling.log.append([new])
+        handling.failpoints.hit("accept.after_commit")
+        if isinstance(outcome, Conflict):
+            raise KeyConflictError(event.task_id, outcome.seq)
+        return Accepted(task_id=event.task_id, seq=outcome.seq, created=isinstance(outcome, Recorded))
+
+    async def _existing(self, principal: Principal, request: CreateTask) -> Accepted | None:
+        """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""
+        key = Key(request.task_id, TaskAccepted.KIND)
+        seq = (await self._handling.log.find(EVENT, [key])).get(key)
+        if seq is None:
+            return None
+        task = await self._task(request.task_id, seq)
+        if (task.request_sha256, task.actor) != (request.sha256, principal.username):
+            raise KeyConflictError(request.task_id, seq)
+        return Accepted(task_id=request.task_id, seq=seq, created=False)
+
+    async def cancel(self, principal: Principal, task_id: str, reason: str | None) -> int:
+        """Ask for a task to be cancelled; the seq of the request. Asking again changes nothing.
+
+        Raises:
+            NotFoundError: there is no such task.
+        """
+        await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
+        key = Key(task_id, TaskAccepted.KIND)
+        if key not in await self._handling.log.find(EVENT, [key]):
+            raise NotFoundError("unknown_task", f"there is no task {task_id}")
+        event = TaskCancelRequested(task_id=task_id, actor=principal.username, reason=reason)
+        return (await self._handling.record(event, actor=principal.username)).seq
+
+    async def _task(self, task_id: str, seq: int) -> TaskAccepted:
+        stored = await self._handling.log.read_one(EVENT, seq)
+        event = registry.decode(stored) if stored else None
+        if not isinstance(event, TaskAccepted):
+            raise NotFoundError("unknown_task", f"there is no task {task_id}")
+        return event
+
+    async def _freeze(self, target: Target, needs_full_agent: str | None, as_of: int) -> FrozenList:
+        fleet = self._handling.authority.fleet
+        presences = await self._presences.presences(named_hosts(fleet, target))
+        return freeze(fleet, target, presences, as_of=as_of, needs_full_agent=needs_full_agent)

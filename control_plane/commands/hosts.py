@@ -1,0 +1,183 @@
+"""The fleet as the signed events say: who is registered, with which key, in which groups; and decisions on it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from control_plane.errors import NotFoundError, RefusedError
+from control_plane.events.event import Event
+from control_plane.events.hosts import (
+    HostGroupsChanged,
+    HostLabelsChanged,
+    HostMaintenanceChanged,
+    HostRegistered,
+    HostRetired,
+    HostRevoked,
+)
+from control_plane_wire.signing import decode_public_key, encode_base64
+
+MAX_GROUPS: Final = 64
+MAX_LABELS: Final = 64
+
+
+@dataclass(slots=True)
+class Host:
+    """Attributes: `groups`: each with the log position at which it was assigned; `changed_seq`: the last change."""
+
+    hostname: str
+    public_key: bytes
+    generation: int
+    registered_seq: int
+    changed_seq: int
+    groups: dict[str, int]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    maintenance: bool = False
+    status: str = "registered"
+
+    @property
+    def is_active(self) -> bool:
+        return self.status == "registered"
+
+
+@dataclass(slots=True)
+class FleetState:
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def apply(self, event: Event, seq: int) -> bool:
+        """Take one event in; False where it does not follow from what stands (a copy of an old one, say)."""
+        match event:
+            case HostRegistered():
+                return self._register(event, seq)
+            case HostGroupsChanged() | HostLabelsChanged() | HostMaintenanceChanged() | HostRevoked() | HostRetired():
+                return self._change(event, seq)
+        return True
+
+    def _register(self, event: HostRegistered, seq: int) -> bool:
+        before = self.hosts.get(event.hostname)
+        if event.generation != (before.generation + 1 if before else 1) or (before and before.status != "retired"):
+            return False
+        self.hosts[event.hostname] = Host(
+            hostname=event.hostname,
+            public_key=decode_public_key(event.public_key),
+            generation=event.generation,
+            registered_seq=seq,
+            changed_seq=seq,
+            groups=dict.fromkeys(event.groups, seq),
+        )
+        return True
+
+    def _change(
+        self,
+        event: HostGroupsChanged | HostLabelsChanged | HostMaintenanceChanged | HostRevoked | HostRetired,
+        seq: int,
+    ) -> bool:
+        host = self.hosts.get(event.hostname)
+        if host is None or event.based_on != host.changed_seq:
+            return False
+        host.changed_seq = seq
+        match event:
+            case HostGroupsChanged(groups=groups):
+                host.groups = {group: host.groups.get(group, seq) for group in groups}
+            case HostLabelsChanged(labels=labels):
+                host.labels = labels
+            case HostMaintenanceChanged(maintenance=maintenance):
+                host.maintenance = maintenance
+            case HostRevoked():
+                host.status = "revoked"
+            case HostRetired():
+                host.status = "retired"
+        return True
+
+    def active(self) -> list[str]:
+        """The hostnames that commands may go to, sorted."""
+        return sorted(name for name, host in self.hosts.items() if host.is_active)
+
+    def members(self, group: str) -> list[str]:
+        """The active hosts of a group, sorted."""
+        return sorted(name for name, host in self.hosts.items() if host.is_active and group in host.groups)
+
+    def host(self, hostname: str) -> Host:
+        """Raises NotFoundError where it was never registered, or is retired."""
+        host = self.hosts.get(hostname)
+        if host is None or host.status == "retired":
+            raise NotFoundError("unknown_host", f"there is no host {hostname}")
+        return host
+
+    def public_key(self, hostname: str) -> bytes | None:
+        """The key whose signatures count for this host; None where it is unknown, revoked or retired."""
+        host = self.hosts.get(hostname)
+        return host.public_key if host is not None and host.is_active else None
+
+
+def decide_register(
+    fleet: FleetState,
+    *,
+    hostname: str,
+    public_key: bytes,
+    groups: Collection[str],
+    by: str,
+    enrolment_token_id: str | None = None,
+) -> HostRegistered | None:
+    """The registration, or None where the host is registered already with this very key.
+
+    Raises:
+        RefusedError: the name belongs to another key; it is never taken over silently.
+    """
+    before = fleet.hosts.get(hostname)
+    if before is not None and before.status != "retired":
+        if before.is_active and before.public_key == public_key:
+            return None
+        raise RefusedError(
+            "host_exists", f"{hostname} is {before.status} with another key; retire it first to register the name again"
+        )
+    return HostRegistered(
+        hostname=hostname,
+        generation=before.generation + 1 if before else 1,
+        public_key=encode_base64(public_key),
+        groups=checked_groups(groups),
+        registered_by=by,
+        enrolment_token_id=enrolment_token_id,
+    )
+
+
+def decide_groups(fleet: FleetState, hostname: str, groups: Collection[str]) -> HostGroupsChanged | None:
+    """All groups of a host from now on; None where they are so already."""
+    host = fleet.host(hostname)
+    wanted = checked_groups(groups)
+    if wanted == tuple(sorted(host.groups)):
+        return None
+    return HostGroupsChanged(hostname=hostname, based_on=host.changed_seq, groups=wanted)
+
+
+def decide_labels(fleet: FleetState, hostname: str, labels: Mapping[str, str]) -> HostLabelsChanged | None:
+    host = fleet.host(hostname)
+    if len(labels) > MAX_LABELS:
+        raise RefusedError("too_many_labels", f"a host has at most {MAX_LABELS} labels")
+    if labels == host.labels:
+        return None
+    return HostLabelsChanged(hostname=hostname, based_on=host.changed_seq, labels=dict(labels))
+
+
+def decide_maintenance(fleet: FleetState, hostname: str, maintenance: bool) -> HostMaintenanceChanged | None:
+    host = fleet.host(hostname)
+    if host.maintenance == maintenance:
+        return None
+    return HostMaintenanceChanged(hostname=hostname, based_on=host.changed_seq, maintenance=maintenance)
+
+
+def decide_revoke(fleet: FleetState, hostname: str, reason: str | None) -> HostRevoked | None:
+    host = fleet.host(hostname)
+    if host.status == "revoked":
+        return None
+    return HostRevoked(hostname=hostname, based_on=host.changed_seq, reason=reason)
+
+
+def decide_retire(fleet: FleetState, hostname: str, reason: str | None) -> HostRetired:
+    host = fleet.host(hostname)
+    return HostRetired(hostname=hostname, based_on=host.changed_seq, reason=reason)
+
+
+def checked_groups(groups: Collection[str]) -> tuple[str, ...]:
+    if len(set(groups)) > MAX_GROUPS:
+        raise RefusedError("too_many_groups", f"a host is in at most {MAX_GROUPS} groups")
+    return tuple(sorted(set(groups)))

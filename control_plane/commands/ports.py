@@ -1,0 +1,60 @@
+"""What the decisions need of the world, declared where it is used."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
+
+
+class Head(Protocol):
+    @property
+    def seq(self) -> int: ...
+
+
+class Log(Protocol):
+    """The part of the event log that decisions use; see `events.log` for the contract."""
+
+    async def append(self, events: Sequence[NewEvent]) -> list[Outcome]: ...
+
+    async def head(self, log: LogName) -> Head: ...
+
+    async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]: ...
+
+    async def read_one(self, log: LogName, seq: int) -> StoredEvent | None: ...
+
+    async def read(
+        self,
+        log: LogName,
+        *,
+        after: int,
+        limit: int = 1000,
+        kinds: Collection[str] | None = None,
+        upto: int | None = None,
+    ) -> list[StoredEvent]: ...
+
+
+class Credentials(Protocol):
+    """Password hashes, kept apart from the log because the log is for ever."""
+
+    async def get(self, username: str) -> str | None:
+        """The PHC string, None where there is none."""
+        ...
+
+    async def put(self, username: str, phc: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """How a host is just now, as the read table has it: for show, and for the form of its messages. It decides nothing.
+
+    Attributes:
+        basic: its agent knows only the required fields of the protocol.
+    """
+
+    state: str
+    basic: bool
+
+
+class Presences(Protocol):
+    async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]: ...
