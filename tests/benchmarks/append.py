@@ -31,7 +31,9 @@ async def run(url: str, *, rounds: int = 5, batches: int = 20, singles: int = 30
         ]
 
     async with migrated(url) as database, EventLog.open(database) as log:
-        print(f"{database.dialect.name}, {os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}")
+        print(
+            f"{database.dialect.name}, {os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
+        )
 
         async def in_batches(count: int) -> None:
             calls = [some_events(BATCH) for _ in range(count)]

@@ -23,7 +23,7 @@ async def migrated(url: str, *, pool_size: int = 8) -> AsyncIterator[Database]:
         yield database
 
 
-def an_event(  # noqa: PLR0913 - a builder fills in what a test does not speak of
+def an_event(
     subject: str = "t1",
     *,
     log: LogName = EVENT,
