@@ -92,7 +92,7 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     else:
         engine = create_async_engine(mysql.with_defaults(parsed), **options, **mysql.ENGINE_OPTIONS)
     try:
-        yield Database(engine, await (sqlite.recognise(engine) if is_sqlite else mysql.recognise(engine)))
+        yield Database(engine, sqlite.recognise() if is_sqlite else await mysql.recognise(engine))
     finally:
         await engine.dispose()
 
@@ -102,8 +102,8 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigurationError("the database URL is none: mysql+aiomysql://… or sqlite+aiosqlite:///…") from error
-    if parsed.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"} or not parsed.database:
+    if parsed.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"} or parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError(
-            "the database URL must begin with mysql+aiomysql:// or sqlite+aiosqlite:/// and name one database"
+            "the database URL must begin with mysql+aiomysql:// or sqlite+aiosqlite:/// and name a database or file"
         )
     return parsed

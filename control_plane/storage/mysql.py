@@ -51,7 +51,8 @@ _LITERALS: Final[Mapping[type, Callable[..., str]]] = {
 def _finite(value: float) -> str:
     if not math.isfinite(value):
         raise ValueError(f"{value} is no number for a database")
-    return repr(value)
+    digits = repr(value)
+    return digits if "e" in digits else f"{digits}e0"  # without an exponent it would be a DECIMAL
 
 
 def literals(row: Sequence[Value]) -> str:

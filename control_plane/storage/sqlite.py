@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
@@ -75,12 +75,10 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-async def recognise(engine: AsyncEngine) -> "SqliteDialect":
+def recognise() -> "SqliteDialect":
     """The dialect of this SQLite, seen to be one that will do; ConfigurationError says what to change."""
     if sqlite3.sqlite_version_info < OLDEST:
         raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or later is needed")
-    if engine.url.database == ":memory:":
-        raise ConfigurationError("the log needs a file: sqlite+aiosqlite:///path")
     return SqliteDialect()
 
 

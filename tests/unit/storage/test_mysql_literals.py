@@ -1,0 +1,48 @@
+"""The text that carries rows to MySQL: nothing in it can be anything but a number or hex."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.storage.dialect import Value
+from control_plane.storage.mysql import ALONE_BYTES, STATEMENT_BYTES, STATEMENT_ROWS, _statements, literals
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.binary(max_size=40)
+    | st.text(max_size=40)
+)
+SAFE = re.compile(r"NULL|-?[0-9]+|-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|x'[0-9a-f]*'")
+
+
+@given(st.lists(VALUES, min_size=1, max_size=8))
+def test_a_row_is_made_of_numbers_and_hex_only(row: list[Value]) -> None:
+    text = literals(row)
+
+    assert text.startswith("(")
+    assert text.endswith(")")
+    assert all(SAFE.fullmatch(value) for value in text[1:-1].split(","))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, object()])
+def test_what_is_no_plain_value_never_becomes_text(value: Value) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        literals([value])
+
+
+def test_a_statement_stays_below_a_packet_and_a_huge_row_goes_alone() -> None:
+    huge = (1, b"x" * (ALONE_BYTES + 1))
+    rows = [(n, b"x" * 100_000) for n in range(12)] + [huge] + [(n, b"") for n in range(STATEMENT_ROWS + 1)]
+
+    statements = list(_statements(rows))
+
+    texts = [statement for statement in statements if isinstance(statement, str)]
+    assert [statement for statement in statements if not isinstance(statement, str)] == [huge]
+    assert all(len(text) < 2 * STATEMENT_BYTES + 100_000 for text in texts)
+    assert sum(text.count("(") for text in texts) == len(rows) - 1
