@@ -9,13 +9,16 @@ from control_plane.events.event import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfUser(Event):
-    """`based_on` is the event that last changed this user; a second decision on the same state is refused."""
+    """A change decided on what stood at the event `based_on`, 0 where there was no such user.
+
+    All kinds of change share one key, so of two decisions on the same state the log takes one, whatever they change.
+    """
 
     username: str
     based_on: int
 
     def key(self) -> Key:
-        return Key(self.username, self.KIND, "", str(self.based_on))
+        return Key(self.username, "user.changed", "", str(self.based_on))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

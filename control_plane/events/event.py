@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import ClassVar, Self
+from dataclasses import MISSING, Field, fields
+from types import UnionType
+from typing import ClassVar, Self, get_args, get_origin
 
 from control_plane.events.envelope import EVENT, Key, LogName, NewEvent, StoredEvent
 from control_plane_wire import strict_json
+from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.strict_json import Json, JsonObject
 
 
@@ -42,9 +44,16 @@ class Event:
 
     @classmethod
     def from_stored(cls, stored: StoredEvent, body: JsonObject) -> Self:
-        """Build it from its decoded body; unknown fields are ignored."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: _frozen(value) for name, value in body.items() if name in known})
+        """Build it from its decoded body; fields that this release does not know are ignored.
+
+        Raises:
+            MalformedMessageError: a field is missing or of another type, or the body was signed as another kind.
+        """
+        if cls.GIVES_AUTHORITY and body.get("kind") != cls.KIND:
+            raise MalformedMessageError(f"the body was signed as {body.get('kind')}, not as {cls.KIND}")
+        given = {name: _frozen(value) for name, value in body.items()}
+        own = fields(cls)  # type: ignore[arg-type]
+        return cls(**{field.name: given[field.name] for field in own if _is_given(field, given)})
 
     def to_new_event(
         self,
@@ -70,9 +79,33 @@ class Event:
         )
 
 
+def _is_given(field: "Field[object]", given: Mapping[str, object]) -> bool:
+    """Whether the body has this field, and has it right; only one with a default may be left out."""
+    if field.name not in given:
+        if field.default is MISSING:
+            raise MalformedMessageError(f"{field.name} is missing")
+        return False
+    if not _is_a(given[field.name], field.type):
+        raise MalformedMessageError(f"{field.name} has the wrong type")
+    return True
+
+
+def _is_a(value: object, annotation: object) -> bool:
+    """Whether a decoded value fits an annotation, as far as events use them; true is no integer."""
+    origin = get_origin(annotation)
+    if origin is UnionType:
+        return any(_is_a(value, option) for option in get_args(annotation))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(annotation)[0]) for item in value)
+    if origin is Mapping:
+        of_text = get_args(annotation)[1] is str
+        return isinstance(value, dict) and not (of_text and not all(isinstance(item, str) for item in value.values()))
+    return type(value) is annotation
+
+
 def _plain(value: object) -> Json:
     match value:
-        case tuple():
+        case tuple() | list():
             return [_plain(item) for item in value]
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}

@@ -34,13 +34,16 @@ class HostRegistered(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostChanged(Event):
-    """A change decided on what stood at the event `based_on`; a second decision on the same state is refused."""
+    """A change decided on what stood at the event `based_on`.
+
+    All kinds of change share one key, so of two decisions on the same state the log takes one, whatever they change.
+    """
 
     hostname: str
     based_on: int
 
     def key(self) -> Key:
-        return Key(self.hostname, self.KIND, self.hostname, str(self.based_on))
+        return Key(self.hostname, "host.changed", self.hostname, str(self.based_on))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

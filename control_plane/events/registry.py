@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from control_plane.events import access, enrolment, hosts, tasks
+from control_plane.events import access, enrolment, hosts, tasks, upcasts
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -54,13 +54,18 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.MessageRejected,
 )
 BY_KIND: Final[Mapping[tuple[str, int], type[Event]]] = {(cls.KIND, cls.VERSION): cls for cls in CLASSES}
+KINDS: Final = frozenset(cls.KIND for cls in CLASSES)
 
 
 def decode(stored: StoredEvent) -> Event | None:
-    """The event as its class; None where this release does not know the kind, which its reader then skips.
+    """The event as its class of today; None where this release does not know the kind, which its reader then skips.
 
     Raises:
-        MalformedMessageError, TypeError, KeyError: the body is not what its kind says. To a fold that is poison.
+        MalformedMessageError: the body is not what its kind says. To a fold that is poison.
     """
-    cls = BY_KIND.get((stored.kind, stored.schema_v))
-    return None if cls is None else cls.from_stored(stored, strict_json.parse(stored.body, max_bytes=MAX_BODY_BYTES))
+    if stored.kind not in KINDS:
+        return None
+    body = strict_json.parse(stored.body, max_bytes=MAX_BODY_BYTES)
+    version, body = upcasts.upcast(stored.kind, stored.schema_v, body)
+    cls = BY_KIND.get((stored.kind, version))
+    return None if cls is None else cls.from_stored(stored, body)
