@@ -1,0 +1,46 @@
+"""Which heartbeats count: a copy, a late one, or one of an earlier boot does not make a host alive."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from control_plane_wire.messages import ALLOWED_SKEW_S, HeartbeatMessage
+
+REMEMBERED_BOOTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastHeartbeat:
+    """The last heartbeat of a host that counted; `superseded` are the boots before its own, newest last."""
+
+    boot_id: str | None
+    sequence: int | None
+    timestamp: int
+    superseded: tuple[str, ...] = ()
+
+
+def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us: int) -> LastHeartbeat | None:
+    """The new last heartbeat if this one counts, else None.
+
+    (`boot_id`, `sequence`) must grow, and a superseded boot never returns. A basic agent has neither: its timestamp
+    must grow, or be within 120 s of the control plane's clock.
+    """
+    if heartbeat.boot_id is None or heartbeat.sequence is None:
+        is_newer = last is None or heartbeat.timestamp > last.timestamp
+        is_near = abs(recorded_us // 1_000_000 - heartbeat.timestamp) <= ALLOWED_SKEW_S
+        return _next(heartbeat, ()) if is_newer or is_near else None
+    if last is None or last.boot_id is None:
+        return _next(heartbeat, ())
+    if heartbeat.boot_id == last.boot_id:
+        return _next(heartbeat, last.superseded) if heartbeat.sequence > (last.sequence or 0) else None
+    if heartbeat.boot_id in last.superseded:
+        return None
+    return _next(heartbeat, (*last.superseded, last.boot_id)[-REMEMBERED_BOOTS:])
+
+
+def _next(heartbeat: HeartbeatMessage, superseded: tuple[str, ...]) -> LastHeartbeat:
+    return LastHeartbeat(
+        boot_id=heartbeat.boot_id,
+        sequence=heartbeat.sequence,
+        timestamp=heartbeat.timestamp,
+        superseded=superseded,
+    )

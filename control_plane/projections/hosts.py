@@ -1,0 +1,183 @@
+"""Hosts as they are shown: what the event log says of them, and beside it what their heartbeats say."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy import Column, Index, Table
+
+from control_plane.events import hosts
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.events.event import Event
+from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.projections.projection import Projection
+from control_plane.projections.rows import Json, Row, RowKey, Rows
+from control_plane.storage.tables import Float64, Identifier, Int64, LongText, read_table
+from control_plane_wire.messages import HeartbeatMessage
+from control_plane_wire.signing import decode_public_key, key_id
+
+STATES = ("online", "stale", "offline", "pending", "revoked", "retired")
+PRESENCE: Mapping[str, str] = {
+    hosts.HostWentOnline.KIND: "online",
+    hosts.HostWentStale.KIND: "stale",
+    hosts.HostWentOffline.KIND: "offline",
+}
+# What the dashboard shows of a heartbeat beside the usages, under the same names.
+FACTS = (
+    "agent_version",
+    "running",
+    "load",
+    "disk_usage",
+    "uptime",
+    "os",
+    "kernel",
+    "cpu_count",
+    "memory_bytes",
+    "addresses",
+)
+
+
+class HostsProjection(Projection):
+    name: ClassVar[str] = "hosts"
+    version: ClassVar[int] = 1
+    logs: ClassVar[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
+
+    def __init__(self, suffix: str = "") -> None:
+        super().__init__(suffix)
+        self.host = read_table(
+            f"host{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            # fed by the event log
+            Column("state", Identifier(16), nullable=False),
+            Column("state_since_us", Int64, nullable=False),
+            Column("state_cause", LongText),
+            Column("registered_us", Int64, nullable=False),
+            Column("key_id", Identifier(64)),
+            Column("groups", Json(), nullable=False),
+            Column("labels", Json(), nullable=False),
+            Column("maintenance", Int64, nullable=False),
+            Column("pos", Int64, nullable=False, comment="the last event that changed this row; 0: not registered"),
+            # fed by the heartbeat log
+            Column("heartbeat_seq", Int64, nullable=False, comment="the last heartbeat that counted"),
+            Column("last_heartbeat_us", Int64),
+            Column("interval_s", Int64),
+            Column("boot_id", LongText),
+            Column("sequence", Int64),
+            Column("timestamp", Int64, comment="Unix seconds by the host's clock"),
+            Column("superseded", Json(), nullable=False),
+            Column("status", Identifier(16)),
+            Column("cpu_usage", Float64),
+            Column("memory_usage", Float64),
+            Column("groups_bound", Json()),
+            Column("facts", Json()),
+            Column("usage_pos", Int64, nullable=False, comment="the last heartbeat that changed this row"),
+            Index(f"host{suffix}_pos", "pos"),
+            Index(f"host{suffix}_usage_pos", "usage_pos"),
+        )
+        self.usage = read_table(
+            f"host_usage{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            Column("recorded_us", Int64, primary_key=True, autoincrement=False),
+            Column("cpu_usage", Float64, nullable=False),
+            Column("memory_usage", Float64, nullable=False),
+        )
+
+    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+        hostname = getattr(event, "hostname", None)
+        is_about_host = event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
+        return ((self.host, (hostname,)),) if is_about_host and hostname else ()
+
+    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+        if isinstance(event, hosts.HeartbeatReceived):
+            self._heartbeat(rows, stored, event.heartbeat)
+        elif event.KIND.startswith("host.") and stored.hostname:
+            row = rows.get(self.host, stored.hostname)
+            if row is None and not isinstance(event, hosts.HostRegistered):
+                return
+            changes = _changes(row or {}, stored, event)
+            if changes:
+                rows.put(self.host, {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq})
+
+    def _heartbeat(self, rows: Rows, stored: StoredEvent, heartbeat: HeartbeatMessage) -> None:
+        row = rows.get(self.host, heartbeat.hostname) or _new_row(heartbeat.hostname)
+        last = counted(last_of(row), heartbeat, stored.recorded_us)
+        if last is None:
+            return
+        rows.put(
+            self.host,
+            {
+                **row,
+                "heartbeat_seq": stored.seq,
+                "last_heartbeat_us": stored.recorded_us,
+                "interval_s": heartbeat.interval_s,
+                "boot_id": last.boot_id,
+                "sequence": last.sequence,
+                "timestamp": last.timestamp,
+                "superseded": list(last.superseded),
+                "status": heartbeat.status,
+                "cpu_usage": heartbeat.cpu_usage,
+                "memory_usage": heartbeat.memory_usage,
+                "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
+                "facts": {name: value for name in FACTS if (value := heartbeat.to_json().get(name)) is not None},
+                "usage_pos": stored.seq,
+            },
+        )
+        usage = {"hostname": heartbeat.hostname, "recorded_us": stored.recorded_us}
+        usages = {"cpu_usage": heartbeat.cpu_usage, "memory_usage": heartbeat.memory_usage}
+        rows.put(self.usage, usage | usages)
+
+
+def last_of(row: Mapping[str, Any]) -> LastHeartbeat | None:
+    """The last heartbeat that counted, as the row has it."""
+    if not row["heartbeat_seq"]:
+        return None
+    return LastHeartbeat(
+        boot_id=row["boot_id"],
+        sequence=row["sequence"],
+        timestamp=row["timestamp"],
+        superseded=tuple(row["superseded"]),
+    )
+
+
+def _new_row(hostname: str) -> Row:
+    empty = dict.fromkeys(
+        (
+            *("state_cause", "key_id", "last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
+            *("cpu_usage", "memory_usage", "groups_bound", "facts"),
+        )
+    )
+    zero = dict.fromkeys(("state_since_us", "registered_us", "maintenance", "pos", "heartbeat_seq", "usage_pos"), 0)
+    return {"hostname": hostname, "state": "", "groups": [], "labels": {}, "superseded": [], **empty, **zero}
+
+
+def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
+    """What an event of the event log changes in a host's row; nothing where it says what stands already."""
+    since = {"state_since_us": stored.recorded_us}
+    match event:
+        case hosts.HostRegistered():
+            return {
+                "state": "pending",
+                **since,
+                "state_cause": "registered, no heartbeat yet",
+                "registered_us": stored.recorded_us,
+                "key_id": key_id(decode_public_key(event.public_key)),
+                "groups": list(event.groups),
+                "labels": {},
+                "maintenance": 0,
+            }
+        case hosts.HostGroupsChanged(groups=groups):
+            return {"groups": list(groups)}
+        case hosts.HostLabelsChanged(labels=labels):
+            return {"labels": dict(labels)}
+        case hosts.HostMaintenanceChanged(maintenance=maintenance):
+            return {"maintenance": int(maintenance)}
+        case hosts.HostRevoked(reason=reason):
+            return {"state": "revoked", **since, "state_cause": reason}
+        case hosts.HostRetired(reason=reason):
+            return {"state": "retired", **since, "state_cause": reason}
+        case hosts.HostWentOnline() | hosts.HostWentStale() | hosts.HostWentOffline():
+            if row["state"] in {"revoked", "retired"}:
+                return {}
+            return {"state": PRESENCE[event.KIND], **since, "state_cause": event.cause}
+    return {}

@@ -1,0 +1,53 @@
+"""Tells this process's readers how far each projection has come, as soon as it has."""
+
+import asyncio
+from typing import Final
+
+from sqlalchemy import select
+
+from control_plane.projections.positions import Positions
+from control_plane.storage.engine import Database
+from control_plane.storage.tables import follower
+
+POLL_S: Final = 0.1  # for projectors that run in another process
+
+
+class Hub:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._positions: dict[str, Positions] = {}
+        self._moved = asyncio.Event()
+
+    def moved(self, name: str, positions: Positions) -> None:
+        """A projection has committed up to here."""
+        self._positions[name] = positions
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def wait_moved(self, *, timeout_s: float) -> None:
+        """Return when a projection of this process has moved, or at the timeout."""
+        moved = self._moved
+        try:
+            async with asyncio.timeout(timeout_s):
+                await moved.wait()
+        except TimeoutError:
+            return
+
+    async def wait_for(self, name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+        """Wait until a projection has come to an event, wherever it runs; whether it has."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while self._positions.get(name, Positions(0, 0)).event < event_seq:
+            if loop.time() >= ends:
+                return False
+            await self.wait_moved(timeout_s=min(POLL_S, ends - loop.time()))
+            if self._positions.get(name, Positions(0, 0)).event < event_seq:
+                self._positions[name] = await self.position(name)
+        return True
+
+    async def position(self, name: str) -> Positions:
+        """How far a projection has come, from its row."""
+        statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
+        async with self._database.read() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)

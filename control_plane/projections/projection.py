@@ -1,0 +1,37 @@
+"""What a projection is: read tables, and a pure fold of events into their rows."""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from sqlalchemy import MetaData, Table
+
+from control_plane.events.envelope import EVENT, LogName, StoredEvent
+from control_plane.events.event import Event
+from control_plane.projections.rows import RowKey, Rows
+
+
+class Projection:
+    """One noun's read tables. `suffix` names a copy of them beside the live ones, for a rebuild.
+
+    Each column is fed by one log only, so it does not matter how the two logs interleave.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]  # a new shape of a table, or a new meaning of a column, is a new version and a rebuild
+    logs: ClassVar[Sequence[LogName]] = (EVENT,)
+
+    def __init__(self, suffix: str = "") -> None:
+        self.metadata = MetaData()
+        self.suffix = suffix
+
+    @property
+    def tables(self) -> list[Table]:
+        return list(self.metadata.tables.values())
+
+    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+        """The rows that `apply` will look at."""
+        raise NotImplementedError
+
+    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+        """Fold one event into the rows; the same rows and event give the same rows, for ever."""
+        raise NotImplementedError

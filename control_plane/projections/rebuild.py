@@ -1,0 +1,141 @@
+"""From zero: fold the whole log into tables beside the live ones, compare the two, and if asked use the new ones."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
+from control_plane.events.log import EventLog
+from control_plane.projections.positions import Positions
+from control_plane.projections.projection import Projection
+from control_plane.projections.projector import create_tables, drop_tables, fold
+from control_plane.projections.rows import Rows, json_text
+from control_plane.storage.engine import Database
+from control_plane.storage.tables import follower
+
+SUFFIX: Final = "_rebuilt"
+PAGE: Final = 1000
+ROWS_A_READ: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TableComparison:
+    """One table, live and rebuilt: number of rows and SHA-256 over them in the order of their keys."""
+
+    name: str
+    live: tuple[int, str]
+    rebuilt: tuple[int, str]
+
+    @property
+    def is_equal(self) -> bool:
+        return self.live == self.rebuilt
+
+
+async def rebuild(
+    projection: type[Projection],
+    database: Database,
+    log: EventLog,
+    *,
+    switch: bool,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[TableComparison]:
+    """Fold a projection from zero while the live one goes on, and compare both at one position.
+
+    Args:
+        switch: put the rebuilt rows in place of the live ones, in the transaction that compares them.
+        progress: called with the number of events folded and of all.
+
+    Raises:
+        FoldError: an event cannot be folded; a rebuild sets nothing aside.
+    """
+    live, rebuilt = projection(), projection(SUFFIX)
+    await drop_tables(database, rebuilt)
+    await create_tables(database, rebuilt)
+    try:
+        position = await _fold_most(rebuilt, database, log, progress)
+        async with database.write() as connection:
+            upto = await _locked_position(connection, projection.name)
+            for name, after, end in (
+                (EVENT, position.event, upto.event),
+                (HEARTBEAT_EVENT, position.heartbeat, upto.heartbeat),
+            ):
+                if name in rebuilt.logs:
+                    await _fold_range(rebuilt, connection, database, log, name, after, end)
+            pairs = list(zip(live.tables, rebuilt.tables, strict=True))
+            compared = [await _compare(connection, a, b) for a, b in pairs]
+            if switch:
+                for old, new in pairs:
+                    await connection.execute(delete(old))
+                    await connection.execute(insert(old).from_select(list(old.c.keys()), select(new)))
+        return compared
+    finally:
+        await drop_tables(database, rebuilt)
+
+
+async def _fold_most(
+    rebuilt: Projection, database: Database, log: EventLog, progress: Callable[[int, int], None]
+) -> Positions:
+    """Fold up to where the live projection stands at the start, page by page; it may have gone on by the end."""
+    async with database.read() as connection:
+        upto = await _position(connection, rebuilt.name)
+    done, total = 0, upto.event + (upto.heartbeat if HEARTBEAT_EVENT in rebuilt.logs else 0)
+    for name, end in ((EVENT, upto.event), (HEARTBEAT_EVENT, upto.heartbeat)):
+        at = 0
+        while name in rebuilt.logs and at < end:
+            step = min(PAGE, end - at)
+            async with database.write() as connection:
+                await _fold_range(rebuilt, connection, database, log, name, at, at + step)
+            at += step
+            done += step
+            progress(done, total)
+    return upto
+
+
+async def _fold_range(
+    rebuilt: Projection,
+    connection: AsyncConnection,
+    database: Database,
+    log: EventLog,
+    name: LogName,
+    after: int,
+    end: int,
+) -> None:
+    while after < end:
+        events = await log.read(name, after=after, limit=min(PAGE, end - after))
+        rows = Rows(connection, database.dialect)
+        await fold(rebuilt, rows, events)
+        await rows.flush()
+        after = events[-1].seq
+
+
+async def _position(connection: AsyncConnection, name: str) -> Positions:
+    statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
+    row = (await connection.execute(statement)).one_or_none()
+    return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
+
+
+async def _locked_position(connection: AsyncConnection, name: str) -> Positions:
+    """The live position, which stands still until this transaction ends: an update of its row locks it everywhere."""
+    await connection.execute(update(follower).where(follower.c.name == name).values(name=name))
+    return await _position(connection, name)
+
+
+async def _compare(connection: AsyncConnection, live: Table, rebuilt: Table) -> TableComparison:
+    return TableComparison(live.name, await digest(connection, live), await digest(connection, rebuilt))
+
+
+async def digest(connection: AsyncConnection, table: Table) -> tuple[int, str]:
+    """The number of rows, and SHA-256 over them in the order of their keys."""
+    count, whole = 0, hashlib.sha256()
+    keys = list(table.primary_key.columns)
+    result = await connection.stream(select(table).order_by(*keys).execution_options(yield_per=ROWS_A_READ))
+    async for row in result:
+        count += 1
+        for value in row:
+            data = value if isinstance(value, bytes) else json_text(value).encode()
+            whole.update(len(data).to_bytes(4, "big") + data)
+    return count, whole.hexdigest()

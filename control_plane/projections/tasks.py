@@ -1,0 +1,255 @@
+"""Tasks and their executions as they are shown.
+
+At every moment the counts of a task add up to its targets, no state goes backwards, and a terminal one never changes.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from sqlalchemy import Column, Index, Table
+
+from control_plane.events import hosts, tasks
+from control_plane.events.envelope import StoredEvent
+from control_plane.events.event import Event
+from control_plane.events.tasks import RANK, STATE_BY_KIND, TERMINAL, advanced, state_of
+from control_plane.projections.projection import Projection
+from control_plane.projections.rows import Json, Row, RowKey, Rows
+from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read_table
+from control_plane_wire.messages import ResultMessage
+
+FIRST_LINE_CHARACTERS = 200
+
+
+class TasksProjection(Projection):
+    name: ClassVar[str] = "tasks"
+    version: ClassVar[int] = 1
+
+    def __init__(self, suffix: str = "") -> None:
+        super().__init__(suffix)
+        self.task = read_table(
+            f"task{suffix}",
+            self.metadata,
+            Column("task_id", Identifier(), primary_key=True),
+            Column("seq", Int64, nullable=False, comment="its task.accepted"),
+            Column("state", Identifier(16), nullable=False, comment="running, cancelling or finished"),
+            Column("outcome", Identifier(16), comment="of a finished one: succeeded, failed or cancelled"),
+            Column("request", Json(), nullable=False),
+            Column("actor", Identifier(), nullable=False),
+            Column("targets", Int64, nullable=False),
+            Column("counts", Json(), nullable=False, comment="executions by state; they add up to targets"),
+            Column("accepted_us", Int64, nullable=False),
+            Column("expires_at", Int64, nullable=False, comment="Unix seconds"),
+            Column("finished_us", Int64),
+            Column("cancel_requested_us", Int64),
+            Column("retry_of", Identifier()),
+            Column("guard_level", Int64, nullable=False),
+            Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
+            Index(f"task{suffix}_pos", "pos"),
+            Index(f"task{suffix}_seq", "seq"),
+            Index(f"task{suffix}_state", "state", "seq"),
+        )
+        self.execution = read_table(
+            f"execution{suffix}",
+            self.metadata,
+            Column("task_id", Identifier(), primary_key=True),
+            Column("hostname", Identifier(), primary_key=True),
+            Column("state", Identifier(16), nullable=False),
+            Column("is_open", Int64, nullable=False, comment="1 until it is terminal"),
+            Column("accepted_seq", Int64, nullable=False, comment="its task's task.accepted"),
+            Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
+            Column("may_have_arrived", Int64, nullable=False, comment="1: perhaps delivered, for good"),
+            Column("queued_us", Int64, nullable=False),
+            Column("sent_us", Int64),
+            Column("accepted_us", Int64),
+            Column("started_us", Int64, comment="by the host's clock"),
+            Column("finished_us", Int64),
+            Column("result_seq", Int64, comment="the event that has the output"),
+            Column("exit_code", Int64),
+            Column("reason", LongText),
+            Column("stdout_bytes", Int64),
+            Column("stderr_bytes", Int64),
+            Column("stdout_sha256", Identifier(64)),
+            Column("stderr_sha256", Identifier(64)),
+            Column("truncated", Int64),
+            Column("first_line", Blob),
+            Column("late", Json(), comment="a result that came after the control plane had said the outcome"),
+            Column("pos", Int64, nullable=False),
+            Index(f"execution{suffix}_pos", "pos"),
+            Index(f"execution{suffix}_host", "hostname", "accepted_seq"),
+            Index(f"execution{suffix}_open", "is_open", "accepted_seq"),
+        )
+        # When each host last came online: what then waited for it was published again.
+        self.online = read_table(
+            f"task_host{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            Column("online_seq", Int64, nullable=False),
+        )
+
+    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+        if isinstance(event, hosts.HostWentOnline):
+            return ((self.online, (event.hostname,)),)
+        task_id, hostname = getattr(event, "task_id", None), getattr(event, "hostname", None)
+        if isinstance(event, tasks.TaskAccepted | tasks.TaskCancelRequested):
+            return ((self.task, (event.task_id,)),)
+        if event.KIND.startswith("execution.") and task_id and hostname:
+            return ((self.task, (task_id,)), (self.execution, (task_id, hostname)))
+        return ()
+
+    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+        match event:
+            case tasks.TaskAccepted():
+                self._accept(rows, stored, event)
+            case tasks.TaskCancelRequested():
+                self._request_cancel(rows, stored, event.task_id)
+            case hosts.HostWentOnline():
+                rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
+            case _ if event.KIND.startswith("execution."):
+                self._change(rows, stored, event)
+
+    def _accept(self, rows: Rows, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
+        level = event.guard.get("level")
+        rows.put(
+            self.task,
+            {
+                "task_id": event.task_id,
+                "seq": stored.seq,
+                "state": "running",
+                "outcome": None,
+                "request": dict(event.request),
+                "actor": event.actor,
+                "targets": len(event.hosts),
+                "counts": {"queued": len(event.hosts)},
+                "accepted_us": stored.recorded_us,
+                "expires_at": event.expires_at,
+                "finished_us": None,
+                "cancel_requested_us": None,
+                "retry_of": event.retry_of,
+                "guard_level": level if isinstance(level, int) else 1,
+                "pos": stored.seq,
+            },
+        )
+        for hostname in event.hosts:
+            rows.put(self.execution, _queued(event.task_id, hostname, stored))
+
+    def _request_cancel(self, rows: Rows, stored: StoredEvent, task_id: str) -> None:
+        task = rows.get(self.task, task_id)
+        if task is not None and task["state"] == "running":
+            now = {"state": "cancelling", "cancel_requested_us": stored.recorded_us, "pos": stored.seq}
+            rows.put(self.task, {**task, **now})
+
+    def _change(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+        task = rows.get(self.task, stored.task_id or "")
+        before = rows.get(self.execution, stored.task_id or "", stored.hostname or "")
+        if task is None or before is None:
+            return  # an unexpected result, of a host that is not on the list
+        after = {**before, **_changes(before, stored, event)}
+        if after == before:
+            return
+        after["pos"] = stored.seq
+        rows.put(self.execution, after)
+        if after["state"] != before["state"]:
+            rows.put(self.task, _counted(task, before["state"], after["state"], stored))
+
+
+def _queued(task_id: str, hostname: str, stored: StoredEvent) -> Row:
+    nothing = dict.fromkeys(
+        (
+            *("sent_us", "accepted_us", "started_us", "finished_us", "result_seq", "exit_code", "reason"),
+            *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "first_line", "late"),
+        )
+    )
+    return {
+        "task_id": task_id,
+        "hostname": hostname,
+        "state": "queued",
+        "is_open": 1,
+        "accepted_seq": stored.seq,
+        "returned_seq": 0,
+        "may_have_arrived": 0,
+        "queued_us": stored.recorded_us,
+        **nothing,
+        "pos": stored.seq,
+    }
+
+
+def _changes(row: Mapping[str, object], stored: StoredEvent, event: Event) -> Row:
+    """What an event changes in an execution's row."""
+    match event:
+        case tasks.ExecutionReturned(trigger_seq=trigger_seq):
+            return {"returned_seq": max(trigger_seq, int(str(row["returned_seq"])))}
+        case tasks.ExecutionUnconfirmed():
+            return {"may_have_arrived": 1}
+        case tasks.ExecutionLateResult():
+            result = event.result
+            return {"late": {"seq": stored.seq, "outcome": state_of(result), "exit_code": result.exit_code}}
+    if row["state"] in TERMINAL:
+        return {}
+    match event:
+        case tasks.ExecutionSent():
+            return {"state": advanced(str(row["state"]), "sent"), "may_have_arrived": 1, "sent_us": stored.recorded_us}
+        case tasks.ExecutionAccepted():
+            changes: Row = {"accepted_us": stored.recorded_us}
+        case tasks.ExecutionStarted():
+            changes = {"started_us": event.started_at * 1_000_000}
+        case tasks.ExecutionFinished():
+            return {"is_open": 0, "may_have_arrived": 1, "finished_us": stored.recorded_us, **_of_result(event, stored)}
+        case tasks.ExecutionExpired() | tasks.ExecutionLost() | tasks.ExecutionSkipped() | tasks.ExecutionCancelled():
+            state = STATE_BY_KIND[event.KIND]
+            return {"state": state, "is_open": 0, "finished_us": stored.recorded_us, "reason": event.reason}
+        case _:
+            return {}
+    state = advanced(str(row["state"]), STATE_BY_KIND[event.KIND])
+    return {"state": state, "may_have_arrived": 1, **changes}
+
+
+def _of_result(event: tasks.ExecutionFinished, stored: StoredEvent) -> Row:
+    result = event.result
+    return {
+        "state": state_of(result),
+        "result_seq": stored.seq,
+        "exit_code": result.exit_code,
+        "reason": result.reason,
+        "stdout_bytes": len(result.stdout.encode()) if result.stdout_bytes is None else result.stdout_bytes,
+        "stderr_bytes": len(result.stderr.encode()) if result.stderr_bytes is None else result.stderr_bytes,
+        "stdout_sha256": result.stdout_sha256 or digest(result.stdout),
+        "stderr_sha256": result.stderr_sha256 or digest(result.stderr),
+        "truncated": int(bool(result.truncated)),
+        "first_line": _first_line(result),
+        **({} if result.started_at is None else {"started_us": result.started_at * 1_000_000}),
+    }
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(result: ResultMessage) -> bytes | None:
+    """The start of what it printed, as text; None where that is not text."""
+    if result.encoding == "base64":
+        return None
+    text = result.stdout.strip() or result.stderr.strip()
+    return text.partition("\n")[0][:FIRST_LINE_CHARACTERS].encode()
+
+
+def _counted(task: Row, before: str, after: str, stored: StoredEvent) -> Row:
+    """The task's row after one of its executions has changed its state."""
+    counts = dict(task["counts"])
+    counts[before] -= 1
+    counts[after] = counts.get(after, 0) + 1
+    counts = {state: count for state in RANK if (count := counts.get(state, 0))}
+    row = {**task, "counts": counts, "pos": stored.seq}
+    if counts.keys() <= TERMINAL:
+        row |= {"state": "finished", "outcome": _outcome(row), "finished_us": stored.recorded_us}
+    return row
+
+
+def _outcome(task: Row) -> str:
+    """Succeeded is every host; cancelled is where nothing but the cancelling kept a host from it."""
+    states = set(task["counts"])
+    if states == {"succeeded"}:
+        return "succeeded"
+    if task["cancel_requested_us"] is not None and "cancelled" in states and states <= {"succeeded", "cancelled"}:
+        return "cancelled"
+    return "failed"
