@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Final
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -13,6 +14,8 @@ from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.storage import mysql, sqlite
 from control_plane.storage.dialect import Dialect
 from control_plane.storage.tables import READ_SCHEMA
+
+SHOWN_CHARS: Final = 60
 
 
 class Database:
@@ -69,7 +72,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            # From the driver's own error: SQLAlchemy's has the statement in its text, and so all that was written.
+            # SQLAlchemy's error shows the statement, and so all that was written: only its beginning may be seen.
+            error.statement = (error.statement or "")[:SHOWN_CHARS]
             raise self.dialect.translate(error) from error.orig
         except PoolTimeoutError as error:
             raise StorageUnavailableError("all connections of the pool are in use") from error

@@ -13,8 +13,8 @@ from sqlalchemy.schema import CreateTable, DropTable
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
 from control_plane.storage.dialect import KeyBytes, Value
 
-STATEMENT_BYTES: Final = 512 * 1024  # of values in one INSERT; hex doubles them
-ALONE_BYTES: Final = 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
+STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
+ALONE_CHARS: Final = 2 * 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
 LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with room
 STATEMENT_ROWS: Final = 1000
 
@@ -203,15 +203,15 @@ def _statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Valu
     texts: list[str] = []
     size = 0
     for row in rows:
-        weight = sum(len(value) for value in row if isinstance(value, bytes | str))
-        if texts and (size + weight > STATEMENT_BYTES or len(texts) == STATEMENT_ROWS):
+        row_text = literals(row)
+        if texts and (size + len(row_text) > STATEMENT_CHARS or len(texts) == STATEMENT_ROWS):
             yield ",".join(texts)
             texts, size = [], 0
-        if weight > ALONE_BYTES:
+        if len(row_text) > ALONE_CHARS:
             yield row
         else:
-            texts.append(literals(row))
-            size += weight
+            texts.append(row_text)
+            size += len(row_text)
     if texts:
         yield ",".join(texts)
 

@@ -1,9 +1,11 @@
 """SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
 
+import aiosqlite
 from sqlalchemy import Column, ColumnElement, Table, literal_column
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -75,6 +77,28 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+async def _driver(connection: AsyncConnection) -> aiosqlite.Connection:
+    """The driver's own connection. Each of its calls is one hop to its thread; SQLAlchemy makes four of a statement."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 - the engine was made with this driver
+    return driver
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _meaning(error) from error
+
+
+def _meaning(error: sqlite3.Error) -> Exception:
+    code = error.sqlite_errorcode
+    if code in REFUSED_VALUE:
+        return UnstorableError(0, str(error))
+    return error if code in OUR_DEFECT else StorageUnavailableError(str(error))
+
+
 def recognise() -> "SqliteDialect":
     """The dialect of this SQLite, seen to be one that will do; ConfigurationError says what to change."""
     if sqlite3.sqlite_version_info < OLDEST:
@@ -97,7 +121,7 @@ class SqliteDialect:
         if not rows:
             return
         names = [column.name for column in table.columns]
-        await connection.exec_driver_sql(_insert(table, names), [tuple(row) for row in rows])
+        await _write_many(connection, _insert(table, names), rows)
 
     async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
         if not rows:
@@ -108,9 +132,8 @@ class SqliteDialect:
         action = f"DO UPDATE SET {updates}" if updates else "DO NOTHING"
         sql = f"{_insert(table, names)} ON CONFLICT ({_list(keys)}) {action}"
         columns = [table.columns[name] for name in names]
-        await connection.exec_driver_sql(
-            sql, [tuple(_stored(column, row[column.name]) for column in columns) for row in rows]
-        )
+        stored = [[_stored(column, row[column.name]) for column in columns] for row in rows]
+        await _write_many(connection, sql, stored)
 
     async def find_keys(
         self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes]
@@ -121,9 +144,9 @@ class SqliteDialect:
             f'SELECT {names}, digest, seq FROM "{table.name}" '  # noqa: S608 - names of ours and marks
             f"WHERE ({names}) IN (VALUES {marks})"
         )
-        found: Sequence[Sequence[Any]] = (
-            await connection.exec_driver_sql(sql, tuple(part for key in keys for part in key))
-        ).all()
+        driver = await _driver(connection)
+        with _translated():
+            found = await driver.execute_fetchall(sql, [part for key in keys for part in key])
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
     async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
@@ -135,12 +158,14 @@ class SqliteDialect:
         await connection.execute(DropTable(table, if_exists=True))
 
     def translate(self, error: DBAPIError) -> Exception:
-        code = getattr(error.orig, "sqlite_errorcode", 0)
-        if code in REFUSED_VALUE:
-            return UnstorableError(0, str(error.orig))
-        if code in OUR_DEFECT:
-            return error
-        return StorageUnavailableError(str(error.orig))
+        meaning = _meaning(error.orig) if isinstance(error.orig, sqlite3.Error) else error
+        return error if meaning is error.orig else meaning
+
+
+async def _write_many(connection: AsyncConnection, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    driver = await _driver(connection)
+    with _translated():
+        await driver.executemany(sql, rows)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.storage.dialect import Value
-from control_plane.storage.mysql import ALONE_BYTES, STATEMENT_BYTES, STATEMENT_ROWS, _statements, literals
+from control_plane.storage.mysql import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, _statements, literals
 
 VALUES = (
     st.none()
@@ -37,12 +37,12 @@ def test_what_is_no_plain_value_never_becomes_text(value: Value) -> None:
 
 
 def test_a_statement_stays_below_a_packet_and_a_huge_row_goes_alone() -> None:
-    huge = (1, b"x" * (ALONE_BYTES + 1))
+    huge = (1, b"x" * (ALONE_CHARS // 2))
     rows = [(n, b"x" * 100_000) for n in range(12)] + [huge] + [(n, b"") for n in range(STATEMENT_ROWS + 1)]
 
     statements = list(_statements(rows))
 
     texts = [statement for statement in statements if isinstance(statement, str)]
     assert [statement for statement in statements if not isinstance(statement, str)] == [huge]
-    assert all(len(text) < 2 * STATEMENT_BYTES + 100_000 for text in texts)
+    assert all(len(text) <= STATEMENT_CHARS for text in texts)
     assert sum(text.count("(") for text in texts) == len(rows) - 1
