@@ -1,0 +1,182 @@
+"""What is asked about hosts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+
+from control_plane.projections.hosts import HostsProjection
+from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
+from control_plane.storage.engine import Database
+
+MAX_USAGE_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """A host's row; `facts` is what else its last heartbeat says."""
+
+    hostname: str
+    state: str
+    state_since_us: int
+    state_cause: str | None
+    registered_us: int
+    key_id: str | None
+    groups: Sequence[str]
+    labels: Mapping[str, str]
+    maintenance: bool
+    pos: int
+    last_heartbeat_us: int | None
+    interval_s: int | None
+    boot_id: str | None
+    cpu_usage: float | None
+    memory_usage: float | None
+    groups_bound: Sequence[str] | None
+    facts: Mapping[str, Any]
+    usage_pos: int
+
+    @property
+    def basic(self) -> bool:
+        """Its agent has been heard and has never said a version: it knows only the required fields."""
+        return self.last_heartbeat_us is not None and "agent_version" not in self.facts
+
+    @property
+    def drift(self) -> bool:
+        """Its agent has bound other groups than it is assigned."""
+        return self.groups_bound is not None and set(self.groups_bound) != set(self.groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFilter:
+    """Every given one must hold; each word of `q` must be somewhere in the hostname."""
+
+    q: str | None = None
+    state: Collection[str] = ()
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    group: str
+    hosts: int
+    counts: Mapping[str, int]
+    drift: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    recorded_us: int
+    cpu_usage: float
+    memory_usage: float
+
+
+class HostQueries:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        projection = HostsProjection()
+        self._host = projection.host
+        self._usage = projection.usage
+
+    async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
+        """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's states."""
+        t = self._host
+        base = [t.c.pos > 0, *self._conditions(wanted)]
+        by_state = t.c.state.in_(wanted.state) if wanted.state else t.c.state != "retired"
+        statement = select(t).where(*base, by_state).order_by(t.c.hostname).limit(limit + 1)
+        if cursor is not None:
+            statement = statement.where(t.c.hostname > parse_cursor(cursor, str))
+        counting = select(t.c.state, func.count()).where(*base).group_by(t.c.state)
+        async with self._database.read() as connection:
+            as_of = await position_of(connection, HostsProjection.name)
+            found = [_view(row) for row in (await connection.execute(statement)).mappings()]
+            counts = await counts_of(connection, counting)
+        shown = wanted.state or [state for state in counts if state != "retired"]
+        return Page(
+            items=found[:limit],
+            next_cursor=cursor_of(found[limit - 1].hostname) if len(found) > limit else None,
+            as_of=as_of,
+            total=sum(counts.get(state, 0) for state in shown),
+            counts=counts,
+        )
+
+    def _conditions(self, wanted: HostFilter) -> list[ColumnElement[bool]]:
+        t = self._host
+        words: list[ColumnElement[bool]] = [
+            t.c.hostname.like(contains(word), escape="!") for word in (wanted.q or "").split()
+        ]
+        # Groups are JSON text, and no group has a quote in its name.
+        return [*words, t.c.groups.like(contains(f'"{wanted.group}"'), escape="!")] if wanted.group else words
+
+    async def one(self, hostname: str) -> HostView | None:
+        found = await self._select(self._host.c.hostname == hostname)
+        return found[0] if found else None
+
+    async def changed(self, after: int, *, limit: int, hostname: str | None = None) -> list[HostView]:
+        """Rows that the event log has changed after a position, in that order."""
+        t = self._host
+        return await self._select(t.c.pos > after, hostname=hostname, order=t.c.pos, limit=limit)
+
+    async def usage_changed(self, after: int, *, limit: int, hostname: str | None = None) -> list[HostView]:
+        """Rows that the heartbeat log has changed after a position, in that order."""
+        t = self._host
+        return await self._select(t.c.usage_pos > after, hostname=hostname, order=t.c.usage_pos, limit=limit)
+
+    async def registered(self) -> list[HostView]:
+        """Every host that ever was, in whatever state: for dispatch and presence."""
+        return await self._select()
+
+    async def by_name(self, hostnames: Collection[str]) -> dict[str, HostView]:
+        return {host.hostname: host for host in await self._select(self._host.c.hostname.in_(list(hostnames)))}
+
+    async def groups(self) -> list[GroupView]:
+        """Every group that a host is in, by name."""
+        members: dict[str, list[HostView]] = {}
+        for host in await self._select(self._host.c.state != "retired"):
+            for group in host.groups:
+                members.setdefault(group, []).append(host)
+        return [
+            GroupView(group=group, hosts=len(hosts), counts=_count(hosts), drift=sum(host.drift for host in hosts))
+            for group, hosts in sorted(members.items())
+        ]
+
+    async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
+        """The usages of a host over time, oldest first, thinned to at most `points`."""
+        t = self._usage
+        statement = (
+            select(t.c.recorded_us, t.c.cpu_usage, t.c.memory_usage)
+            .where(t.c.hostname == hostname, t.c.recorded_us.between(from_us, to_us))
+            .order_by(t.c.recorded_us.desc())
+            .limit(MAX_USAGE_ROWS)
+        )
+        async with self._database.read() as connection:
+            found = [Usage(**row) for row in (await connection.execute(statement)).mappings()]
+        step = max(1, -(-len(found) // points))
+        return found[::step][::-1]
+
+    async def _select(
+        self,
+        *conditions: ColumnElement[bool],
+        hostname: str | None = None,
+        order: ColumnElement[Any] | None = None,
+        limit: int | None = None,
+    ) -> list[HostView]:
+        t = self._host
+        statement = select(t).where(t.c.pos > 0, *conditions).order_by(t.c.hostname if order is None else order)
+        if hostname is not None:
+            statement = statement.where(t.c.hostname == hostname)
+        async with self._database.read() as connection:
+            return [_view(row) for row in (await connection.execute(statement.limit(limit))).mappings()]
+
+
+def _view(row: Mapping[Any, Any]) -> HostView:
+    names = HostView.__slots__
+    values = {name: row[name] for name in names}
+    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": row["facts"] or {}})
+
+
+def _count(hosts: Sequence[HostView]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for host in hosts:
+        counts[host.state] = counts.get(host.state, 0) + 1
+    return counts

@@ -1,0 +1,61 @@
+"""Lists by keyset: a page, and an opaque cursor for the next one."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import orjson
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from control_plane.errors import RefusedError
+from control_plane.projections.positions import Positions
+from control_plane.storage.tables import follower
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """Attributes: `total` and `counts` (by state) are of all that match; `as_of`: at least that new."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+    as_of: Positions
+    total: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def cursor_of(key: str | int) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(key)).decode().rstrip("=")
+
+
+def parse_cursor(text: str, kind: type[T]) -> T:
+    """The key that a cursor holds. Raises RefusedError `bad_cursor` for anything that `cursor_of` did not make."""
+    try:
+        key = orjson.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise RefusedError("bad_cursor", "this is no cursor that a list gave") from error
+    if type(key) is not kind or (isinstance(key, int) and not 0 <= key < 2**63):
+        raise RefusedError("bad_cursor", "this is no cursor that this list gave")
+    return key
+
+
+def contains(text: str) -> str:
+    """A LIKE pattern for text that is somewhere in a value; `!` escapes."""
+    escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return f"%{escaped}%"
+
+
+async def position_of(connection: AsyncConnection, name: str) -> Positions:
+    """How far a projection has come; read it before the rows, which are then at least as new."""
+    statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
+    row = (await connection.execute(statement)).one_or_none()
+    return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
+
+
+async def counts_of(connection: AsyncConnection, counting: Select[tuple[str, int]]) -> dict[str, int]:
+    """The counts of a `SELECT state, COUNT(*) … GROUP BY state`."""
+    return {row[0]: row[1] for row in await connection.execute(counting)}
