@@ -16,10 +16,12 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 JsonObject: TypeAlias = dict[str, Json]
 
 MAX_DEPTH: Final = 16
+MAX_VALUES: Final = 65_536  # in one document: 8 MiB of brackets would take seconds and half a gigabyte to decode
 MAX_INTEGER: Final = 2**53 - 1  # what a double holds exactly, so every language reads the same number
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_BRACKETS_OUTSIDE_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# All but brackets and commas outside strings (closed or not). Possessive: no way back is remembered, so time is linear.
+_NO_STRUCTURE: Final = re.compile(rb'(?:[^\[\]{},"]++|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
 
 
 def parse(data: bytes, *, max_bytes: int) -> JsonObject:
@@ -30,17 +32,15 @@ def parse(data: bytes, *, max_bytes: int) -> JsonObject:
     """
     if len(data) > max_bytes:
         raise MalformedMessageError(f"{len(data)} bytes, at most {max_bytes} are allowed")
+    _check_structure(data)
     if (fast := _parse_canonical(data)) is not None:
         return fast
     try:
-        text = data.decode("utf-8")
+        value: Json = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError as error:
         raise MalformedMessageError("not valid UTF-8") from error
-    _check_depth(text)
-    try:
-        value: Json = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
-    except MalformedMessageError:
-        raise
     except (ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
         raise MalformedMessageError("not valid JSON") from error
     if not isinstance(value, dict):
@@ -56,21 +56,41 @@ def canonical(value: Json) -> bytes:
         MalformedMessageError: the value has no such form (NaN, a lone surrogate, an integer past 2^53, too deep).
     """
     try:
-        return _canonical_bytes(value)
-    except (TypeError, ValueError, RecursionError) as error:  # orjson's error is a TypeError
+        if _is_plain(value):
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return _write(value).encode("utf-8")
+    except (TypeError, ValueError) as error:  # orjson's error is a TypeError
         raise MalformedMessageError("cannot be written as canonical JSON") from error
 
 
+def _check_structure(data: bytes) -> None:
+    """Bound what decoding costs before it is done: how deep it nests and how many values there are."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH and data.count(b",") + MAX_DEPTH < MAX_VALUES:
+        return
+    structure = _NO_STRUCTURE.sub(b"", data)
+    if structure.count(b",") + structure.count(b"[") + structure.count(b"{") > MAX_VALUES:
+        raise MalformedMessageError(f"more than {MAX_VALUES} values")
+    depth = 0
+    for mark in structure:
+        if mark in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedMessageError(f"nested deeper than {MAX_DEPTH}")
+        elif mark in b"]}":
+            depth -= 1
+
+
 def _parse_canonical(data: bytes) -> JsonObject | None:
-    """The object, if the bytes are exactly its canonical form, so that nothing hides in them; else None."""
+    """The object, if the bytes are exactly its canonical form, so that nothing hides in them; else None.
+
+    What orjson would not write as the RFC does is left to the strict way.
+    """
     try:
         value: Json = orjson.loads(data)
-        if not isinstance(value, dict) or canonical(value) != data:
-            return None
-        _check(value)
-    except (orjson.JSONDecodeError, MalformedMessageError):
+        is_canonical = _is_plain(value) and orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == data
+    except (TypeError, ValueError):
         return None
-    return value
+    return value if is_canonical and isinstance(value, dict) else None
 
 
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> JsonObject:
@@ -84,84 +104,64 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MalformedMessageError(f"{name} is not JSON")
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
-    for mark in _BRACKETS_OUTSIDE_STRINGS.findall(text):
-        if mark in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedMessageError(f"nested deeper than {MAX_DEPTH}")
-        elif mark in "]}":
-            depth -= 1
+def _check(value: Json) -> None:
+    """Refuse what decodes and must not pass: lone surrogates, and numbers that a double does not hold exactly.
 
-
-def _check(value: Json, depth: int = 1) -> None:
-    """Refuse what decodes and must not pass: lone surrogates, infinite numbers, integers past 2^53."""
-    match value:
-        case str():
-            if _SURROGATE.search(value):
-                raise MalformedMessageError("a lone surrogate")
-        case bool() | None:
-            pass
-        case int():
-            if abs(value) > MAX_INTEGER:
-                raise MalformedMessageError("an integer beyond 2^53")
-        case float():
-            if not math.isfinite(value):
-                raise MalformedMessageError("a number that is not finite")
-        case list():
-            _check_children(value, depth)
-        case dict():
-            _check_children([*value.keys(), *value.values()], depth)
-
-
-def _check_children(children: "list[Json] | list[str]", depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise MalformedMessageError(f"nested deeper than {MAX_DEPTH}")
-    for child in children:
-        _check(child, depth + 1)
-
-
-def _canonical_bytes(value: Json) -> bytes:
-    prepared, is_plain = _prepare(value, 1)
-    if is_plain:
-        return orjson.dumps(prepared, option=orjson.OPT_SORT_KEYS)
-    return _write(prepared).encode("utf-8")
-
-
-def _prepare(value: Json, depth: int) -> tuple[Json, bool]:
-    """Whole floats become integers; and whether orjson then writes just what the RFC wants.
-
-    It does not for keys beyond ASCII (it sorts them by UTF-8, the RFC by UTF-16), nor for floats that it writes with
-    another exponent than ECMAScript does.
+    A number past 2^53 is whole however it is written, so 1e300 is refused like the integer that it is; and infinity.
     """
-    if depth > MAX_DEPTH + 1:
-        raise ValueError("too deep")
-    if type(value) is str or value is None or value is True or value is False:
-        return value, True
+    if isinstance(value, str):
+        if _SURROGATE.search(value):
+            raise MalformedMessageError("a lone surrogate")
+    elif isinstance(value, int | float):
+        if abs(value) > MAX_INTEGER:
+            raise MalformedMessageError("a number beyond 2^53")
+    elif isinstance(value, list):
+        for item in value:
+            _check(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check(key)
+            _check(item)
+
+
+def _is_plain(value: Json) -> bool:
+    """Whether orjson, sorting keys, writes just what the RFC wants; TypeError or ValueError where nothing can.
+
+    It does not for keys beyond ASCII (it sorts them by UTF-8, the RFC by UTF-16), for whole floats (it writes 1.0), and
+    for small ones that it gives an exponent where ECMAScript does not.
+    """
+    is_plain = True
+    depth, level = 1, [value]
+    while level:
+        below: list[Json] = []
+        for item in level:
+            kind = type(item)
+            if kind is str or kind is bool or item is None:
+                continue
+            if isinstance(item, int | float):
+                is_plain &= _is_plain_number(item)
+                continue
+            if depth > MAX_DEPTH:
+                raise ValueError("too deep")
+            if isinstance(item, dict):
+                is_plain &= all(map(str.isascii, item))  # a TypeError for a key that is no string
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            else:
+                raise TypeError(f"{kind.__name__} is not JSON")
+        depth, level = depth + 1, below
+    return is_plain
+
+
+def _is_plain_number(value: float) -> bool:
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise ValueError("integer beyond 2^53")
-        return value, True
-    if isinstance(value, float):
-        return _prepare_float(value)
-    if isinstance(value, list):
-        items = [_prepare(item, depth + 1) for item in value]
-        return [item for item, _ in items], all(plain for _, plain in items)
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        pairs = {key: _prepare(item, depth + 1) for key, item in value.items()}
-        is_plain = all(plain and key.isascii() for key, (_, plain) in pairs.items())
-        return {key: item for key, (item, _) in pairs.items()}, is_plain
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _prepare_float(value: float) -> tuple[Json, bool]:
+        return True
     if not math.isfinite(value):
         raise ValueError("not finite")
-    if value.is_integer() and abs(value) <= MAX_INTEGER:
-        return int(value), True
-    magnitude = abs(value)
-    return value, not (1e-6 <= magnitude < 1e-5 or value.is_integer())
+    return not (value.is_integer() or 1e-6 <= abs(value) < 1e-5)
 
 
 def _write(value: Json) -> str:
@@ -169,7 +169,7 @@ def _write(value: Json) -> str:
     if isinstance(value, float):
         return _ecmascript_number(value)
     if isinstance(value, list):
-        return "[" + ",".join(_write(item) for item in value) + "]"
+        return "[" + ",".join(map(_write, value)) + "]"
     if isinstance(value, dict):
         keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
         return "{" + ",".join(f"{_write(key)}:{_write(value[key])}" for key in keys) + "}"
@@ -178,20 +178,19 @@ def _write(value: Json) -> str:
 
 def _ecmascript_number(value: float) -> str:
     """A finite number as ECMAScript's ToString writes it: the shortest digits, an exponent from 1e21 and below 1e-6."""
+    if value == 0:
+        return "0"  # -0.0 too
     sign = "-" if value < 0 else ""
-    digits, _, exponent_text = f"{abs(value)!r}".partition("e")
-    whole, _, fraction = digits.partition(".")
-    fraction = "" if fraction == "0" else fraction
-    point = len(whole) + int(exponent_text or 0)
-    stripped = (whole + fraction).lstrip("0")
-    point -= len(whole + fraction) - len(stripped)
-    significant = stripped.rstrip("0") or "0"
-    count = len(significant)
+    mantissa, _, exponent = f"{abs(value)!r}".partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    digits = (whole + fraction).lstrip("0")
+    point = len(digits) - len(fraction) + int(exponent or 0)  # where the decimal point stands in the digits
+    digits = digits.rstrip("0")
+    count = len(digits)
     if count <= point <= 21:
-        return sign + significant + "0" * (point - count)
+        return sign + digits + "0" * (point - count)
     if 0 < point <= 21:
-        return sign + significant[:point] + "." + significant[point:]
+        return sign + digits[:point] + "." + digits[point:]
     if -6 < point <= 0:
-        return sign + "0." + "0" * -point + significant
-    exponent = f"e{point - 1:+d}"
-    return sign + significant[0] + ("." + significant[1:] if count > 1 else "") + exponent
+        return sign + "0." + "0" * -point + digits
+    return sign + digits[0] + ("." + digits[1:] if count > 1 else "") + f"e{point - 1:+d}"
