@@ -1,8 +1,8 @@
 """A database: its pool of connections, its transactions, and what its errors mean."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from sqlalchemy import URL, make_url
@@ -15,7 +15,8 @@ from control_plane.storage import mysql, sqlite
 from control_plane.storage.dialect import Dialect
 from control_plane.storage.tables import READ_SCHEMA
 
-SHOWN_CHARS: Final = 60
+TRANSACTION_S: Final = 60.0
+SHOWN_CHARS: Final = 60  # of a statement, in an error
 
 
 class Database:
@@ -38,45 +39,52 @@ class Database:
         Raises:
             StorageUnavailableError: try again.
         """
-        with self._translated():
-            async with self._reading.connect() as connection:
-                yield connection
+        async with self._bounded(TRANSACTION_S), self._reading.connect() as connection:
+            yield connection
 
     @asynccontextmanager
-    async def write(self, connection: AsyncConnection | None = None) -> AsyncIterator[AsyncConnection]:
+    async def write(
+        self, connection: AsyncConnection | None = None, *, timeout_s: float | None = TRANSACTION_S
+    ) -> AsyncIterator[AsyncConnection]:
         """A transaction that is committed at the end of the block, and rolled back when the block raises.
 
         Args:
             connection: one of `connect` to do it on, where many follow each other; else the pool lends one.
+            timeout_s: how long all of it may take; None for what may take its time.
 
         Raises:
             StorageUnavailableError: nothing is known about the outcome.
             UnstorableError: a value was refused, and with it all of the transaction.
         """
-        with self._translated():
-            async with AsyncExitStack() as stack:
-                if self._turn is not None:
-                    await stack.enter_async_context(self._turn)
-                if connection is None:
-                    connection = await stack.enter_async_context(self._writing.connect())
-                await stack.enter_async_context(connection.begin())
-                yield connection
+        async with self._bounded(timeout_s), AsyncExitStack() as stack:
+            if self._turn is not None:
+                await stack.enter_async_context(self._turn)
+            if connection is None:
+                connection = await stack.enter_async_context(self._writing.connect())
+            await stack.enter_async_context(connection.begin())
+            yield connection
 
     async def connect(self) -> AsyncConnection:
         """A connection to keep for many `write`s, which saves three round trips each; whoever asks closes it."""
-        with self._translated():
+        async with self._bounded(TRANSACTION_S):
             return await self._writing.connect()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _bounded(self, timeout_s: float | None) -> AsyncIterator[None]:
+        """Translate the driver's errors, and end what gets no answer: a peer that vanished says nothing for hours."""
         try:
-            yield
+            async with asyncio.timeout(timeout_s) as bound:
+                yield
         except DBAPIError as error:
             # SQLAlchemy's error shows the statement, and so all that was written: only its beginning may be seen.
             error.statement = (error.statement or "")[:SHOWN_CHARS]
             raise self.dialect.translate(error) from error.orig
         except PoolTimeoutError as error:
             raise StorageUnavailableError("all connections of the pool are in use") from error
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise StorageUnavailableError(f"no answer within {timeout_s} s") from error
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ async def upgrade(database: Database) -> None:
         ConfigurationError: the account may not; the text says what it lacks.
         StorageUnavailableError: try again.
     """
-    async with database.write() as connection:
+    async with database.write(timeout_s=None) as connection:
         await connection.run_sync(_upgrade)
 
 
