@@ -128,7 +128,7 @@ class HostsProjection(Projection):
         rows.put(self.usage, usage | usages)
 
 
-def last_of(row: Mapping[str, Any]) -> LastHeartbeat | None:
+def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
     """The last heartbeat that counted, as the row has it."""
     if not row["heartbeat_seq"]:
         return None

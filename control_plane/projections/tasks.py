@@ -40,6 +40,7 @@ class TasksProjection(Projection):
             Column("counts", Json(), nullable=False, comment="executions by state; they add up to targets"),
             Column("accepted_us", Int64, nullable=False),
             Column("expires_at", Int64, nullable=False, comment="Unix seconds"),
+            Column("timeout_s", Int64, nullable=False),
             Column("finished_us", Int64),
             Column("cancel_requested_us", Int64),
             Column("retry_of", Identifier()),
@@ -109,7 +110,7 @@ class TasksProjection(Projection):
                 self._change(rows, stored, event)
 
     def _accept(self, rows: Rows, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
-        level = event.guard.get("level")
+        level, timeout = event.guard.get("level"), event.request["timeout"]
         rows.put(
             self.task,
             {
@@ -123,6 +124,7 @@ class TasksProjection(Projection):
                 "counts": {"queued": len(event.hosts)},
                 "accepted_us": stored.recorded_us,
                 "expires_at": event.expires_at,
+                "timeout_s": timeout if isinstance(timeout, int) else 0,
                 "finished_us": None,
                 "cancel_requested_us": None,
                 "retry_of": event.retry_of,

@@ -6,7 +6,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from control_plane.projections.hosts import HostsProjection
+from control_plane.events.presence import LastHeartbeat
+from control_plane.projections.hosts import HostsProjection, last_of
+from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
 from control_plane.storage.engine import Database
 
@@ -34,6 +36,7 @@ class HostView:
     memory_usage: float | None
     groups_bound: Sequence[str] | None
     facts: Mapping[str, Any]
+    heartbeat_seq: int
     usage_pos: int
 
     @property
@@ -69,6 +72,18 @@ class Usage:
     recorded_us: int
     cpu_usage: float
     memory_usage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardHost:
+    """What presence goes on from: the state that was said last, and the last heartbeat that counted."""
+
+    hostname: str
+    state: str
+    heartbeat_seq: int
+    last_heartbeat_us: int | None
+    interval_s: int | None
+    last: LastHeartbeat | None
 
 
 class HostQueries:
@@ -125,6 +140,15 @@ class HostQueries:
     async def registered(self) -> list[HostView]:
         """Every host that ever was, in whatever state: for dispatch and presence."""
         return await self._select()
+
+    async def heard(self) -> tuple[Positions, list[HeardHost]]:
+        """A position of both logs, and every registered host, at least as new as that."""
+        t = self._host
+        async with self._database.read() as connection:
+            as_of = await position_of(connection, HostsProjection.name)
+            rows = (await connection.execute(select(t).where(t.c.pos > 0))).mappings()
+            names = ("hostname", "state", "heartbeat_seq", "last_heartbeat_us", "interval_s")
+            return as_of, [HeardHost(**{name: row[name] for name in names}, last=last_of(row)) for row in rows]
 
     async def by_name(self, hostnames: Collection[str]) -> dict[str, HostView]:
         return {host.hostname: host for host in await self._select(self._host.c.hostname.in_(list(hostnames)))}

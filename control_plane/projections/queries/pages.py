@@ -56,6 +56,6 @@ async def position_of(connection: AsyncConnection, name: str) -> Positions:
     return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
 
 
-async def counts_of(connection: AsyncConnection, counting: Select[tuple[str, int]]) -> dict[str, int]:
+async def counts_of(connection: AsyncConnection, counting: Select[str, int]) -> dict[str, int]:
     """The counts of a `SELECT state, COUNT(*) … GROUP BY state`."""
     return {row[0]: row[1] for row in await connection.execute(counting)}

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from control_plane.events.tasks import Delivery
 from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
@@ -63,7 +63,8 @@ class OpenExecution:
     state: str
     accepted_seq: int
     started_us: int | None
-    sent_us: int | None
+    expires_at: int
+    timeout_s: int
     delivery: Delivery
 
 
@@ -226,17 +227,36 @@ class TaskQueries:
 
     async def open_executions(self) -> tuple[int, list[OpenExecution]]:
         """A log position, and every execution that is not terminal, at least as new as that, oldest task first."""
-        e, o = self._execution, self._online
-        statement = (
-            select(e, o.c.online_seq)
-            .select_from(e.outerjoin(o, o.c.hostname == e.c.hostname))
-            .where(e.c.is_open == 1)
-            .order_by(e.c.accepted_seq, e.c.hostname)
-        )
+        statement = self._open().order_by(self._execution.c.accepted_seq, self._execution.c.hostname)
         async with self._database.read() as connection:
             as_of = await position_of(connection, TasksProjection.name)
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
+
+    async def overdue(self, now_s: int, *, limit: int) -> list[OpenExecution]:
+        """Open executions whose time to be delivered, or to run, may be over."""
+        e, t = self._execution, self._task
+        statement = (
+            self._open()
+            .where(
+                or_(
+                    and_(e.c.started_us.is_(None), t.c.expires_at < now_s),
+                    e.c.started_us < (now_s - t.c.timeout_s) * 1_000_000,
+                )
+            )
+            .order_by(e.c.accepted_seq, e.c.hostname)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [_open(row) for row in (await connection.execute(statement)).mappings()]
+
+    def _open(self) -> Select[Any]:
+        e, o, t = self._execution, self._online, self._task
+        return (
+            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s)
+            .select_from(e.join(t, t.c.task_id == e.c.task_id).outerjoin(o, o.c.hostname == e.c.hostname))
+            .where(e.c.is_open == 1)
+        )
 
 
 def _task(row: Mapping[Any, Any]) -> TaskView:
@@ -255,6 +275,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         state=row["state"],
         accepted_seq=row["accepted_seq"],
         started_us=row["started_us"],
-        sent_us=row["sent_us"],
+        expires_at=row["expires_at"],
+        timeout_s=row["timeout_s"],
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
     )
