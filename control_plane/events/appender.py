@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Head, Plan, plan
-from control_plane.events.envelope import LogName, Outcome, Recorded
+from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan
+from control_plane.events.envelope import Head, LogName, Outcome, Recorded
 from control_plane.events.merkle import CompactRange
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
@@ -109,6 +108,8 @@ class Appender:
             while calls := await self._next_calls():
                 await self._deal_with(calls)
         finally:
+            for call in self._calls:  # only when cancelled: nobody shall wait for ever
+                call.fail(StorageUnavailableError("the log was stopped"))
             if self._connection is not None:
                 await self._connection.close()
 
@@ -135,6 +136,10 @@ class Appender:
     async def _deal_with(self, calls: Sequence[_Call]) -> None:
         try:
             outcomes = await self._commit([entry for call in calls for entry in call.entries])
+        except asyncio.CancelledError:
+            for call in calls:
+                call.fail(StorageUnavailableError("the log was stopped"))
+            raise
         except Exception as error:  # noqa: BLE001 - the boundary of a batch: its callers are told, the next one goes on
             _logger.warning("batch not appended", extra={"log": self._log, "cause": str(error)})
             for call in calls:
@@ -159,7 +164,7 @@ class Appender:
 
     async def _commit_together(self, entries: Sequence[Entry]) -> list[Outcome]:
         claimed: dict[KeyBytes, Recorded] = {}
-        backoff = Backoff(first_s=0.02, most_s=1.0, rng=random.random)
+        backoff = Backoff(first_s=0.02, most_s=1.0)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(ATTEMPT_S):

@@ -5,23 +5,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from control_plane.errors import UnstorableError
-from control_plane.events.envelope import Conflict, Duplicate, NewEvent, Outcome, Recorded
-from control_plane.events.merkle import CompactRange, EventRow, Text, leaf_hash
+from control_plane.events.envelope import Conflict, Duplicate, Head, Key, NewEvent, Outcome, Recorded
+from control_plane.events.merkle import EventRow, Text, leaf_hash
 from control_plane.storage.dialect import KeyBytes
 
 MOST_EVENTS: Final = 500
 MOST_BYTES: Final = 512 * 1024
 
 KeyRow: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last event of a log (seq 0: none yet) and the Merkle tree over all of it."""
-
-    seq: int
-    recorded_us: int
-    tree: CompactRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +35,18 @@ class Plan:
     outcomes: list[Outcome]
 
 
+def key_bytes(key: Key) -> KeyBytes:
+    """The primary key of the key table."""
+    return key.subject.encode(), key.kind.encode(), key.hostname.encode(), key.part.encode()
+
+
 def encode(event: NewEvent, index: int) -> Entry:
     """The stored form of an event; UnstorableError(index) where no database could keep it."""
-    key = event.key
     if not (0 <= event.schema_v < 2**15 and -(2**63) <= (event.occurred_us or 0) < 2**63 and len(event.digest) == 32):
         raise UnstorableError(index, "a number or the digest of the event is out of range")
     try:
         return Entry(
-            (key.subject.encode(), key.kind.encode(), key.hostname.encode(), key.part.encode()),
+            key_bytes(event.key),
             event.digest,
             (
                 event.kind.encode(),

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from control_plane.events.merkle import CompactRange
+
 LogName: TypeAlias = Literal["event", "heartbeat_event"]
 
 EVENT: LogName = "event"
@@ -68,6 +70,15 @@ class StoredEvent:
     body: bytes
     signature: bytes | None
     key_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last event of a log (seq 0: none yet) and the Merkle tree over all of it."""
+
+    seq: int
+    recorded_us: int
+    tree: CompactRange
 
 
 @dataclass(frozen=True, slots=True)

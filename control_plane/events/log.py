@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import LogDamagedError
 from control_plane.events.appender import SELECT_HEAD, Appender, head_of
-from control_plane.events.batch import MOST_EVENTS, Head, encode
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, LogName, NewEvent, Outcome, StoredEvent
+from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.clock import Clock, SystemClock
@@ -19,7 +19,6 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 _LAST = 2**63 - 1
 _SHARE_HEAD = SELECT_HEAD.with_for_update(read=True)
-
 
 # The columns of an event table, in their order.
 _Row: TypeAlias = tuple[
@@ -157,9 +156,7 @@ class EventLog:
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""
-        by_bytes = {
-            (key.subject.encode(), key.kind.encode(), key.hostname.encode(), key.part.encode()): key for key in keys
-        }
+        by_bytes = {key_bytes(key): key for key in keys}
         wanted = list(by_bytes)
         found: dict[Key, int] = {}
         async with self._database.read() as connection:
