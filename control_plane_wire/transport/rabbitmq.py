@@ -2,11 +2,14 @@
 
 A plain connection, not a robust one: what a robust connection restores on its own it also hides (lost return callbacks,
 endless declare loops, acknowledgements on dead channels). A session that is lost ends, and its owner starts over.
+Source: docs/decisions/0004-plain-connections.md
 """
 
 import asyncio
 import contextlib
 import itertools
+import logging
+import urllib.parse
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,12 +18,13 @@ from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelLockedResource
 from pamqp.commands import Basic
 
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
-from control_plane_wire.topology import Binding, Queue, Topology
+from control_plane_wire.topology import Binding, Topology
 from control_plane_wire.transport.base import (
     MAX_BATCH,
     PUBLISH_TIMEOUT_S,
@@ -31,13 +35,15 @@ from control_plane_wire.transport.base import (
     Unroutable,
 )
 
+log = logging.getLogger(__name__)
+
 CONNECT_TIMEOUT_S: Final = 10.0
 OPERATION_TIMEOUT_S: Final = 10.0
 MAX_IN_FLIGHT: Final = 500  # larger windows get slower: each multiple confirm walks all that are outstanding
 BLOCKED_AFTER_S: Final = 3.0  # an unconfirmed publish this old means that the broker takes none
 
 # What aio-pika raises when the connection or a channel is gone; ChannelInvalidStateError is a RuntimeError.
-_LOST = (AMQPError, OSError, RuntimeError, TimeoutError)
+_LOST: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 
 
 class RabbitTransport:
@@ -62,16 +68,26 @@ class RabbitTransport:
                 client_properties={"connection_name": name},
             )
         try:
-            with _lost_means_unavailable("cannot open a channel"):
-                session = await _Session.open(connection)
+            session = _Session(connection, user=_user_of(self._url))
+            await session.open()
             try:
                 yield session
             finally:
                 await session.flush()
         finally:
-            with contextlib.suppress(*_LOST):
-                async with asyncio.timeout(OPERATION_TIMEOUT_S):
-                    await connection.close()
+            await _close(connection)
+
+
+def _user_of(url: str) -> str | None:
+    user = urllib.parse.urlsplit(url).username
+    return None if user is None else urllib.parse.unquote(user)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close what may be gone already, or not answer."""
+    with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot close"):
+        async with asyncio.timeout(OPERATION_TIMEOUT_S):
+            await connection.close()
 
 
 class _lost_means_unavailable(contextlib.AbstractContextManager[None]):  # noqa: N801 - used like a function
@@ -85,7 +101,7 @@ class _lost_means_unavailable(contextlib.AbstractContextManager[None]):  # noqa:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, _LOST) or (isinstance(error, asyncio.CancelledError) and not _is_cancelled()):
-            raise TransportUnavailableError(f"{self._what}: {type(error).__name__} {error}".rstrip()) from error
+            raise TransportUnavailableError(f"{self._what}: {_describe(error)}") from error
 
 
 def _is_cancelled() -> bool:
@@ -93,35 +109,52 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _describe(error: BaseException | None) -> str:
+    return f"{type(error).__name__} {error}".rstrip()
+
+
 class _Session:
-    def __init__(self, connection: AbstractConnection, publisher: AbstractChannel) -> None:
+    def __init__(self, connection: AbstractConnection, *, user: str | None) -> None:
         self._connection = connection
-        self._publisher = publisher
+        self._user = user
         self._lost = asyncio.Event()
+        self._lost_because = ""
         self._consumers: list[_Consumer] = []
         self._window = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._in_flight: dict[int, float] = {}
         self._counter = itertools.count()
         self._id = uuid4().hex
 
-    @classmethod
-    async def open(cls, connection: AbstractConnection) -> "_Session":
+    async def open(self) -> None:
         """Publishing has a channel to itself, and so has each consumer: a refusal on one leaves the others alone."""
-        channel = connection.channel(publisher_confirms=True)
-        await channel.initialize(timeout=OPERATION_TIMEOUT_S)
-        session = cls(connection, await channel.get_underlay_channel())
-        connection.close_callbacks.add(session._on_close)
-        channel.close_callbacks.add(session._on_close)
-        return session
+        self._connection.close_callbacks.add(self._on_close)
+        self._publisher = await self.open_channel(publisher_confirms=True)
 
-    def _on_close(self, *_: object) -> None:
+    async def open_channel(self, *, publisher_confirms: bool = False) -> AbstractChannel:
+        """A channel whose end is the session's end."""
+        self.check_open()
+        with _lost_means_unavailable("cannot open a channel"):
+            async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                channel = self._connection.channel(publisher_confirms=publisher_confirms)
+                await channel.initialize()
+                channel.close_callbacks.add(self._on_close)
+                return await channel.get_underlay_channel()
+
+    def _on_close(self, _: object, error: BaseException | None) -> None:
+        self.end(f"closed: {_describe(error)}")
+
+    def end(self, reason: str) -> None:
+        self._lost_because = self._lost_because or reason
         self._lost.set()
         for consumer in self._consumers:
             consumer.changed.set()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self._lost.is_set():
-            raise TransportUnavailableError("the connection is lost")
+            raise TransportUnavailableError(self._lost_because)
+
+    async def wait_lost(self) -> None:
+        await self._lost.wait()
 
     @property
     def is_blocked(self) -> bool:
@@ -129,117 +162,114 @@ class _Session:
         return oldest is not None and asyncio.get_running_loop().time() - oldest > BLOCKED_AFTER_S
 
     async def declare(self, topology: Topology) -> None:
-        async with self._operation("cannot declare") as channel:
-            for exchange in topology.exchanges:
-                await channel.exchange_declare(
-                    exchange, exchange_type="topic", durable=True, timeout=OPERATION_TIMEOUT_S
-                )
-        for queue in topology.queues:
-            await self._declare_queue(queue)
-        async with self._operation("cannot bind") as channel:
-            for binding in topology.bindings:
-                await _bind(channel, binding)
-
-    async def _declare_queue(self, queue: Queue) -> None:
         """Declare without arguments; a shared queue that somebody made with other ones is taken as it is."""
+        as_it_is: set[str] = set()
+        while (differs := await self._declare(topology, as_it_is)) is not None:
+            log.warning("queue has other properties than ours", extra={"queue": differs})
+            as_it_is.add(differs)
+
+    async def _declare(self, topology: Topology, as_it_is: set[str]) -> str | None:
+        """Declare all of it, or return the name of the shared queue that is there with other properties."""
+        name = None
         try:
-            async with self._operation(f"cannot declare queue {queue.name}") as channel:
-                await channel.queue_declare(
-                    queue.name, durable=queue.durable, exclusive=queue.exclusive, timeout=OPERATION_TIMEOUT_S
-                )
+            async with self._operation("cannot declare") as channel:
+                for exchange in topology.exchanges:
+                    await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+                for queue in topology.queues:
+                    name = None if queue.exclusive or queue.name in as_it_is else queue.name
+                    await channel.queue_declare(
+                        queue.name, passive=queue.name in as_it_is, durable=queue.durable, exclusive=queue.exclusive
+                    )
+                name = None
+                for binding in topology.bindings:
+                    await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
         except TransportUnavailableError as error:
-            differs = isinstance(error.__cause__, ChannelPreconditionFailed)
-            if not differs or queue.exclusive or not await self.queue_exists(queue.name):
+            if name is None or not isinstance(error.__cause__, ChannelPreconditionFailed):
                 raise
+        return name
 
     async def bind(self, binding: Binding) -> None:
         async with self._operation("cannot bind") as channel:
-            await _bind(channel, binding)
+            await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
 
     async def unbind(self, binding: Binding) -> None:
-        async with self._operation("cannot unbind") as channel, asyncio.timeout(OPERATION_TIMEOUT_S):
+        async with self._operation("cannot unbind") as channel:
             await channel.queue_unbind(binding.queue, binding.exchange, binding.routing_key)
-
-    @asynccontextmanager
-    async def _operation(self, what: str) -> AsyncIterator[AbstractChannel]:
-        """A channel to throw away: the broker closes it at each refusal."""
-        self._check_open()
-        with _lost_means_unavailable(what):
-            async with self._connection.channel(publisher_confirms=False) as channel:
-                yield await channel.get_underlay_channel()
 
     async def queue_exists(self, name: str) -> bool:
         try:
             async with self._operation("cannot look for a queue") as channel:
-                await channel.queue_declare(name, passive=True, timeout=OPERATION_TIMEOUT_S)
+                await channel.queue_declare(name, passive=True)
         except TransportUnavailableError as error:
             if isinstance(error.__cause__, ChannelNotFoundEntity):
                 return False
-            if not isinstance(error.__cause__, ChannelClosed):
-                raise  # else it is exclusive to somebody: it exists
+            if not isinstance(error.__cause__, ChannelLockedResource):  # somebody's exclusive queue: it exists
+                raise
         return True
 
+    @asynccontextmanager
+    async def _operation(self, what: str) -> AsyncIterator[AbstractChannel]:
+        """A channel to throw away: the broker closes it at each refusal."""
+        self.check_open()
+        with _lost_means_unavailable(what):
+            async with (
+                asyncio.timeout(OPERATION_TIMEOUT_S),
+                self._connection.channel(publisher_confirms=False) as channel,
+            ):
+                yield await channel.get_underlay_channel()
+
     async def publish(self, message: Message, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> PublishOutcome:
-        self._check_open()
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._window.acquire()
+        except TimeoutError as error:
+            raise TransportUnavailableError("the broker takes nothing for now") from error
         number = next(self._counter)
-        async with self._window:
-            self._check_open()
-            self._in_flight[number] = asyncio.get_running_loop().time()
-            try:
-                answer = await self._publisher.basic_publish(
-                    message.body,
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    mandatory=True,
-                    wait=False,  # type: ignore[call-arg]  # the confirm is waited for, not the socket's drain
-                    timeout=timeout_s,
-                    properties=self._properties(message, number),
-                )
-            except _LOST as error:  # a nack too: a queue refused, others may have taken it
-                raise PublishUnconfirmedError(f"{type(error).__name__} {error}".rstrip()) from error
-            except asyncio.CancelledError as error:
-                if _is_cancelled():
-                    raise
-                raise PublishUnconfirmedError("the connection was lost") from error
-            finally:
-                del self._in_flight[number]
+        self._in_flight[number] = loop.time()
+        try:
+            self.check_open()
+            return await self._publish(message, number, until_s - loop.time())
+        finally:
+            del self._in_flight[number]
+            self._window.release()
+
+    async def _publish(self, message: Message, number: int, timeout_s: float) -> PublishOutcome:
+        try:
+            answer = await self._publisher.basic_publish(
+                message.body,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                mandatory=True,
+                wait=False,  # type: ignore[call-arg]  # the confirm is waited for, not the socket's drain
+                timeout=timeout_s,
+                properties=self._properties(message, number),
+            )
+        except _LOST as error:  # a nack too: a queue refused, others may have taken it
+            raise PublishUnconfirmedError(_describe(error)) from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise PublishUnconfirmedError("the connection was lost") from error
         return Unroutable() if isinstance(answer, DeliveredMessage) else Confirmed()
 
     def _properties(self, message: Message, number: int) -> Basic.Properties:
-        """A message_id of its own for each publish: with equal ones in flight, returns are attributed wrongly."""
         return Basic.Properties(
             delivery_mode=2 if message.persistent else 1,
             content_type="application/json",
+            # One of its own for each publish: with equal ones in flight, returns are attributed wrongly.
             message_id=f"{self._id}:{number}",
             correlation_id=message.correlation_id,
             expiration=None if message.expiration_s is None else str(max(0, int(message.expiration_s * 1000))),
             headers=dict(message.headers),
+            user_id=self._user,  # checked by the broker, so free evidence for whoever receives it
         )
 
-    async def consume(self, queue: str, *, prefetch: int) -> AsyncIterator[Sequence["_Delivery"]]:
-        self._check_open()
-        consumer = _Consumer()
-        with _lost_means_unavailable("cannot consume"):
-            channel = self._connection.channel(publisher_confirms=False)
-            await channel.initialize(timeout=OPERATION_TIMEOUT_S)
-            channel.close_callbacks.add(self._on_close)
-            await channel.set_qos(prefetch_count=prefetch, timeout=OPERATION_TIMEOUT_S)
-            consumer.channel = await channel.get_underlay_channel()
-            await consumer.channel.basic_consume(queue, consumer.receive, timeout=OPERATION_TIMEOUT_S)
+    def consume(self, queue: str, *, prefetch: int) -> AsyncIterator[Sequence["_Delivery"]]:
+        consumer = _Consumer(self, queue, prefetch)
         self._consumers.append(consumer)
-        try:
-            while True:
-                await consumer.changed.wait()
-                self._check_open()
-                await consumer.flush()
-                if batch := consumer.take():
-                    yield batch
-        finally:
-            self._consumers.remove(consumer)
-            await consumer.flush()
-            channel.close_callbacks.remove(self._on_close)
-            with contextlib.suppress(*_LOST):  # what was not settled goes back to the queue
-                await channel.close()
+        return consumer
 
     async def flush(self) -> None:
         """Send the acknowledgements that are still to be sent, before the connection is closed."""
@@ -250,53 +280,83 @@ class _Session:
 class _Consumer:
     """One consumer on a channel of its own, so that one acknowledgement can settle many deliveries."""
 
-    def __init__(self) -> None:
-        self.channel: AbstractChannel | None = None
+    def __init__(self, session: _Session, queue: str, prefetch: int) -> None:
         self.changed = asyncio.Event()
+        self._session = session
+        self._queue = queue
+        self._prefetch = prefetch
+        self._channel: AbstractChannel | None = None
         self._waiting: deque[_Delivery] = deque()
-        self._unsettled: deque[int] = deque()
-        self._acked: set[int] = set()
-        self._rejected: list[int] = []
+        self._unsettled: dict[int, None] = {}  # delivery tags in their order
+        self._acked: dict[int, None] = {}  # of these, what is still to be told to the broker
+        self._rejected: dict[int, None] = {}
 
-    async def receive(self, message: DeliveredMessage) -> None:
+    def __aiter__(self) -> "_Consumer":
+        return self
+
+    async def __anext__(self) -> "Sequence[_Delivery]":
+        if self._channel is None:
+            self._channel = await self._start()
+        while True:
+            self.changed.clear()
+            self._session.check_open()
+            await self.flush()
+            if self._waiting:
+                return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+            await self.changed.wait()
+
+    async def _start(self) -> AbstractChannel:
+        channel = await self._session.open_channel()
+        with _lost_means_unavailable(f"cannot consume from {self._queue}"):
+            async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                channel.on_consumer_cancel_callbacks.add(self._on_cancel)
+                await channel.basic_qos(prefetch_count=self._prefetch)
+                await channel.basic_consume(self._queue, self._receive)
+        return channel
+
+    def _on_cancel(self, _: Basic.Cancel) -> None:
+        self._session.end(f"queue {self._queue} is gone")
+
+    async def _receive(self, message: DeliveredMessage) -> None:
         """Only keep it: callbacks are cancelled when their channel closes."""
         delivery = _Delivery(self, message)
         self._waiting.append(delivery)
-        self._unsettled.append(delivery.tag)
+        self._unsettled[delivery.tag] = None
         self.changed.set()
-
-    def take(self) -> "list[_Delivery]":
-        taken = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-        if self._waiting:
-            self.changed.set()
-        return taken
 
     def ack(self, tag: int) -> None:
-        self._acked.add(tag)
-        self.changed.set()
+        if tag in self._unsettled and tag not in self._rejected:
+            self._acked[tag] = None
+            self.changed.set()
 
     def reject(self, tag: int) -> None:
-        self._rejected.append(tag)
-        self.ack(tag)
+        if tag in self._unsettled and tag not in self._acked:
+            self._rejected[tag] = None
+            self.changed.set()
 
     async def flush(self) -> None:
-        """Settle everything up to the first delivery that is not settled yet by one multiple acknowledgement."""
-        self.changed.clear()
-        if self._waiting:
-            self.changed.set()
-        if self.channel is None or self.channel.is_closed:
-            return
-        rejected, self._rejected = self._rejected, []
-        highest = None
-        while self._unsettled and self._unsettled[0] in self._acked:
-            tag = self._unsettled.popleft()
-            self._acked.discard(tag)
-            highest = highest if tag in rejected else tag
-        with contextlib.suppress(*_LOST):  # the broker sends them again
-            for tag in rejected:
-                await self.channel.basic_reject(tag, requeue=False, wait=False)
-            if highest is not None:
-                await self.channel.basic_ack(highest, multiple=True, wait=False)
+        """Tell the broker what was settled. Where that fails the session is lost, and they come again."""
+        if self._channel is not None and (self._acked or self._rejected):
+            with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot acknowledge"):
+                async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                    await self._settle(self._channel)
+
+    async def _settle(self, channel: AbstractChannel) -> None:
+        """One acknowledgement for all from the oldest on, and one for each that has an unsettled one before it.
+
+        Acknowledging a tag twice would close the channel, so each is forgotten as soon as it is sent, and not before.
+        """
+        for tag in list(self._rejected):
+            await channel.basic_reject(tag, requeue=False, wait=False)
+            del self._unsettled[tag], self._rejected[tag]
+        oldest = list(itertools.takewhile(self._acked.__contains__, self._unsettled))
+        if oldest:
+            await channel.basic_ack(oldest[-1], multiple=True, wait=False)
+            for tag in oldest:
+                del self._unsettled[tag], self._acked[tag]
+        for tag in list(self._acked):
+            await channel.basic_ack(tag, wait=False)
+            del self._unsettled[tag], self._acked[tag]
 
 
 class _Delivery:
@@ -336,7 +396,3 @@ class _Delivery:
 
     def reject(self) -> None:
         self._consumer.reject(self.tag)
-
-
-async def _bind(channel: AbstractChannel, binding: Binding) -> None:
-    await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key, timeout=OPERATION_TIMEOUT_S)

@@ -50,9 +50,6 @@ class Reader:
             found.append(delivery.body)
         return found
 
-    async def close(self) -> None:
-        await self.batches.aclose()  # type: ignore[attr-defined]
-
 
 class TransportContract:
     """Inherited for each implementation, which gives the fixture `transport`."""
@@ -131,10 +128,10 @@ class TransportContract:
             async with asyncio.timeout(0.3):
                 await anext(reader.batches)
 
-        # A cancelled read ends the iterator; what it held is delivered again, in order.
         assert [d.body for d in held] == [b"0", b"1", b"2"]
-        again = Reader(session, "work", prefetch=100)
-        assert sorted(await again.bodies(10)) == [str(n).encode() for n in range(10)]
+        for delivery in held:
+            delivery.ack()
+        assert await reader.bodies(7) == [str(n).encode() for n in range(3, 10)]
 
     async def test_acknowledging_makes_room_for_more(self, session: Session) -> None:
         await session.declare(a_topology())
@@ -153,7 +150,6 @@ class TransportContract:
                 delivery = await reader.next()
                 if n not in {1, 4}:
                     delivery.ack()
-            await reader.close()
         async with transport.connect("second") as session:
             reader = Reader(session, "work")
             first = await reader.next()
