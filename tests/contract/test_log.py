@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
@@ -278,6 +278,23 @@ class EventLogContract:
         with pytest.raises(StorageUnavailableError):
             await log.append([an_event("late")])
 
+    async def test_callers_of_a_log_that_is_cancelled_do_not_wait_for_ever(self, database: Database) -> None:
+        opened: asyncio.Future[EventLog] = asyncio.get_running_loop().create_future()
+
+        async def hold() -> None:
+            async with EventLog.open(database) as log:
+                opened.set_result(log)
+                await asyncio.Event().wait()
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks, database.write() as connection:
+            await connection.execute(select(log_head).where(log_head.c.log == EVENT).with_for_update())
+            holder = tasks.create_task(hold())
+            call = tasks.create_task(refused((await opened).append([an_event()])))
+            while not holder.done():  # the first asks it to finish what it holds, the second to leave it
+                await asyncio.sleep(0.01)
+                holder.cancel()
+            assert isinstance(await call, StorageUnavailableError)
+
     async def test_an_error_of_the_block_comes_out_of_the_log_as_it_is(self, database: Database) -> None:
         with pytest.raises(ZeroDivisionError):
             async with EventLog.open(database):
@@ -473,6 +490,14 @@ class TestMysqlLog(EventLogContract):
             assert not command.done()
 
         assert isinstance(command.result()[0], Recorded)
+
+
+async def refused(call: Awaitable[object]) -> Exception | None:
+    try:
+        await call
+    except StorageUnavailableError as error:
+        return error
+    return None
 
 
 def void(_: object) -> None:
