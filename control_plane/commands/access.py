@@ -2,12 +2,12 @@
 
 import secrets
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 from control_plane.commands.passwords import digest
-from control_plane.errors import NotAllowedError, RefusedError
+from control_plane.errors import NotAllowedError, NotFoundError
 from control_plane.events import access
 from control_plane.events.event import Event
 
@@ -26,7 +26,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPER
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60
-MAX_TOKEN_DAYS: Final = 365
+TOKEN_PREFIX: Final = "cp"  # noqa: S105 - what tokens begin with, so that scanners find them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,15 @@ class Principal:
     """Whoever asks: a user, by a session or by a token.
 
     Attributes:
-        session_sha256: of the session it came by, None for a token and for the server's own command line.
+        session_sha256, token_id: of what it came by; neither for the server's own command line.
+        address: where the request came from, for the record.
     """
 
     username: str
     role: str
     session_sha256: str | None = None
     token_id: str | None = None
+    address: str | None = None
 
     @property
     def permissions(self) -> frozenset[str]:
@@ -55,31 +57,41 @@ def may(principal: Principal, permission: str) -> bool:
     return permission in principal.permissions
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class User:
+    """A user as one event left it. Attributes: `changed_seq`: that event."""
+
     username: str
     role: str
-    enabled: bool
     changed_seq: int
-    password_seq: int = 0
     phc_sha256: str | None = None
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
+    """Attributes: `opened_at`, `expires_at`: Unix seconds."""
+
     username: str
+    opened_at: int
     expires_at: int
-    seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
+    """An API token; `created_seq` is its event, `expires_at` Unix seconds."""
+
     token_id: str
     username: str
     name: str
     token_sha256: str
     expires_at: int
-    seq: int
+    created_seq: int
+
+
+UserChange: TypeAlias = (
+    access.UserCreated | access.UserRoleChanged | access.UserDisabled | access.UserEnabled | access.UserPasswordChanged
+)
 
 
 @dataclass(slots=True)
@@ -88,75 +100,79 @@ class AccessState:
 
     users: dict[str, User] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
-    closed_sessions: set[str] = field(default_factory=set)
     tokens: dict[str, Token] = field(default_factory=dict)
-    revoked_tokens: set[str] = field(default_factory=set)
+    # What has ended, so that a copy of the event that began it begins nothing; sessions only until they would have
+    # expired anyway.
+    _ended_sessions: dict[str, int] = field(default_factory=dict)
+    _ended_tokens: set[str] = field(default_factory=set)
 
     def apply(self, event: Event, seq: int) -> bool:
         """Take one event in; False where it does not follow from what stands (a copy of an old one, say)."""
         match event:
-            case access.UserCreated():
-                return self._create(event, seq)
-            case access.UserRoleChanged() | access.UserDisabled() | access.UserEnabled() | access.UserPasswordChanged():
+            case (
+                access.UserCreated()
+                | access.UserRoleChanged()
+                | access.UserDisabled()
+                | access.UserEnabled()
+                | access.UserPasswordChanged()
+            ):
                 return self._change(event, seq)
             case access.SessionOpened():
-                if event.session_sha256 in self.closed_sessions or event.session_sha256 in self.sessions:
-                    return False
-                self.sessions[event.session_sha256] = Session(event.username, event.expires_at, seq)
+                return self._open(event)
             case access.SessionClosed():
-                self.closed_sessions.add(event.session_sha256)
-                self.sessions.pop(event.session_sha256, None)
+                self._end_sessions([event.session_sha256])
             case access.TokenCreated():
-                if event.token_id in self.revoked_tokens or event.token_id in self.tokens:
-                    return False
-                self.tokens[event.token_id] = Token(
-                    event.token_id, event.username, event.name, event.token_sha256, event.expires_at, seq
-                )
+                return self._create_token(event, seq)
             case access.TokenRevoked():
-                self.revoked_tokens.add(event.token_id)
-                self.tokens.pop(event.token_id, None)
+                self._end_tokens([event.token_id])
         return True
 
-    def _create(self, event: access.UserCreated, seq: int) -> bool:
-        if event.username in self.users or event.based_on != 0:
-            return False
-        self.users[event.username] = User(event.username, event.role, enabled=True, changed_seq=seq)
-        return True
-
-    def _change(
-        self,
-        event: access.UserRoleChanged | access.UserDisabled | access.UserEnabled | access.UserPasswordChanged,
-        seq: int,
-    ) -> bool:
+    def _change(self, event: UserChange, seq: int) -> bool:
         user = self.users.get(event.username)
-        if user is None or event.based_on != user.changed_seq:
+        if event.based_on != (user.changed_seq if user else 0):
             return False
-        user.changed_seq = seq
-        match event:
-            case access.UserRoleChanged(role=role):
-                user.role = role
-            case access.UserDisabled():
-                user.enabled = False
-                self._end_all_of(user.username)
-            case access.UserEnabled():
-                user.enabled = True
-            case access.UserPasswordChanged(phc_sha256=phc_sha256):
-                user.phc_sha256, user.password_seq = phc_sha256, seq
-                self._end_sessions_of(user.username)
+        changed = _changed(user, event, seq)
+        if changed is None:
+            return False
+        self.users[event.username] = changed
+        if isinstance(event, access.UserRoleChanged | access.UserDisabled | access.UserPasswordChanged):
+            self._end_sessions([sha for sha, session in self.sessions.items() if session.username == event.username])
+        if isinstance(event, access.UserDisabled):
+            self._end_tokens([token.token_id for token in self.tokens.values() if token.username == event.username])
         return True
 
-    def _end_sessions_of(self, username: str) -> None:
-        ended = [sha for sha, session in self.sessions.items() if session.username == username]
-        self.closed_sessions.update(ended)
-        for sha in ended:
-            del self.sessions[sha]
+    def _open(self, event: access.SessionOpened) -> bool:
+        sha = event.session_sha256
+        if sha in self.sessions or sha in self._ended_sessions:
+            return False
+        opened_at = event.expires_at - SESSION_S
+        self._ended_sessions = {old: until for old, until in self._ended_sessions.items() if until > opened_at}
+        self.sessions = {old: session for old, session in self.sessions.items() if session.expires_at > opened_at}
+        self.sessions[sha] = Session(event.username, opened_at, event.expires_at)
+        return True
 
-    def _end_all_of(self, username: str) -> None:
-        self._end_sessions_of(username)
-        ended = [token_id for token_id, token in self.tokens.items() if token.username == username]
-        self.revoked_tokens.update(ended)
+    def _create_token(self, event: access.TokenCreated, seq: int) -> bool:
+        if event.token_id in self.tokens or event.token_id in self._ended_tokens:
+            return False
+        self.tokens[event.token_id] = Token(
+            token_id=event.token_id,
+            username=event.username,
+            name=event.name,
+            token_sha256=event.token_sha256,
+            expires_at=event.expires_at,
+            created_seq=seq,
+        )
+        return True
+
+    def _end_sessions(self, ended: Collection[str]) -> None:
+        for sha in ended:
+            if (session := self.sessions.pop(sha, None)) is not None:
+                self._ended_sessions[sha] = session.expires_at
+
+    def _end_tokens(self, ended: Collection[str]) -> None:
+        self._ended_tokens.update(ended)
         for token_id in ended:
-            del self.tokens[token_id]
+            self.tokens.pop(token_id, None)
 
     def by_session(self, secret: str, now_s: int) -> Principal | None:
         sha = digest(secret)
@@ -166,7 +182,7 @@ class AccessState:
         return self._principal(session.username, session_sha256=sha)
 
     def by_token(self, text: str, now_s: int) -> Principal | None:
-        token_id = _token_id(text)
+        token_id = token_id_of(text, TOKEN_PREFIX)
         token = self.tokens.get(token_id) if token_id else None
         if token is None or token.expires_at <= now_s or not secrets.compare_digest(token.token_sha256, digest(text)):
             return None
@@ -181,11 +197,30 @@ class AccessState:
         return Principal(username=username, role=user.role, session_sha256=session_sha256, token_id=token_id)
 
     def user(self, username: str) -> User:
-        """Raises RefusedError where there is none."""
+        """Raises NotFoundError where there is none."""
         user = self.users.get(username)
         if user is None:
-            raise RefusedError("unknown_user", f"there is no user {username}")
+            raise NotFoundError("unknown_user", f"there is no user {username}")
         return user
+
+
+def _changed(user: User | None, event: UserChange, seq: int) -> User | None:
+    """The user after the event; None where the event does not fit."""
+    if user is None:
+        if not isinstance(event, access.UserCreated):
+            return None
+        return User(username=event.username, role=event.role, changed_seq=seq, phc_sha256=event.phc_sha256)
+    match event:
+        case access.UserCreated():
+            return None
+        case access.UserRoleChanged(role=role):
+            return replace(user, changed_seq=seq, role=role)
+        case access.UserDisabled():
+            return replace(user, changed_seq=seq, enabled=False)
+        case access.UserEnabled():
+            return replace(user, changed_seq=seq, enabled=True)
+        case access.UserPasswordChanged(phc_sha256=phc_sha256):
+            return replace(user, changed_seq=seq, phc_sha256=phc_sha256)
 
 
 def new_secret() -> str:
@@ -194,23 +229,18 @@ def new_secret() -> str:
 
 
 def new_token(prefix: str) -> tuple[str, str]:
-    """A token's id and its text `<prefix>_<id>_<256 bits><checksum>`; the checksum lets scanners tell it from noise."""
+    """A token's id and its text `<prefix>_<id>_<256 bits><CRC-32>`; the checksum lets scanners tell it from noise."""
     token_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     text = f"{prefix}_{token_id}_{secret}"
     return token_id, f"{text}{zlib.crc32(text.encode()):08x}"
 
 
-def _token_id(text: str) -> str | None:
-    """The id in a token's text, None where its form or its checksum is wrong."""
-    parts = text.split("_")
-    well_formed = len(parts) == 3 and len(parts[1]) == 16 and len(parts[2]) == 72 and text.isascii()
-    if not well_formed or f"{zlib.crc32(text[:-8].encode()):08x}" != text[-8:]:
-        return None
-    return parts[1]
-
-
 def token_id_of(text: str, prefix: str) -> str | None:
-    return _token_id(text) if text.startswith(f"{prefix}_") else None
+    """The id in a token's text; None where its form or its checksum is wrong, which saves looking it up."""
+    parts = text.split("_")
+    if not text.isascii() or len(parts) != 3 or parts[0] != prefix or len(parts[2]) != 72:
+        return None
+    return parts[1] if f"{zlib.crc32(text[:-8].encode()):08x}" == text[-8:] else None
 
 
 def check_may(principal: Principal, permission: str) -> None:

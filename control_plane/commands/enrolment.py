@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from control_plane.commands.access import new_token, token_id_of
+from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotSignedInError, RefusedError
@@ -72,9 +73,9 @@ def decide_token(
         token_id=token_id,
         token_sha256=digest(text),
         groups=checked_groups(groups),
-        expires_at=now_s + expires_in,
+        expires_at=now_s + checked_number("expires_in", expires_in, least=1, most=MAX_TOKEN_S),
         created_by=by,
-        hostname=hostname,
+        hostname=None if hostname is None else checked_name("hostname", hostname),
     )
     return event, text
 

@@ -7,22 +7,29 @@ from typing import Final
 
 from control_plane_wire.strict_json import JsonObject
 
+LOOKED_AT: Final = 4096  # characters of a command; patterns on much longer text could be made to take seconds
+
+_STOP: Final = r"\b(stop|disable|mask|kill|pkill|killall)\b"
+_LIFELINE: Final = r"\b(sshd?|control-plane-agent)\b"
 RISKS: Final[Mapping[str, re.Pattern[str]]] = {
-    "recursive delete at /": re.compile(r"\brm\s+(-\w+\s+)*-\w*[rR]\w*\s+(-\S+\s+)*/(\s|\*|$)"),
+    "recursive delete at /": re.compile(
+        r"\brm\b(?=[^;|&]*\s(-\w*[rR]\w*|--recursive)\b)[^;|&]*\s[\"']?/+[*.]?[\"']?\s*($|[\s;|&])"
+    ),
     "makes a file system": re.compile(r"\bmkfs(\.\w+)?\b"),
-    "writes to a device": re.compile(r"\bdd\b.*\bof=/dev/"),
-    "restarts or stops the machine": re.compile(r"\b(reboot|shutdown|poweroff|halt)\b|\binit\s+[06]\b"),
-    "empties the firewall": re.compile(r"\b(iptables\s+(-F|--flush)|nft\s+flush\s+ruleset)\b"),
-    "stops ssh or the agent": re.compile(r"\bstop\b.*\b(sshd?|control-plane-agent)\b"),
+    "writes to a device": re.compile(r"\bdd\b.*\bof=/dev/|>\s*/dev/(sd|vd|xvd|nvme|mmcblk|disk)"),
+    "restarts or stops the machine": re.compile(r"\b(reboot|shutdown|poweroff|halt)\b|\b(init|telinit)\s+[06]\b"),
+    "empties the firewall": re.compile(r"\bip6?tables\b.*\s(-F|--flush)\b|\bnft\s+flush\b|\bufw\s+(disable|reset)\b"),
+    "stops ssh or the agent": re.compile(rf"{_STOP}.*{_LIFELINE}|\bservice\s+{_LIFELINE}\s+stop\b"),
     "removes users": re.compile(r"\b(userdel|deluser)\b"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
-    """From how many hosts on a command is confirmed."""
+    """Where the levels begin: more than `many_hosts`, and of those more than `fleet_fraction` of the fleet."""
 
     many_hosts: int = 10
+    fleet_fraction: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +44,15 @@ class Guard:
 
 
 def assess(command: str, *, hosts: int, fleet: int, is_all: bool, limits: GuardLimits) -> Guard:
-    """The guard of a command line for that many hosts of a fleet."""
-    if hosts <= limits.many_hosts:
-        return Guard(1, ())
-    rules = [name for name, pattern in RISKS.items() if pattern.search(command)]
-    if is_all:
-        rules.append("all hosts")
-    elif hosts * 2 > fleet:
-        rules.append("more than half of the fleet")
+    """The guard of a command line for that many hosts of a fleet; a risky one is level 3 even for one host."""
+    rules = [name for name, pattern in RISKS.items() if pattern.search(command[:LOOKED_AT])]
+    if hosts > limits.many_hosts:
+        if is_all:
+            rules.append("all hosts")
+        elif hosts > fleet * limits.fleet_fraction:
+            rules.append(f"more than {limits.fleet_fraction:.0%} of the fleet")
     if rules:
         return Guard(3, tuple(rules))
-    return Guard(2, (f"more than {limits.many_hosts} hosts",))
+    if hosts > limits.many_hosts:
+        return Guard(2, (f"more than {limits.many_hosts} hosts",))
+    return Guard(1, ())

@@ -1,9 +1,10 @@
 """The fleet as the signed events say: who is registered, with which key, in which groups; and decisions on it."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from control_plane.commands.grammar import checked_line, checked_name
 from control_plane.errors import NotFoundError, RefusedError
 from control_plane.events.event import Event
 from control_plane.events.hosts import (
@@ -14,22 +15,31 @@ from control_plane.events.hosts import (
     HostRetired,
     HostRevoked,
 )
-from control_plane_wire.signing import decode_public_key, encode_base64
+from control_plane_wire.errors import SignatureError
+from control_plane_wire.signing import check_public_key, decode_public_key, encode_base64
 
 MAX_GROUPS: Final = 64
 MAX_LABELS: Final = 64
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Attributes: `groups`: each with the log position at which it was assigned; `changed_seq`: the last change."""
+    """A host as one event left it.
+
+    Attributes:
+        registered_seq, changed_seq: the events of its registration, and of its last change.
+        groups: each with the log position at which it was assigned.
+        is_enrolled: it came by a token, so its agent speaks more than the required fields.
+        status: registered, revoked or retired.
+    """
 
     hostname: str
     public_key: bytes
     generation: int
     registered_seq: int
     changed_seq: int
-    groups: dict[str, int]
+    groups: Mapping[str, int]
+    is_enrolled: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     maintenance: bool = False
     status: str = "registered"
@@ -41,52 +51,69 @@ class Host:
 
 @dataclass(slots=True)
 class FleetState:
+    """All hosts; `apply` is the only way in."""
+
     hosts: dict[str, Host] = field(default_factory=dict)
+    _versions: dict[str, list[Host]] = field(default_factory=dict)
 
     def apply(self, event: Event, seq: int) -> bool:
         """Take one event in; False where it does not follow from what stands (a copy of an old one, say)."""
         match event:
             case HostRegistered():
-                return self._register(event, seq)
+                return self._stand(self._registered(event, seq))
             case HostGroupsChanged() | HostLabelsChanged() | HostMaintenanceChanged() | HostRevoked() | HostRetired():
-                return self._change(event, seq)
+                return self._stand(self._changed(event, seq))
         return True
 
-    def _register(self, event: HostRegistered, seq: int) -> bool:
+    def _stand(self, host: Host | None) -> bool:
+        if host is None:
+            return False
+        self.hosts[host.hostname] = host
+        self._versions.setdefault(host.hostname, []).append(host)
+        return True
+
+    def _registered(self, event: HostRegistered, seq: int) -> Host | None:
         before = self.hosts.get(event.hostname)
         if event.generation != (before.generation + 1 if before else 1) or (before and before.status != "retired"):
-            return False
-        self.hosts[event.hostname] = Host(
+            return None
+        return Host(
             hostname=event.hostname,
             public_key=decode_public_key(event.public_key),
             generation=event.generation,
             registered_seq=seq,
             changed_seq=seq,
             groups=dict.fromkeys(event.groups, seq),
+            is_enrolled=event.enrolment_token_id is not None,
         )
-        return True
 
-    def _change(
+    def _changed(
         self,
         event: HostGroupsChanged | HostLabelsChanged | HostMaintenanceChanged | HostRevoked | HostRetired,
         seq: int,
-    ) -> bool:
+    ) -> Host | None:
         host = self.hosts.get(event.hostname)
         if host is None or event.based_on != host.changed_seq:
-            return False
-        host.changed_seq = seq
+            return None
         match event:
             case HostGroupsChanged(groups=groups):
-                host.groups = {group: host.groups.get(group, seq) for group in groups}
+                since = {group: host.groups.get(group, seq) for group in groups}
+                return replace(host, changed_seq=seq, groups=since)
             case HostLabelsChanged(labels=labels):
-                host.labels = labels
+                return replace(host, changed_seq=seq, labels=labels)
             case HostMaintenanceChanged(maintenance=maintenance):
-                host.maintenance = maintenance
+                return replace(host, changed_seq=seq, maintenance=maintenance)
             case HostRevoked():
-                host.status = "revoked"
+                return replace(host, changed_seq=seq, status="revoked")
             case HostRetired():
-                host.status = "retired"
-        return True
+                return replace(host, changed_seq=seq, status="retired")
+
+    def at(self, seq: int) -> "FleetState":
+        """The fleet as it stood at an earlier log position; for looking at only."""
+        then = (
+            next((host for host in reversed(versions) if host.changed_seq <= seq), None)
+            for versions in self._versions.values()
+        )
+        return FleetState({host.hostname: host for host in then if host is not None})
 
     def active(self) -> list[str]:
         """The hostnames that commands may go to, sorted."""
@@ -121,8 +148,13 @@ def decide_register(
     """The registration, or None where the host is registered already with this very key.
 
     Raises:
-        RefusedError: the name belongs to another key; it is never taken over silently.
+        RefusedError: `host_exists`: the name belongs to another key; it is never taken over silently. `weak_key`:
+            signatures under this key could be forged.
     """
+    try:
+        check_public_key(public_key)
+    except SignatureError as error:
+        raise RefusedError("weak_key", error.reason) from error
     before = fleet.hosts.get(hostname)
     if before is not None and before.status != "retired":
         if before.is_active and before.public_key == public_key:
@@ -131,7 +163,7 @@ def decide_register(
             "host_exists", f"{hostname} is {before.status} with another key; retire it first to register the name again"
         )
     return HostRegistered(
-        hostname=hostname,
+        hostname=checked_name("hostname", hostname),
         generation=before.generation + 1 if before else 1,
         public_key=encode_base64(public_key),
         groups=checked_groups(groups),
@@ -153,9 +185,10 @@ def decide_labels(fleet: FleetState, hostname: str, labels: Mapping[str, str]) -
     host = fleet.host(hostname)
     if len(labels) > MAX_LABELS:
         raise RefusedError("too_many_labels", f"a host has at most {MAX_LABELS} labels")
-    if labels == host.labels:
+    wanted = {checked_line("labels", name): checked_line(f"labels.{name}", text) for name, text in labels.items()}
+    if wanted == host.labels:
         return None
-    return HostLabelsChanged(hostname=hostname, based_on=host.changed_seq, labels=dict(labels))
+    return HostLabelsChanged(hostname=hostname, based_on=host.changed_seq, labels=wanted)
 
 
 def decide_maintenance(fleet: FleetState, hostname: str, maintenance: bool) -> HostMaintenanceChanged | None:
@@ -169,15 +202,19 @@ def decide_revoke(fleet: FleetState, hostname: str, reason: str | None) -> HostR
     host = fleet.host(hostname)
     if host.status == "revoked":
         return None
-    return HostRevoked(hostname=hostname, based_on=host.changed_seq, reason=reason)
+    return HostRevoked(hostname=hostname, based_on=host.changed_seq, reason=_checked_reason(reason))
 
 
 def decide_retire(fleet: FleetState, hostname: str, reason: str | None) -> HostRetired:
     host = fleet.host(hostname)
-    return HostRetired(hostname=hostname, based_on=host.changed_seq, reason=reason)
+    return HostRetired(hostname=hostname, based_on=host.changed_seq, reason=_checked_reason(reason))
 
 
 def checked_groups(groups: Collection[str]) -> tuple[str, ...]:
     if len(set(groups)) > MAX_GROUPS:
         raise RefusedError("too_many_groups", f"a host is in at most {MAX_GROUPS} groups")
-    return tuple(sorted(set(groups)))
+    return tuple(sorted(checked_name("groups", group) for group in set(groups)))
+
+
+def _checked_reason(reason: str | None) -> str | None:
+    return None if reason is None else checked_line("reason", reason)

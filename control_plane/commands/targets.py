@@ -1,15 +1,18 @@
 """From what was asked for to the exact hosts: resolving, freezing, and the digest of the frozen list."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from control_plane.commands.hosts import FleetState
+from control_plane.commands.grammar import checked_name
+from control_plane.commands.hosts import FleetState, Host
 from control_plane.commands.ports import Presence
 from control_plane.errors import RefusedError
 from control_plane_wire import strict_json
 from control_plane_wire.strict_json import Json, JsonObject
+
+MAX_NAMED = 10  # hosts that a refusal names; the rest it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,26 @@ class Hosts:
 Target: TypeAlias = OneHost | Group | All | Hosts
 
 
+def parse_target(value: Mapping[str, Json]) -> Target:
+    """What a request or a stored task aims at.
+
+    Raises:
+        RefusedError: `invalid_request`, or `not_supported` for a query.
+    """
+    match dict(value):
+        case {"host": str(hostname), **rest} if not rest:
+            return OneHost(checked_name("target.host", hostname.lower()))
+        case {"group": str(group), **rest} if not rest:
+            return Group(checked_name("target.group", group.lower()))
+        case {"all": True, **rest} if not rest:
+            return All()
+        case {"hosts": list(names), **rest} if names and not rest:
+            return Hosts(tuple(checked_name("target.hosts", str(name).lower()) for name in names))
+        case {"query": str(), **rest} if not rest:
+            raise RefusedError("not_supported", "queries are not supported yet; name hosts, a group, or all")
+    raise RefusedError("invalid_request", "target is not one of host, group, all, hosts")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excluded:
     hostname: str
@@ -70,11 +93,7 @@ def hosts_digest(hosts: tuple[str, ...]) -> str:
 
 
 def named_hosts(fleet: FleetState, target: Target) -> list[str]:
-    """Every registered host that the target means, sorted, in whatever state.
-
-    Raises:
-        RefusedError: a host is named that does not exist; a target is never silently narrowed.
-    """
+    """Every hostname that the target means, sorted, in whatever state; a retired one only where it is named."""
     match target:
         case All():
             return sorted(name for name, host in fleet.hosts.items() if host.status != "retired")
@@ -83,13 +102,24 @@ def named_hosts(fleet: FleetState, target: Target) -> list[str]:
                 name for name, host in fleet.hosts.items() if group in host.groups and host.status != "retired"
             )
         case OneHost(hostname):
-            names = [hostname]
+            return [hostname]
         case Hosts(hostnames):
-            names = sorted(set(hostnames))
-    unknown = [name for name in names if name not in fleet.hosts or fleet.hosts[name].status == "retired"]
-    if unknown:
-        raise RefusedError("unknown_host", f"not registered: {', '.join(unknown[:10])}")
-    return names
+            return sorted(set(hostnames))
+
+
+def check_named(fleet: FleetState, target: Target) -> None:
+    """Refuse a target that names a host which cannot be commanded: what is named is never silently left out.
+
+    Raises:
+        RefusedError: `unknown_host` or `host_not_active`, with the names.
+    """
+    if not isinstance(target, OneHost | Hosts):
+        return
+    names = named_hosts(fleet, target)
+    if unknown := [name for name in names if name not in fleet.hosts]:
+        raise RefusedError("unknown_host", f"not registered: {in_words(unknown)}")
+    if gone := [f"{name} ({fleet.hosts[name].status})" for name in names if not fleet.hosts[name].is_active]:
+        raise RefusedError("host_not_active", f"not to be commanded any more: {in_words(gone)}")
 
 
 def freeze(
@@ -103,19 +133,39 @@ def freeze(
     """Fix the hosts of a task.
 
     Args:
-        presences: by hostname; a host that is not in it has never been heard from.
+        presences: by hostname.
         needs_full_agent: the fields (env, cwd, stdin) that a basic agent cannot do; such hosts are left out.
     """
     hosts, basic, excluded = [], [], []
     for name in named_hosts(fleet, target):
-        presence = presences.get(name)
-        is_basic = presence is not None and presence.basic
-        if not fleet.hosts[name].is_active:
-            excluded.append(Excluded(hostname=name, reason=fleet.hosts[name].status))
-        elif is_basic and needs_full_agent:
-            excluded.append(Excluded(hostname=name, reason=f"basic agent: no {needs_full_agent}"))
-        else:
-            hosts.append(name)
-            if is_basic:
-                basic.append(name)
+        host = fleet.hosts.get(name)
+        is_basic = _is_basic(host, presences.get(name))
+        if reason := _left_out(host, needs_full_agent if is_basic else None):
+            excluded.append(Excluded(hostname=name, reason=reason))
+            continue
+        hosts.append(name)
+        if is_basic:
+            basic.append(name)
     return FrozenList(hosts=tuple(hosts), basic=tuple(basic), excluded=tuple(excluded), as_of=as_of)
+
+
+def _left_out(host: Host | None, not_possible: str | None) -> str | None:
+    """Why a host is left out, None where it is not."""
+    if host is None:
+        return "not registered"
+    if not host.is_active:
+        return host.status
+    return f"basic agent: no {not_possible}" if not_possible else None
+
+
+def _is_basic(host: Host | None, presence: Presence | None) -> bool:
+    """Whether its agent knows the required fields only; who enrolled with a token has shown that it knows more."""
+    if host is not None and host.is_enrolled:
+        return False
+    return presence is None or presence.basic
+
+
+def in_words(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(list(names)[:MAX_NAMED])
+    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"

@@ -1,25 +1,35 @@
 """Whether a task may be, and what exactly it is: state and request in, an event or a refusal out."""
 
 import hashlib
-import re
+import secrets
 import shlex
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from control_plane.commands.grammar import checked_line, checked_number, invalid
 from control_plane.commands.guard import Guard, GuardLimits, assess
 from control_plane.commands.hosts import FleetState
-from control_plane.commands.targets import All, FrozenList, Target
+from control_plane.commands.previews import PreviewId, check_preview
+from control_plane.commands.targets import All, FrozenList, Target, in_words
 from control_plane.errors import RefusedError
+from control_plane.events import registry
+from control_plane.events.envelope import StoredEvent
 from control_plane.events.tasks import TaskAccepted
 from control_plane_wire import strict_json
-from control_plane_wire.errors import SignatureError
-from control_plane_wire.messages import DEFAULT_EXPIRY_S, CommandMessage
+from control_plane_wire.errors import MalformedMessageError, SignatureError
+from control_plane_wire.messages import (
+    DEFAULT_EXPIRY_S,
+    MAX_COMMAND_BYTES,
+    MAX_EXPIRY_S,
+    CommandMessage,
+    parse_command,
+)
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, verify
 from control_plane_wire.strict_json import JsonObject
 
-PREVIEW_S: Final = 300
-_PREVIEW_ID: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})", re.ASCII)
+_SIGNATURE_BYTES: Final = 256  # more than the signature adds to a message
 
 RequirePreview = Literal["off", "guarded", "always"]
 
@@ -80,25 +90,19 @@ class CreateTask:
         return hashlib.sha256(strict_json.canonical(self.to_json())).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """What a request would come to: the exact hosts, and how carefully it is to be confirmed."""
-
-    preview_id: str
-    frozen: FrozenList
-    guard: Guard
-    expires_at: int
+def new_task_id(now_us: int) -> str:
+    """A UUIDv7: task ids sort by the time at which they were made."""
+    random = secrets.randbits(80)
+    number = (now_us // 1000) << 80 | random
+    number = number & ~(0xF << 76) | 7 << 76
+    number = number & ~(0b11 << 62) | 0b10 << 62
+    return str(uuid.UUID(int=number))
 
 
 def guard_of(fleet: FleetState, target: Target, command: str, frozen: FrozenList, limits: GuardLimits) -> Guard:
     return assess(
         command, hosts=len(frozen.hosts), fleet=len(fleet.active()), is_all=isinstance(target, All), limits=limits
     )
-
-
-def preview(frozen: FrozenList, guard: Guard, *, now_s: int) -> Preview:
-    expires_at = now_s + PREVIEW_S
-    return Preview(preview_id=f"{expires_at}.{frozen.sha256}", frozen=frozen, guard=guard, expires_at=expires_at)
 
 
 def decide_create(
@@ -109,24 +113,28 @@ def decide_create(
     actor: str,
     now_s: int,
     require_preview: RequirePreview = "off",
+    previewed: FrozenList | None = None,
 ) -> TaskAccepted:
     """The task, with its hosts frozen.
 
+    Args:
+        previewed: the hosts as they were at the position of the request's preview, where it has one.
+
     Raises:
-        RefusedError: `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`, `reason_required`.
+        RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
+            `reason_required`.
     """
+    _check_fields(request)
     if not frozen.hosts:
-        left_out = ", ".join(f"{e.hostname} ({e.reason})" for e in frozen.excluded[:10])
-        raise RefusedError(
-            "no_host_matched", "the target has no host" + (f"; left out: {left_out}" if left_out else "")
-        )
+        left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
+        raise RefusedError("no_host_matched", f"the target has no host; left out: {left_out or 'none'}")
     if request.preview_id is not None:
-        _check_preview(request.preview_id, frozen, now_s)
+        check_preview(PreviewId.parse(request.preview_id), frozen, previewed, now_s=now_s)
     elif require_preview == "always" or (require_preview == "guarded" and guard.level > 1):
         raise RefusedError("preview_required", "preview the target first, and send its preview_id with the task")
     if require_preview != "off" and guard.level >= 3 and not request.reason:
         raise RefusedError("reason_required", f"say why: {', '.join(guard.rules)}")
-    return TaskAccepted(
+    task = TaskAccepted(
         task_id=request.task_id,
         request=request.to_json(),
         request_sha256=request.sha256,
@@ -139,33 +147,55 @@ def decide_create(
         expires_at=now_s + request.expires_in,
         guard=guard.to_json(),
     )
+    _check_message(task)
+    return task
 
 
-def _check_preview(preview_id: str, frozen: FrozenList, now_s: int) -> None:
-    match = _PREVIEW_ID.fullmatch(preview_id)
-    if match is None:
-        raise RefusedError("preview_expired", "this is no preview_id; preview the target again")
-    if int(match[1]) < now_s:
-        raise RefusedError("preview_expired", "the preview is too old; preview the target again")
-    if match[2] != frozen.sha256:
-        raise RefusedError(
-            "target_changed", f"the target has changed since the preview: it is {len(frozen.hosts)} hosts now"
-        )
+def _check_fields(request: CreateTask) -> None:
+    """What the grammar of the command message does not cover."""
+    checked_number("expires_in", request.expires_in, least=1, most=MAX_EXPIRY_S)
+    if request.reason is not None:
+        checked_line("reason", request.reason)
+    if request.argv is not None and not (request.argv and request.argv[0]):
+        raise invalid("argv", "a list that begins with a program")
 
 
-def verify_authorisation(task: TaskAccepted, body: bytes, signature: bytes | None, public_key: bytes | None) -> None:
-    """Return if this task was authorised by that key of the control plane, and is what was authorised.
+def _check_message(task: TaskAccepted) -> None:
+    """Accept nothing that an agent would refuse to read."""
+    message = message_of(task).to_json()
+    try:
+        parse_command(message)
+    except MalformedMessageError as error:
+        raise RefusedError("invalid_request", error.reason) from error
+    if len(strict_json.canonical(message)) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
+        raise RefusedError("invalid_request", f"the message to the agent would be over {MAX_COMMAND_BYTES} bytes")
+
+
+def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) -> TaskAccepted:
+    """The task of a stored `task.accepted`, if the control plane has authorised exactly this.
 
     Args:
-        body: the stored bytes, which the signature covers.
-        public_key: of the key that the envelope names; None where the control plane never had such a key.
+        public_keys: the control plane's own, by key_id.
 
     Raises:
-        SignatureError: it was not; nothing of it may be published.
+        SignatureError: it has not; nothing of it may be published.
+        MalformedMessageError: the body is no task.
     """
-    if signature is None or public_key is None:
+    public_key = public_keys.get(stored.key_id or "")
+    if public_key is None or stored.signature is None:
         raise SignatureError("the task carries no authorisation of the control plane")
-    verify(public_key, signature, AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=body)
+    verify(
+        public_key,
+        stored.signature,
+        AUTHORISATION,
+        sender=CONTROL_PLANE,
+        recipient=CONTROL_PLANE,
+        body=stored.body,
+    )
+    task = registry.decode(stored)
+    if not isinstance(task, TaskAccepted):
+        raise SignatureError("what was authorised is no task")
+    return task
 
 
 def message_of(task: TaskAccepted) -> CommandMessage:

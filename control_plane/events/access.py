@@ -23,14 +23,19 @@ class _OfUser(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserCreated(_OfUser):
+    """Attributes: `phc_sha256`: as in UserPasswordChanged."""
+
     KIND: ClassVar[str] = "user.created"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
     role: str
+    phc_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserRoleChanged(_OfUser):
+    """Ends every session of the user."""
+
     KIND: ClassVar[str] = "user.role_changed"
     GIVES_AUTHORITY: ClassVar[bool] = True
 

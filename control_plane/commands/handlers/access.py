@@ -1,15 +1,20 @@
 """People: login and logout, users, API tokens; and who stands behind a cookie or a token."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
 
-from control_plane.commands import access as decisions
-from control_plane.commands.access import Principal, User
+from control_plane.commands import users as decisions
+from control_plane.commands.access import IDLE_S, SESSION_S, AccessState, Principal, Token, User, may, new_secret
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
-from control_plane.errors import NotAllowedError, NotFoundError, NotSignedInError, RefusedError
+from control_plane.errors import NotFoundError, NotSignedInError
 from control_plane.events import access
+from control_plane.events.event import Event
+
+UNKNOWN: Final = "(unknown)"  # in the record of a failed login, for a name that is no user's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,26 +52,30 @@ class AccessHandler:
         self._hasher = hasher or PasswordHasher()
         self._login_token_sha256 = digest(login_token) if login_token else None
         self._login_user = login_user
+        self._started_s = handling.clock.now_s()
         self._last_seen_s: dict[str, int] = {}
 
     # --- who stands behind it -----------------------------------------------------------------------------------
 
-    def by_session(self, secret: str) -> Principal:
+    def by_session(self, secret: str, *, address: str | None = None) -> Principal:
         """Whose session this is, from memory alone. Raises NotSignedInError."""
-        now_s = self._handling.clock.now_s()
-        principal = self._handling.authority.access.by_session(secret, now_s)
-        sha = principal.session_sha256 if principal else None
-        if principal is None or sha is None or now_s - self._last_seen_s.get(sha, now_s) > decisions.IDLE_S:
+        state, now_s = self._handling.authority.access, self._handling.clock.now_s()
+        principal = state.by_session(secret, now_s)
+        if principal is None or (sha := principal.session_sha256) is None:
+            raise NotSignedInError
+        # Nobody knows what other replicas, or this one before its start, have seen of it.
+        seen_s = self._last_seen_s.get(sha, max(state.sessions[sha].opened_at, self._started_s))
+        if now_s - seen_s > IDLE_S:
             raise NotSignedInError
         self._last_seen_s[sha] = now_s
-        return principal
+        return replace(principal, address=address)
 
-    def by_token(self, text: str) -> Principal:
+    def by_token(self, text: str, *, address: str | None = None) -> Principal:
         """Whose API token this is, from memory alone. Raises NotSignedInError."""
         principal = self._handling.authority.access.by_token(text, self._handling.clock.now_s())
         if principal is None:
             raise NotSignedInError
-        return principal
+        return replace(principal, address=address)
 
     def still_valid(self, principal: Principal) -> bool:
         """Whether the session or token that a principal came by still stands, with the same role."""
@@ -84,16 +93,17 @@ class AccessHandler:
     # --- sessions -----------------------------------------------------------------------------------------------
 
     async def login(self, username: str, password: str, *, address: str | None) -> LoggedIn:
-        """Open a session. Raises NotSignedInError, alike for a wrong password and an unknown user."""
+        """Open a session. Raises NotSignedInError, alike and after the same work for whatever was wrong."""
         await self._handling.authority.refresh()
         user = self._handling.authority.access.users.get(username)
-        phc = await self._credentials.get(username) if user else None
+        phc = await self._credentials.get(username)
         # The hash lies in a table that a database's administrator can write; its digest is in a signed event.
-        if user is None or phc is None or user.phc_sha256 != digest(phc):
-            phc = None
-        if not await self._hasher.verify(password, phc) or user is None or not user.enabled:
-            failed = access.LoginFailed(attempt_id=secrets.token_hex(16), username=username[:64], address=address)
-            await self._handling.log.append([failed.to_new_event()])
+        is_ours = user is not None and user.enabled and phc is not None and user.phc_sha256 == digest(phc)
+        if not await self._hasher.verify(password, phc if is_ours else None) or user is None:
+            # What is no user's name is not kept: people type passwords into the wrong field.
+            name = user.username if user is not None else UNKNOWN
+            failed = access.LoginFailed(attempt_id=secrets.token_hex(16), username=name, address=address)
+            await self._handling.record(failed, actor=None)
             raise NotSignedInError("login_failed", "user or password are wrong")
         return await self._open_session(user, address)
 
@@ -106,18 +116,20 @@ class AccessHandler:
         return await self._open_session(self._handling.authority.access.user(self._login_user or ""), address)
 
     async def _open_session(self, user: User, address: str | None) -> LoggedIn:
-        secret = decisions.new_secret()
-        expires_at = self._handling.clock.now_s() + decisions.SESSION_S
+        handling, secret = self._handling, new_secret()
+        expires_at = handling.clock.now_s() + SESSION_S
         event = access.SessionOpened(
             session_sha256=digest(secret), username=user.username, expires_at=expires_at, address=address
         )
-        await self._handling.record_decision(event, actor=user.username)
-        return LoggedIn(principal=self.by_session(secret), secret=secret, expires_at=expires_at)
+        await handling.record_new(event, actor=user.username)
+        open_sessions = handling.authority.access.sessions
+        self._last_seen_s = {sha: seen_s for sha, seen_s in self._last_seen_s.items() if sha in open_sessions}
+        return LoggedIn(principal=self.by_session(secret, address=address), secret=secret, expires_at=expires_at)
 
     async def logout(self, principal: Principal) -> None:
         if principal.session_sha256 is not None:
             event = access.SessionClosed(session_sha256=principal.session_sha256, username=principal.username)
-            await self._handling.record_decision(event, actor=principal.username)
+            await self._handling.record_new(event, actor=principal.username)
 
     # --- users --------------------------------------------------------------------------------------------------
 
@@ -125,90 +137,70 @@ class AccessHandler:
         await self._handling.admit(principal, "users.read", "users")
         return sorted(self._handling.authority.access.users.values(), key=lambda user: user.username)
 
-    async def create_user(self, principal: Principal, username: str, *, role: str, password: str) -> None:
-        """Create a user. Raises RefusedError `user_exists`, or `weak_password`."""
-        await self._handling.admit(principal, "users.write", f"users/{username}")
-        if username in self._handling.authority.access.users:
-            raise RefusedError("user_exists", f"there is a user {username} already")
+    async def create_user(self, principal: Principal, username: str, *, role: str, password: str) -> int:
+        """Create a user. Raises RefusedError `user_exists`, `weak_password`, `invalid_request`."""
+        await self._admit_to_users(principal, username)
         phc = await self._hasher.hash(password)
-        created = access.UserCreated(username=username, based_on=0, role=role)
-        await self._handling.record_decision(created, actor=principal.username)
-        await self._set_phc(principal, username, phc)
-
-    async def set_password(self, principal: Principal, username: str, password: str) -> None:
-        """Set a password, which ends all sessions of the user. Raises RefusedError `unknown_user`, `weak_password`."""
-        await self._handling.admit(principal, "users.write", f"users/{username}")
-        self._handling.authority.access.user(username)
-        await self._set_phc(principal, username, await self._hasher.hash(password))
-
-    async def _set_phc(self, principal: Principal, username: str, phc: str) -> None:
-        """The hash goes into its table first: a crash before the event leaves a hash that no event vouches for."""
+        seq = await self._record(principal, lambda state: decisions.decide_user(state, username, role=role, phc=phc))
         await self._credentials.put(username, phc)
-        based_on = self._handling.authority.access.user(username).changed_seq
-        changed = access.UserPasswordChanged(username=username, based_on=based_on, phc_sha256=digest(phc))
-        await self._handling.record_decision(changed, actor=principal.username)
+        return seq
 
-    async def set_role(self, principal: Principal, username: str, role: str) -> None:
+    async def set_password(self, principal: Principal, username: str, password: str) -> int:
+        """Set a password, which ends all sessions of the user. Raises NotFoundError, RefusedError `weak_password`."""
+        await self._admit_to_users(principal, username)
+        phc = await self._hasher.hash(password)
+        seq = await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
+        # After the event: whoever loses a race for it must not leave a hash behind that no event vouches for. A crash
+        # between the two locks the user out until the password is set again.
+        await self._credentials.put(username, phc)
+        return seq
+
+    async def set_role(self, principal: Principal, username: str, role: str) -> int:
+        """Change a role, which ends all sessions of the user."""
+        await self._admit_to_users(principal, username)
+        return await self._record(principal, lambda state: decisions.decide_role(state, username, role))
+
+    async def set_enabled(self, principal: Principal, username: str, enabled: bool) -> int:
+        """Let a user in again, or no longer: disabling ends every session and token of the user."""
+        await self._admit_to_users(principal, username)
+        return await self._record(principal, lambda state: decisions.decide_enabled(state, username, enabled))
+
+    async def _admit_to_users(self, principal: Principal, username: str) -> None:
         await self._handling.admit(principal, "users.write", f"users/{username}")
-        user = self._handling.authority.access.user(username)
-        if user.role != role:
-            self._keep_one_administrator(user)
-            event = access.UserRoleChanged(username=username, based_on=user.changed_seq, role=role)
-            await self._handling.record_decision(event, actor=principal.username)
 
-    async def set_enabled(self, principal: Principal, username: str, enabled: bool) -> None:
-        """Let a user in again, or nobody by that name: disabling ends every session and token of the user."""
-        await self._handling.admit(principal, "users.write", f"users/{username}")
-        user = self._handling.authority.access.user(username)
-        if user.enabled == enabled:
-            return
-        if enabled:
-            await self._handling.record_decision(
-                access.UserEnabled(username=username, based_on=user.changed_seq), actor=principal.username
-            )
-            return
-        self._keep_one_administrator(user)
-        await self._handling.record_decision(
-            access.UserDisabled(username=username, based_on=user.changed_seq), actor=principal.username
-        )
-
-    def _keep_one_administrator(self, user: User) -> None:
-        others = (u for u in self._handling.authority.access.users.values() if u is not user)
-        if user.role == "administrator" and not any(u.enabled and u.role == "administrator" for u in others):
-            raise RefusedError("last_administrator", f"{user.username} is the last administrator")
+    async def _record(self, principal: Principal, decide: Callable[[AccessState], Event | None]) -> int:
+        state = self._handling.authority.access
+        return await self._handling.decide_and_record(lambda: decide(state), actor=principal.username)
 
     # --- API tokens ---------------------------------------------------------------------------------------------
 
-    async def tokens(self, principal: Principal) -> list[decisions.Token]:
+    async def tokens(self, principal: Principal) -> list[Token]:
         """The principal's tokens; everybody's for whoever may manage those."""
         await self._handling.authority.refresh()
-        may_see_all = decisions.may(principal, "tokens.others")
+        may_see_all = may(principal, "tokens.others")
         tokens = self._handling.authority.access.tokens.values()
         return [token for token in tokens if may_see_all or token.username == principal.username]
 
     async def create_token(self, principal: Principal, *, username: str, name: str, days: int) -> NewToken:
         """A token that may what its user may, for one's own user or, with the permission, for another."""
-        await self._handling.authority.refresh()
-        self._check_own(principal, username)
-        self._handling.authority.access.user(username)
-        token_id, text = decisions.new_token("cp")
-        expires_at = self._handling.clock.now_s() + days * 86_400
-        event = access.TokenCreated(
-            token_id=token_id, token_sha256=digest(text), username=username, name=name, expires_at=expires_at
-        )
-        await self._handling.record_decision(event, actor=principal.username)
-        return NewToken(token_id=token_id, text=text, expires_at=expires_at)
+        await self._admit_to_tokens_of(principal, username)
+        state, now_s = self._handling.authority.access, self._handling.clock.now_s()
+        event, text = decisions.decide_token(state, username=username, name=name, days=days, now_s=now_s)
+        await self._handling.record_new(event, actor=principal.username)
+        return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
+        """End a token, one's own or, with the permission, another's. Raises NotFoundError."""
         await self._handling.authority.refresh()
         token = self._handling.authority.access.tokens.get(token_id)
         if token is None:
             raise NotFoundError("unknown_token", "there is no such token")
-        self._check_own(principal, token.username)
+        await self._admit_to_tokens_of(principal, token.username)
         event = access.TokenRevoked(token_id=token_id, username=token.username)
-        await self._handling.record_decision(event, actor=principal.username)
+        await self._handling.record_new(event, actor=principal.username)
 
-    @staticmethod
-    def _check_own(principal: Principal, username: str) -> None:
-        if username != principal.username and not decisions.may(principal, "tokens.others"):
-            raise NotAllowedError("not_allowed", "only an administrator may manage other people's tokens")
+    async def _admit_to_tokens_of(self, principal: Principal, username: str) -> None:
+        if username == principal.username:
+            await self._handling.authority.refresh()
+        else:
+            await self._handling.admit(principal, "tokens.others", f"users/{username}/tokens")

@@ -10,6 +10,7 @@ from control_plane.commands.hosts import decide_register
 from control_plane.errors import NotFoundError, NotSignedInError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
 from control_plane.events.envelope import Conflict
+from control_plane.events.hosts import HostRegistered
 from control_plane_wire.messages import KeyState
 from control_plane_wire.signing import encode_base64
 
@@ -48,7 +49,7 @@ class EnrolmentHandler:
             by=principal.username,
             now_s=self._handling.clock.now_s(),
         )
-        await self._handling.record_decision(event, actor=principal.username)
+        await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
     async def open_tokens(self, principal: Principal) -> list[decisions.EnrolmentToken]:
@@ -62,7 +63,7 @@ class EnrolmentHandler:
         await self._handling.admit(principal, "hosts.enrol", f"enrolment-tokens/{token_id}")
         if token_id not in self._handling.authority.enrolment.tokens:
             raise NotFoundError("unknown_token", "there is no such enrolment token")
-        await self._handling.record_decision(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)
+        await self._handling.record_new(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)
 
     async def begin(self, *, token: str, hostname: str, public_key: bytes) -> str:
         """A nonce to sign, for somebody who holds a token that is good for this host.
@@ -84,22 +85,28 @@ class EnrolmentHandler:
         found = await self._check_token(token, hostname, public_key)
         decisions.check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
         decisions.check_proof(proof, token=token, hostname=hostname, public_key=public_key, nonce=nonce)
-        registered = decide_register(
-            handling.authority.fleet,
-            hostname=hostname,
-            public_key=public_key,
-            groups=found.groups,
-            by=found.created_by,
-            enrolment_token_id=found.token_id,
-        )
-        # Using up the token comes first: its key in the log is what makes it count once. A crash between the two is
-        # healed by the agent's repeat, which finds the token used by itself.
+
+        def decide() -> HostRegistered | None:
+            return decide_register(
+                handling.authority.fleet,
+                hostname=hostname,
+                public_key=public_key,
+                groups=found.groups,
+                by=found.created_by,
+                enrolment_token_id=found.token_id,
+            )
+
+        decide()  # a name that is taken must not use up the token
+        # Using it up comes first: its key in the log is what makes it count once. A crash between the two is healed by
+        # the agent's repeat, which finds the token used by itself.
         used = EnrolmentTokenUsed(token_id=found.token_id, hostname=hostname, public_key=encode_base64(public_key))
         if isinstance(await handling.record(used, actor=found.created_by), Conflict):
             raise NotSignedInError("enrolment_refused", "the enrolment token was used by another host or key")
-        if registered is not None:
-            await handling.record_decision(registered, actor=found.created_by)
-        return await self._enrolled(hostname)
+        await handling.decide_and_record(decide, actor=found.created_by)
+        host = handling.authority.fleet.host(hostname)
+        return Enrolled(
+            hostname=hostname, as_of=host.registered_seq, groups=dict(host.groups), keys=handling.keyring.states()
+        )
 
     async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:
         await self._handling.authority.refresh()
@@ -109,11 +116,4 @@ class EnrolmentHandler:
             hostname=hostname,
             public_key=public_key,
             now_s=self._handling.clock.now_s(),
-        )
-
-    async def _enrolled(self, hostname: str) -> Enrolled:
-        await self._handling.authority.refresh()
-        host = self._handling.authority.fleet.host(hostname)
-        return Enrolled(
-            hostname=hostname, as_of=host.registered_seq, groups=dict(host.groups), keys=self._handling.keyring.states()
         )

@@ -1,11 +1,15 @@
 """Hosts: register by hand, groups, labels, maintenance, revoke, retire."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeAlias
 
 from control_plane.commands import hosts as decisions
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
+from control_plane.commands.hosts import FleetState
 from control_plane.events.event import Event
+
+Decide: TypeAlias = Callable[[FleetState], Event | None]
 
 
 class HostHandler:
@@ -18,52 +22,52 @@ class HostHandler:
         """Register a host with its public key; the same again changes nothing.
 
         Raises:
-            RefusedError: `host_exists` with another key.
+            RefusedError: `host_exists` with another key; `weak_key`.
         """
-        position = await self._handling.admit(principal, "hosts.enrol", f"hosts/{hostname}")
-        fleet = self._handling.authority.fleet
-        event = decisions.decide_register(
-            fleet, hostname=hostname, public_key=public_key, groups=groups, by=principal.username
-        )
-        return await self._record(event, principal, position)
+
+        def decide(fleet: FleetState) -> Event | None:
+            return decisions.decide_register(
+                fleet, hostname=hostname, public_key=public_key, groups=groups, by=principal.username
+            )
+
+        return await self._change(principal, "hosts.enrol", hostname, decide)
 
     async def set_groups(self, principal: Principal, hostname: str, groups: Collection[str]) -> int:
-        position = await self._edit(principal, hostname)
-        event = decisions.decide_groups(self._handling.authority.fleet, hostname, groups)
-        return await self._record(event, principal, position)
+        return await self._edit(principal, hostname, lambda fleet: decisions.decide_groups(fleet, hostname, groups))
 
     async def assign(self, principal: Principal, hostname: str, group: str, *, member: bool) -> int:
         """Put a host into a group, or take it out."""
-        position = await self._edit(principal, hostname)
-        fleet = self._handling.authority.fleet
-        groups = set(fleet.host(hostname).groups)
-        wanted = groups | {group} if member else groups - {group}
-        return await self._record(decisions.decide_groups(fleet, hostname, wanted), principal, position)
+
+        def decide(fleet: FleetState) -> Event | None:
+            groups = set(fleet.host(hostname).groups)
+            return decisions.decide_groups(fleet, hostname, groups | {group} if member else groups - {group})
+
+        return await self._edit(principal, hostname, decide)
 
     async def set_labels(self, principal: Principal, hostname: str, labels: Mapping[str, str]) -> int:
-        position = await self._edit(principal, hostname)
-        event = decisions.decide_labels(self._handling.authority.fleet, hostname, labels)
-        return await self._record(event, principal, position)
+        return await self._edit(principal, hostname, lambda fleet: decisions.decide_labels(fleet, hostname, labels))
 
     async def set_maintenance(self, principal: Principal, hostname: str, maintenance: bool) -> int:
-        position = await self._edit(principal, hostname)
-        event = decisions.decide_maintenance(self._handling.authority.fleet, hostname, maintenance)
-        return await self._record(event, principal, position)
+        return await self._edit(
+            principal, hostname, lambda fleet: decisions.decide_maintenance(fleet, hostname, maintenance)
+        )
 
     async def revoke(self, principal: Principal, hostname: str, reason: str | None) -> int:
-        position = await self._handling.admit(principal, "hosts.revoke", f"hosts/{hostname}")
-        event = decisions.decide_revoke(self._handling.authority.fleet, hostname, reason)
-        return await self._record(event, principal, position)
+        """Trust its key no more; it stays to be seen."""
+        return await self._change(
+            principal, "hosts.revoke", hostname, lambda fleet: decisions.decide_revoke(fleet, hostname, reason)
+        )
 
     async def retire(self, principal: Principal, hostname: str, reason: str | None) -> int:
-        position = await self._handling.admit(principal, "hosts.revoke", f"hosts/{hostname}")
-        event = decisions.decide_retire(self._handling.authority.fleet, hostname, reason)
-        return await self._record(event, principal, position)
+        """Take it off the fleet for good; its history stays, and its name may be registered again."""
+        return await self._change(
+            principal, "hosts.revoke", hostname, lambda fleet: decisions.decide_retire(fleet, hostname, reason)
+        )
 
-    async def _edit(self, principal: Principal, hostname: str) -> int:
-        return await self._handling.admit(principal, "hosts.edit", f"hosts/{hostname}")
+    async def _edit(self, principal: Principal, hostname: str, decide: Decide) -> int:
+        return await self._change(principal, "hosts.edit", hostname, decide)
 
-    async def _record(self, event: Event | None, principal: Principal, position: int) -> int:
-        if event is None:
-            return position
-        return await self._handling.record_decision(event, actor=principal.username)
+    async def _change(self, principal: Principal, permission: str, hostname: str, decide: Decide) -> int:
+        handling = self._handling
+        await handling.admit(principal, permission, f"hosts/{hostname}")
+        return await handling.decide_and_record(lambda: decide(handling.authority.fleet), actor=principal.username)

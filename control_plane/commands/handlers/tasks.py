@@ -1,17 +1,20 @@
 """Tasks: preview, create, cancel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from control_plane.commands.access import Principal
+from control_plane.commands.grammar import checked_line
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handling import Handling
-from control_plane.commands.ports import Presences
-from control_plane.commands.targets import FrozenList, Target, freeze, named_hosts
-from control_plane.commands.tasks import CreateTask, Preview, RequirePreview, decide_create, guard_of, preview
-from control_plane.errors import KeyConflictError, NotFoundError
+from control_plane.commands.ports import Presence, Presences
+from control_plane.commands.previews import Preview, PreviewId, preview
+from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
+from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of
+from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Conflict, Key, Recorded
-from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
+from control_plane.events.tasks import OUTCOME, TaskAccepted, TaskCancelRequested
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
 
 
@@ -43,8 +46,10 @@ class TaskHandler:
     ) -> Preview:
         """The exact hosts that a command would go to, and how carefully it is to be confirmed."""
         as_of = await self._handling.admit(principal, "tasks.run", "targets")
-        frozen = await self._freeze(target, needs_full_agent, as_of)
-        guard = guard_of(self._handling.authority.fleet, target, command, frozen, self._limits)
+        fleet = self._handling.authority.fleet
+        presences = await self._presences.presences(named_hosts(fleet, target))
+        frozen = freeze(fleet, target, presences, as_of=as_of, needs_full_agent=needs_full_agent)
+        guard = guard_of(fleet, target, command, frozen, self._limits)
         return preview(frozen, guard, now_s=self._handling.clock.now_s())
 
     async def create(self, principal: Principal, request: CreateTask) -> Accepted:
@@ -53,27 +58,59 @@ class TaskHandler:
         Raises:
             KeyConflictError: that task_id stands for another request, or for another person's.
         """
-        handling = self._handling
-        as_of = await handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
+        as_of = await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
         if (existing := await self._existing(principal, request)) is not None:
             return existing
-        frozen = await self._freeze(request.target, request.needs_full_agent, as_of)
-        guard = guard_of(handling.authority.fleet, request.target, request.command_line, frozen, self._limits)
+        fleet, target = self._handling.authority.fleet, request.target
+        check_named(fleet, target)
+        presences = await self._presences.presences(named_hosts(fleet, target))
+        frozen = freeze(fleet, target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
         event = decide_create(
             request,
             frozen,
-            guard,
+            guard_of(fleet, target, request.command_line, frozen, self._limits),
             actor=principal.username,
-            now_s=handling.clock.now_s(),
+            now_s=self._handling.clock.now_s(),
             require_preview=self._require_preview,
+            previewed=self._previewed(request, presences),
         )
         return await self._append(event, principal)
+
+    async def cancel(self, principal: Principal, task_id: str, reason: str | None) -> int:
+        """Ask for a task to be cancelled; the seq of the request. Asking again changes nothing.
+
+        Raises:
+            NotFoundError: there is no such task.
+            RefusedError: `task_finished`: every host of it has its outcome.
+        """
+        await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
+        seq = await self._seq_of(task_id)
+        if seq is None:
+            raise NotFoundError("unknown_task", f"there is no task {task_id}")
+        task = await self._task_at(seq)
+        outcomes = [Key(task_id, OUTCOME, hostname) for hostname in task.hosts]
+        if len(await self._handling.log.find(EVENT, outcomes)) == len(outcomes):
+            raise RefusedError("task_finished", f"the task {task_id} has finished")
+        event = TaskCancelRequested(
+            task_id=task_id,
+            actor=principal.username,
+            reason=None if reason is None else checked_line("reason", reason),
+        )
+        return (await self._handling.record(event, actor=principal.username)).seq
+
+    def _previewed(self, request: CreateTask, presences: Mapping[str, Presence]) -> FrozenList | None:
+        """The target as it was when the request's preview was made, None where it has none."""
+        if request.preview_id is None:
+            return None
+        as_of = PreviewId.parse(request.preview_id).as_of
+        fleet = self._handling.authority.fleet.at(as_of)
+        return freeze(fleet, request.target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
 
     async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
         handling, key = self._handling, self._handling.keyring.active
         signature = key.sign(AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=event.body())
-        handling.failpoints.hit("accept.before_commit")
         new = event.to_new_event(actor=principal.username, signature=signature, key_id=key.key_id)
+        handling.failpoints.hit("accept.before_commit")
         [outcome] = await handling.log.append([new])
         handling.failpoints.hit("accept.after_commit")
         if isinstance(outcome, Conflict):
@@ -82,36 +119,21 @@ class TaskHandler:
 
     async def _existing(self, principal: Principal, request: CreateTask) -> Accepted | None:
         """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""
-        key = Key(request.task_id, TaskAccepted.KIND)
-        seq = (await self._handling.log.find(EVENT, [key])).get(key)
+        seq = await self._seq_of(request.task_id)
         if seq is None:
             return None
-        task = await self._task(request.task_id, seq)
+        task = await self._task_at(seq)
         if (task.request_sha256, task.actor) != (request.sha256, principal.username):
             raise KeyConflictError(request.task_id, seq)
         return Accepted(task_id=request.task_id, seq=seq, created=False)
 
-    async def cancel(self, principal: Principal, task_id: str, reason: str | None) -> int:
-        """Ask for a task to be cancelled; the seq of the request. Asking again changes nothing.
-
-        Raises:
-            NotFoundError: there is no such task.
-        """
-        await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
+    async def _seq_of(self, task_id: str) -> int | None:
         key = Key(task_id, TaskAccepted.KIND)
-        if key not in await self._handling.log.find(EVENT, [key]):
-            raise NotFoundError("unknown_task", f"there is no task {task_id}")
-        event = TaskCancelRequested(task_id=task_id, actor=principal.username, reason=reason)
-        return (await self._handling.record(event, actor=principal.username)).seq
+        return (await self._handling.log.find(EVENT, [key])).get(key)
 
-    async def _task(self, task_id: str, seq: int) -> TaskAccepted:
+    async def _task_at(self, seq: int) -> TaskAccepted:
         stored = await self._handling.log.read_one(EVENT, seq)
-        event = registry.decode(stored) if stored else None
+        event = registry.decode(stored) if stored is not None else None
         if not isinstance(event, TaskAccepted):
-            raise NotFoundError("unknown_task", f"there is no task {task_id}")
+            raise LogDamagedError(EVENT, seq)
         return event
-
-    async def _freeze(self, target: Target, needs_full_agent: str | None, as_of: int) -> FrozenList:
-        fleet = self._handling.authority.fleet
-        presences = await self._presences.presences(named_hosts(fleet, target))
-        return freeze(fleet, target, presences, as_of=as_of, needs_full_agent=needs_full_agent)
