@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
 from typing import ClassVar, Self, get_args, get_origin
 
@@ -35,7 +35,7 @@ class Event:
         return hashlib.sha256(self.body()).digest()
 
     def to_json(self) -> JsonObject:
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        pairs = ((own.name, getattr(self, own.name)) for own in fields(self))  # type: ignore[arg-type]
         body = {name: _plain(value) for name, value in pairs if value is not None}
         return {**body, "kind": self.KIND} if self.GIVES_AUTHORITY else body
 
@@ -53,7 +53,7 @@ class Event:
             raise MalformedMessageError(f"the body was signed as {body.get('kind')}, not as {cls.KIND}")
         given = {name: _frozen(value) for name, value in body.items()}
         own = fields(cls)  # type: ignore[arg-type]
-        return cls(**{field.name: given[field.name] for field in own if _is_given(field, given)})
+        return cls(**{wanted.name: given[wanted.name] for wanted in own if _is_given(wanted, given)})
 
     def to_new_event(
         self,
@@ -79,14 +79,33 @@ class Event:
         )
 
 
-def _is_given(field: "Field[object]", given: Mapping[str, object]) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireBorn(Event):
+    """What a host said: its message is the body, and its signature is in the envelope.
+
+    Attributes:
+        message: without the signature; what it means is derived by whoever folds it.
+        canonical: the bytes that were signed, where they are known already, to spare writing them again.
+    """
+
+    message: JsonObject
+    canonical: bytes | None = field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> JsonObject:
+        return dict(self.message)
+
+    def body(self) -> bytes:
+        return strict_json.canonical(self.message) if self.canonical is None else self.canonical
+
+
+def _is_given(wanted: "Field[object]", given: Mapping[str, object]) -> bool:
     """Whether the body has this field, and has it right; only one with a default may be left out."""
-    if field.name not in given:
-        if field.default is MISSING:
-            raise MalformedMessageError(f"{field.name} is missing")
+    if wanted.name not in given:
+        if wanted.default is MISSING:
+            raise MalformedMessageError(f"{wanted.name} is missing")
         return False
-    if not _is_a(given[field.name], field.type):
-        raise MalformedMessageError(f"{field.name} has the wrong type")
+    if not _is_a(given[wanted.name], wanted.type):
+        raise MalformedMessageError(f"{wanted.name} has the wrong type")
     return True
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from control_plane.events.envelope import HEARTBEAT_EVENT, Key, LogName, StoredEvent
-from control_plane.events.event import Event
+from control_plane.events.event import Event, WireBorn
 from control_plane_wire import messages
 from control_plane_wire.strict_json import Json, JsonObject
 
@@ -129,13 +129,11 @@ class HostWentOffline(_PresenceChanged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatReceived(Event):
-    """A host's heartbeat: the message is the body, the host's signature is in the envelope."""
+class HeartbeatReceived(WireBorn):
+    """A host's heartbeat. Every one is recorded; which of them count is for `events.presence` to say."""
 
     KIND: ClassVar[str] = "heartbeat.received"
     LOG: ClassVar[LogName] = HEARTBEAT_EVENT
-
-    message: JsonObject
 
     @property
     def hostname(self) -> str:
@@ -145,12 +143,9 @@ class HeartbeatReceived(Event):
     def heartbeat(self) -> messages.HeartbeatMessage:
         return messages.parse_heartbeat(self.message)
 
-    def to_json(self) -> JsonObject:
-        return dict(self.message)
-
     @classmethod
     def from_stored(cls, stored: StoredEvent, body: JsonObject) -> "HeartbeatReceived":
-        return cls(message=body)
+        return cls(message=body, canonical=stored.body)
 
     def key(self) -> Key:
         return Key(self.hostname, "heartbeat", self.hostname, self.digest().hex())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 from control_plane.events.envelope import Key, StoredEvent
-from control_plane.events.event import Event
+from control_plane.events.event import Event, WireBorn
 from control_plane_wire import messages
 from control_plane_wire.strict_json import Json, JsonObject
 
@@ -142,25 +142,18 @@ class ExecutionUnconfirmed(_OfExecution):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reported(Event):
-    """What an agent said of an execution: its message is the body, and its signature is in the envelope.
+class _Reported(WireBorn):
+    """What an agent said of an execution. The hostname is the signer's; it is not part of the body."""
 
-    The hostname is the signer's; it is not part of the body.
-    """
-
-    message: JsonObject
     hostname: str
 
     @property
     def task_id(self) -> str:
         return str(self.message["task_id"])
 
-    def to_json(self) -> JsonObject:
-        return dict(self.message)
-
     @classmethod
     def from_stored(cls, stored: StoredEvent, body: JsonObject) -> Self:
-        return cls(message=body, hostname=stored.hostname or "")
+        return cls(message=body, hostname=stored.hostname or "", canonical=stored.body)
 
     def key(self) -> Key:
         return Key(self.task_id, self.KIND, self.hostname)
