@@ -6,7 +6,7 @@ from types import NoneType
 from typing import Any, Final
 
 from sqlalchemy import URL, ColumnElement, Table, literal_column, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateTable, DropTable
 
@@ -35,7 +35,7 @@ ENGINE_OPTIONS: Final = {
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
 TRIGGER_NEEDS_RIGHT: Final = 1419
-OUR_DEFECT: Final = frozenset({1054, 1064, 1146, 1210, 1644})
+OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
 # Text that can hold nothing but digits and hex: there is nothing to escape in it, and nothing to inject.
 _LITERALS: Final[Mapping[type, Callable[..., str]]] = {
@@ -95,7 +95,7 @@ async def recognise(engine: AsyncEngine) -> "MysqlDialect":
 def translate(error: DBAPIError) -> Exception:
     """See `Dialect`."""
     code, detail = _code(error), str(error.orig)
-    if code in OUR_DEFECT:
+    if code in OUR_DEFECT or isinstance(error, ProgrammingError):
         return error
     if code in REFUSED_VALUE:
         return UnstorableError(0, detail)
@@ -142,8 +142,8 @@ class MysqlDialect:
         keys = [column.name for column in table.primary_key]
         # MariaDB does not know the alias; MySQL deprecates VALUES(), and the driver then asks for the warnings.
         new = "VALUES({0})" if self.is_mariadb else "new.{0}"
-        updates = ",".join(f"{name}={new.format(name)}" for name in map(_quoted, (n for n in names if n not in keys)))
-        updates = updates or f"{_quoted(keys[0])}={_quoted(keys[0])}"
+        changed = [_quoted(name) for name in names if name not in keys] or [_quoted(keys[0])]
+        updates = ",".join(f"{name}={new.format(name)}" for name in changed)
         tail = ("" if self.is_mariadb else " AS new") + f" ON DUPLICATE KEY UPDATE {updates}"
         ordered = sorted(([row[name] for name in names] for row in rows), key=_by_key(names, keys))
         await self._insert(connection, table, names, ordered, tail)
