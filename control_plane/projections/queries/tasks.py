@@ -65,6 +65,7 @@ class OpenExecution:
     started_us: int | None
     expires_at: int
     timeout_s: int
+    cancel_requested: bool
     delivery: Delivery
 
 
@@ -253,7 +254,7 @@ class TaskQueries:
     def _open(self) -> Select[Any]:
         e, o, t = self._execution, self._online, self._task
         return (
-            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s)
+            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s, t.c.cancel_requested_us)
             .select_from(e.join(t, t.c.task_id == e.c.task_id).outerjoin(o, o.c.hostname == e.c.hostname))
             .where(e.c.is_open == 1)
         )
@@ -277,5 +278,6 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         started_us=row["started_us"],
         expires_at=row["expires_at"],
         timeout_s=row["timeout_s"],
+        cancel_requested=row["cancel_requested_us"] is not None,
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
     )

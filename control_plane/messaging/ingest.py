@@ -1,0 +1,331 @@
+"""Results and heartbeats: from the broker, verified, into the log; acknowledged when they are there, and not before.
+
+A crash anywhere leaves a message unacknowledged or an event with its key: it comes again, and is a duplicate.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from control_plane.commands.authority import Authority
+from control_plane.errors import StorageUnavailableError, UnstorableError
+from control_plane.events import registry, tasks
+from control_plane.events.access import MessageRejected
+from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome
+from control_plane.events.event import Event
+from control_plane.events.hosts import HeartbeatReceived
+from control_plane.events.log import EventLog
+from control_plane.messaging.dead_letters import DeadLetter
+from control_plane_wire import messages, signing, topology
+from control_plane_wire.backoff import Backoff
+from control_plane_wire.errors import MalformedMessageError, SignatureError
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.messages import Signed
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.transport.base import Delivery, Session, Transport, keep_session, until_stopped
+
+PREFETCH: Final = 2000
+INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
+CHUNK: Final = 64
+CACHED_TASKS: Final = 2000
+UNKNOWN_HOST: Final = "no registered host"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A decoded message, and whose it must be."""
+
+    delivery: Delivery
+    signed: Signed
+    hostname: str
+
+
+class Stream(Protocol):
+    """What differs between results and heartbeats."""
+
+    name: str
+    queue: str
+    dead_queue: str
+    tag: str
+    max_bytes: int
+
+    def sender(self, delivery: Delivery, signed: Signed) -> str:
+        """The host that must have signed it. Raises MalformedMessageError."""
+        ...
+
+    async def events(self, received: Sequence[Received]) -> "list[NewEvent | DeadLetter]":
+        """What to record for each message, in order."""
+        ...
+
+    async def settle(
+        self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Look at what the log made of them."""
+        ...
+
+
+class Ingest:
+    """One stream's consumer, as a service; any number may compete for a queue."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        transport: Transport,
+        log: EventLog,
+        authority: Authority,
+        *,
+        counters: Counter[str],
+        now_s: Callable[[], float],
+        failpoints: Failpoints = NO_FAILPOINTS,
+    ) -> None:
+        self.name = f"ingest {stream.name}"
+        self._stream = stream
+        self._transport = transport
+        self._log = log
+        self._authority = authority
+        self._counters = counters
+        self._now_s = now_s
+        self._failpoints = failpoints
+        self.connected_since_s: float | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async def serve(session: Session) -> None:
+            await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
+            self.connected_since_s = self._now_s()
+            try:
+                async for batch in until_stopped(session.consume(self._stream.queue, prefetch=PREFETCH), stop):
+                    await self._take(session, batch)
+            finally:
+                self.connected_since_s = None
+
+        backoff = Backoff(first_s=0.2, most_s=5.0)
+        await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
+
+    async def _take(self, session: Session, batch: Sequence[Delivery]) -> None:
+        """Record a batch, set aside what cannot be, then acknowledge; the same again while the database is away."""
+        self._failpoints.hit("ingest.received")
+        backoff = Backoff(first_s=0.1, most_s=5.0)
+        while True:
+            try:
+                dead = await self._record(batch)
+                break
+            except StorageUnavailableError as error:
+                _logger.warning("batch not recorded", extra={"stream": self._stream.name, "reason": str(error)})
+                await asyncio.sleep(backoff.next_s())
+        for letter in dead:
+            await session.publish(letter.message(self._stream.dead_queue))
+        self._counters[f"{self._stream.name}_received"] += len(batch)
+        self._counters[f"{self._stream.name}_dead"] += len(dead)
+        for delivery in batch:
+            delivery.ack()
+        self._failpoints.hit("ingest.after_ack")
+
+    async def _record(self, batch: Sequence[Delivery]) -> list[DeadLetter]:
+        received, dead = await self._verified(batch)
+        wanted = await self._stream.events(received)
+        dead += [item for item in wanted if isinstance(item, DeadLetter)]
+        pairs = [(r, e) for r, e in zip(received, wanted, strict=True) if isinstance(e, NewEvent)]
+        if pairs:
+            self._failpoints.hit("ingest.before_commit")
+            dead += await self._append(pairs)
+            self._failpoints.hit("ingest.after_commit")
+        if forged := [letter for letter in dead if letter.is_forged]:
+            await self._log.append([self._rejected(letter) for letter in forged])
+        return dead
+
+    async def _append(self, pairs: list[tuple[Received, NewEvent]]) -> list[DeadLetter]:
+        """Append, without the ones that the database will not have; those are dead letters."""
+        dead: list[DeadLetter] = []
+        while pairs:
+            try:
+                outcomes = await self._log.append([event for _, event in pairs])
+            except UnstorableError as error:
+                received, _ = pairs.pop(error.index)
+                dead.append(DeadLetter(delivery=received.delivery, reason=error.detail))
+                continue
+            self._counters["duplicates"] += sum(isinstance(outcome, Duplicate) for outcome in outcomes)
+            await self._stream.settle([r for r, _ in pairs], [e for _, e in pairs], outcomes)
+            break
+        return dead
+
+    async def _verified(self, batch: Sequence[Delivery]) -> tuple[list[Received], list[DeadLetter]]:
+        """What is decoded and signed by whom it must be; many are verified on all cores."""
+        if len(batch) <= INLINE:
+            found = self._decode_all(batch)
+        else:
+            chunks = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
+            parts = await asyncio.gather(*(asyncio.to_thread(self._decode_all, chunk) for chunk in chunks))
+            found = [item for part in parts for item in part]
+        if any(self._is_unknown(item) for item in found):
+            await self._authority.refresh()
+            found = [self._decode(item.delivery) if self._is_unknown(item) else item for item in found]
+        received = [item for item in found if isinstance(item, Received)]
+        return received, [item for item in found if isinstance(item, DeadLetter)]
+
+    @staticmethod
+    def _is_unknown(item: Received | DeadLetter) -> bool:
+        """Whether a host was not known: it may have been registered since the authority was last brought up to date."""
+        return isinstance(item, DeadLetter) and item.reason.startswith(UNKNOWN_HOST)
+
+    def _decode_all(self, deliveries: Sequence[Delivery]) -> list[Received | DeadLetter]:
+        return [self._decode(delivery) for delivery in deliveries]
+
+    def _decode(self, delivery: Delivery) -> Received | DeadLetter:
+        """Decode and verify one message; runs in a thread and touches nothing but what it is given."""
+        stream = self._stream
+        try:
+            if "x-death" in delivery.headers:
+                return DeadLetter(
+                    delivery=delivery, reason="it was dead-lettered into this routing key", is_forged=True
+                )
+            signed = messages.decode(delivery.body, max_bytes=stream.max_bytes, tag=stream.tag)
+            hostname = stream.sender(delivery, signed)
+            public_key = self._authority.fleet.public_key(hostname)
+            if public_key is None:
+                return DeadLetter(delivery=delivery, reason=f"{UNKNOWN_HOST} {hostname}")
+            signed.verify(public_key, stream.tag, sender=hostname, recipient=signing.CONTROL_PLANE)
+        except MalformedMessageError as error:
+            return DeadLetter(delivery=delivery, reason=error.reason)
+        except SignatureError as error:
+            return DeadLetter(delivery=delivery, reason=error.reason, is_forged=True)
+        return Received(delivery=delivery, signed=signed, hostname=hostname)
+
+    def _rejected(self, letter: DeadLetter) -> NewEvent:
+        return MessageRejected(
+            message_sha256=hashlib.sha256(letter.delivery.body).hexdigest(),
+            queue=self._stream.queue,
+            routing_key=letter.delivery.routing_key[:200],
+            reason=letter.reason,
+        ).to_new_event()
+
+
+def unsigned(signed: Signed) -> JsonObject:
+    """The message as it was signed: its body decoded."""
+    return {name: value for name, value in signed.message.items() if name != "signature"}
+
+
+def vouched(event: Event, received: Received, authority: Authority) -> NewEvent:
+    """An event that the host's own signature vouches for."""
+    public_key = authority.fleet.public_key(received.hostname)
+    timestamp = received.signed.message.get("timestamp")
+    return event.to_new_event(
+        actor=received.hostname,
+        occurred_us=timestamp * 1_000_000 if isinstance(timestamp, int) else None,
+        signature=received.signed.signature,
+        key_id=None if public_key is None else signing.key_id(public_key),
+    )
+
+
+class Heartbeats:
+    """Every heartbeat is an event; whether it counts is for the fold to say."""
+
+    name = "heartbeats"
+    queue = topology.HEARTBEAT_QUEUE
+    dead_queue = topology.HEARTBEAT_DEAD_QUEUE
+    tag = signing.HEARTBEAT
+    max_bytes = messages.MAX_HEARTBEAT_BYTES
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    def sender(self, delivery: Delivery, signed: Signed) -> str:
+        return messages.parse_heartbeat(signed.message).hostname
+
+    async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
+        return [vouched(HeartbeatReceived(message=unsigned(r.signed)), r, self._authority) for r in received]
+
+    async def settle(
+        self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
+    ) -> None:
+        return
+
+
+class Results:
+    """A result counts if its host is on the task's frozen list; the first one is the outcome."""
+
+    name = "results"
+    queue = topology.RESULT_QUEUE
+    dead_queue = topology.RESULT_DEAD_QUEUE
+    tag = signing.RESULT
+    max_bytes = messages.MAX_RESULT_BYTES
+
+    def __init__(self, log: EventLog, authority: Authority, counters: Counter[str]) -> None:
+        self._log = log
+        self._authority = authority
+        self._counters = counters
+        self._targets: OrderedDict[str, frozenset[str]] = OrderedDict()
+
+    def sender(self, delivery: Delivery, signed: Signed) -> str:
+        messages.parse_result(signed.message)
+        return topology.host_of_result_key(delivery.routing_key)
+
+    async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
+        targets = await self._targets_of({str(r.signed.message["task_id"]) for r in received})
+        return [self._event(r, targets.get(str(r.signed.message["task_id"]))) for r in received]
+
+    def _event(self, received: Received, targets: frozenset[str] | None) -> NewEvent:
+        task_id = str(received.signed.message["task_id"])
+        if targets is None or received.hostname not in targets:
+            self._counters["unexpected_results"] += 1
+            return tasks.ExecutionUnexpected(
+                task_id=task_id,
+                hostname=received.hostname,
+                reason="unknown task" if targets is None else "not a target of this task",
+                message_sha256=hashlib.sha256(received.signed.body).hexdigest(),
+            ).to_new_event()
+        message = unsigned(received.signed)
+        event: Event
+        match messages.parse_result(received.signed.message):
+            case messages.AcceptedMessage(started_at=None):
+                event = tasks.ExecutionAccepted(message=message, hostname=received.hostname)
+            case messages.AcceptedMessage():
+                event = tasks.ExecutionStarted(message=message, hostname=received.hostname)
+            case messages.ResultMessage():
+                event = tasks.ExecutionFinished(message=message, hostname=received.hostname)
+        return vouched(event, received, self._authority)
+
+    async def _targets_of(self, task_ids: set[str]) -> dict[str, frozenset[str]]:
+        """The frozen lists of these tasks, from the log; a task's list never changes, so it may be remembered."""
+        keys = {Key(task_id, tasks.TaskAccepted.KIND): task_id for task_id in task_ids - self._targets.keys()}
+        if keys:
+            for key, seq in (await self._log.find(EVENT, list(keys))).items():
+                stored = await self._log.read_one(EVENT, seq)
+                event = registry.decode(stored) if stored else None
+                if isinstance(event, tasks.TaskAccepted):
+                    self._targets[keys[key]] = frozenset(event.hosts)
+        found = {task_id: self._targets[task_id] for task_id in task_ids if task_id in self._targets}
+        while len(self._targets) > CACHED_TASKS:
+            self._targets.popitem(last=False)
+        return found
+
+    async def settle(
+        self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
+    ) -> None:
+        """A result whose place is taken: late evidence beside our own outcome, or a second, different one."""
+        beside = [
+            await self._beside(r, outcome.seq)
+            for r, event, outcome in zip(received, events, outcomes, strict=True)
+            if isinstance(outcome, Conflict) and event.kind == tasks.ExecutionFinished.KIND
+        ]
+        if beside:
+            await self._log.append(beside)
+
+    async def _beside(self, received: Received, first_seq: int) -> NewEvent:
+        first = await self._log.read_one(EVENT, first_seq)
+        if first is not None and first.kind != tasks.ExecutionFinished.KIND:
+            self._counters["late_results"] += 1
+            late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
+            return vouched(late, received, self._authority)
+        self._counters["conflicts"] += 1
+        return tasks.ExecutionConflict(
+            task_id=str(received.signed.message["task_id"]),
+            hostname=received.hostname,
+            first_seq=first_seq,
+            result_sha256=hashlib.sha256(received.signed.body).hexdigest(),
+        ).to_new_event()

@@ -1,0 +1,125 @@
+"""What dispatch knows of every execution that is not terminal: a fold of the log, in memory."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from control_plane.events import tasks
+from control_plane.events.event import Event
+from control_plane.events.tasks import TERMINAL, Delivery, TaskAccepted
+from control_plane.projections.queries.tasks import OpenExecution
+
+FIRST_RETRY_S: Final = 30.0  # after a confirm without an answer; it doubles
+
+
+@dataclass(slots=True)
+class Due:
+    """One execution: what may have reached its host, and when to publish next.
+
+    Attributes:
+        answered: its agent has said that it has it, so it needs no further publish.
+        attempts: publishes since the last trigger; they space the next one.
+        next_s: monotonic seconds of the next attempt; None waits for the host to come online.
+        was_published: in this tenure, whatever became of it.
+        was_sent: `execution.sent` is in the log.
+        is_cancelled: its task is to be cancelled.
+    """
+
+    task_id: str
+    hostname: str
+    seq: int
+    delivery: Delivery
+    answered: bool = False
+    attempts: int = 0
+    next_s: float | None = 0.0
+    was_published: bool = False
+    was_sent: bool = False
+    is_cancelled: bool = False
+
+    @property
+    def certainly_not_delivered(self) -> bool:
+        """Nothing of it has reached the host, and nothing will unless it is published."""
+        return not self.delivery.may_have_arrived and (not self.was_published or self.delivery.certainly_not)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.task_id, self.hostname
+
+
+@dataclass(slots=True)
+class OpenExecutions:
+    """All of them, by (task_id, hostname), and by host in the order of acceptance."""
+
+    due: dict[tuple[str, str], Due] = field(default_factory=dict)
+    by_host: dict[str, dict[str, Due]] = field(default_factory=dict)
+
+    def load(self, rows: Iterable[OpenExecution]) -> None:
+        for row in rows:
+            self._add(
+                Due(
+                    row.task_id,
+                    row.hostname,
+                    row.accepted_seq,
+                    row.delivery,
+                    answered=row.state in {"accepted", "running"},
+                    next_s=None if row.delivery.certainly_not and not row.cancel_requested else 0.0,
+                    was_sent=row.state != "queued",
+                    is_cancelled=row.cancel_requested,
+                )
+            )
+
+    def _add(self, due: Due) -> None:
+        self.due[due.key] = due
+        self.by_host.setdefault(due.hostname, {})[due.task_id] = due
+
+    def accept(self, task: TaskAccepted, seq: int) -> None:
+        for hostname in task.hosts:
+            if (task.task_id, hostname) not in self.due:
+                self._add(Due(task.task_id, hostname, seq, Delivery(seq)))
+
+    def online(self, hostname: str, seq: int) -> None:
+        """The host is there again: whatever it has not answered is published once more, in its order."""
+        for due in self.by_host.get(hostname, {}).values():
+            if due.delivery.trigger_seq < seq and (not due.answered or due.is_cancelled):
+                due.delivery = due.delivery.triggered(seq)
+                due.next_s, due.attempts = 0.0, 0
+
+    def cancel(self, task_id: str) -> None:
+        for due in self.of_task(task_id):
+            due.is_cancelled, due.next_s, due.attempts = True, 0.0, 0
+
+    def of_task(self, task_id: str) -> Iterator[Due]:
+        return (due for due in self.due.values() if due.task_id == task_id)
+
+    def note(self, event: Event) -> None:
+        """Take in an event about one execution, whoever recorded it."""
+        due = self.due.get((getattr(event, "task_id", ""), getattr(event, "hostname", "")))
+        if due is None:
+            return
+        match event:
+            case tasks.ExecutionReturned(trigger_seq=trigger_seq):
+                due.delivery = due.delivery.returned(trigger_seq)
+            case tasks.ExecutionSent() | tasks.ExecutionUnconfirmed():
+                due.delivery = due.delivery.perhaps()
+                due.was_sent = due.was_sent or isinstance(event, tasks.ExecutionSent)
+            case tasks.ExecutionAccepted() | tasks.ExecutionStarted():
+                due.delivery = due.delivery.perhaps()
+                due.answered = True
+                due.next_s = due.next_s if due.is_cancelled else None
+            case _ if event.KIND == tasks.ExecutionFinished.KIND or tasks.STATE_BY_KIND.get(event.KIND) in TERMINAL:
+                self.close(due)
+
+    def close(self, due: Due) -> None:
+        del self.due[due.key]
+        of_host = self.by_host[due.hostname]
+        del of_host[due.task_id]
+        if not of_host:
+            del self.by_host[due.hostname]
+
+    def ready(self, now_s: float) -> list[Due]:
+        """What is to be published now, first in, first out."""
+        return sorted((d for d in self.due.values() if d.next_s is not None and d.next_s <= now_s), key=lambda d: d.seq)
+
+    def next_s(self) -> float | None:
+        """When something is ready next; None where everything waits for its host or its answer."""
+        return min((due.next_s for due in self.due.values() if due.next_s is not None), default=None)

@@ -1,0 +1,19 @@
+"""What the processes need of the broker and of the database, declared where it is used."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from control_plane_wire.transport.base import Message, PublishOutcome
+
+
+class Publisher(Protocol):
+    """See `messaging.publisher` for the contract."""
+
+    async def publish(self, message: Message) -> PublishOutcome: ...
+
+
+class Leases(Protocol):
+    """Lets one of several processes work; see `storage.leases` for the contract."""
+
+    async def keep(self, name: str, work: Callable[[object], Awaitable[None]], *, stop: asyncio.Event) -> None: ...

@@ -1,0 +1,228 @@
+"""Who is there: follows the heartbeats and says, by the control plane's clock, when a host comes and goes.
+
+Nobody is judged who could not be heard: not within three intervals after this process, its broker connection or the
+broker itself came back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from control_plane.events import hosts, registry
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
+from control_plane.events.event import Event
+from control_plane.events.log import EventLog
+from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.processes.ports import Leases
+from control_plane.projections.queries.hosts import HeardHost, HostQueries
+from control_plane_wire.clock import Clock
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
+
+STALE_AFTER: Final = 2  # missed intervals
+OFFLINE_AFTER: Final = 3
+LOOK_S: Final = 1.0
+POLL_S: Final = 0.25
+PAGE: Final = 1000
+
+KINDS: Final = frozenset(
+    cls.KIND
+    for cls in (
+        hosts.HostRegistered,
+        hosts.HostRevoked,
+        hosts.HostRetired,
+        hosts.HostWentOnline,
+        hosts.HostWentStale,
+        hosts.HostWentOffline,
+    )
+)
+STATES: Final = {
+    hosts.HostRegistered.KIND: "pending",
+    hosts.HostRevoked.KIND: "revoked",
+    hosts.HostRetired.KIND: "retired",
+    hosts.HostWentOnline.KIND: "online",
+    hosts.HostWentStale.KIND: "stale",
+    hosts.HostWentOffline.KIND: "offline",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A host as presence knows it: what was said of it last, and its last heartbeat that counted."""
+
+    hostname: str
+    state: str = "pending"
+    heartbeat_seq: int = 0
+    heard_us: int = 0
+    interval_s: int = BASIC_INTERVAL_S
+    last: LastHeartbeat | None = None
+
+
+class Fleet:
+    """What presence knows; pure: events and heartbeats in, events to record out."""
+
+    def __init__(self, heard: list[HeardHost]) -> None:
+        self.hosts = {
+            host.hostname: Heard(
+                hostname=host.hostname,
+                state=host.state,
+                heartbeat_seq=host.heartbeat_seq,
+                heard_us=host.last_heartbeat_us or 0,
+                interval_s=host.interval_s or BASIC_INTERVAL_S,
+                last=host.last,
+            )
+            for host in heard
+        }
+
+    def said(self, stored: StoredEvent) -> None:
+        """Take in an event about a host, whoever recorded it."""
+        hostname = stored.hostname or ""
+        state = STATES[stored.kind]
+        if state == "pending":
+            self.hosts[hostname] = Heard(hostname=hostname)
+        elif hostname in self.hosts:
+            self.hosts[hostname] = replace(self.hosts[hostname], state=state)
+
+    def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage) -> bool:
+        """Take in a heartbeat; whether it is news that the host is there, or goes."""
+        before = self.hosts.get(heartbeat.hostname)
+        if before is None or before.state in {"revoked", "retired"}:
+            return False
+        last = counted(before.last, heartbeat, stored.recorded_us)
+        if last is None:
+            return False
+        self.hosts[heartbeat.hostname] = replace(
+            before,
+            heartbeat_seq=stored.seq,
+            heard_us=stored.recorded_us,
+            interval_s=heartbeat.interval_s,
+            last=last,
+        )
+        if heartbeat.status == "offline":
+            return before.state in {"online", "stale"}
+        is_restart = before.last is not None and before.last.boot_id != last.boot_id
+        return before.state != "online" or is_restart
+
+    def silent(self, now_us: int, hearing_since_us: int) -> list[tuple[Heard, str]]:
+        """Hosts whose silence means another state by now, with that state.
+
+        Args:
+            hearing_since_us: since when every heartbeat would have been heard; earlier silence proves nothing.
+        """
+        found = []
+        for host in self.hosts.values():
+            if host.state not in {"online", "stale"}:
+                continue
+            interval_us = host.interval_s * 1_000_000
+            if now_us - hearing_since_us < OFFLINE_AFTER * interval_us:
+                continue
+            missed = (now_us - host.heard_us) // interval_us
+            if missed >= OFFLINE_AFTER:
+                found.append((host, "offline"))
+            elif missed >= STALE_AFTER and host.state == "online":
+                found.append((host, "stale"))
+        return found
+
+
+class Presence:
+    """The process, as a service; any number may run, and the one with the lease works.
+
+    Args:
+        hearing_since_us: since when heartbeats are heard without a gap, by the clock; None while they are not.
+    """
+
+    name = "presence"
+
+    def __init__(
+        self,
+        log: EventLog,
+        leases: Leases,
+        queries: HostQueries,
+        clock: Clock,
+        *,
+        hearing_since_us: Callable[[], int | None] = lambda: 0,
+        failpoints: Failpoints = NO_FAILPOINTS,
+    ) -> None:
+        self._log = log
+        self._leases = leases
+        self._queries = queries
+        self._clock = clock
+        self._hearing_since_us = hearing_since_us
+        self._failpoints = failpoints
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._leases.keep("process:presence", lambda lease: self._work(lease, stop), stop=stop)
+
+    async def _work(self, _lease: object, stop: asyncio.Event) -> None:
+        as_of, heard = await self._queries.heard()
+        fleet = Fleet(heard)
+        event_seq, heartbeat_seq = as_of.event, as_of.heartbeat
+        started_us = looked_us = self._clock.now_us()
+        while not stop.is_set():
+            event_seq = await self._listen(fleet, event_seq)
+            if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE):
+                await self._record(self._news(fleet, heartbeats))
+                heartbeat_seq = heartbeats[-1].seq
+                continue
+            now_us = self._clock.now_us()
+            if now_us - looked_us >= LOOK_S * 1_000_000:
+                looked_us = now_us
+                await self._judge(fleet, now_us, started_us)
+            await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
+
+    async def _listen(self, fleet: Fleet, after: int) -> int:
+        head = await self._log.head(EVENT)
+        while after < head.seq:
+            page = await self._log.read(EVENT, after=after, limit=PAGE, kinds=KINDS, upto=head.seq)
+            for stored in page:
+                fleet.said(stored)
+            after = page[-1].seq if len(page) == PAGE else head.seq
+        return after
+
+    def _news(self, fleet: Fleet, heartbeats: list[StoredEvent]) -> list[Event]:
+        news: list[Event] = []
+        for stored in heartbeats:
+            event = registry.decode(stored)
+            if isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat):
+                news.append(_news_of(stored, event))
+                fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
+        return news
+
+    async def _judge(self, fleet: Fleet, now_us: int, started_us: int) -> None:
+        since_us = self._hearing_since_us()
+        if since_us is None:
+            return
+        silent: list[Event] = []
+        for host, state in fleet.silent(now_us, max(since_us, started_us)):
+            silent.append(await self._silence(host, state, now_us))
+            fleet.hosts[host.hostname] = replace(host, state=state)
+        await self._record(silent)
+
+    async def _silence(self, host: Heard, state: str, now_us: int) -> Event:
+        stored = await self._log.read_one(HEARTBEAT_EVENT, host.heartbeat_seq)
+        event = registry.decode(stored) if stored else None
+        message = event.message if isinstance(event, hosts.HeartbeatReceived) else {}
+        kind = hosts.HostWentOffline if state == "offline" else hosts.HostWentStale
+        missed = OFFLINE_AFTER if state == "offline" else STALE_AFTER
+        return kind(
+            hostname=host.hostname,
+            heartbeat_seq=host.heartbeat_seq,
+            heartbeat=message,
+            cause=f"no heartbeat for {missed} intervals of {host.interval_s} s",
+        )
+
+    async def _record(self, events: list[Event]) -> None:
+        for start in range(0, len(events), 500):
+            self._failpoints.hit("presence.before_append")
+            await self._log.append([event.to_new_event(actor=self.name) for event in events[start : start + 500]])
+
+
+def _news_of(stored: StoredEvent, event: hosts.HeartbeatReceived) -> Event:
+    heartbeat = parse_heartbeat(event.message)
+    kind = hosts.HostWentOffline if heartbeat.status == "offline" else hosts.HostWentOnline
+    cause = "the agent was stopped" if heartbeat.status == "offline" else "a heartbeat came"
+    return kind(hostname=heartbeat.hostname, heartbeat_seq=stored.seq, heartbeat=event.message, cause=cause)

@@ -1,0 +1,48 @@
+"""By which routing keys a command goes to its hosts.
+
+One message to a group or to everybody is an optimisation, and only right where it reaches exactly the frozen list: that
+list is the whole confirmed membership, all of it is online, and nobody else has bound the key. Else host by host.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from control_plane.projections.queries.hosts import HostView
+from control_plane_wire.topology import COMMAND_ALL, group_key
+
+
+def fan_out(
+    target: Mapping[str, Any], hosts: Collection[str], fleet: Iterable[HostView], members: Collection[str]
+) -> str | None:
+    """The one key that reaches exactly these hosts, or None.
+
+    Args:
+        target: what was asked for, as the authorised request has it.
+        members: of that group, or everybody, by the signed assignments.
+    """
+    if len(hosts) < 2 or set(hosts) != set(members):
+        return None
+    group = target.get("group")
+    if isinstance(group, str):
+        key = group_key(group)
+    elif target.get("all") is True:
+        key, group = COMMAND_ALL, None
+    else:
+        return None
+    wanted = set(hosts)
+    ready = {host.hostname for host in fleet if host.hostname in wanted and _is_ready(host, group)}
+    others = any(host.hostname not in wanted and _may_have_bound(host, group) for host in fleet)
+    return key if ready == wanted and not others else None
+
+
+def _is_ready(host: HostView, group: str | None) -> bool:
+    """Whether the host is online and, as far as it says what it has bound, bound to the group."""
+    has_bound = group is None or (group in host.groups if host.groups_bound is None else group in host.groups_bound)
+    return host.state == "online" and has_bound
+
+
+def _may_have_bound(host: HostView, group: str | None) -> bool:
+    """Whether a host that the message is not for could get it all the same."""
+    if host.last_heartbeat_us is None or host.state == "offline":
+        return False
+    return group is None or group in (host.groups_bound or ()) or (host.groups_bound is None and group in host.groups)
