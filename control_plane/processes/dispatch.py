@@ -300,9 +300,7 @@ class Dispatch:
         results = await asyncio.gather(*(self._send(send) for send in sends))
         self._failpoints.hit("dispatch.after_publish")
         said = [event for events in results for event in events]
-        said += await self._unreachable(
-            [send for send, events in zip(sends, results, strict=True) if _came_back(events)]
-        )
+        said += await self._unreachable(said)
         if said:
             self._failpoints.hit("dispatch.before_sent")
             await self._record(said)
