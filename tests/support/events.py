@@ -1,0 +1,144 @@
+"""One event of every kind, and events as the log keeps them."""
+
+from collections.abc import Mapping
+
+from control_plane.events import access, enrolment, hosts, tasks
+from control_plane.events.envelope import NewEvent, StoredEvent
+from control_plane.events.event import Event
+from control_plane_wire.strict_json import Json, JsonObject
+from tests.support.clock import START_US
+
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+PUBLIC_KEY = "gTl3Dqh9F19Wo1Rmw0x+zMuNipG07jeiXfYPW4/Js5Q="
+TASK = "0190163d-8694-739b-aea5-966c26f8ad91"
+HOST = "web1.example.com"
+AT = START_US // 1_000_000
+
+HEARTBEAT: JsonObject = {
+    "hostname": HOST,
+    "status": "online",
+    "timestamp": AT,
+    "cpu_usage": 0.1,
+    "memory_usage": 1,
+    "disk_usage": 1e-7,
+    "agent_version": "1.0",
+    "boot_id": "b1",
+    "sequence": 17,
+    "running": 0,
+}
+RESULT: JsonObject = {
+    "task_id": TASK,
+    "exit_code": 0,
+    "stdout": "Grüße, 世界 \U0001f600\n",
+    "stderr": "",
+    "timestamp": AT,
+    "outcome": "completed",
+}
+ACCEPTED: JsonObject = {"kind": "accepted", "task_id": TASK, "timestamp": AT}
+
+
+def stored(new: NewEvent, *, seq: int = 1, recorded_us: int = START_US) -> StoredEvent:
+    """The event as the log keeps it."""
+    return StoredEvent(
+        seq,
+        recorded_us,
+        new.kind,
+        new.schema_v,
+        new.task_id,
+        new.hostname,
+        new.actor,
+        new.occurred_us,
+        new.body,
+        new.signature,
+        new.key_id,
+    )
+
+
+def a_task_accepted(task_id: str = TASK, hosts: tuple[str, ...] = ("db1", HOST), **request: Json) -> tasks.TaskAccepted:
+    asked: Mapping[str, Json] = {
+        "target": {"hosts": ["db1", HOST]},
+        "command": "uptime -p",
+        "argv": ["uptime", "-p"],
+        "env": {"LANG": "C.UTF-8"},
+        "timeout": 30,
+        "user": "root",
+        "when_offline": "queue",
+        "expires_in": 600,
+        **request,
+    }
+    return tasks.TaskAccepted(
+        task_id=task_id,
+        request=asked,
+        request_sha256=SHA,
+        hosts=hosts,
+        hosts_sha256=SHA,
+        basic=(),
+        as_of=41,
+        actor="ada",
+        accepted_at=AT,
+        expires_at=AT + 600,
+        guard={"level": 3, "rules": ["all hosts"]},
+    )
+
+
+EXAMPLES: tuple[Event, ...] = (
+    a_task_accepted(),
+    tasks.TaskCancelRequested(task_id=TASK, actor="ada", reason="wrong host"),
+    tasks.ExecutionSent(task_id=TASK, hostname=HOST, route=f"cmd.node.{HOST}"),
+    tasks.ExecutionReturned(task_id=TASK, hostname=HOST, trigger_seq=42),
+    tasks.ExecutionUnconfirmed(task_id=TASK, hostname=HOST),
+    tasks.ExecutionAccepted(hostname=HOST, message=ACCEPTED),
+    tasks.ExecutionStarted(hostname=HOST, message={**ACCEPTED, "started_at": AT}),
+    tasks.ExecutionFinished(hostname=HOST, message=RESULT),
+    tasks.ExecutionLateResult(hostname=HOST, message={**RESULT, "exit_code": None, "outcome": "rejected"}),
+    tasks.ExecutionExpired(task_id=TASK, hostname=HOST, reason="not reachable until it expired"),
+    tasks.ExecutionLost(task_id=TASK, hostname=HOST, reason="no word from the agent"),
+    tasks.ExecutionSkipped(task_id=TASK, hostname=HOST, reason="offline"),
+    tasks.ExecutionCancelled(task_id=TASK, hostname=HOST, reason="cancelled before it was sent"),
+    tasks.ExecutionConflict(task_id=TASK, hostname=HOST, first_seq=43, result_sha256=SHA),
+    tasks.ExecutionUnexpected(task_id=TASK, hostname=HOST, reason="not a target of this task", message_sha256=SHA),
+    hosts.HostRegistered(
+        hostname=HOST,
+        generation=1,
+        public_key=PUBLIC_KEY,
+        groups=("db", "web"),
+        registered_by="ada",
+        enrolment_token_id="0123456789abcdef",
+    ),
+    hosts.HostGroupsChanged(hostname=HOST, based_on=3, groups=()),
+    hosts.HostLabelsChanged(hostname=HOST, based_on=4, labels={"site": "Zürich"}),
+    hosts.HostMaintenanceChanged(hostname=HOST, based_on=5, maintenance=True),
+    hosts.HostRevoked(hostname=HOST, based_on=6, reason="stolen"),
+    hosts.HostRetired(hostname=HOST, based_on=7),
+    hosts.HostWentOnline(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="heartbeat"),
+    hosts.HostWentStale(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="no heartbeat for 20 s"),
+    hosts.HostWentOffline(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="no heartbeat for 30 s"),
+    hosts.HeartbeatReceived(message=HEARTBEAT),
+    enrolment.EnrolmentTokenCreated(
+        token_id="0123456789abcdef",
+        token_sha256=SHA,
+        groups=("web",),
+        expires_at=AT + 3600,
+        created_by="ada",
+        hostname=HOST,
+    ),
+    enrolment.EnrolmentTokenUsed(token_id="0123456789abcdef", hostname=HOST, public_key=PUBLIC_KEY),
+    enrolment.EnrolmentTokenRevoked(token_id="0123456789abcdef"),
+    access.UserCreated(username="ada", based_on=0, role="administrator", phc_sha256=SHA),
+    access.UserRoleChanged(username="ada", based_on=8, role="viewer"),
+    access.UserDisabled(username="ada", based_on=9),
+    access.UserEnabled(username="ada", based_on=10),
+    access.UserPasswordChanged(username="ada", based_on=11, phc_sha256=SHA),
+    access.SessionOpened(session_sha256=SHA, username="ada", expires_at=AT + 43_200, address="127.0.0.1"),
+    access.SessionClosed(session_sha256=SHA, username="ada"),
+    access.TokenCreated(
+        token_id="0123456789abcdef", token_sha256=SHA, username="ada", name="ci", expires_at=AT + 86_400
+    ),
+    access.TokenRevoked(token_id="0123456789abcdef", username="ada"),
+    access.AccessDenied(denial_id="d1", actor="ada", action="tasks.run", resource="targets", address="127.0.0.1"),
+    access.LoginFailed(attempt_id="a1", username="ada", address="127.0.0.1"),
+    access.KeyAdded(key_id="34750f98bd59fcfc", public_key=PUBLIC_KEY),
+    access.MessageRejected(
+        message_sha256=SHA, queue="cmd.result", routing_key=f"result.node.{HOST}", reason="wrong signature of db1"
+    ),
+)
