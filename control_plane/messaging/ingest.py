@@ -6,7 +6,7 @@ A crash anywhere leaves a message unacknowledged or an event with its key: it co
 import asyncio
 import hashlib
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -20,6 +20,7 @@ from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.messaging.dead_letters import DeadLetter
+from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
 from control_plane_wire.errors import MalformedMessageError, SignatureError
@@ -80,7 +81,7 @@ class Ingest:
         log: EventLog,
         authority: Authority,
         *,
-        counters: Counter[str],
+        count: Count,
         now_s: Callable[[], float],
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
@@ -89,7 +90,7 @@ class Ingest:
         self._transport = transport
         self._log = log
         self._authority = authority
-        self._counters = counters
+        self._count = count
         self._now_s = now_s
         self._failpoints = failpoints
         self.connected_since_s: float | None = None
@@ -120,8 +121,8 @@ class Ingest:
                 await asyncio.sleep(backoff.next_s())
         for letter in dead:
             await session.publish(letter.message(self._stream.dead_queue))
-        self._counters[f"{self._stream.name}_received"] += len(batch)
-        self._counters[f"{self._stream.name}_dead"] += len(dead)
+        self._count(f"{self._stream.name}_received", len(batch))
+        self._count(f"{self._stream.name}_dead", len(dead))
         for delivery in batch:
             delivery.ack()
         self._failpoints.hit("ingest.after_ack")
@@ -149,7 +150,7 @@ class Ingest:
                 received, _ = pairs.pop(error.index)
                 dead.append(DeadLetter(delivery=received.delivery, reason=error.detail))
                 continue
-            self._counters["duplicates"] += sum(isinstance(outcome, Duplicate) for outcome in outcomes)
+            self._count("duplicates", sum(isinstance(outcome, Duplicate) for outcome in outcomes))
             await self._stream.settle([r for r, _ in pairs], [e for _, e in pairs], outcomes)
             break
         return dead
@@ -255,10 +256,10 @@ class Results:
     tag = signing.RESULT
     max_bytes = messages.MAX_RESULT_BYTES
 
-    def __init__(self, log: EventLog, authority: Authority, counters: Counter[str]) -> None:
+    def __init__(self, log: EventLog, authority: Authority, count: Count) -> None:
         self._log = log
         self._authority = authority
-        self._counters = counters
+        self._count = count
         self._targets: OrderedDict[str, frozenset[str]] = OrderedDict()
 
     def sender(self, delivery: Delivery, signed: Signed) -> str:
@@ -272,7 +273,7 @@ class Results:
     def _event(self, received: Received, targets: frozenset[str] | None) -> NewEvent:
         task_id = str(received.signed.message["task_id"])
         if targets is None or received.hostname not in targets:
-            self._counters["unexpected_results"] += 1
+            self._count("unexpected_results", 1)
             return tasks.ExecutionUnexpected(
                 task_id=task_id,
                 hostname=received.hostname,
@@ -319,10 +320,10 @@ class Results:
     async def _beside(self, received: Received, first_seq: int) -> NewEvent:
         first = await self._log.read_one(EVENT, first_seq)
         if first is not None and first.kind != tasks.ExecutionFinished.KIND:
-            self._counters["late_results"] += 1
+            self._count("late_results", 1)
             late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
             return vouched(late, received, self._authority)
-        self._counters["conflicts"] += 1
+        self._count("conflicts", 1)
         return tasks.ExecutionConflict(
             task_id=str(received.signed.message["task_id"]),
             hostname=received.hostname,

@@ -7,7 +7,7 @@ published after `expires_at`, and nothing that came back is taken for delivered.
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +19,7 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEve
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
+from control_plane.observability import Count
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
@@ -75,7 +76,7 @@ class Dispatch:
         host_queries: HostQueries,
         clock: Clock,
         *,
-        counters: Counter[str],
+        count: Count,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
@@ -87,7 +88,7 @@ class Dispatch:
         self._task_queries = task_queries
         self._host_queries = host_queries
         self._clock = clock
-        self._counters = counters
+        self._count = count
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
@@ -138,7 +139,7 @@ class Dispatch:
         try:
             self._fold(stored)
         except (SignatureError, MalformedMessageError, TypeError, KeyError) as error:
-            self._counters["events_refused"] += 1
+            self._count("events_refused", 1)
             _logger.error(  # noqa: TRY400 - what it was is in the fields
                 "event refused by dispatch", extra={"seq": stored.seq, "kind": stored.kind, "reason": str(error)}
             )
@@ -324,14 +325,14 @@ class Dispatch:
             self._again(send.dues, RETRY_S)
             return []
         except PublishUnconfirmedError:
-            self._counters["publishes_unconfirmed"] += 1
+            self._count("publishes_unconfirmed", 1)
             self._again(send.dues, RETRY_S)
             return [
                 tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
                 for d in send.dues
                 if not d.delivery.may_have_arrived
             ]
-        self._counters["publishes"] += 1
+        self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
             self._again(send.dues, FIRST_RETRY_S)
             return [
@@ -339,7 +340,7 @@ class Dispatch:
                 for d in send.dues
                 if not d.was_sent and not d.is_cancelled
             ]
-        self._counters["publishes_returned"] += 1
+        self._count("publishes_returned", 1)
         return [self._returned(due) for due in send.dues]
 
     def _again(self, dues: Iterable[Due], first_s: float) -> None:
