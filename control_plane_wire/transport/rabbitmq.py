@@ -73,21 +73,16 @@ class RabbitTransport:
             try:
                 yield session
             finally:
-                await session.flush()
+                await session.close()
         finally:
-            await _close(connection)
+            with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot close"):
+                async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                    await connection.close()
 
 
 def _user_of(url: str) -> str | None:
     user = urllib.parse.urlsplit(url).username
     return None if user is None else urllib.parse.unquote(user)
-
-
-async def _close(connection: AbstractConnection) -> None:
-    """Close what may be gone already, or not answer."""
-    with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot close"):
-        async with asyncio.timeout(OPERATION_TIMEOUT_S):
-            await connection.close()
 
 
 class _lost_means_unavailable(contextlib.AbstractContextManager[None]):  # noqa: N801 - used like a function
@@ -121,7 +116,8 @@ class _Session:
         self._lost_because = ""
         self._consumers: list[_Consumer] = []
         self._window = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._in_flight: dict[int, float] = {}
+        self._in_flight: dict[int, float] = {}  # since when, by number
+        self._limits: set[asyncio.Timeout] = set()
         self._counter = itertools.count()
         self._id = uuid4().hex
 
@@ -134,7 +130,7 @@ class _Session:
         """A channel whose end is the session's end."""
         self.check_open()
         with _lost_means_unavailable("cannot open a channel"):
-            async with asyncio.timeout(OPERATION_TIMEOUT_S):
+            async with self._limit(OPERATION_TIMEOUT_S):
                 channel = self._connection.channel(publisher_confirms=publisher_confirms)
                 await channel.initialize()
                 channel.close_callbacks.add(self._on_close)
@@ -148,6 +144,19 @@ class _Session:
         self._lost.set()
         for consumer in self._consumers:
             consumer.changed.set()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0)
+
+    @asynccontextmanager
+    async def _limit(self, timeout_s: float) -> AsyncIterator[None]:
+        """A TimeoutError after that time or at the session's end: the library does not wake up all who wait."""
+        async with asyncio.timeout(timeout_s) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     def check_open(self) -> None:
         if self._lost.is_set():
@@ -213,45 +222,40 @@ class _Session:
         self.check_open()
         with _lost_means_unavailable(what):
             async with (
-                asyncio.timeout(OPERATION_TIMEOUT_S),
+                self._limit(OPERATION_TIMEOUT_S),
                 self._connection.channel(publisher_confirms=False) as channel,
             ):
                 yield await channel.get_underlay_channel()
 
     async def publish(self, message: Message, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> PublishOutcome:
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._window.acquire()
-        except TimeoutError as error:
-            raise TransportUnavailableError("the broker takes nothing for now") from error
         number = next(self._counter)
-        self._in_flight[number] = loop.time()
         try:
-            self.check_open()
-            return await self._publish(message, number, until_s - loop.time())
-        finally:
-            del self._in_flight[number]
-            self._window.release()
-
-    async def _publish(self, message: Message, number: int, timeout_s: float) -> PublishOutcome:
-        try:
-            answer = await self._publisher.basic_publish(
-                message.body,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                mandatory=True,
-                wait=False,  # type: ignore[call-arg]  # the confirm is waited for, not the socket's drain
-                timeout=timeout_s,
-                properties=self._properties(message, number),
-            )
+            async with self._limit(timeout_s), self._window:
+                if self._publisher.is_closed:  # a moment before we are told
+                    self.end("the connection is lost")
+                self.check_open()
+                self._in_flight[number] = asyncio.get_running_loop().time()
+                return await self._publish(message, self._properties(message, number))
         except _LOST as error:  # a nack too: a queue refused, others may have taken it
-            raise PublishUnconfirmedError(_describe(error)) from error
+            if number in self._in_flight:
+                raise PublishUnconfirmedError(self._lost_because or _describe(error)) from error
+            raise TransportUnavailableError(self._lost_because or "the broker takes nothing for now") from error
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
             raise PublishUnconfirmedError("the connection was lost") from error
+        finally:
+            self._in_flight.pop(number, None)
+
+    async def _publish(self, message: Message, properties: Basic.Properties) -> PublishOutcome:
+        answer = await self._publisher.basic_publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=True,
+            wait=False,  # type: ignore[call-arg]  # the confirm is waited for, not the socket's drain
+            properties=properties,
+        )
         return Unroutable() if isinstance(answer, DeliveredMessage) else Confirmed()
 
     def _properties(self, message: Message, number: int) -> Basic.Properties:
@@ -271,10 +275,11 @@ class _Session:
         self._consumers.append(consumer)
         return consumer
 
-    async def flush(self) -> None:
-        """Send the acknowledgements that are still to be sent, before the connection is closed."""
+    async def close(self) -> None:
+        """End each consumer's channel: the broker's answer tells that the last acknowledgements have arrived."""
+        self.end("the session has ended")
         for consumer in self._consumers:
-            await consumer.flush()
+            await consumer.close()
 
 
 class _Consumer:
@@ -340,6 +345,13 @@ class _Consumer:
             with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot acknowledge"):
                 async with asyncio.timeout(OPERATION_TIMEOUT_S):
                     await self._settle(self._channel)
+
+    async def close(self) -> None:
+        await self.flush()
+        if self._channel is not None:
+            with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot close"):
+                async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                    await self._channel.close()
 
     async def _settle(self, channel: AbstractChannel) -> None:
         """One acknowledgement for all from the oldest on, and one for each that has an unsettled one before it.
