@@ -1,0 +1,131 @@
+"""Fleets, principals, and a whole desk of handlers over a log in memory."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from control_plane.commands.access import Principal
+from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.enrolment import EnrolmentHandler
+from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handling import Handling
+from control_plane.commands.hosts import FleetState
+from control_plane.commands.passwords import PasswordHasher
+from control_plane.commands.ports import Presence
+from control_plane.commands.targets import All, Target
+from control_plane.commands.tasks import CreateTask, RequirePreview
+from control_plane.events.event import Event
+from control_plane.events.hosts import HostRegistered
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.signing import SigningKey, encode_base64
+from tests.support.clock import ManualClock
+from tests.support.memory_log import MemoryLog
+
+ADMIN = Principal(username="root", role="administrator", address="127.0.0.1")
+OPERATOR = Principal(username="ada", role="operator", address="127.0.0.1")
+VIEWER = Principal(username="eve", role="viewer", address="127.0.0.1")
+PASSWORD = "correct horse battery"
+CONTROL_PLANE_KEY = SigningKey.from_bytes(b"\x01" * 32)
+
+
+def host_key(hostname: str) -> SigningKey:
+    """The key of a host in tests, the same each time."""
+    return SigningKey.from_bytes(hostname.encode().ljust(32, b"\0")[:32])
+
+
+def a_registration(hostname: str, *groups: str, generation: int = 1, by_hand: bool = False) -> HostRegistered:
+    return HostRegistered(
+        hostname=hostname,
+        generation=generation,
+        public_key=encode_base64(host_key(hostname).public_key),
+        groups=groups,
+        registered_by="root",
+        enrolment_token_id=None if by_hand else "0123456789abcdef",
+    )
+
+
+def a_fleet(hosts: Mapping[str, Collection[str]]) -> FleetState:
+    """Hosts with their groups, registered in that order from seq 1 on, all by a token."""
+    fleet = FleetState()
+    for seq, (hostname, groups) in enumerate(hosts.items(), start=1):
+        assert fleet.apply(a_registration(hostname, *groups), seq)
+    return fleet
+
+
+def a_request(task_id: str = "t1", target: Target | None = None, **given: object) -> CreateTask:
+    asked = {"command": "uptime", "timeout": 30, "user": "root", **given}
+    return CreateTask(task_id=task_id, target=target or All(), **asked)  # type: ignore[arg-type]
+
+
+class MemoryCredentials:
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+
+    async def get(self, username: str) -> str | None:
+        return self.rows.get(username)
+
+    async def put(self, username: str, phc: str) -> None:
+        self.rows[username] = phc
+
+
+class MemoryPresences:
+    def __init__(self) -> None:
+        self.rows: dict[str, Presence] = {}
+
+    async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]:
+        return {name: self.rows[name] for name in hostnames if name in self.rows}
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """All handlers over one log; `beside()` is another replica's desk over the same log."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    log: MemoryLog = field(default_factory=MemoryLog)
+    keyring: Keyring = field(default_factory=lambda: Keyring(CONTROL_PLANE_KEY))
+    credentials: MemoryCredentials = field(default_factory=MemoryCredentials)
+    presences: MemoryPresences = field(default_factory=MemoryPresences)
+    require_preview: RequirePreview = "off"
+    failpoints: Failpoints = NO_FAILPOINTS
+
+    def __post_init__(self) -> None:
+        self.authority = Authority(self.log, self.keyring)
+        self.handling = Handling(
+            log=self.log,
+            authority=self.authority,
+            keyring=self.keyring,
+            clock=self.clock,
+            failpoints=self.failpoints,
+        )
+        self.tasks = TaskHandler(self.handling, self.presences, require_preview=self.require_preview)
+        self.hosts = HostHandler(self.handling)
+        self.enrolment = EnrolmentHandler(self.handling)
+        self.access = AccessHandler(
+            self.handling,
+            self.credentials,
+            PasswordHasher(memory_kib=64, iterations=1, lanes=1),
+            login_token="link",
+            login_user="root",
+        )
+
+    def beside(self) -> "Desk":
+        return Desk(clock=self.clock, log=self.log, keyring=self.keyring, credentials=self.credentials)
+
+    def kinds(self) -> list[str]:
+        """What was recorded, in order."""
+        return [row.kind for row in self.log.rows]
+
+    def insert(self, event: Event, key: SigningKey | None = None) -> int:
+        """Write an event as the database's owner could: unsigned, or signed by another key. Its seq."""
+        signature, key_id = (Keyring(key).sign_event(event), key.key_id) if key else (None, None)
+        return self.log.insert(event.to_new_event(actor="root", signature=signature, key_id=key_id)).seq
+
+    async def register(self, hostname: str, *groups: str) -> int:
+        key = host_key(hostname).public_key
+        return await self.hosts.register(ADMIN, hostname=hostname, public_key=key, groups=groups)
+
+    async def user(self, username: str, role: str) -> Principal:
+        """A user with PASSWORD, signed in."""
+        await self.access.create_user(ADMIN, username, role=role, password=PASSWORD)
+        return (await self.access.login(username, PASSWORD, address=None)).principal
