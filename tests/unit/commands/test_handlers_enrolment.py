@@ -1,0 +1,211 @@
+import asyncio
+
+import pytest
+
+from control_plane.commands.enrolment import NONCE_S
+from control_plane.commands.handlers.enrolment import Enrolled
+from control_plane.commands.passwords import digest
+from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
+from control_plane_wire import strict_json
+from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64
+from tests.support.fleet import ADMIN, OPERATOR, Desk, host_key
+
+
+async def a_token(desk: Desk, hostname: str | None = None, groups: tuple[str, ...] = ("web",)) -> str:
+    return (await desk.enrolment.create_token(ADMIN, hostname=hostname, groups=groups, expires_in=3600)).text
+
+
+def a_proof(token: str, hostname: str, key: SigningKey, nonce: str) -> bytes:
+    """What the agent signs."""
+    body = strict_json.canonical(
+        {
+            "hostname": hostname,
+            "nonce": nonce,
+            "public_key": encode_base64(key.public_key),
+            "token_sha256": digest(token),
+        }
+    )
+    return key.sign(ENROL, sender=hostname, recipient=CONTROL_PLANE, body=body)
+
+
+async def enrol(desk: Desk, token: str, hostname: str = "web1", key: SigningKey | None = None) -> Enrolled:
+    key = key or host_key(hostname)
+    nonce = await desk.enrolment.begin(token=token, hostname=hostname, public_key=key.public_key)
+    proof = a_proof(token, hostname, key, nonce)
+    return await desk.enrolment.finish(
+        token=token, hostname=hostname, public_key=key.public_key, nonce=nonce, proof=proof
+    )
+
+
+async def test_a_host_with_a_token_and_proof_of_its_key_is_registered_with_the_tokens_groups() -> None:
+    desk = Desk()
+
+    enrolled = await enrol(desk, await a_token(desk))
+
+    host = desk.authority.fleet.host("web1")
+    assert (host.public_key, host.is_enrolled) == (host_key("web1").public_key, True)
+    assert (enrolled.as_of, dict(enrolled.groups)) == (host.registered_seq, {"web": host.registered_seq})
+    assert [key.state for key in enrolled.keys] == ["active"]
+    assert desk.kinds() == ["enrolment_token.created", "enrolment_token.used", "host.registered"]
+
+
+async def test_the_same_again_after_a_lost_answer_gets_the_same_answer_from_any_replica() -> None:
+    desk = Desk()
+    token = await a_token(desk)
+    first = await enrol(desk, token)
+
+    assert await enrol(desk.beside(), token) == first
+    assert desk.kinds().count("host.registered") == 1
+
+
+async def test_a_crash_between_the_token_and_the_registration_is_healed_by_the_repeat() -> None:
+    desk = Desk()
+    token = await a_token(desk)
+    whole = await enrol(desk, token)
+    registered = desk.log.rows.pop()
+    desk.log.keys = {key: value for key, value in desk.log.keys.items() if value[1] != registered.seq}
+
+    again = await enrol(desk.beside(), token)
+
+    assert again == whole
+
+
+async def test_of_many_uses_of_a_token_at_once_one_counts() -> None:
+    desk = Desk()
+    token = await a_token(desk)
+
+    outcomes = await asyncio.gather(
+        *(enrol(desk.beside(), token, f"web{n}") for n in range(20)), return_exceptions=True
+    )
+
+    assert len([outcome for outcome in outcomes if isinstance(outcome, Enrolled)]) == 1
+    assert all(isinstance(outcome, Enrolled | NotSignedInError) for outcome in outcomes)
+    assert desk.kinds().count("enrolment_token.used") == 1
+    assert desk.kinds().count("host.registered") == 1
+
+
+async def test_a_token_for_one_host_is_for_no_other() -> None:
+    desk = Desk()
+
+    with pytest.raises(NotSignedInError, match="web1"):
+        await enrol(desk, await a_token(desk, hostname="web1"), "web2")
+
+
+async def test_a_token_ends_at_its_time_and_when_it_is_revoked() -> None:
+    desk = Desk()
+    revoked, ended = await a_token(desk), await a_token(desk)
+    [first, _] = await desk.enrolment.open_tokens(ADMIN)
+    await desk.enrolment.revoke_token(ADMIN, first.token_id)
+    with pytest.raises(NotSignedInError):
+        await enrol(desk, revoked)
+
+    desk.clock.advance(3600)
+
+    with pytest.raises(NotSignedInError):
+        await enrol(desk, ended)
+    assert await desk.enrolment.open_tokens(ADMIN) == []
+
+
+async def test_an_api_token_is_no_enrolment_token_and_neither_is_noise() -> None:
+    desk = Desk()
+    token = await a_token(desk)
+
+    for text in (
+        "",
+        "cp" + token[3:],
+        token[:-1],
+        token.replace("cpe_", "cpe_0", 1),
+        "cpe_" + "0" * 16 + "_" + "0" * 72,
+    ):
+        with pytest.raises(NotSignedInError):
+            await enrol(desk, text)
+
+
+@pytest.mark.parametrize("wrong", ["another key", "another host", "another token", "another nonce"])
+async def test_a_proof_holds_for_this_key_host_token_and_nonce_alone(wrong: str) -> None:
+    desk = Desk()
+    token, key = await a_token(desk), host_key("web1")
+    nonce = await desk.enrolment.begin(token=token, hostname="web1", public_key=key.public_key)
+    proof = a_proof(
+        token if wrong != "another token" else await a_token(desk),
+        "web1" if wrong != "another host" else "web2",
+        key if wrong != "another key" else host_key("mallory"),
+        nonce if wrong != "another nonce" else nonce + "x",
+    )
+
+    with pytest.raises(RefusedError) as refused:
+        await desk.enrolment.finish(token=token, hostname="web1", public_key=key.public_key, nonce=nonce, proof=proof)
+
+    assert refused.value.code == "proof_refused"
+    assert desk.kinds()[-1] == "enrolment_token.created"
+
+
+@pytest.mark.parametrize("wrong", ["old", "forged", "no nonce", "later"])
+async def test_a_nonce_is_ours_and_fresh(wrong: str) -> None:
+    desk = Desk()
+    token, key = await a_token(desk), host_key("web1")
+    nonce = await desk.enrolment.begin(token=token, hostname="web1", public_key=key.public_key)
+    if wrong == "old":
+        desk.clock.advance(NONCE_S + 1)
+    end, rest = nonce.split(".", 1)
+    nonce = {
+        "old": nonce,
+        "forged": nonce[:-10] + "AAAAAAAA==",
+        "no nonce": "x",
+        "later": f"{int(end) + 1}.{rest}",
+    }[wrong]
+
+    with pytest.raises(RefusedError) as refused:
+        await desk.enrolment.finish(
+            token=token,
+            hostname="web1",
+            public_key=key.public_key,
+            nonce=nonce,
+            proof=a_proof(token, "web1", key, nonce),
+        )
+
+    assert refused.value.code == "nonce_expired"
+
+
+async def test_a_name_that_is_taken_is_refused_and_does_not_use_up_the_token() -> None:
+    desk = Desk()
+    await desk.register("web1")
+    token = await a_token(desk)
+
+    with pytest.raises(RefusedError) as refused:
+        await enrol(desk, token, key=host_key("mallory"))
+    assert refused.value.code == "host_exists"
+
+    assert (await enrol(desk, token, "web2")).hostname == "web2"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "groups", "expires_in"),
+    [("*", (), 60), (None, ("#",), 60), (None, (), 0), (None, (), 3601)],
+)
+async def test_a_token_that_breaks_a_rule_is_not_made(
+    hostname: str | None, groups: tuple[str, ...], expires_in: int
+) -> None:
+    with pytest.raises(RefusedError):
+        await Desk().enrolment.create_token(ADMIN, hostname=hostname, groups=groups, expires_in=expires_in)
+
+
+async def test_the_log_never_has_a_token_itself() -> None:
+    desk = Desk()
+    token = await a_token(desk)
+    await enrol(desk, token)
+
+    assert not any(token[21:85].encode() in row.body for row in desk.log.rows)
+
+
+async def test_an_operator_enrols_nobody() -> None:
+    desk = Desk()
+
+    for ask in (
+        desk.enrolment.create_token(OPERATOR, hostname=None, groups=(), expires_in=60),
+        desk.enrolment.open_tokens(OPERATOR),
+        desk.enrolment.revoke_token(OPERATOR, "x"),
+    ):
+        with pytest.raises(NotAllowedError):
+            await ask
+    assert desk.kinds() == ["access.denied"] * 3

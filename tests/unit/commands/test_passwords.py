@@ -1,0 +1,94 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from control_plane.commands import passwords
+from control_plane.commands.passwords import MAX_AT_ONCE, PasswordHasher
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def hasher() -> PasswordHasher:
+    return PasswordHasher(memory_kib=64, iterations=1, lanes=1)
+
+
+async def test_a_hash_is_argon2id_with_its_cost_and_verifies_its_password_alone(hasher: PasswordHasher) -> None:
+    phc = await hasher.hash(PASSWORD)
+
+    assert phc.startswith("$argon2id$v=19$m=64,t=1,p=1$")
+    assert await hasher.verify(PASSWORD, phc)
+    assert not await hasher.verify(PASSWORD + "x", phc)
+    assert not await hasher.verify("x" * 200_000, phc)
+    assert phc != await hasher.hash(PASSWORD)
+
+
+def test_the_cost_is_64_mib_three_times_in_four_lanes_unless_told_otherwise() -> None:
+    assert PasswordHasher()._decoy.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+
+
+async def test_where_there_is_no_hash_the_same_work_is_done_and_nothing_matches(
+    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+    verify = passwords._verify
+
+    def recording(text: str, phc: str) -> bool:
+        verified.append(phc)
+        return verify(text, phc)
+
+    monkeypatch.setattr(passwords, "_verify", recording)
+    phc = await hasher.hash(PASSWORD)
+
+    assert not await hasher.verify(PASSWORD, None)
+    assert await hasher.verify(PASSWORD, phc)
+
+    shapes = [[part if "=" in part else len(part) for part in each.split("$")] for each in verified]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("phc", ["", "x", "$argon2i$v=19$m=64,t=1,p=1$AAAA$AAAA", "$argon2id$v=19$m=64$x"])
+async def test_what_is_no_hash_matches_nothing(hasher: PasswordHasher, phc: str) -> None:
+    assert not await hasher.verify(PASSWORD, phc)
+
+
+class Gate:
+    """Holds verifications until released, and counts how many are under way."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.full = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self._lock = threading.Lock()
+
+    def verify(self, _text: str, _phc: str) -> bool:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.full.release()
+        self.opened.wait(10)
+        with self._lock:
+            self.now -= 1
+        return False
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    monkeypatch.setattr(passwords, "_verify", gate.verify)
+    yield gate
+    gate.opened.set()
+
+
+async def test_at_most_four_run_at_once_even_where_callers_give_up(hasher: PasswordHasher, gate: Gate) -> None:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        callers = [group.create_task(hasher.verify(PASSWORD, None)) for _ in range(12)]
+        for _ in range(MAX_AT_ONCE):
+            await asyncio.to_thread(gate.full.acquire)
+        for caller in callers[:8]:
+            caller.cancel()
+        gate.opened.set()
+
+    assert gate.most == MAX_AT_ONCE
