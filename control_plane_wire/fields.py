@@ -13,6 +13,7 @@ T = TypeVar("T")
 _ACCOUNT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9._@-]{0,63}", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999; as microseconds it still fits 64 bits
 
 
 def is_account(text: str) -> bool:
@@ -44,6 +45,10 @@ class Fields:
         if not least <= value <= most:
             raise MalformedMessageError(f"{name} is not between {least} and {most}")
         return value
+
+    def seconds(self, name: str) -> int:
+        """A point in time or a duration; others may say it with a fraction, which is dropped."""
+        return int(self.number(name, least=0, most=_LAST_SECOND))
 
     def number(self, name: str, *, least: float, most: float) -> float:
         value = self._object.get(name)
@@ -121,10 +126,10 @@ class Fields:
         """What `read` makes of the field, or None where it is not there or null."""
         return None if self._object.get(name) is None else read(name)
 
-    def decoded(self, name: str, decode: Callable[[str], T]) -> T:
+    def decoded(self, name: str, decode: Callable[[str], T], *, most_bytes: int = 128) -> T:
         """What `decode` makes of the field's text; its SignatureError becomes the field's."""
         try:
-            return decode(self.text(name, most_bytes=128))
+            return decode(self.text(name, most_bytes=most_bytes))
         except SignatureError as error:
             raise MalformedMessageError(f"{name}: {error.reason}") from error
 

@@ -14,9 +14,11 @@ from control_plane_wire.fields import Fields
 from control_plane_wire.signing import (
     COMMAND,
     SigningKey,
+    decode_base64,
     decode_public_key,
     decode_signature,
     encode_base64,
+    is_key_id,
     verify,
 )
 from control_plane_wire.strict_json import Json, JsonObject
@@ -31,12 +33,16 @@ ALLOWED_SKEW_S: Final = 120
 DEFAULT_EXPIRY_S: Final = 600
 MAX_EXPIRY_S: Final = 7 * 86_400
 MAX_ARGUMENT_BYTES: Final = 131_071  # of one argument of execve
+MAX_ARGUMENTS: Final = 1024
+MAX_CHECKPOINT_BYTES: Final = 4096
 HEAD_BYTES: Final = 256 * 1024  # of each stream, what a result keeps of its beginning
 TAIL_BYTES: Final = 768 * 1024  # and of its end
 MAX_REASON_BYTES: Final = 1024
 MAX_GROUPS: Final = 256
+MAX_KEYS: Final = 16
 
 OUTCOMES: Final = frozenset({"completed", "timed_out", "cancelled", "rejected", "expired", "interrupted"})
+ENCODINGS: Final = frozenset({"utf-8", "base64"})
 BASIC_INTERVAL_S: Final = 30  # assumed between the heartbeats of an agent that does not say
 DEFAULT_INTERVAL_S: Final = 10
 
@@ -49,7 +55,7 @@ class Signed:
         message: the whole decoded object; after verification use this one and never parse again.
         body: the canonical bytes that were signed.
         signature: 64 bytes.
-        key_id: the sender's hint which of its keys signed, if it gave one.
+        key_id: the sender's hint which of its keys signed, if it gave one that can be a key's.
     """
 
     message: JsonObject
@@ -77,7 +83,7 @@ def decode(data: bytes, *, max_bytes: int, tag: str) -> Signed:
         message=message,
         body=strict_json.canonical(unsigned),
         signature=signature,
-        key_id=key_id if isinstance(key_id, str) else None,
+        key_id=key_id if isinstance(key_id, str) and is_key_id(key_id) else None,
     )
 
 
@@ -97,6 +103,7 @@ class _Message:
     __slots__ = ()
 
     def to_json(self) -> JsonObject:
+        # Only the subclasses are dataclasses, which a type cannot say.
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
@@ -163,19 +170,22 @@ class KeyState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigureMessage(_Message):
-    """A host's groups with the log position of each assignment, and the control plane's public keys."""
+    """A host's groups with the log position of each assignment, the control plane's keys, the newest checkpoint."""
 
     task_id: str
     timestamp: int
     as_of: int
     groups: Mapping[str, int]
     keys: tuple[KeyState, ...] | None = None
+    checkpoint: str | None = None
 
     def to_json(self) -> JsonObject:
         message: JsonObject = {"kind": "configure", "task_id": self.task_id, "timestamp": self.timestamp}
         message |= {"as_of": self.as_of, "groups": dict(self.groups)}
         if self.keys is not None:
             message["keys"] = [key.to_json() for key in self.keys]
+        if self.checkpoint is not None:
+            message["checkpoint"] = self.checkpoint
         return message
 
 
@@ -192,9 +202,11 @@ def parse_command(message: JsonObject) -> ToAgent:
     match message.get("kind", "command"):
         case "command":
             return _parse_run(read)
-        case "cancel" if "command" not in message:
-            return CancelMessage(task_id=read.task_id(), timestamp=read.integer("timestamp"))
-        case "configure" if "command" not in message:
+        case "cancel" | "configure" if "command" in message:
+            raise MalformedMessageError("command is there, where an agent that ignores kind would run it")
+        case "cancel":
+            return CancelMessage(task_id=read.task_id(), timestamp=read.seconds("timestamp"))
+        case "configure":
             return _parse_configure(read)
         case _:
             raise MalformedMessageError("kind is not known")
@@ -206,14 +218,21 @@ def _parse_run(read: Fields) -> CommandMessage:
         command=read.text("command", least_bytes=1, most_bytes=MAX_ARGUMENT_BYTES),
         timeout=read.integer("timeout", least=1, most=MAX_TIMEOUT_S),
         user=read.account("user"),
-        timestamp=read.integer("timestamp"),
+        timestamp=read.seconds("timestamp"),
         as_of=read.optional("as_of", read.integer),
-        expires_at=read.optional("expires_at", read.integer),
-        argv=read.optional("argv", lambda name: read.texts(name, most=1024, most_bytes=MAX_ARGUMENT_BYTES)),
+        expires_at=read.optional("expires_at", read.seconds),
+        argv=read.optional("argv", lambda name: _parse_argv(read, name)),
         env=read.optional("env", read.environment),
         cwd=read.optional("cwd", lambda name: read.text(name, least_bytes=1, most_bytes=4096)),
         stdin=read.optional("stdin", lambda name: read.text(name, most_bytes=MAX_COMMAND_BYTES, allow_nul=True)),
     )
+
+
+def _parse_argv(read: Fields, name: str) -> tuple[str, ...]:
+    argv = read.texts(name, most=MAX_ARGUMENTS, most_bytes=MAX_ARGUMENT_BYTES)
+    if not argv or not argv[0]:
+        raise MalformedMessageError(f"{name} does not begin with a program")
+    return argv
 
 
 def _parse_configure(read: Fields) -> ConfigureMessage:
@@ -224,10 +243,11 @@ def _parse_configure(read: Fields) -> ConfigureMessage:
     positions = Fields(groups)
     return ConfigureMessage(
         task_id=read.task_id(),
-        timestamp=read.integer("timestamp"),
+        timestamp=read.seconds("timestamp"),
         as_of=read.integer("as_of"),
         groups={name: positions.integer(name) for name in names},
-        keys=read.optional("keys", lambda name: tuple(map(_parse_key, read.objects(name, most=16)))),
+        keys=read.optional("keys", lambda name: tuple(map(_parse_key, read.objects(name, most=MAX_KEYS)))),
+        checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=MAX_CHECKPOINT_BYTES)),
     )
 
 
@@ -299,8 +319,8 @@ def parse_result(message: JsonObject) -> FromAgent:
         case "accepted":
             return AcceptedMessage(
                 task_id=read.task_id(),
-                timestamp=read.integer("timestamp"),
-                started_at=read.optional("started_at", read.integer),
+                timestamp=read.seconds("timestamp"),
+                started_at=read.optional("started_at", read.seconds),
                 command_sha256=read.optional("command_sha256", read.digest),
             )
         case _:
@@ -312,16 +332,19 @@ def _parse_result(read: Fields) -> ResultMessage:
     exit_code = read.optional("exit_code", lambda name: read.integer(name, least=-(2**31), most=2**32 - 1))
     if exit_code is None and outcome in {None, "completed"}:
         raise MalformedMessageError("exit_code is missing")
+    encoding = read.optional("encoding", lambda name: read.one_of(name, ENCODINGS))
+    for stream in ("stdout", "stderr") if encoding == "base64" else ():
+        read.decoded(stream, decode_base64, most_bytes=MAX_RESULT_BYTES)
     return ResultMessage(
         task_id=read.task_id(),
         exit_code=exit_code,
         stdout=read.text("stdout", most_bytes=MAX_RESULT_BYTES, allow_nul=True),
         stderr=read.text("stderr", most_bytes=MAX_RESULT_BYTES, allow_nul=True),
-        timestamp=read.integer("timestamp"),
+        timestamp=read.seconds("timestamp"),
         outcome=outcome,
         reason=read.optional("reason", lambda name: read.text(name, most_bytes=MAX_REASON_BYTES)),
-        started_at=read.optional("started_at", read.integer),
-        finished_at=read.optional("finished_at", read.integer),
+        started_at=read.optional("started_at", read.seconds),
+        finished_at=read.optional("finished_at", read.seconds),
         command_sha256=read.optional("command_sha256", read.digest),
         stdout_bytes=read.optional("stdout_bytes", read.integer),
         stderr_bytes=read.optional("stderr_bytes", read.integer),
@@ -330,7 +353,7 @@ def _parse_result(read: Fields) -> ResultMessage:
         stdout_head_bytes=read.optional("stdout_head_bytes", read.integer),
         stderr_head_bytes=read.optional("stderr_head_bytes", read.integer),
         truncated=read.optional("truncated", read.boolean),
-        encoding=read.optional("encoding", lambda name: read.one_of(name, frozenset({"utf-8", "base64"}))),
+        encoding=encoding,
         leftovers=read.optional("leftovers", read.integer),
     )
 
@@ -385,7 +408,7 @@ def parse_heartbeat(message: JsonObject) -> HeartbeatMessage:
     return HeartbeatMessage(
         hostname=read.hostname(),
         status=read.one_of("status", frozenset({"online", "offline"})),
-        timestamp=read.integer("timestamp"),
+        timestamp=read.seconds("timestamp"),
         cpu_usage=read.number("cpu_usage", least=0, most=1),
         memory_usage=read.number("memory_usage", least=0, most=1),
         agent_version=read.optional("agent_version", short),
@@ -396,24 +419,12 @@ def parse_heartbeat(message: JsonObject) -> HeartbeatMessage:
         running=read.optional("running", read.integer),
         load=read.optional("load", lambda name: read.numbers(name, most=3)),
         disk_usage=read.optional("disk_usage", lambda name: read.number(name, least=0, most=1)),
-        uptime=read.optional("uptime", read.integer),
+        uptime=read.optional("uptime", read.seconds),
         os=read.optional("os", short),
         kernel=read.optional("kernel", short),
         cpu_count=read.optional("cpu_count", read.integer),
         memory_bytes=read.optional("memory_bytes", read.integer),
         addresses=read.optional("addresses", lambda name: read.texts(name, most=64, most_bytes=64)),
-        checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=4096)),
+        checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=MAX_CHECKPOINT_BYTES)),
         journal_head=read.optional("journal_head", read.integer),
     )
-
-
-def open_sealed(data: bytes, public_key: bytes, tag: str, *, sender: str, recipient: str, max_bytes: int) -> Signed:
-    """Decode and verify in one step.
-
-    Raises:
-        MalformedMessageError: it is no message.
-        SignatureError: this key did not sign it for this recipient.
-    """
-    signed = decode(data, max_bytes=max_bytes, tag=tag)
-    signed.verify(public_key, tag, sender=sender, recipient=recipient)
-    return signed

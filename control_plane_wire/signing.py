@@ -6,8 +6,8 @@ Sender and recipient are never read from the message: the verifier takes them fr
 """
 
 import base64
-import binascii
 import hashlib
+import re
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -26,6 +26,7 @@ CHECKPOINT: Final = "checkpoint"
 
 CONTROL_PLANE: Final = "control-plane"
 
+_KEY_ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _P: Final = 2**255 - 19
 _Y: Final = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
 # Points of small order with their non-canonical twins: the library accepts them, and signatures can be forged.
@@ -35,6 +36,10 @@ _WEAK: Final = frozenset({0, 1, _P - 1, _P, _P + 1, _Y, _P - _Y})
 def key_id(public_key: bytes) -> str:
     """The first 16 hex digits of SHA-256 of the public key."""
     return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def is_key_id(text: str) -> bool:
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def check_public_key(public_key: bytes) -> None:
@@ -103,6 +108,21 @@ def encode_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def decode_base64(text: str) -> bytes:
+    """Strict base64: sixteen texts decode to the same bytes, and only one of them is accepted.
+
+    Raises:
+        SignatureError: it is another one, or none at all.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise SignatureError("not base64") from error
+    if encode_base64(data) != text:
+        raise SignatureError("not canonical base64")
+    return data
+
+
 def decode_signature(text: str) -> bytes:
     return _decode(text, 64, "a signature")
 
@@ -115,13 +135,7 @@ def decode_public_key(text: str) -> bytes:
 
 
 def _decode(text: str, length: int, what: str) -> bytes:
-    """Strict base64: sixteen texts decode to the same bytes, and only one of them is accepted."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise SignatureError(f"{what} is not base64") from error
+    data = decode_base64(text)
     if len(data) != length:
         raise SignatureError(f"{what} has {length} bytes, not {len(data)}")
-    if encode_base64(data) != text:
-        raise SignatureError(f"{what} is not canonical base64")
     return data
