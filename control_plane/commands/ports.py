@@ -49,6 +49,7 @@ class Presence:
     """How a host is just now, as the read table has it: for show, and for the form of its messages. It decides nothing.
 
     Attributes:
+        state: `pending` where it has never been heard from; nothing is known of its agent then.
         basic: its agent knows only the required fields of the protocol.
     """
 

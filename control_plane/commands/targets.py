@@ -159,10 +159,13 @@ def _left_out(host: Host | None, not_possible: str | None) -> str | None:
 
 
 def _is_basic(host: Host | None, presence: Presence | None) -> bool:
-    """Whether its agent knows the required fields only; who enrolled with a token has shown that it knows more."""
-    if host is not None and host.is_enrolled:
-        return False
-    return presence is None or presence.basic
+    """Whether its agent knows the required fields only.
+
+    Before its first heartbeat, who enrolled with a token has shown that it knows more; another is taken for basic.
+    """
+    if presence is None or presence.state == "pending":
+        return host is not None and not host.is_enrolled
+    return presence.basic
 
 
 def in_words(names: Collection[str]) -> str:

@@ -8,7 +8,6 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
-from control_plane.commands.handlers.keys import KeyHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
@@ -102,7 +101,6 @@ class Desk:
         self.tasks = TaskHandler(self.handling, self.presences, require_preview=self.require_preview)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling)
-        self.keys = KeyHandler(self.handling)
         self.access = AccessHandler(
             self.handling,
             self.credentials,

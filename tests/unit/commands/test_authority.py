@@ -210,14 +210,3 @@ async def test_the_head_is_what_the_authority_stands_at() -> None:
     desk = await a_desk()
 
     assert await desk.authority.refresh() == (await desk.log.head(EVENT)).seq
-
-
-async def test_the_signing_key_is_recorded_once_and_vouched_for_by_itself() -> None:
-    desk = Desk()
-
-    first = await desk.keys.introduce()
-    again = await desk.beside().keys.introduce()
-
-    assert first == again == 1
-    desk.keyring.verify_event(desk.log.rows[0])
-    assert desk.authority.refused == 0

@@ -26,6 +26,7 @@ from tests.support.fleet import a_fleet, a_registration
 NAMES = ["a1", "b1", "c1", "d1", "e1"]
 BASIC = Presence(state="online", basic=True)
 FULL = Presence(state="online", basic=False)
+UNHEARD = Presence(state="pending", basic=False)
 
 
 def a_mixed_fleet() -> FleetState:
@@ -109,12 +110,19 @@ def test_a_target_is_frozen_to_sorted_hosts_and_says_who_is_left_out(
     assert (frozen.as_of, frozen.sha256) == (7, hosts_digest(hosts))
 
 
-def test_who_enrolled_is_no_basic_agent_and_who_was_registered_by_hand_is_one_until_it_says_otherwise() -> None:
-    fleet = a_mixed_fleet()
-
-    assert freeze(fleet, All(), {}, as_of=7).basic == ("by1",)
-    assert freeze(fleet, All(), {"by1": BASIC, "web1": FULL}, as_of=7).basic == ("by1",)
-    assert freeze(fleet, All(), {"by1": FULL}, as_of=7).basic == ()
+@pytest.mark.parametrize(
+    ("presences", "basic"),
+    [
+        ({}, ("by1",)),
+        ({"by1": UNHEARD, "web1": UNHEARD}, ("by1",)),
+        ({"by1": FULL}, ()),
+        ({"by1": FULL, "web1": BASIC}, ("web1",)),
+    ],
+)
+def test_an_agent_is_what_it_last_said_and_before_that_basic_unless_it_enrolled(
+    presences: Mapping[str, Presence], basic: tuple[str, ...]
+) -> None:
+    assert freeze(a_mixed_fleet(), All(), presences, as_of=7).basic == basic
 
 
 def test_basic_agents_are_left_out_of_what_they_cannot_do_with_that_reason() -> None:
