@@ -1,0 +1,135 @@
+"""People, their roles and their API tokens."""
+
+from typing import Annotated, Self
+
+from fastapi import Path
+from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+
+from control_plane.api.fields import Answer, Items, Line, Request, Time, Username, at_s
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given
+from control_plane.commands.access import ROLES
+from control_plane.commands.users import MAX_TOKEN_DAYS
+
+DEFAULT_TOKEN_DAYS = 90
+
+users = noun("/users", "access")
+roles = noun("/roles", "access")
+tokens = noun("/tokens", "access")
+
+
+class User(Answer):
+    username: str
+    role: str
+    enabled: bool
+
+
+class CreateUser(Request):
+    username: Username
+    role: StrictStr = Field(max_length=64)
+    password: StrictStr = Field(max_length=512)
+
+
+class ChangeUser(Request):
+    role: StrictStr | None = Field(None, max_length=64)
+    enabled: StrictBool | None = None
+    password: StrictStr | None = Field(None, max_length=512)
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.role is None and self.enabled is None and self.password is None:
+            raise ValueError("one of role, enabled and password is needed")
+        return self
+
+
+class UserChange(Answer):
+    username: str
+    seq: int
+
+
+class Role(Answer):
+    role: str
+    permissions: list[str]
+
+
+class Token(Answer):
+    token_id: str
+    username: str
+    name: str
+    expires_at: Time
+
+
+class CreateToken(Request):
+    """Attributes: `username`: another user's, which only an administrator may; one's own by default."""
+
+    name: Line
+    days: StrictInt = Field(DEFAULT_TOKEN_DAYS, ge=1, le=MAX_TOKEN_DAYS)
+    username: Username | None = None
+
+
+class NewToken(Answer):
+    """Attributes: `token`: shown this once."""
+
+    token_id: str
+    token: str
+    expires_at: Time
+
+
+@users.get("")
+async def list_users(services: Given, caller: Caller) -> Items[User]:
+    found = await services.access.users(caller)
+    return Items(items=[User(username=user.username, role=user.role, enabled=user.enabled) for user in found])
+
+
+@users.post("", status_code=201)
+async def create_user(services: Given, caller: Caller, body: CreateUser) -> UserChange:
+    seq = await services.access.create_user(caller, body.username, role=body.role, password=body.password)
+    return UserChange(username=body.username, seq=seq)
+
+
+@users.patch("/{username}")
+async def change_user(
+    services: Given, caller: Caller, username: Annotated[Username, Path()], body: ChangeUser
+) -> UserChange:
+    seq = 0
+    if body.role is not None:
+        seq = await services.access.set_role(caller, username, body.role)
+    if body.password is not None:
+        seq = await services.access.set_password(caller, username, body.password)
+    if body.enabled is not None:
+        seq = await services.access.set_enabled(caller, username, body.enabled)
+    return UserChange(username=username, seq=seq)
+
+
+@roles.get("")
+async def list_roles(_caller: Caller) -> Items[Role]:
+    return Items(items=[Role(role=role, permissions=sorted(permissions)) for role, permissions in ROLES.items()])
+
+
+@tokens.get("")
+async def list_tokens(services: Given, caller: Caller) -> Items[Token]:
+    """One's own; everybody's for an administrator."""
+    return Items(
+        items=[
+            Token(
+                token_id=token.token_id,
+                username=token.username,
+                name=token.name,
+                expires_at=at_s(token.expires_at),
+            )
+            for token in await services.access.tokens(caller)
+        ]
+    )
+
+
+@tokens.post("", status_code=201)
+async def create_token(services: Given, caller: Caller, body: CreateToken) -> NewToken:
+    made = await services.access.create_token(
+        caller, username=body.username or caller.username, name=body.name, days=body.days
+    )
+    return NewToken(token_id=made.token_id, token=made.text, expires_at=at_s(made.expires_at))
+
+
+@tokens.delete("/{token_id}", status_code=204)
+async def revoke_token(services: Given, caller: Caller, token_id: Annotated[str, Path(max_length=64)]) -> None:
+    await services.access.revoke_token(caller, token_id)

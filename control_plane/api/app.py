@@ -1,0 +1,116 @@
+"""The application: every router, behind the one gate."""
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+
+from control_plane.api import (
+    access,
+    audit,
+    enrolment,
+    executions,
+    groups,
+    health,
+    hosts,
+    keys,
+    problems,
+    projections,
+    sessions,
+    stream,
+    targets,
+    tasks,
+    ui,
+)
+from control_plane.api.authentication import OPENAPI_PATH, PUBLIC, Authenticator, SessionCookie, public_routes
+from control_plane.api.edge import AllowedHosts, Edge
+from control_plane.api.health import Checks
+from control_plane.api.live import Live
+from control_plane.api.routing import GuardedRoute
+from control_plane.api.services import Services
+from control_plane.api.ui import StaticUi
+
+ROUTERS: Final = (
+    sessions.router,
+    hosts.router,
+    groups.router,
+    keys.router,
+    enrolment.tokens,
+    enrolment.router,
+    targets.router,
+    tasks.router,
+    executions.router,
+    executions.outputs,
+    audit.router,
+    stream.router,
+    projections.router,
+    access.users,
+    access.roles,
+    access.tokens,
+    health.router,
+    ui.router,
+)
+
+_openapi = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+
+
+def create_app(services: Services, live: Live, dashboard: StaticUi) -> FastAPI:
+    """The application of these services. Its streams need `live` to run beside it."""
+    app = FastAPI(
+        title="control plane",
+        version=version("control-plane"),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    cookie = SessionCookie(services.settings.url)
+    app.state.services = services
+    app.state.live = live
+    app.state.ui = dashboard
+    app.state.cookie = cookie
+    app.state.authenticator = Authenticator(services.access, services.authority, cookie)
+    app.state.checks = Checks(services)
+    app.state.public_routes = public_routes(services.settings) | {("GET", path) for path in (*ui.PAGES, ui.FILES)}
+    for router in (*ROUTERS, _openapi):
+        app.router.routes.extend(router.routes)
+    _check_guarded(app)
+    problems.install(app)
+    app.add_middleware(Edge, hosts=AllowedHosts(services.settings), metrics=services.metrics, clock=services.clock)
+    return app
+
+
+def _check_guarded(app: FastAPI) -> None:
+    """A route of another kind would answer anybody."""
+    for route in app.routes:
+        if not isinstance(route, GuardedRoute):
+            raise TypeError(f"{route} is no GuardedRoute")
+
+
+@_openapi.get(OPENAPI_PATH)
+async def openapi(request: Request) -> dict[str, Any]:
+    return describe(request.app)
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: what FastAPI knows, and what the gate does."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schema.setdefault("components", {})["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "session": {"type": "apiKey", "in": "cookie", "name": app.state.cookie.name},
+    }
+    schema["security"] = [{"token": []}, {"session": []}]
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if (method.upper(), path) in PUBLIC:
+                operation["security"] = []
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {
+                "description": "A problem, with a stable `code`.",
+                "content": {problems.CONTENT_TYPE: {"schema": problems.SCHEMA}},
+            }
+    app.openapi_schema = schema
+    return schema

@@ -1,0 +1,144 @@
+"""The audit trail: lists from its read table, the body of one event from the log."""
+
+import base64
+from typing import Annotated, Any, Final
+
+from fastapi import Path, Query
+
+from control_plane.api.fields import (
+    MAX_SEQ,
+    Answer,
+    Cursor,
+    FromTime,
+    Limit,
+    Listing,
+    Name,
+    Seq,
+    TaskId,
+    Time,
+    ToTime,
+    Word,
+    at,
+    micros_of,
+    time_of,
+    wait_for_seq,
+)
+from control_plane.api.routing import noun
+from control_plane.api.services import Given
+from control_plane.errors import NotFoundError
+from control_plane.events.envelope import EVENT
+from control_plane.projections.queries.audit import AuditFilter, AuditRow
+from control_plane.projections.queries.pages import cursor_of, parse_cursor
+from control_plane_wire import strict_json
+from control_plane_wire.signing import encode_base64
+
+PROJECTION: Final = "audit"
+KIND: Final = r"\A[a-z_]{1,32}(\.[a-z_]{1,32})?\z"
+
+router = noun("/events", "audit", permission="events.read")
+
+
+class AuditEvent(Answer):
+    """Attributes: `outcome`: the terminal state that it says of an execution, if it says one."""
+
+    seq: int
+    recorded_at: Time
+    kind: str
+    actor: str | None
+    task_id: str | None
+    hostname: str | None
+    outcome: str | None
+
+
+class WholeEvent(AuditEvent):
+    """An event as it is stored.
+
+    Attributes:
+        occurred_at: by the sender's clock.
+        body: decoded; `body_base64`: the exact bytes, which the signature covers.
+        signature: base64 of whoever vouches for it, by the key `key_id`.
+    """
+
+    occurred_at: Time | None
+    schema_v: int
+    body: dict[str, Any]
+    body_base64: str
+    signature: str | None
+    key_id: str | None
+
+
+def event_of(row: AuditRow) -> AuditEvent:
+    return AuditEvent(
+        seq=row.seq,
+        recorded_at=at(row.recorded_us),
+        kind=row.kind,
+        actor=row.actor,
+        task_id=row.task_id,
+        hostname=row.hostname,
+        outcome=row.outcome,
+    )
+
+
+@router.get("")
+async def list_events(
+    services: Given,
+    after: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="oldest first, from after this seq")] = None,
+    kind: Annotated[str | None, Query(pattern=KIND, description="task.accepted, or a family such as task")] = None,
+    task_id: Annotated[TaskId | None, Query()] = None,
+    hostname: Annotated[Name | None, Query()] = None,
+    actor: Word = None,
+    from_: FromTime = None,
+    to: ToTime = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    min_seq: Seq | None = None,
+) -> Listing[AuditEvent]:
+    """Newest first, or with `after` oldest first."""
+    await wait_for_seq(services, PROJECTION, min_seq)
+    wanted = AuditFilter(
+        kind=kind,
+        task_id=task_id,
+        hostname=hostname,
+        actor=actor,
+        from_us=micros_of(from_) if from_ else None,
+        to_us=micros_of(to) if to else None,
+    )
+    as_of = await services.audit_queries.as_of()
+    place = None if cursor is None else parse_cursor(cursor, int)
+    if after is None:
+        rows = await services.audit_queries.newest(wanted, before=place, limit=limit + 1)
+    else:
+        rows = await services.audit_queries.after(wanted, after if place is None else place, limit=limit + 1)
+    return Listing(
+        items=[event_of(row) for row in rows[:limit]],
+        next_cursor=cursor_of(rows[limit - 1].seq) if len(rows) > limit else None,
+        as_of=str(as_of),
+    )
+
+
+@router.get("/{seq}")
+async def get_event(
+    services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], min_seq: Seq | None = None
+) -> WholeEvent:
+    """One event with the exact bytes that the log has."""
+    await wait_for_seq(services, PROJECTION, min_seq)
+    stored = await services.log.read_one(EVENT, seq)
+    if stored is None:
+        raise NotFoundError("unknown_event", f"there is no event {seq}")
+    rows = await services.audit_queries.after(AuditFilter(), seq - 1, limit=1)
+    outcome = rows[0].outcome if rows and rows[0].seq == seq else None
+    return WholeEvent(
+        seq=stored.seq,
+        recorded_at=at(stored.recorded_us),
+        kind=stored.kind,
+        actor=stored.actor,
+        task_id=stored.task_id,
+        hostname=stored.hostname,
+        outcome=outcome,
+        occurred_at=time_of(stored.occurred_us),
+        schema_v=stored.schema_v,
+        body=strict_json.parse(stored.body, max_bytes=len(stored.body)),
+        body_base64=base64.b64encode(stored.body).decode(),
+        signature=None if stored.signature is None else encode_base64(stored.signature),
+        key_id=stored.key_id,
+    )

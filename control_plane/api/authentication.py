@@ -1,0 +1,124 @@
+"""Who asks: a session by its cookie, or an API token; and that a browser was not tricked into asking."""
+
+import hashlib
+import secrets
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.responses import Response
+
+from control_plane.api.problems import ProblemError
+from control_plane.commands.access import SESSION_S, Principal
+from control_plane.commands.authority import Authority
+from control_plane.commands.handlers.access import AccessHandler
+from control_plane.errors import NotSignedInError
+from control_plane.settings import Settings
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_HEADER: Final = "x-csrf-token"
+
+# Everything that is not here needs credentials, whether anybody thought of it or not.
+PUBLIC: Final = frozenset(
+    {
+        ("POST", "/api/v1/auth/login"),
+        ("POST", "/api/v1/enrol/begin"),
+        ("POST", "/api/v1/enrol/finish"),
+        ("GET", "/api/v1/keys"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+    }
+)
+METRICS_PATH: Final = "/metrics"
+OPENAPI_PATH: Final = "/api/openapi.json"
+
+
+def public_routes(settings: Settings) -> frozenset[tuple[str, str]]:
+    """The routes that answer without credentials, as (method, path template); the pages of the UI come on top."""
+    by_setting = {METRICS_PATH: settings.metrics_public, OPENAPI_PATH: settings.docs_public}
+    return PUBLIC | {("GET", path) for path, is_public in by_setting.items() if is_public}
+
+
+def csrf_token(secret: str) -> str:
+    """What a page of ours knows of its session and another site's page does not."""
+    return hashlib.sha256(b"csrf" + secret.encode()).hexdigest()
+
+
+class SessionCookie:
+    """The cookie that holds a session's secret. Plain HTTP is for loopback, where `Secure` would lose the cookie."""
+
+    def __init__(self, url: str) -> None:
+        self._secure = url.startswith("https://")
+        self.name = "__Host-control_plane_session" if self._secure else "control_plane_session"
+
+    def read(self, request: Request) -> str | None:
+        return request.cookies.get(self.name)
+
+    def write(self, response: Response, secret: str) -> None:
+        response.set_cookie(
+            self.name, secret, max_age=SESSION_S, path="/", secure=self._secure, httponly=True, samesite="strict"
+        )
+
+    def clear(self, response: Response) -> None:
+        response.delete_cookie(self.name, path="/", secure=self._secure, httponly=True, samesite="strict")
+
+
+class Authenticator:
+    """Judges by the authority's memory, which follows the log; so a request costs no read for this."""
+
+    def __init__(self, access: AccessHandler, authority: Authority, cookie: SessionCookie) -> None:
+        self._access = access
+        self._authority = authority
+        self._cookie = cookie
+
+    async def principal(self, request: Request) -> Principal:
+        """Who asks. A request with `Authorization` is judged by that alone.
+
+        Raises:
+            NotSignedInError: nobody that we know.
+            ProblemError: 403, an unsafe request with a cookie that no page of ours has made.
+        """
+        if (header := request.headers.get("authorization")) is not None:
+            scheme, _, text = header.partition(" ")
+            if scheme.lower() != "bearer":
+                raise NotSignedInError
+            return await self._find(self._access.by_token, text.strip(), request)
+        secret = self._cookie.read(request)
+        if secret is None:
+            raise NotSignedInError
+        principal = await self._find(self._access.by_session, secret, request)
+        if request.method not in SAFE_METHODS:
+            check_origin(request, required=True)
+            _check_csrf(request, secret)
+        return principal
+
+    async def _find(self, find: "_Find", text: str, request: Request) -> Principal:
+        address = address_of(request)
+        try:
+            return find(text, address=address)
+        except NotSignedInError:
+            await self._authority.refresh()  # another replica may have opened it a moment ago
+            return find(text, address=address)
+
+
+class _Find(Protocol):
+    def __call__(self, text: str, /, *, address: str | None) -> Principal: ...
+
+
+def address_of(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+def check_origin(request: Request, *, required: bool = False) -> None:
+    """Raises ProblemError where another site's page has made this request."""
+    origin = request.headers.get("origin")
+    if origin is None and not required:
+        return
+    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+        raise ProblemError(403, "origin_refused", "the Origin header does not name this server")
+
+
+def _check_csrf(request: Request, secret: str) -> None:
+    given = request.headers.get(CSRF_HEADER, "").encode()
+    if not secrets.compare_digest(given, csrf_token(secret).encode()):
+        raise ProblemError(403, "csrf_refused", f"the header {CSRF_HEADER} is missing or not this session's")

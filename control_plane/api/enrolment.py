@@ -1,0 +1,131 @@
+"""Enrolment: the tokens that an administrator makes, and the two steps of the agent that holds one."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from fastapi import Path
+from pydantic import Field, StrictInt, StrictStr
+
+from control_plane.api.fields import Answer, Items, Name, Request, Time, at_s, decoded, public_key_of
+from control_plane.api.keys import PublicKey, public_key_of_state
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given
+from control_plane.commands.enrolment import MAX_TOKEN_S
+from control_plane_wire.signing import decode_signature
+
+MAX_TEXT: Final = 512
+
+tokens = noun("/enrolment-tokens", "enrolment")
+router = noun("/enrol", "enrolment")
+
+
+class CreateEnrolmentToken(Request):
+    hostname: Name | None = None
+    groups: list[Name] = Field(default=[], max_length=64)
+    expires_in: StrictInt = Field(MAX_TOKEN_S, ge=1, le=MAX_TOKEN_S, description="seconds")
+
+
+class NewEnrolmentToken(Answer):
+    """Attributes: `token`: shown this once; `command`: what to type on the new host."""
+
+    token_id: str
+    token: str
+    expires_at: Time
+    command: str
+
+
+class EnrolmentToken(Answer):
+    token_id: str
+    hostname: str | None
+    groups: list[str]
+    expires_at: Time
+    created_by: str
+
+
+class BeginEnrolment(Request):
+    token: StrictStr = Field(max_length=MAX_TEXT)
+    hostname: Name
+    public_key: StrictStr = Field(max_length=64)
+
+
+class FinishEnrolment(BeginEnrolment):
+    """Attributes: `proof`: the host's signature over the enrolment, with its private key."""
+
+    nonce: StrictStr = Field(max_length=MAX_TEXT)
+    proof: StrictStr = Field(max_length=128)
+
+
+class Nonce(Answer):
+    nonce: str
+
+
+class Enrolled(Answer):
+    """Attributes: `groups`: with the log position of each assignment; `amqp_url`: where the broker is."""
+
+    hostname: str
+    as_of: int
+    groups: Mapping[str, int]
+    keys: list[PublicKey]
+    amqp_url: str | None
+
+
+@tokens.get("")
+async def list_enrolment_tokens(services: Given, caller: Caller) -> Items[EnrolmentToken]:
+    """Those that may still be used."""
+    return Items(
+        items=[
+            EnrolmentToken(
+                token_id=token.token_id,
+                hostname=token.hostname,
+                groups=list(token.groups),
+                expires_at=at_s(token.expires_at),
+                created_by=token.created_by,
+            )
+            for token in await services.enrolment.open_tokens(caller)
+        ]
+    )
+
+
+@tokens.post("", status_code=201)
+async def create_enrolment_token(services: Given, caller: Caller, body: CreateEnrolmentToken) -> NewEnrolmentToken:
+    made = await services.enrolment.create_token(
+        caller, hostname=body.hostname, groups=tuple(body.groups), expires_in=body.expires_in
+    )
+    hostname = f" --hostname {body.hostname}" if body.hostname else ""
+    return NewEnrolmentToken(
+        token_id=made.token_id,
+        token=made.text,
+        expires_at=at_s(made.expires_at),
+        command=f"control-plane-agent enrol --server {services.settings.url} --token {made.text}{hostname}",
+    )
+
+
+@tokens.delete("/{token_id}", status_code=204)
+async def revoke_enrolment_token(
+    services: Given, caller: Caller, token_id: Annotated[str, Path(max_length=64)]
+) -> None:
+    await services.enrolment.revoke_token(caller, token_id)
+
+
+@router.post("/begin")
+async def begin_enrolment(services: Given, body: BeginEnrolment) -> Nonce:
+    key = public_key_of(body.public_key)
+    return Nonce(nonce=await services.enrolment.begin(token=body.token, hostname=body.hostname, public_key=key))
+
+
+@router.post("/finish")
+async def finish_enrolment(services: Given, body: FinishEnrolment) -> Enrolled:
+    enrolled = await services.enrolment.finish(
+        token=body.token,
+        hostname=body.hostname,
+        public_key=public_key_of(body.public_key),
+        nonce=body.nonce,
+        proof=decoded("proof", body.proof, decode_signature),
+    )
+    return Enrolled(
+        hostname=enrolled.hostname,
+        as_of=enrolled.as_of,
+        groups=enrolled.groups,
+        keys=[public_key_of_state(key) for key in enrolled.keys],
+        amqp_url=services.amqp_url_for_agents,
+    )

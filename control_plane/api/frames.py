@@ -1,0 +1,75 @@
+"""What the stream sends, as bytes: frames of server-sent events, and which rows belong to which topic."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import orjson
+from pydantic import BaseModel
+
+from control_plane.errors import RefusedError
+from control_plane.projections.positions import Positions
+from control_plane_wire.topology import is_name, is_task_id
+
+Table = Literal["hosts", "tasks", "executions", "events", "projections"]
+
+HOST: Final = "host:"
+TASK: Final = "task:"
+PLAIN_TOPICS: Final = frozenset({"system", "hosts", "usage", "tasks", "events"})
+MAX_TOPICS: Final = 64
+
+
+def parse_topics(text: str) -> frozenset[str]:
+    """The topics of a `topics=` parameter. Raises RefusedError `unknown_topic`."""
+    topics = frozenset(text.split(","))
+    if len(topics) > MAX_TOPICS:
+        raise RefusedError("too_many_topics", f"a stream has at most {MAX_TOPICS} topics")
+    for topic in topics:
+        if not _is_topic(topic):
+            raise RefusedError("unknown_topic", f"there is no topic {topic[:80]!r}")
+    return topics
+
+
+def _is_topic(topic: str) -> bool:
+    if topic.startswith(HOST):
+        return is_name(topic.removeprefix(HOST))
+    return topic in PLAIN_TOPICS or (topic.startswith(TASK) and is_task_id(topic.removeprefix(TASK)))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as every reader gets it, serialised once; `topics` are all that it belongs to."""
+
+    table: Table
+    pos: int
+    data: bytes
+    topics: tuple[str, ...]
+
+
+def row(table: Table, pos: int, model: BaseModel, *topics: str) -> Row:
+    return Row(table, pos, model.model_dump_json().encode(), topics)
+
+
+def rows_frame(table: Table, rows: Iterable[Row]) -> bytes:
+    pairs = [[found.pos, orjson.Fragment(found.data)] for found in rows]
+    return frame("rows", {"table": table, "rows": pairs})
+
+
+def frame(event: str, data: object) -> bytes:
+    """One event without the empty line that ends it, so that an id may follow."""
+    return b"event: %s\ndata: %s\n" % (event.encode(), orjson.dumps(data))
+
+
+def batch(frames: Sequence[bytes], positions: Positions | None) -> bytes:
+    """Frames that belong together: only the last one has the id, for a reader that loses a part must read all again."""
+    joined = b"\n".join(frames)
+    return joined + (b"id: %s\n\n" % str(positions).encode() if positions is not None else b"\n")
+
+
+def frames_of(rows: Iterable[Row], topics: frozenset[str]) -> list[bytes]:
+    """The frames of the rows that a reader of these topics gets, one a table, in the order of their positions."""
+    by_table: dict[Table, list[Row]] = {}
+    for found in rows:
+        if not topics.isdisjoint(found.topics):
+            by_table.setdefault(found.table, []).append(found)
+    return [rows_frame(table, found) for table, found in by_table.items()]

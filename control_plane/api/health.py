@@ -1,0 +1,107 @@
+"""Whether this process lives, whether it is ready, and what it counts."""
+
+import asyncio
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field
+
+from control_plane.api.authentication import METRICS_PATH
+from control_plane.api.fields import Answer, Time, at
+from control_plane.api.routing import GuardedRoute
+from control_plane.api.services import Given, Probe, Services
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
+from control_plane.observability import Metrics
+
+PROBE_S: Final = 2.0
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+router = APIRouter(route_class=GuardedRoute, tags=["health"])
+
+
+class Alive(Answer):
+    status: Literal["ok"] = "ok"
+
+
+class Check(Answer):
+    """Attributes: `since`: since when it is in this state, as this process has seen; `detail`: what is wrong."""
+
+    name: str
+    state: Literal["ok", "failing"]
+    since: Time
+    detail: str | None
+
+
+class Readiness(Answer):
+    status: Literal["ready", "not_ready"]
+    checks: list[Check] = Field(default_factory=list)
+
+
+class Checks:
+    """Runs the probes and remembers since when each has been in its state."""
+
+    def __init__(self, services: Services) -> None:
+        self._clock = services.clock
+        self._probes = (Probe("database", self._database), *services.probes)
+        self._services = services
+        self._last: dict[str, Check] = {}
+
+    async def _database(self) -> str | None:
+        await self._services.log.head(EVENT)
+        return None
+
+    async def run(self) -> list[Check]:
+        return list(await asyncio.gather(*(self._run(probe) for probe in self._probes)))
+
+    async def _run(self, probe: Probe) -> Check:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                detail = await probe.check()
+        except TimeoutError:
+            detail = f"no answer within {PROBE_S:g} s"
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is wrong
+            detail = str(error) or type(error).__name__
+        state: Literal["ok", "failing"] = "ok" if detail is None else "failing"
+        last = self._last.get(probe.name)
+        since = last.since if last is not None and last.state == state else at(self._clock.now_us())
+        check = Check(name=probe.name, state=state, since=since, detail=detail)
+        self._last[probe.name] = check
+        return check
+
+
+async def _checks(request: Request) -> Checks:
+    checks: Checks = request.app.state.checks
+    return checks
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response) -> Readiness:
+    done = await checks.run()
+    is_ready = all(check.state == "ok" for check in done)
+    response.status_code = 200 if is_ready else 503
+    return Readiness(status="ready" if is_ready else "not_ready", checks=done)
+
+
+@router.get(METRICS_PATH, response_class=Response)
+async def metrics(services: Given) -> Response:
+    await _measure(services, services.metrics)
+    return Response(services.metrics.render(), media_type=PROMETHEUS)
+
+
+async def _measure(services: Services, metrics: Metrics) -> None:
+    """What is read from the database when somebody asks, since it belongs to no single process."""
+    head = metrics.gauge("control_plane_log_head", "Seq of the last event.", "log")
+    for name in (EVENT, HEARTBEAT_EVENT):
+        head.set((await services.log.head(name)).seq, log=name)
+    lag = metrics.gauge("control_plane_projection_lag_seconds", "How far a read table is behind.", "projection")
+    behind = metrics.gauge("control_plane_projection_lag_events", "Events that it has yet to fold.", "projection")
+    parked = metrics.gauge("control_plane_projection_parked_events", "Events set aside as unreadable.", "projection")
+    for state in await services.projection_queries.states():
+        lag.set(state.lag_us / 1_000_000, projection=state.name)
+        behind.set(state.lag_events, projection=state.name)
+        parked.set(state.parked, projection=state.name)

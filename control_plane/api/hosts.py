@@ -1,0 +1,231 @@
+"""Hosts: what they are, how they are, and what an administrator changes about them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Self
+
+from fastapi import Query
+from pydantic import Field, StrictBool, StrictStr, model_validator
+
+from control_plane.api.fields import (
+    Answer,
+    Cursor,
+    FromTime,
+    Hostname,
+    Items,
+    Limit,
+    Line,
+    Listing,
+    Name,
+    Request,
+    Seq,
+    Time,
+    ToTime,
+    Word,
+    at,
+    micros_of,
+    one_of,
+    public_key_of,
+    time_of,
+    wait_for_seq,
+)
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given
+from control_plane.errors import NotFoundError
+from control_plane.projections.hosts import STATES
+from control_plane.projections.queries.hosts import HostFilter, HostView
+
+PROJECTION: Final = "hosts"
+DEFAULT_HISTORY_US: Final = 3600 * 1_000_000
+
+router = noun("/hosts", "hosts", permission="hosts.read")
+
+
+class Host(Answer):
+    """A host. `pos` and `usage_pos` say how new the row is; what was never heard is null.
+
+    Attributes:
+        groups, groups_bound: as assigned; as its last heartbeat has it. `drift`: where the two differ.
+        basic: its agent knows only the required fields of the protocol.
+        cpu_usage, memory_usage, disk_usage: fractions of 1.
+        uptime: seconds.
+    """
+
+    hostname: str
+    state: str
+    state_since_at: Time
+    state_cause: str | None
+    last_heartbeat_at: Time | None
+    cpu_usage: float | None
+    memory_usage: float | None
+    disk_usage: float | None
+    load: Sequence[float] | None
+    uptime: int | None
+    running: int | None
+    groups: Sequence[str]
+    groups_bound: Sequence[str] | None
+    drift: bool
+    basic: bool
+    labels: Mapping[str, str]
+    maintenance: bool
+    agent_version: str | None
+    os: str | None
+    kernel: str | None
+    cpu_count: int | None
+    memory_bytes: int | None
+    addresses: Sequence[str] | None
+    boot_id: str | None
+    key_id: str | None
+    registered_at: Time
+    pos: int
+    usage_pos: int
+
+
+def host_of(row: HostView) -> Host:
+    facts = row.facts
+    return Host(
+        hostname=row.hostname,
+        state=row.state,
+        state_since_at=at(row.state_since_us),
+        state_cause=row.state_cause,
+        last_heartbeat_at=time_of(row.last_heartbeat_us),
+        cpu_usage=row.cpu_usage,
+        memory_usage=row.memory_usage,
+        disk_usage=facts.get("disk_usage"),
+        load=facts.get("load"),
+        uptime=facts.get("uptime"),
+        running=facts.get("running"),
+        groups=row.groups,
+        groups_bound=row.groups_bound,
+        drift=row.drift,
+        basic=row.basic,
+        labels=row.labels,
+        maintenance=row.maintenance,
+        agent_version=facts.get("agent_version"),
+        os=facts.get("os"),
+        kernel=facts.get("kernel"),
+        cpu_count=facts.get("cpu_count"),
+        memory_bytes=facts.get("memory_bytes"),
+        addresses=facts.get("addresses"),
+        boot_id=row.boot_id,
+        key_id=row.key_id,
+        registered_at=at(row.registered_us),
+        pos=row.pos,
+        usage_pos=row.usage_pos,
+    )
+
+
+class HostChange(Answer):
+    """A change that is in the log as event `seq`; read with `min_seq` to see it."""
+
+    hostname: str
+    seq: int
+
+
+class RegisterHost(Request):
+    hostname: Name
+    public_key: StrictStr = Field(max_length=64, description="base64 of the 32 raw bytes of an Ed25519 key")
+    groups: list[Name] = Field(default=[], max_length=64)
+
+
+class ChangeHost(Request):
+    groups: Annotated[list[Name], Field(max_length=64)] | None = None
+    labels: dict[Line, Line] | None = None
+    maintenance: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.groups is None and self.labels is None and self.maintenance is None:
+            raise ValueError("one of groups, labels and maintenance is needed")
+        return self
+
+
+class Reason(Request):
+    reason: Line | None = None
+
+
+class UsagePoint(Answer):
+    at: Time
+    cpu_usage: float
+    memory_usage: float
+
+
+@router.get("")
+async def list_hosts(
+    services: Given,
+    q: Word = None,
+    state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
+    group: Annotated[Name | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    min_seq: Seq | None = None,
+) -> Listing[Host]:
+    await wait_for_seq(services, PROJECTION, min_seq)
+    wanted = HostFilter(q=q, state=state.split(",") if state else (), group=group)
+    page = await services.host_queries.page(wanted, cursor=cursor, limit=limit)
+    return Listing(
+        items=[host_of(row) for row in page.items],
+        next_cursor=page.next_cursor,
+        total=page.total,
+        counts=page.counts,
+        as_of=str(page.as_of),
+    )
+
+
+@router.post("", status_code=201)
+async def register_host(services: Given, caller: Caller, body: RegisterHost) -> HostChange:
+    key = public_key_of(body.public_key)
+    seq = await services.hosts.register(caller, hostname=body.hostname, public_key=key, groups=body.groups)
+    return HostChange(hostname=body.hostname, seq=seq)
+
+
+@router.get("/{hostname}")
+async def get_host(services: Given, hostname: Hostname, min_seq: Seq | None = None) -> Host:
+    await wait_for_seq(services, PROJECTION, min_seq)
+    row = await services.host_queries.one(hostname)
+    if row is None:
+        raise NotFoundError("unknown_host", f"there is no host {hostname}")
+    return host_of(row)
+
+
+@router.patch("/{hostname}")
+async def change_host(services: Given, caller: Caller, hostname: Hostname, body: ChangeHost) -> HostChange:
+    seq = 0
+    if body.groups is not None:
+        seq = await services.hosts.set_groups(caller, hostname, body.groups)
+    if body.labels is not None:
+        seq = await services.hosts.set_labels(caller, hostname, body.labels)
+    if body.maintenance is not None:
+        seq = await services.hosts.set_maintenance(caller, hostname, body.maintenance)
+    return HostChange(hostname=hostname, seq=seq)
+
+
+@router.post("/{hostname}/revoke")
+async def revoke_host(services: Given, caller: Caller, hostname: Hostname, body: Reason | None = None) -> HostChange:
+    seq = await services.hosts.revoke(caller, hostname, body.reason if body else None)
+    return HostChange(hostname=hostname, seq=seq)
+
+
+@router.delete("/{hostname}")
+async def retire_host(services: Given, caller: Caller, hostname: Hostname) -> HostChange:
+    """Take a host off the fleet; its history stays."""
+    return HostChange(hostname=hostname, seq=await services.hosts.retire(caller, hostname, None))
+
+
+@router.get("/{hostname}/heartbeats")
+async def list_heartbeats(
+    services: Given,
+    hostname: Hostname,
+    from_: FromTime = None,
+    to: ToTime = None,
+    points: Annotated[int, Query(ge=1, le=2000)] = 300,
+) -> Items[UsagePoint]:
+    """The usages over time, oldest first, thinned; the last hour where no time is given."""
+    to_us = micros_of(to) if to else services.clock.now_us()
+    from_us = micros_of(from_) if from_ else to_us - DEFAULT_HISTORY_US
+    found = await services.host_queries.usage(hostname, from_us=from_us, to_us=to_us, points=points)
+    return Items(
+        items=[
+            UsagePoint(at=at(usage.recorded_us), cpu_usage=usage.cpu_usage, memory_usage=usage.memory_usage)
+            for usage in found
+        ]
+    )

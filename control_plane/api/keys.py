@@ -1,0 +1,26 @@
+"""The control plane's public keys, for whoever verifies its signatures."""
+
+from control_plane.api.fields import Answer, Items
+from control_plane.api.routing import noun
+from control_plane.api.services import Given
+from control_plane_wire.messages import KeyState
+from control_plane_wire.signing import encode_base64, key_id
+
+router = noun("/keys", "keys")
+
+
+class PublicKey(Answer):
+    """Attributes: `public_key`: base64 of 32 raw bytes; `state`: active, next or retired."""
+
+    key_id: str
+    public_key: str
+    state: str
+
+
+def public_key_of_state(key: KeyState) -> PublicKey:
+    return PublicKey(key_id=key_id(key.public_key), public_key=encode_base64(key.public_key), state=key.state)
+
+
+@router.get("")
+async def list_keys(services: Given) -> Items[PublicKey]:
+    return Items(items=[public_key_of_state(key) for key in services.keyring.states()])

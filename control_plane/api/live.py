@@ -1,0 +1,232 @@
+"""One follower a process feeds all the readers of the stream: each changed row is read once and serialised once."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from control_plane.api.changes import Changes, Places, host_row, usage_of
+from control_plane.api.fields import at
+from control_plane.api.frames import Row, batch, frame, frames_of, row
+from control_plane.api.problems import ProblemError
+from control_plane.api.projections import projection_of
+from control_plane.api.services import Services
+from control_plane.commands.access import Principal
+from control_plane.errors import StorageUnavailableError
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
+from control_plane.projections.positions import Positions
+
+_logger = logging.getLogger(__name__)
+
+GATHER_S: Final = 0.1  # changes within this time go as one; the first one after a pause goes at once
+POLL_S: Final = 0.25  # for projectors that run in another process
+USAGE_S: Final = 2.0
+PING_S: Final = 5.0
+RETRY_S: Final = 1.0
+MAX_BEHIND_BYTES: Final = 1024 * 1024
+MAX_REPLAY_ROWS: Final = 20_000  # more than that is fetched anew sooner than replayed
+MAX_OF_SESSION: Final = 5
+MAX_OF_TOKEN: Final = 50
+
+
+class Subscription:
+    """One reader: what it still has to be sent, at most 1 MiB; a reader that far behind is closed, and resumes."""
+
+    def __init__(self, principal: Principal, topics: frozenset[str]) -> None:
+        self.principal = principal
+        self.topics = topics
+        self.is_closed = False
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Event()
+
+    def offer(self, chunk: bytes) -> None:
+        if self._bytes + len(chunk) > MAX_BEHIND_BYTES:
+            self.close()
+        if not self.is_closed:
+            self._waiting.append(chunk)
+            self._bytes += len(chunk)
+            self._changed.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._waiting.clear()
+        self._changed.set()
+
+    async def get(self) -> bytes | None:
+        """The next chunk, None when it is closed."""
+        while not self._waiting:
+            if self.is_closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        chunk = self._waiting.popleft()
+        self._bytes -= len(chunk)
+        return chunk
+
+
+class Live:
+    name = "live"
+
+    def __init__(self, services: Services, build: str) -> None:
+        self._services = services
+        self._build = build
+        self._changes = Changes(services)
+        self._subscriptions: set[Subscription] = set()
+        self._places: Places | None = None  # None while nobody listens
+        self._is_stopping = False
+        self._open = services.metrics.gauge("control_plane_streams_open", "Event streams with a reader.")
+
+    # --- readers ----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, principal: Principal, topics: frozenset[str]) -> Subscription:
+        """A place for a reader, who has to `leave` it. Raises ProblemError where it has too many already."""
+        if self._is_stopping:
+            raise ProblemError(503, "stopping", "this server is stopping", headers={"Retry-After": "1"})
+        by = (principal.session_sha256, principal.token_id)
+        count = sum((s.principal.session_sha256, s.principal.token_id) == by for s in self._subscriptions)
+        if count >= (MAX_OF_SESSION if principal.session_sha256 else MAX_OF_TOKEN):
+            detail = "close other streams of this session first"
+            raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
+        subscription = Subscription(principal, topics)
+        self._subscriptions.add(subscription)
+        self._open.set(len(self._subscriptions))
+        return subscription
+
+    def leave(self, subscription: Subscription) -> None:
+        subscription.close()
+        self._subscriptions.discard(subscription)
+        self._open.set(len(self._subscriptions))
+
+    async def chunks(self, subscription: Subscription, after: Positions | None) -> AsyncIterator[bytes]:
+        """What a reader is sent: a ping at once, what it has missed, and then what changes."""
+        # The follower's places are fixed before the replay is read, so nothing falls between the two.
+        if self._places is None:
+            self._places = await self._changes.now()
+        yield batch([await self._ping()], None)
+        if after is not None:
+            async for chunk in self._replay(subscription, after):
+                yield chunk
+        while (news := await subscription.get()) is not None:
+            yield news
+
+    async def _replay(self, subscription: Subscription, after: Positions) -> AsyncIterator[bytes]:
+        topics = subscription.topics
+        places, goal = Places.all_at(after), await self._changes.now()
+        head = await self._services.log.head(EVENT)
+        count = 0
+        is_gone = after.event > head.seq  # of another database, or of one that was put back
+        while not is_gone and not subscription.is_closed:
+            rows, places = await self._changes.rows(places, topics)
+            frames = frames_of(rows, topics)
+            usage, places = await self._changes.usage(places)
+            if "usage" in topics and usage:
+                frames.append(frame("usage", [usage_of(view) for view in usage]))
+            own = [host_row(view, only_its_own=True) for view in usage]
+            frames += frames_of(own, topics)
+            if frames:
+                yield batch(frames, places.lowest)
+            count += len(rows) + len(usage)
+            if places.has_reached(goal):
+                return
+            is_gone = count > MAX_REPLAY_ROWS
+        if is_gone:
+            yield batch([frame("reset", {"topic": topic}) for topic in sorted(topics)], goal.lowest)
+
+    # --- the follower -----------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tell the readers what changes until `stop`, and then end their streams."""
+        loop = asyncio.get_running_loop()
+        usage_at = ping_at = 0.0
+        try:
+            while not stop.is_set():
+                moves = self._services.hub.moves
+                try:
+                    await self._tell_rows()
+                    if loop.time() >= usage_at:
+                        usage_at = loop.time() + USAGE_S
+                        await self._tell_usage()
+                    if loop.time() >= ping_at:
+                        ping_at = loop.time() + PING_S
+                        await self._tell_ping()
+                except StorageUnavailableError:
+                    _logger.warning("the stream waits for the database", exc_info=True)
+                    await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(GATHER_S)
+                await self._services.hub.wait_moved(after=moves, timeout_s=POLL_S)
+        finally:
+            self._is_stopping = True
+            for subscription in self._subscriptions:
+                subscription.close()
+
+    @property
+    def _topics(self) -> frozenset[str]:
+        return frozenset().union(*(subscription.topics for subscription in self._subscriptions))
+
+    async def _tell_rows(self) -> None:
+        if not self._subscriptions:
+            self._places = None
+        if self._places is not None:
+            rows, reached = await self._changes.rows(self._places, self._topics)
+            self._places = reached
+            self._tell(rows)
+
+    async def _tell_usage(self) -> None:
+        topics = self._topics
+        if self._places is None:
+            return
+        views, self._places = await self._changes.usage(self._places)
+        own = [host_row(view, only_its_own=True) for view in views]
+        usage = frame("usage", [usage_of(view) for view in views]) if views else None
+        self._tell(own, usage=usage)
+        if "system" in topics:
+            now_us = self._services.clock.now_us()
+            states = await self._services.projection_queries.states()
+            self._tell([row("projections", now_us, projection_of(state), "system") for state in states])
+
+    def _tell(self, rows: list[Row], *, usage: bytes | None = None) -> None:
+        """Give every reader what is its own; readers of the same topics share the bytes."""
+        if self._places is None:
+            return
+        made: dict[frozenset[str], bytes] = {}
+        for subscription in self._subscriptions:
+            topics = subscription.topics
+            if topics not in made:
+                frames = frames_of(rows, topics)
+                if usage is not None and "usage" in topics:
+                    frames.append(usage)
+                made[topics] = batch(frames, self._places.lowest) if frames else b""
+            if made[topics]:
+                subscription.offer(made[topics])
+
+    async def _tell_ping(self) -> None:
+        """Say that all is well; and close the streams of sessions and tokens that have ended meanwhile."""
+        if not self._subscriptions:
+            return
+        ping = batch([await self._ping()], None)
+        await self._services.authority.refresh()
+        for subscription in self._subscriptions:
+            if self._services.access.still_valid(subscription.principal):
+                subscription.offer(ping)
+            else:
+                subscription.close()
+
+    async def _ping(self) -> bytes:
+        states = await self._services.projection_queries.states()
+        return frame(
+            "ping",
+            {
+                "now": at(self._services.clock.now_us()),
+                "heads": {
+                    "event": (await self._services.log.head(EVENT)).seq,
+                    "heartbeat": (await self._services.log.head(HEARTBEAT_EVENT)).seq,
+                },
+                "lag": {
+                    "events": max(state.lag_events for state in states),
+                    "seconds": max(state.lag_us for state in states) / 1_000_000,
+                },
+                "build": self._build,
+            },
+        )

@@ -1,0 +1,207 @@
+"""Every error that the API answers: RFC 9457 `application/problem+json` with a stable `code`."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from control_plane.commands.previews import TargetChangedError
+from control_plane.errors import (
+    ControlPlaneError,
+    NotAllowedError,
+    NotFoundError,
+    NotSignedInError,
+    RefusedError,
+    StorageUnavailableError,
+)
+
+_logger = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = {"Retry-After": "1"}
+
+# A refusal is 422 unless it is about what stands already (409), or about an opaque text that the API gave out (400).
+_STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "bad_cursor": 400,
+    "bad_position": 400,
+    **dict.fromkeys(
+        (
+            "changed_meanwhile",
+            "host_exists",
+            "key_conflict",
+            "last_administrator",
+            "preview_expired",
+            "preview_required",
+            "target_changed",
+            "task_finished",
+            "user_exists",
+        ),
+        409,
+    ),
+}
+_CODE_BY_STATUS: Final[Mapping[int, str]] = {
+    404: "not_found",
+    405: "method_not_allowed",
+}
+
+
+class ProblemError(HTTPException):
+    """A request that is answered with a problem, raised where no rule of the business is involved."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.code = code
+        self.field = field
+
+
+class ReadTableBehindError(ProblemError):
+    def __init__(self) -> None:
+        super().__init__(503, "read_table_behind", "this is not shown yet; ask again", headers=RETRY_AFTER)
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    request_id: str | None,
+    errors: Iterable[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, object] | None = None,
+) -> Response:
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        **(more or {}),
+    }
+    if listed := list(errors):
+        body["errors"] = listed
+    # What a client sent may hold lone surrogates; they go out as question marks.
+    data = orjson.dumps(_encodable(body))
+    return Response(data, status, dict(headers or {}), CONTENT_TYPE)
+
+
+def _encodable(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {key: _encodable(item) for key, item in value.items()}
+        case list():
+            return [_encodable(item) for item in value]
+    return value
+
+
+def request_id_of(request: Request) -> str | None:
+    return getattr(request.state, "request_id", None)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of a route with a problem."""
+    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(StorageUnavailableError, _unavailable)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, http_problem)
+    app.add_exception_handler(ControlPlaneError, internal_error)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)  # noqa: S101 - by its registration
+    headers: dict[str, str] = {}
+    match error:
+        case NotSignedInError():
+            status = 401
+            headers["WWW-Authenticate"] = "Bearer"
+        case NotAllowedError():
+            status = 403
+        case NotFoundError():
+            status = 404
+        case _:
+            status = _STATUS_BY_CODE.get(error.code, 422)
+    more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}
+    return problem(status, error.code, error.detail, request_id=request_id_of(request), headers=headers, more=more)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    _logger.warning("storage unavailable", extra={"reason": str(error)})
+    detail = "the database does not answer; the same request again is safe"
+    return problem(503, "storage_unavailable", detail, request_id=request_id_of(request), headers=RETRY_AFTER)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
+    errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in error.errors()]
+    detail = f"{errors[0]['field']}: {errors[0]['message']}"
+    return problem(422, "invalid_request", detail, request_id=request_id_of(request), errors=errors)
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`body, target, host` is told as `target.host`; the body as a whole as `body`."""
+    return ".".join(str(part) for part in location[1:]) or str(location[0])
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return "unknown field" if error["type"] == "extra_forbidden" else text
+
+
+async def http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
+    code, errors = _CODE_BY_STATUS.get(error.status_code, "bad_request"), []
+    if isinstance(error, ProblemError):
+        code = error.code
+        errors = [{"field": error.field, "message": error.detail}] if error.field else []
+    return problem(
+        error.status_code,
+        code,
+        error.detail,
+        request_id=request_id_of(request),
+        errors=errors,
+        headers=error.headers,
+    )
+
+
+async def internal_error(request: Request, error: Exception) -> Response:
+    """Whatever was not foreseen: the log has the trace, and the answer the id to find it by."""
+    _logger.error("request failed", exc_info=error)
+    detail = "something went wrong here; the server's log has it under this request_id"
+    return problem(500, "internal_error", detail, request_id=request_id_of(request))
+
+
+SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "request_id": {"type": ["string", "null"]},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}

@@ -1,0 +1,91 @@
+"""The one kind of route there is: closed unless listed as public, and strict about what it is sent."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from control_plane.api.authentication import Authenticator
+from control_plane.api.problems import ProblemError
+from control_plane.api.services import Caller
+from control_plane.commands.access import check_may
+from control_plane.observability import bound
+from control_plane_wire import strict_json
+from control_plane_wire.errors import MalformedMessageError
+
+API: Final = "/api/v1"
+MAX_BODY_BYTES: Final = 1024 * 1024
+
+
+class StrictRequest(Request):
+    async def json(self) -> strict_json.JsonObject:
+        """The body: one JSON object without duplicate keys, NaN and the like."""
+        try:
+            return strict_json.parse(await self.body(), max_bytes=MAX_BODY_BYTES)
+        except MalformedMessageError as error:
+            raise ProblemError(400, "malformed_json", f"the body is refused: {error}") from error
+
+
+class GuardedRoute(APIRoute):
+    """A route that asks who is there before it looks at anything else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = _query_names(self.dependant)
+
+        async def guarded(request: Request) -> Response:
+            actor = await self._let_in(request)
+            self.check_query(request, known)
+            if self.body_field is not None:
+                _check_content_type(request)
+            with bound(actor=actor):
+                return await handle(StrictRequest(request.scope, request.receive))
+
+        return guarded
+
+    def check_query(self, request: Request, known: set[str]) -> None:
+        """Refuse a parameter that would be ignored: its sender believes that it counts."""
+        for name in request.query_params:
+            if name == "at":
+                raise ProblemError(422, "not_supported", "reading as of a time is not supported yet", field="at")
+            if name not in known:
+                raise ProblemError(422, "invalid_request", "unknown parameter", field=name)
+
+    async def _let_in(self, request: Request) -> str:
+        """Who asks, by name; whoever needs more than that finds the principal in the request's state."""
+        state = request.app.state
+        if (request.method, self.path) in state.public_routes:
+            return "anonymous"
+        authenticator: Authenticator = state.authenticator
+        principal = await authenticator.principal(request)
+        request.state.principal = principal
+        return principal.username
+
+
+def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
+    """A router for one noun, `permission` being what every one of its routes needs at least."""
+    needs = [Depends(_requires(permission))] if permission else []
+    return APIRouter(prefix=API + path, tags=[tag], route_class=GuardedRoute, dependencies=needs)
+
+
+def _requires(permission: str) -> Callable[[Caller], Coroutine[Any, Any, None]]:
+    async def check(caller: Caller) -> None:
+        check_may(caller, permission)
+
+    return check
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """Every query parameter that a route, or something that it depends on, looks at."""
+    below = (_query_names(dependency) for dependency in dependant.dependencies)
+    return {field.alias for field in dependant.query_params}.union(*below)
+
+
+def _check_content_type(request: Request) -> None:
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and media_type != "application/json":
+        raise ProblemError(415, "unsupported_media_type", "the body has to be application/json")

@@ -1,0 +1,62 @@
+"""The HTTP server as one service among others."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+
+from control_plane.api.app import create_app
+from control_plane.api.live import Live
+from control_plane.api.services import Services
+from control_plane.api.ui import StaticUi, ui_directory
+
+GRACEFUL_S: Final = 5  # shorter than what a stop may take in all
+MAX_CONNECTIONS: Final = 2000
+MAX_HEAD_BYTES: Final = 64 * 1024
+
+
+class HttpService:
+    """The API, the dashboard and the stream, on one address."""
+
+    name = "http"
+
+    def __init__(self, services: Services, *, host: str, port: int) -> None:
+        dashboard = StaticUi.read(ui_directory())
+        self.live = Live(services, dashboard.digest)
+        self.app = create_app(services, self.live, dashboard)
+        self._address = (host, port)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`; what is being answered is finished, streams end. Raises OSError for a taken address."""
+        config = uvicorn.Config(
+            self.app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            timeout_graceful_shutdown=GRACEFUL_S,
+        )
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        with socket.create_server(self._address, family=family) as listener:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.live.run(stop), name=self.live.name)
+                await _Server(config, stop).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals belong to whoever runs the services
+
+    async def on_tick(self, counter: int) -> bool:
+        return self._stop.is_set() or await super().on_tick(counter)

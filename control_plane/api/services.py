@@ -1,0 +1,77 @@
+"""What the API is given: the decisions, the queries, and what both stand on."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from control_plane.commands.access import Principal
+from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.enrolment import EnrolmentHandler
+from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.ports import Log
+from control_plane.errors import NotSignedInError
+from control_plane.observability import Metrics
+from control_plane.projections.hub import Hub
+from control_plane.projections.queries.audit import AuditQueries
+from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.projections import ProjectionQueries
+from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.settings import Settings
+from control_plane_wire.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One thing that must be well before this process is ready.
+
+    Attributes:
+        check: None where it is, else one line on what is wrong.
+    """
+
+    name: str
+    check: Callable[[], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Attributes: `amqp_url_for_agents`: what enrolment answers; None where agents are told otherwise."""
+
+    settings: Settings
+    clock: Clock
+    log: Log
+    authority: Authority
+    keyring: Keyring
+    access: AccessHandler
+    enrolment: EnrolmentHandler
+    hosts: HostHandler
+    tasks: TaskHandler
+    host_queries: HostQueries
+    task_queries: TaskQueries
+    audit_queries: AuditQueries
+    projection_queries: ProjectionQueries
+    hub: Hub
+    metrics: Metrics = field(default_factory=Metrics)
+    probes: Sequence[Probe] = ()
+    dev: bool = False
+    amqp_url_for_agents: str | None = None
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _caller(request: Request) -> Principal:
+    """Whom the gate has let in. A public route that asks for a caller is not public after all."""
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:
+        raise NotSignedInError
+    return principal
+
+
+Given = Annotated[Services, Depends(_services)]
+Caller = Annotated[Principal, Depends(_caller)]

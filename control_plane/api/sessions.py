@@ -1,0 +1,86 @@
+"""Signing in and out, and who one is."""
+
+from typing import Final, Self
+
+from fastapi import Request as HttpRequest
+from fastapi import Response
+from pydantic import Field, StrictStr, model_validator
+
+from control_plane.api.authentication import SessionCookie, address_of, check_origin, csrf_token
+from control_plane.api.fields import Answer, Request
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given, Services
+from control_plane.api.ui import StaticUi
+from control_plane.commands.access import Principal
+
+MAX_TEXT: Final = 512
+
+router = noun("/auth", "auth")
+
+
+class Login(Request):
+    """Either user and password, or the token of the login link that the embedded mode prints."""
+
+    username: StrictStr | None = Field(None, max_length=MAX_TEXT)
+    password: StrictStr | None = Field(None, max_length=MAX_TEXT)
+    login_token: StrictStr | None = Field(None, max_length=MAX_TEXT)
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        by_password = self.username is not None and self.password is not None
+        has_either = self.username is not None or self.password is not None
+        if by_password == (self.login_token is not None) or (has_either and not by_password):
+            raise ValueError("username and password are needed, or login_token")
+        return self
+
+
+class Me(Answer):
+    """Attributes: `csrf_token`: for X-CSRF-Token, null for an API token; `build`: changes with the UI's files."""
+
+    username: str
+    role: str
+    permissions: list[str]
+    csrf_token: str | None
+    build: str
+    dev: bool
+
+
+@router.post("/login")
+async def login(request: HttpRequest, response: Response, services: Given, body: Login) -> Me:
+    check_origin(request)
+    address = address_of(request)
+    if body.login_token is not None:
+        opened = await services.access.login_by_link(body.login_token, address=address)
+    else:
+        opened = await services.access.login(body.username or "", body.password or "", address=address)
+    _cookie(request).write(response, opened.secret)
+    return _me(request, services, opened.principal, opened.secret)
+
+
+@router.post("/logout", status_code=204)
+async def logout(request: HttpRequest, response: Response, services: Given, caller: Caller) -> None:
+    await services.access.logout(caller)
+    _cookie(request).clear(response)
+
+
+@router.get("/me")
+async def me(request: HttpRequest, services: Given, caller: Caller) -> Me:
+    secret = _cookie(request).read(request) if caller.session_sha256 else None
+    return _me(request, services, caller, secret)
+
+
+def _cookie(request: HttpRequest) -> SessionCookie:
+    cookie: SessionCookie = request.app.state.cookie
+    return cookie
+
+
+def _me(request: HttpRequest, services: Services, principal: Principal, secret: str | None) -> Me:
+    ui: StaticUi = request.app.state.ui
+    return Me(
+        username=principal.username,
+        role=principal.role,
+        permissions=sorted(principal.permissions),
+        csrf_token=None if secret is None else csrf_token(secret),
+        build=ui.digest,
+        dev=services.dev,
+    )

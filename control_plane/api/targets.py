@@ -1,0 +1,102 @@
+"""Targets: what may be asked for, and the preview of the exact hosts that it comes to."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+
+from control_plane.api.fields import Answer, Command, Name, Request, Time, at_s
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given
+from control_plane.commands.guard import Guard as GuardDecision
+from control_plane.commands.targets import Target as TargetDecision
+from control_plane.commands.targets import parse_target
+
+MAX_HOSTS = 10_000
+
+router = noun("/targets", "tasks")
+
+
+class Target(Request):
+    """Exactly one of: a host, a group, all hosts, some hosts."""
+
+    host: Name | None = None
+    group: Name | None = None
+    all: StrictBool | None = None
+    hosts: Annotated[list[Name], Field(min_length=1, max_length=MAX_HOSTS)] | None = None
+    query: StrictStr | None = Field(None, max_length=1024, description="not supported yet")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1 or self.all is False:
+            raise ValueError("has to be one of host, group, all: true, hosts")
+        return self
+
+    def decided(self) -> TargetDecision:
+        """Raises RefusedError `not_supported` for a query."""
+        return parse_target(self.model_dump(exclude_none=True))
+
+
+class PreviewTarget(Request):
+    """Attributes: `command`: what is going to be run, for the guard; `needs`: of a request, what basic agents lack."""
+
+    target: Target
+    command: Command | None = None
+    user: StrictStr | None = Field(None, max_length=64)
+    env: dict[StrictStr, StrictStr] | None = None
+    cwd: StrictStr | None = None
+    stdin: StrictStr | None = None
+
+    @property
+    def needs_full_agent(self) -> str | None:
+        given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
+        return ", ".join(given) or None
+
+
+class Excluded(Answer):
+    hostname: str
+    reason: str
+
+
+class Guard(Answer):
+    """How carefully to confirm. Level 1 runs, 2 is confirmed, 3 is confirmed with the number and a reason."""
+
+    level: StrictInt
+    rules: list[str]
+
+
+class Preview(Answer):
+    """Attributes: `digest`: of the frozen list; `by_state`: its hosts by their state just now, for show."""
+
+    preview_id: str
+    count: int
+    digest: str
+    hosts: list[str]
+    by_state: Mapping[str, int]
+    excluded: list[Excluded]
+    expires_at: Time
+    guard: Guard
+
+
+def guard_of(guard: GuardDecision) -> Guard:
+    return Guard(level=guard.level, rules=list(guard.rules))
+
+
+@router.post("/preview")
+async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -> Preview:
+    found = await services.tasks.preview(
+        caller, body.target.decided(), body.command or "", needs_full_agent=body.needs_full_agent
+    )
+    frozen = found.frozen
+    shown = await services.host_queries.by_name(frozen.hosts)
+    return Preview(
+        preview_id=found.preview_id,
+        count=len(frozen.hosts),
+        digest=frozen.sha256,
+        hosts=list(frozen.hosts),
+        by_state=Counter(shown[name].state if name in shown else "pending" for name in frozen.hosts),
+        excluded=[Excluded(hostname=host.hostname, reason=host.reason) for host in frozen.excluded],
+        expires_at=at_s(found.expires_at),
+        guard=guard_of(found.guard),
+    )

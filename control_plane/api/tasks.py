@@ -1,0 +1,274 @@
+"""Tasks: asked for, listed, cancelled."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+from fastapi import Header, Query, Response
+from pydantic import Field, StrictInt, StrictStr, model_validator
+
+from control_plane.api.fields import (
+    Answer,
+    Command,
+    Cursor,
+    FromTime,
+    Limit,
+    Line,
+    Listing,
+    Name,
+    Request,
+    Seconds,
+    Seq,
+    TaskId,
+    TaskIdPath,
+    Text,
+    Time,
+    ToTime,
+    Word,
+    at,
+    at_s,
+    micros_of,
+    one_of,
+    time_of,
+    wait_for_seq,
+)
+from control_plane.api.hosts import Reason
+from control_plane.api.problems import ProblemError
+from control_plane.api.routing import noun
+from control_plane.api.services import Caller, Given, Services
+from control_plane.api.targets import Target
+from control_plane.commands.handlers.tasks import Accepted
+from control_plane.commands.tasks import CreateTask, new_task_id
+from control_plane.errors import LogDamagedError, NotFoundError
+from control_plane.events import registry
+from control_plane.events.envelope import EVENT
+from control_plane.events.tasks import TaskAccepted
+from control_plane.projections.queries.tasks import TaskFilter, TaskView
+from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
+
+PROJECTION: Final = "tasks"
+STATES: Final = ("running", "paused", "cancelling", "finished")
+OUTCOMES: Final = ("succeeded", "failed", "cancelled")
+
+router = noun("/tasks", "tasks", permission="tasks.read")
+
+
+class RunCommand(Request):
+    """A command for a target.
+
+    Attributes:
+        task_id: the idempotency key, chosen by the client or else by us; the same one again is the same task.
+        command: a shell line; with `argv`, which runs without a shell, it may be left out.
+        timeout: seconds that it may run on a host.
+        user: the account to run as.
+        expires_in: seconds within which a host may start it.
+    """
+
+    target: Target
+    command: Command | None = None
+    timeout: Seconds
+    user: StrictStr = Field(min_length=1, max_length=64)
+    task_id: TaskId | None = None
+    argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
+    env: dict[Text, Text] | None = None
+    cwd: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
+    stdin: StrictStr | None = None
+    when_offline: Literal["queue", "skip"] = "queue"
+    expires_in: StrictInt = Field(DEFAULT_EXPIRY_S, ge=1, le=MAX_EXPIRY_S)
+    preview_id: StrictStr | None = Field(None, max_length=128)
+    reason: Line | None = None
+
+    @model_validator(mode="after")
+    def _says_what_to_run(self) -> Self:
+        if self.command is None and self.argv is None:
+            raise ValueError("command or argv is needed")
+        return self
+
+    def decided(self, task_id: str) -> CreateTask:
+        return CreateTask(
+            task_id=task_id,
+            target=self.target.decided(),
+            command=self.command or "",
+            timeout=self.timeout,
+            user=self.user,
+            argv=tuple(self.argv) if self.argv else None,
+            env=self.env,
+            cwd=self.cwd,
+            stdin=self.stdin,
+            when_offline=self.when_offline,
+            expires_in=self.expires_in,
+            reason=self.reason,
+            preview_id=self.preview_id,
+        )
+
+
+class Task(Answer):
+    """A task. At every moment `counts`, its executions by state, adds up to `targets`.
+
+    Attributes:
+        target: as it was asked for.
+        seq: the event of its acceptance; `pos`: the one that last changed this row.
+    """
+
+    task_id: str
+    state: str
+    outcome: str | None
+    command: str
+    argv: Sequence[str] | None
+    user: str
+    timeout: int
+    actor: str
+    reason: str | None
+    target: Mapping[str, Any]
+    when_offline: str
+    targets: int
+    counts: Mapping[str, int]
+    accepted_at: Time
+    finished_at: Time | None
+    expires_at: Time
+    retry_of: str | None
+    retries: Sequence[str]
+    guard_level: int
+    cancel_requested_at: Time | None
+    seq: int
+    pos: int
+
+
+def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
+    request = row.request
+    return Task(
+        task_id=row.task_id,
+        state=row.state,
+        outcome=row.outcome,
+        command=request["command"],
+        argv=request.get("argv"),
+        user=request["user"],
+        timeout=request["timeout"],
+        actor=row.actor,
+        reason=request.get("reason"),
+        target=request["target"],
+        when_offline=request["when_offline"],
+        targets=row.targets,
+        counts=row.counts,
+        accepted_at=at(row.accepted_us),
+        finished_at=time_of(row.finished_us),
+        expires_at=at_s(row.expires_at),
+        retry_of=row.retry_of,
+        retries=retries,
+        guard_level=row.guard_level,
+        cancel_requested_at=time_of(row.cancel_requested_us),
+        seq=row.seq,
+        pos=row.pos,
+    )
+
+
+class AcceptedTask(Answer):
+    """Attributes: `seq`: the event of its acceptance; reads with `min_seq` of it show the task."""
+
+    task: Task
+    seq: int
+
+
+class TaskChange(Answer):
+    task_id: str
+    seq: int
+
+
+@router.get("")
+async def list_tasks(
+    services: Given,
+    state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
+    outcome: Annotated[Literal["succeeded", "failed", "cancelled"] | None, Query()] = None,
+    actor: Word = None,
+    hostname: Annotated[Name | None, Query()] = None,
+    q: Word = None,
+    from_: FromTime = None,
+    to: ToTime = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    min_seq: Seq | None = None,
+) -> Listing[Task]:
+    """Newest first."""
+    await wait_for_seq(services, PROJECTION, min_seq)
+    wanted = TaskFilter(
+        state=state.split(",") if state else (),
+        outcome=outcome,
+        actor=actor,
+        hostname=hostname,
+        q=q,
+        from_us=micros_of(from_) if from_ else None,
+        to_us=micros_of(to) if to else None,
+    )
+    page = await services.task_queries.page(wanted, cursor=cursor, limit=limit)
+    return Listing(
+        items=[task_of(row) for row in page.items],
+        next_cursor=page.next_cursor,
+        total=page.total,
+        counts=page.counts,
+        as_of=str(page.as_of),
+    )
+
+
+@router.post("", status_code=202, responses={200: {"model": AcceptedTask, "description": "it was there already"}})
+async def create_task(
+    services: Given,
+    caller: Caller,
+    body: RunCommand,
+    response: Response,
+    idempotency_key: Annotated[TaskId | None, Header()] = None,
+) -> AcceptedTask:
+    """Accept a task: when this answers, it is in the log for good."""
+    if body.task_id and idempotency_key and body.task_id != idempotency_key:
+        raise ProblemError(422, "invalid_request", "differs from the Idempotency-Key", field="task_id")
+    task_id = body.task_id or idempotency_key or new_task_id(services.clock.now_us())
+    accepted = await services.tasks.create(caller, body.decided(task_id))
+    if accepted.created:
+        return AcceptedTask(task=task_of(await _as_accepted(services, accepted)), seq=accepted.seq)
+    response.status_code = 200
+    await wait_for_seq(services, PROJECTION, accepted.seq)
+    return AcceptedTask(task=await _task(services, task_id), seq=accepted.seq)
+
+
+async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
+    """The row of a task that was accepted just now, from its event: its read table may be a moment behind."""
+    stored = await services.log.read_one(EVENT, accepted.seq)
+    event = registry.decode(stored) if stored else None
+    if stored is None or not isinstance(event, TaskAccepted):
+        raise LogDamagedError(EVENT, accepted.seq)
+    level = event.guard["level"]
+    return TaskView(
+        task_id=event.task_id,
+        seq=stored.seq,
+        state="running",
+        outcome=None,
+        request=event.request,
+        actor=event.actor,
+        targets=len(event.hosts),
+        counts={"queued": len(event.hosts)},
+        accepted_us=stored.recorded_us,
+        expires_at=event.expires_at,
+        finished_us=None,
+        cancel_requested_us=None,
+        retry_of=event.retry_of,
+        guard_level=level if isinstance(level, int) else 1,
+        pos=stored.seq,
+    )
+
+
+@router.get("/{task_id}")
+async def get_task(services: Given, task_id: TaskIdPath, min_seq: Seq | None = None) -> Task:
+    await wait_for_seq(services, PROJECTION, min_seq)
+    return await _task(services, task_id)
+
+
+async def _task(services: Services, task_id: str) -> Task:
+    row = await services.task_queries.one(task_id)
+    if row is None:
+        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    return task_of(row, retries=await services.task_queries.retries(task_id))
+
+
+@router.post("/{task_id}/cancel", status_code=202)
+async def cancel_task(services: Given, caller: Caller, task_id: TaskIdPath, body: Reason | None = None) -> TaskChange:
+    """Ask for it to be cancelled. What runs already gets the signal; what has finished stays as it is."""
+    seq = await services.tasks.cancel(caller, task_id, body.reason if body else None)
+    return TaskChange(task_id=task_id, seq=seq)
