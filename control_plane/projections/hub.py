@@ -17,15 +17,23 @@ class Hub:
         self._database = database
         self._positions: dict[str, Positions] = {}
         self._moved = asyncio.Event()
+        self.moves = 0
 
     def moved(self, name: str, positions: Positions) -> None:
         """A projection has committed up to here."""
         self._positions[name] = positions
+        self.moves += 1
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def wait_moved(self, *, timeout_s: float) -> None:
-        """Return when a projection of this process has moved, or at the timeout."""
+    async def wait_moved(self, *, after: int | None = None, timeout_s: float) -> None:
+        """Return when a projection of this process has moved, or at the timeout.
+
+        Args:
+            after: `moves` as it was before the caller looked: what has moved since then counts.
+        """
+        if after is not None and self.moves > after:
+            return
         moved = self._moved
         try:
             async with asyncio.timeout(timeout_s):
