@@ -30,6 +30,7 @@ from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, verify
 from control_plane_wire.strict_json import JsonObject
 
 _SIGNATURE_BYTES: Final = 256  # more than the signature adds to a message
+_RUN_FIELDS: Final = ("command", "timeout", "user", "argv", "env", "cwd", "stdin")  # of a request, what hosts are told
 
 RequirePreview = Literal["off", "guarded", "always"]
 
@@ -162,12 +163,11 @@ def _check_fields(request: CreateTask) -> None:
 
 def _check_message(task: TaskAccepted) -> None:
     """Accept nothing that an agent would refuse to read."""
-    message = message_of(task).to_json()
     try:
-        parse_command(message)
+        message = message_of(task)
     except MalformedMessageError as error:
         raise RefusedError("invalid_request", error.reason) from error
-    if len(strict_json.canonical(message)) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
+    if len(strict_json.canonical(message.to_json())) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
         raise RefusedError("invalid_request", f"the message to the agent would be over {MAX_COMMAND_BYTES} bytes")
 
 
@@ -199,24 +199,21 @@ def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) 
 
 
 def message_of(task: TaskAccepted) -> CommandMessage:
-    """The command message that the authorisation covers; the same for every host."""
-    request = task.request
+    """The command message that the authorisation covers; the same for every host.
 
-    def text(name: str) -> str | None:
-        value = request.get(name)
-        return value if isinstance(value, str) else None
-
-    argv, env, timeout = request.get("argv"), request.get("env"), request["timeout"]
-    return CommandMessage(
-        task_id=task.task_id,
-        command=text("command") or "",
-        timeout=timeout if isinstance(timeout, int) else 0,
-        user=text("user") or "",
-        timestamp=task.accepted_at,
-        as_of=task.as_of,
-        expires_at=task.expires_at,
-        argv=tuple(str(item) for item in argv) if isinstance(argv, list | tuple) else None,
-        env={name: str(value) for name, value in env.items()} if isinstance(env, dict) else None,
-        cwd=text("cwd"),
-        stdin=text("stdin"),
+    Raises:
+        MalformedMessageError: a field is not what the wire allows.
+    """
+    asked = {name: task.request[name] for name in _RUN_FIELDS if name in task.request}
+    message = parse_command(
+        {
+            **asked,
+            "task_id": task.task_id,
+            "timestamp": task.accepted_at,
+            "as_of": task.as_of,
+            "expires_at": task.expires_at,
+        }
     )
+    if not isinstance(message, CommandMessage):
+        raise MalformedMessageError("not a command to run")
+    return message

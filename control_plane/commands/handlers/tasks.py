@@ -45,10 +45,10 @@ class TaskHandler:
         self, principal: Principal, target: Target, command: str, *, needs_full_agent: str | None = None
     ) -> Preview:
         """The exact hosts that a command would go to, and how carefully it is to be confirmed."""
-        as_of = await self._handling.admit(principal, "tasks.run", "targets")
+        await self._handling.admit(principal, "tasks.run", "targets")
         fleet = self._handling.authority.fleet
         presences = await self._presences.presences(named_hosts(fleet, target))
-        frozen = freeze(fleet, target, presences, as_of=as_of, needs_full_agent=needs_full_agent)
+        frozen = self._freeze(target, presences, needs_full_agent)
         guard = guard_of(fleet, target, command, frozen, self._limits)
         return preview(frozen, guard, now_s=self._handling.clock.now_s())
 
@@ -58,13 +58,13 @@ class TaskHandler:
         Raises:
             KeyConflictError: that task_id stands for another request, or for another person's.
         """
-        as_of = await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
+        await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
         if (existing := await self._existing(principal, request)) is not None:
             return existing
         fleet, target = self._handling.authority.fleet, request.target
-        check_named(fleet, target)
         presences = await self._presences.presences(named_hosts(fleet, target))
-        frozen = freeze(fleet, target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
+        check_named(fleet, target)
+        frozen = self._freeze(target, presences, request.needs_full_agent)
         event = decide_create(
             request,
             frozen,
@@ -97,6 +97,11 @@ class TaskHandler:
             reason=None if reason is None else checked_line("reason", reason),
         )
         return (await self._handling.record(event, actor=principal.username)).seq
+
+    def _freeze(self, target: Target, presences: Mapping[str, Presence], needs_full_agent: str | None) -> FrozenList:
+        """Freeze at the position that the fleet is at now: others may have moved it while this one waited."""
+        authority = self._handling.authority
+        return freeze(authority.fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
 
     def _previewed(self, request: CreateTask, presences: Mapping[str, Presence]) -> FrozenList | None:
         """The target as it was when the request's preview was made, None where it has none."""

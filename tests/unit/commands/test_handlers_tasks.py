@@ -1,3 +1,5 @@
+from collections.abc import Collection, Mapping
+
 import pytest
 
 from control_plane.commands.access import Principal
@@ -173,3 +175,20 @@ async def test_a_viewer_cancels_nothing() -> None:
         await desk.tasks.cancel(VIEWER, "t1", None)
 
     assert desk.kinds()[-1] == "access.denied"
+
+
+async def test_a_host_that_joins_while_a_task_is_decided_is_not_frozen_at_a_position_before_it() -> None:
+    """Its agent would refuse a fan-out that is older than its own registration."""
+    desk = await a_desk()
+    presences = desk.presences.presences
+
+    async def meanwhile(hostnames: Collection[str]) -> Mapping[str, Presence]:
+        await desk.register("web3", "web")
+        return await presences(hostnames)
+
+    desk.presences.presences = meanwhile  # type: ignore[method-assign]
+    accepted = await desk.tasks.create(OPERATOR, a_request("t1", Group("web")))
+
+    task = verify_authorisation(desk.log.rows[accepted.seq - 1], desk.keyring.public_keys)
+    assert task.hosts == ("web1", "web2", "web3")
+    assert task.as_of >= desk.authority.fleet.hosts["web3"].registered_seq
