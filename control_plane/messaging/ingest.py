@@ -82,7 +82,7 @@ class Ingest:
         authority: Authority,
         *,
         count: Count,
-        now_s: Callable[[], float],
+        now_us: Callable[[], int],
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.name = f"ingest {stream.name}"
@@ -91,19 +91,19 @@ class Ingest:
         self._log = log
         self._authority = authority
         self._count = count
-        self._now_s = now_s
+        self._now_us = now_us
         self._failpoints = failpoints
-        self.connected_since_s: float | None = None
+        self.connected_since_us: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
-            self.connected_since_s = self._now_s()
+            self.connected_since_us = self._now_us()
             try:
                 async for batch in until_stopped(session.consume(self._stream.queue, prefetch=PREFETCH), stop):
                     await self._take(session, batch)
             finally:
-                self.connected_since_s = None
+                self.connected_since_us = None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)

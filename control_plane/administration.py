@@ -1,0 +1,94 @@
+"""What an administrator does on the server's own command line, where whoever can read the signing key may do it."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from control_plane.bootstrap import Core, open_core
+from control_plane.commands.access import CONSOLE, User
+from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.events.access import KeyAdded
+from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.queries.projections import ProjectionState
+from control_plane.projections.rebuild import TableComparison, rebuild
+from control_plane.settings import Settings
+from control_plane.storage import migrate as migrations
+from control_plane.storage import signing_key
+from control_plane.storage.engine import open_database
+from control_plane_wire.signing import encode_base64
+
+
+async def migrate(settings: Settings) -> None:
+    """Bring the log's schema up to date, by the administrator's account where one is set."""
+    url = settings.admin_database_url or settings.database_url
+    if url is None:
+        raise ConfigurationError("CONTROL_PLANE_DATABASE_URL is not set")
+    async with open_database(url.get_secret_value(), pool_size=2) as database:
+        await migrations.upgrade(database)
+
+
+async def initialise(settings: Settings, username: str, password: str) -> str:
+    """Schema, signing key and the first administrator; what was done, in one line. May be repeated."""
+    await migrate(settings)
+    key = signing_key.create(settings.state_dir)
+    async with opened(settings) as office:
+        event = KeyAdded(key_id=key.key_id, public_key=encode_base64(key.public_key))
+        await office.core.handling.record(event, actor=CONSOLE.username)
+        if username in office.core.authority.access.users:
+            return f"ready; the user {username} was there already"
+        await office.create_user(username, "administrator", password)
+    return f"ready; {username} is an administrator"
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator["Office"]:
+    async with open_core(settings) as core:
+        yield Office(core)
+
+
+class Office:
+    """The commands of the command line; all of them raise RefusedError where a rule says no."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    async def users(self) -> list[User]:
+        return await self.core.access.users(CONSOLE)
+
+    async def create_user(self, username: str, role: str, password: str) -> None:
+        await self.core.access.create_user(CONSOLE, username, role=role, password=password)
+
+    async def set_enabled(self, username: str, *, enabled: bool) -> None:
+        await self.core.access.set_enabled(CONSOLE, username, enabled)
+
+    async def set_password(self, username: str, password: str) -> None:
+        await self.core.access.set_password(CONSOLE, username, password)
+
+    async def set_role(self, username: str, role: str) -> None:
+        await self.core.access.set_role(CONSOLE, username, role)
+
+    async def create_token(self, username: str, name: str, days: int) -> str:
+        """The token's text, which is shown this once."""
+        return (await self.core.access.create_token(CONSOLE, username=username, name=name, days=days)).text
+
+    async def projections(self) -> Sequence[ProjectionState]:
+        return await self.core.projection_queries.states()
+
+    async def rebuild(
+        self, name: str | None, *, switch: bool, progress: Callable[[str, int, int, float], None]
+    ) -> AsyncIterator[tuple[str, list[TableComparison]]]:
+        """Fold one projection or all of them from zero, and compare with the live tables; then use the new ones."""
+        wanted = [projection for projection in PROJECTIONS if name in {None, projection.name}]
+        if not wanted:
+            names = ", ".join(projection.name for projection in PROJECTIONS)
+            raise RefusedError("unknown_projection", f"there is no projection {name}; there are {names}")
+        for projection in wanted:
+            started = time.monotonic()
+
+            def told(done: int, total: int, name: str = projection.name, since: float = started) -> None:
+                progress(name, done, total, time.monotonic() - since)
+
+            yield (
+                projection.name,
+                await rebuild(projection, self.core.database, self.core.log, switch=switch, progress=told),
+            )

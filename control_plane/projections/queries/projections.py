@@ -1,0 +1,83 @@
+"""How far each projection has come, and who works on it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import func, select
+
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
+from control_plane.events.log import EventLog
+from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.positions import Positions
+from control_plane.projections.projection import Projection
+from control_plane.projections.projector import parked_table
+from control_plane.storage.engine import Database
+from control_plane.storage.tables import follower, lease
+from control_plane_wire.clock import Clock
+
+BEHIND_US: Final = 2_000_000  # from here on it is not live but catching up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionState:
+    """Attributes: `lag_us`: how long ago the first event that is not folded yet was recorded; `owner`: None: nobody."""
+
+    name: str
+    version: int
+    position: Positions
+    head: Positions
+    lag_us: int
+    state: str
+    parked: int
+    owner: str | None
+
+    @property
+    def lag_events(self) -> int:
+        return self.head.event - self.position.event + self.head.heartbeat - self.position.heartbeat
+
+
+class ProjectionQueries:
+    def __init__(self, database: Database, log: EventLog, clock: Clock) -> None:
+        self._database = database
+        self._log = log
+        self._clock = clock
+
+    async def states(self) -> list[ProjectionState]:
+        return [await self._state(projection()) for projection in PROJECTIONS]
+
+    async def _state(self, projection: Projection) -> ProjectionState:
+        name = projection.name
+        owner = select(lease.c.owner).where(
+            lease.c.name == f"projection:{name}", lease.c.until_us > self._database.dialect.clock_us()
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(follower).where(follower.c.name == name))).mappings().one_or_none()
+            working = await connection.scalar(owner)
+            parked = await connection.scalar(select(func.count()).select_from(parked_table(projection))) if row else 0
+        position = Positions(row["event_seq"], row["heartbeat_seq"]) if row else Positions(0, 0)
+        heads = {log: (await self._log.head(log)).seq for log in projection.logs}
+        head = Positions(heads[EVENT], heads.get(HEARTBEAT_EVENT, position.heartbeat))
+        lag_us = max([await self._lag_us(log, position) for log in projection.logs])
+        return ProjectionState(
+            name=name,
+            version=row["version"] if row else projection.version,
+            position=position,
+            head=head,
+            lag_us=lag_us,
+            state=_state(row is not None, working is not None, lag_us),
+            parked=parked or 0,
+            owner=working,
+        )
+
+    async def _lag_us(self, log: LogName, position: Positions) -> int:
+        after = position.event if log == EVENT else position.heartbeat
+        first = await self._log.read(log, after=after, limit=1)
+        return max(0, self._clock.now_us() - first[0].recorded_us) if first else 0
+
+
+def _state(exists: bool, is_worked_on: bool, lag_us: int) -> str:
+    if not exists:
+        return "missing"
+    if not is_worked_on:
+        return "stopped"
+    return "catching up" if lag_us > BEHIND_US else "live"
