@@ -31,6 +31,9 @@ class Link:
             server.close()
             self.thaw()
             self.cut()
+            async with asyncio.timeout(5):
+                while self._writers:  # or their tasks are cancelled with the loop, with a traceback each
+                    await asyncio.sleep(0.01)
 
     def cut(self) -> None:
         """End all connections now, as a reset does; new ones are accepted."""
