@@ -29,7 +29,7 @@ from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.presence import Presence as PresenceProcess
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
-from control_plane.projections.projector import Projector
+from control_plane.projections.projector import Projector, create_tables
 from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
@@ -238,7 +238,14 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
     async with open_core(settings) as core:
+        await prepare(core)
         await run(services_of(core, RabbitTransport(url), roles=roles), drain_s=settings.drain_s)
+
+
+async def prepare(core: Core) -> None:
+    """Make the read tables that are missing, so that whoever reads them first finds them, if empty."""
+    for projection in PROJECTIONS:
+        await create_tables(core.database, projection())
 
 
 async def run(services: Sequence[Service], *, drain_s: float) -> None:

@@ -138,12 +138,9 @@ def _password() -> str:
 
 
 def _settings() -> "Settings":
-    from control_plane.observability import configure_logging
     from control_plane.settings import load
 
-    settings = load()
-    configure_logging(format=settings.log_format, level=settings.log_level)
-    return settings
+    return load()
 
 
 def _office() -> "AbstractAsyncContextManager[Office]":
@@ -162,11 +159,14 @@ async def _serve(arguments: argparse.Namespace) -> None:
     from control_plane.bootstrap import ROLES as KNOWN
     from control_plane.bootstrap import serve
     from control_plane.errors import ConfigurationError
+    from control_plane.observability import configure_logging
 
     roles = arguments.roles.split(",")
     if unknown := set(roles) - set(KNOWN):
         raise ConfigurationError(f"--roles: no such role: {', '.join(sorted(unknown))}; there are {', '.join(KNOWN)}")
-    await serve(_settings(), roles)
+    settings = _settings()
+    configure_logging(format=settings.log_format, level=settings.log_level)
+    await serve(settings, roles)
 
 
 async def _migrate(_: argparse.Namespace) -> None:

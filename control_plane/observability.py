@@ -16,7 +16,7 @@ import orjson
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039 - never changed in place
 _OWN_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # At info they say too much, and what they are called with may carry an address with a password.
-_QUIET: Final = ("aio_pika", "aiormq", "aiomysql", "aiosqlite", "asyncio")
+_QUIET: Final = ("aio_pika", "aiormq", "aiomysql", "aiosqlite", "alembic", "asyncio")
 
 
 @contextmanager
