@@ -1,0 +1,213 @@
+"""Everything that a command starts, found and killed, wherever it has put itself: `setsid` leaves a process group.
+
+A cgroup v2 leaf where one can be made (also the v2 part of a v1 hybrid). Else the supervisor is the subreaper of all
+orphans below it, so that none can leave its tree. The standard library alone: the supervisor uses it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+KILL_S: Final = 5.0  # what is in an uninterruptible sleep does not go any sooner
+ROUND_S: Final = 0.002
+PR_SET_CHILD_SUBREAPER: Final = 36
+EXECUTION: Final = "CONTROL_PLANE_EXECUTION"  # the variable with the execution's nonce, in all that a command starts
+
+_LEAVES: Final = "control-plane-executions"
+_MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
+libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Containment(Protocol):
+    @property
+    def cgroup(self) -> str | None:
+        """The leaf's directory, to be written down before anything is started in it."""
+        ...
+
+    def join(self) -> None:
+        """Put this process, and all that it will start, inside."""
+        ...
+
+    def kill(self, keep: int) -> int:
+        """Kill all that is inside, until nothing is; how many there were beside `keep`, whose status is left."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Leaf:
+    """A cgroup v2 of its own for one execution."""
+
+    def __init__(self, cgroup: str) -> None:
+        self.cgroup = cgroup
+
+    def join(self) -> None:
+        _write(f"{self.cgroup}/cgroup.procs", "0")
+
+    def kill(self, keep: int) -> int:
+        killed: set[int] = set()
+        ends_s = time.monotonic() + KILL_S
+        while time.monotonic() < ends_s:
+            inside = [pid for pid in self._inside() if not _has_ended(pid)]
+            if not inside:
+                break
+            killed.update(inside)
+            self._kill(inside)
+            reap(keep)
+            time.sleep(ROUND_S)
+        reap(keep)
+        return len(killed - {keep})
+
+    def _inside(self) -> list[int]:
+        try:
+            return [int(pid) for pid in _read(f"{self.cgroup}/cgroup.procs").split()]
+        except FileNotFoundError:
+            return []
+
+    def _kill(self, inside: Iterable[int]) -> None:
+        try:
+            _write(f"{self.cgroup}/cgroup.kill", "1")
+        except OSError:  # before Linux 5.14: frozen, so that nothing forks away meanwhile
+            with contextlib.suppress(OSError):
+                _write(f"{self.cgroup}/cgroup.freeze", "1")
+            kill_each(inside)
+
+    def close(self) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # somebody unkillable is still inside; the next start of the machine removes it
+            os.rmdir(self.cgroup)
+
+
+class Descendants:
+    """Where no cgroup can be made: all processes below this one, which has to be their subreaper."""
+
+    cgroup: str | None = None
+
+    def join(self) -> None:
+        return
+
+    def kill(self, keep: int) -> int:
+        killed: set[int] = set()
+        ends_s = time.monotonic() + KILL_S
+        while time.monotonic() < ends_s:
+            below = [pid for pid in _descendants(os.getpid()) if not _has_ended(pid)]
+            if not below:
+                break
+            killed.update(below)
+            kill_each(below)
+            reap(keep)
+            time.sleep(ROUND_S)
+        reap(keep)
+        return len(killed - {keep})
+
+    def close(self) -> None:
+        return
+
+
+def contain(name: str, *, mode: str) -> Containment:
+    """A place for one execution.
+
+    Args:
+        name: of the leaf; unique on this machine.
+        mode: "auto", or "none" for descendants alone.
+    """
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    own = None if mode == "none" else _own_cgroup()
+    if own is not None:
+        leaf = f"{own}/{_LEAVES}/{name}"
+        with contextlib.suppress(OSError):
+            os.makedirs(leaf)
+            if os.access(f"{leaf}/cgroup.procs", os.W_OK):
+                return Leaf(leaf)
+            os.rmdir(leaf)
+    return Descendants()
+
+
+def kill_left(cgroup: str | None, nonce: str) -> int:
+    """Kill what a dead supervisor has left behind, and say how many that were.
+
+    Without a cgroup it is known by its environment alone, which a process may have changed: best effort.
+    """
+    if cgroup is not None:
+        leaf = Leaf(cgroup)
+        killed = leaf.kill(keep=0)
+        leaf.close()
+        return killed
+    left = _with_environment(f"{EXECUTION}={nonce}".encode())
+    kill_each(left)
+    return len(left)
+
+
+def kill_each(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def reap(keep: int) -> None:
+    """Take the statuses of all dead children but one."""
+    for pid in _children(os.getpid()):
+        if pid != keep:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _own_cgroup() -> str | None:
+    """The directory of the v2 cgroup that this process is in."""
+    with contextlib.suppress(OSError):
+        path = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), None)
+        mount = next((mount for mount in _MOUNTS if os.path.exists(f"{mount}/cgroup.controllers")), None)
+        if path is not None and mount is not None:
+            # an execution that starts an agent, as a test may, must not be contained in itself
+            return (mount + path).partition(f"/{_LEAVES}/")[0].rstrip("/")
+    return None
+
+
+def _descendants(pid: int) -> list[int]:
+    found = _children(pid)
+    for child in found:  # grows while it is walked
+        found += _children(child)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+    return found
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether only its status is left."""
+    try:
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def _with_environment(variable: bytes) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if variable in file.read().split(b"\0"):
+                    found.append(int(name))
+    return found
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)

@@ -1,0 +1,27 @@
+"""What can go wrong in an agent. The class says what the caller does.
+
+AgentError
+├─ JournalError         cannot be made durable: neither ack nor run
+├─ EnrolmentError       one clear line, exit 1: a person must look at it
+└─ ConfigurationError   only at start: one clear line for each wrong setting, exit 2
+"""
+
+
+class AgentError(Exception):
+    pass
+
+
+class JournalError(AgentError):
+    """The entry could not be written; `is_full` where the disk has no room."""
+
+    def __init__(self, reason: str, *, is_full: bool) -> None:
+        super().__init__(reason)
+        self.is_full = is_full
+
+
+class EnrolmentError(AgentError):
+    pass
+
+
+class ConfigurationError(AgentError):
+    pass

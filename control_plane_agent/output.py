@@ -1,0 +1,112 @@
+"""What is kept of a stream: its first 256 KiB in `.head`, then a ring of 768 KiB in `.tail`; size and digest of it all.
+
+Written piece by piece, so that it survives the supervisor, who writes it: the standard library and `disk` alone.
+"""
+
+import hashlib
+import os
+from typing import Final, NamedTuple
+
+from control_plane_agent.disk import Disk, write_all
+
+STREAMS: Final = ("stdout", "stderr")
+HEAD_BYTES: Final = 256 * 1024
+TAIL_BYTES: Final = 768 * 1024
+KEPT_BYTES: Final = HEAD_BYTES + TAIL_BYTES
+
+
+class Capture:
+    """Takes a stream in, below a directory. A file appears with its first byte, so no output costs nothing.
+
+    Attributes:
+        size: of the whole stream.
+        is_lost: whether the disk was full, so that bytes were counted and hashed but not kept.
+    """
+
+    def __init__(self, directory: int, stream: str) -> None:
+        self._directory = directory
+        self._stream = stream
+        self._files: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.is_lost = False
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def has_files(self) -> bool:
+        return bool(self._files)
+
+    def feed(self, data: bytes) -> None:
+        self._digest.update(data)
+        in_head = max(0, HEAD_BYTES - self.size)
+        offset, self.size = max(0, self.size - HEAD_BYTES), self.size + len(data)
+        if self.is_lost:
+            return
+        try:
+            if in_head:
+                self._write("head", HEAD_BYTES - in_head, data[:in_head])
+            self._feed_ring(offset, data[in_head:])
+        except OSError:
+            self.is_lost = True
+
+    def _feed_ring(self, offset: int, data: bytes) -> None:
+        while data:
+            place = offset % TAIL_BYTES
+            part = data[: TAIL_BYTES - place]
+            self._write("tail", place, part)
+            offset, data = offset + len(part), data[len(part) :]
+
+    def _write(self, part: str, offset: int, data: bytes) -> None:
+        if part not in self._files:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._files[part] = os.open(f"{self._stream}.{part}", flags, 0o600, dir_fd=self._directory)
+        write_all(self._files[part], data, offset)
+
+    def sync(self) -> None:
+        """Make it durable; what cannot be counts as lost."""
+        for file in self._files.values():
+            try:
+                os.fdatasync(file)
+            except OSError:
+                self.is_lost = True
+
+
+class Output(NamedTuple):
+    """What was kept of a stream; `size` and `sha256` are those of all of it, None where nobody knows."""
+
+    head: bytes
+    tail: bytes
+    size: int | None
+    sha256: str | None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether something is missing between head and tail."""
+        return self.size is None or len(self.head) + len(self.tail) < self.size
+
+
+def read_output(disk: Disk, entry: str, stream: str, size: int | None, sha256: str | None) -> Output:
+    """Head and tail of a stream in their order.
+
+    Args:
+        size: of the whole stream; None where its supervisor died. What the files hold is then all that is known, and
+            of a ring that is full nobody can tell where it begins.
+    """
+    head = _read(disk, f"{entry}/{stream}.head")[:HEAD_BYTES]
+    ring = _read(disk, f"{entry}/{stream}.tail")[:TAIL_BYTES]
+    if size is None:
+        if len(ring) == TAIL_BYTES:
+            return Output(head, b"", None, None)
+        return Output(head, ring, len(head) + len(ring), hashlib.sha256(head + ring).hexdigest())
+    begins = (size - HEAD_BYTES) % TAIL_BYTES if size > KEPT_BYTES and len(ring) == TAIL_BYTES else 0
+    return Output(head, ring[begins:] + ring[:begins], size, sha256)
+
+
+def _read(disk: Disk, path: str) -> bytes:
+    try:
+        return disk.read(path)
+    except FileNotFoundError:
+        return b""
