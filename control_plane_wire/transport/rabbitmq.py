@@ -51,7 +51,7 @@ class RabbitTransport:
 
     Args:
         url: amqp://user:password@host:port/virtual-host
-        heartbeat_s: a silent connection is noticed after two to three of these, by either side.
+        heartbeat_s: a silent connection is noticed after about three of these, by either side.
     """
 
     def __init__(self, url: str, *, heartbeat_s: int = 10) -> None:
@@ -104,13 +104,14 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _describe(error: BaseException | None) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__} {error}".rstrip()
 
 
 class _Session:
     def __init__(self, connection: AbstractConnection, *, user: str | None) -> None:
         self._connection = connection
+        self._publisher: AbstractChannel  # from `open` on
         self._user = user
         self._lost = asyncio.Event()
         self._lost_because = ""
@@ -130,14 +131,14 @@ class _Session:
         """A channel whose end is the session's end."""
         self.check_open()
         with _lost_means_unavailable("cannot open a channel"):
-            async with self._limit(OPERATION_TIMEOUT_S):
+            async with self.limit(OPERATION_TIMEOUT_S):
                 channel = self._connection.channel(publisher_confirms=publisher_confirms)
                 await channel.initialize()
                 channel.close_callbacks.add(self._on_close)
                 return await channel.get_underlay_channel()
 
     def _on_close(self, _: object, error: BaseException | None) -> None:
-        self.end(f"closed: {_describe(error)}")
+        self.end("the connection is lost" if error is None else f"the connection is lost: {_describe(error)}")
 
     def end(self, reason: str) -> None:
         self._lost_because = self._lost_because or reason
@@ -149,7 +150,7 @@ class _Session:
                 limit.reschedule(0)
 
     @asynccontextmanager
-    async def _limit(self, timeout_s: float) -> AsyncIterator[None]:
+    async def limit(self, timeout_s: float) -> AsyncIterator[None]:
         """A TimeoutError after that time or at the session's end: the library does not wake up all who wait."""
         async with asyncio.timeout(timeout_s) as limit:
             self._limits.add(limit)
@@ -222,7 +223,7 @@ class _Session:
         self.check_open()
         with _lost_means_unavailable(what):
             async with (
-                self._limit(OPERATION_TIMEOUT_S),
+                self.limit(OPERATION_TIMEOUT_S),
                 self._connection.channel(publisher_confirms=False) as channel,
             ):
                 yield await channel.get_underlay_channel()
@@ -230,7 +231,7 @@ class _Session:
     async def publish(self, message: Message, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> PublishOutcome:
         number = next(self._counter)
         try:
-            async with self._limit(timeout_s), self._window:
+            async with self.limit(timeout_s), self._window:
                 if self._publisher.is_closed:  # a moment before we are told
                     self.end("the connection is lost")
                 self.check_open()
@@ -313,7 +314,7 @@ class _Consumer:
     async def _start(self) -> AbstractChannel:
         channel = await self._session.open_channel()
         with _lost_means_unavailable(f"cannot consume from {self._queue}"):
-            async with asyncio.timeout(OPERATION_TIMEOUT_S):
+            async with self._session.limit(OPERATION_TIMEOUT_S):
                 channel.on_consumer_cancel_callbacks.add(self._on_cancel)
                 await channel.basic_qos(prefetch_count=self._prefetch)
                 await channel.basic_consume(self._queue, self._receive)

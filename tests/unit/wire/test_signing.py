@@ -1,4 +1,5 @@
 import base64
+import struct
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -73,6 +74,40 @@ def test_another_key_does_not_verify() -> None:
 
     with pytest.raises(SignatureError):
         signing.verify(SigningKey.generate().public_key, signature, "result", sender="a", recipient="b", body=b"x")
+
+
+def test_a_signature_has_no_second_spelling() -> None:
+    order = 2**252 + 27742317777372353535851937790883648493
+    signature = KEY.sign(signing.RESULT, sender="a", recipient="b", body=b"x")
+    scalar = int.from_bytes(signature[32:], "little")
+    twin = signature[:32] + (scalar + order).to_bytes(32, "little")
+
+    with pytest.raises(SignatureError):
+        signing.verify(KEY.public_key, twin, signing.RESULT, sender="a", recipient="b", body=b"x")
+
+
+@pytest.mark.parametrize("signature", [b"", b"\0" * 64, b"\xff" * 64, b"x" * 63, b"x" * 65])
+@pytest.mark.parametrize("public_key", [KEY.public_key, b"", b"\xff" * 32, b"x" * 31])
+def test_whatever_is_wrong_with_key_or_signature_is_a_signature_error(public_key: bytes, signature: bytes) -> None:
+    with pytest.raises(SignatureError):
+        signing.verify(public_key, signature, signing.RESULT, sender="a", recipient="b", body=b"x")
+
+
+def test_a_sender_that_is_no_text_is_a_signature_error() -> None:
+    with pytest.raises(SignatureError):
+        signing.verify(KEY.public_key, b"x" * 64, signing.RESULT, sender="\ud800", recipient="b", body=b"x")
+
+
+def test_the_signing_input_is_the_protocols() -> None:
+    made = signing.signing_input("command", "control-plane", "cmd.node.é", "0123456789abcdef", b"{}")
+
+    parts = [b"command", b"control-plane", "cmd.node.é".encode(), b"0123456789abcdef", b"{}"]
+    assert made == b"CPSIG1" + b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def test_the_key_shows_nothing_of_its_seed() -> None:
+    assert "01" * 8 not in repr(KEY) + str(KEY)
+    assert not hasattr(KEY, "__dict__")
 
 
 def test_signing_is_deterministic_and_the_key_survives_its_bytes() -> None:
