@@ -87,7 +87,7 @@ async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response
     return Readiness(status="ready" if is_ready else "not_ready", checks=done)
 
 
-@router.get(METRICS_PATH, response_class=Response)
+@router.get(METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: Given) -> Response:
     await _measure(services, services.metrics)
     return Response(services.metrics.render(), media_type=PROMETHEUS)

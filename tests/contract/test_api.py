@@ -1,0 +1,416 @@
+"""What every route of the API keeps: closed without credentials, problems for all that is wrong, strict about input."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from control_plane.api.app import describe
+from control_plane.api.authentication import CSRF_HEADER
+from control_plane.api.ui import FILES, PAGES
+from tests.support.api import PASSWORD, ApiUnderTest, a_public_key, an_api
+
+# One API for all of them: what they send is refused, or changes nothing that another one looks at.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PUBLIC = {
+    ("POST", "/api/v1/auth/login"),
+    ("POST", "/api/v1/enrol/begin"),
+    ("POST", "/api/v1/enrol/finish"),
+    ("GET", "/api/v1/keys"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", FILES),
+    *(("GET", page) for page in PAGES),
+}
+# What a viewer may do that is not reading: look after oneself.
+OF_EVERYBODY = {("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/tokens"), ("DELETE", "/api/v1/tokens/{token_id}")}
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "/api/v1/hosts"): {"hostname": "web9", "public_key": a_public_key()},
+    ("PATCH", "/api/v1/hosts/{hostname}"): {"maintenance": True},
+    ("POST", "/api/v1/enrolment-tokens"): {},
+    ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
+    ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
+    ("POST", "/api/v1/users"): {"username": "bob", "role": "viewer", "password": PASSWORD},
+    ("PATCH", "/api/v1/users/{username}"): {"role": "administrator"},
+    ("POST", "/api/v1/tokens"): {"name": "mine"},
+}
+A_TASK = BODIES["POST", "/api/v1/tasks"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiUnderTest]:
+    async with an_api(tmp_path_factory.mktemp("api")) as made:
+        await made.register("web1", groups=["web"])
+        yield made
+
+
+def operations(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """Every method and path template that the application has."""
+    for route in app.routes:
+        assert isinstance(route, APIRoute)
+        for method in sorted(route.methods):
+            yield method, route.path
+
+
+def address(path: str) -> str:
+    """A path template with something in each place."""
+    values = {"hostname": "web1", "task_id": "t1", "group": "web", "seq": "1", "token_id": "0", "username": "eve"}
+    return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem that was answered, which must be a whole one."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), body
+    assert {"type", "title", "detail", "request_id"} <= body.keys()
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body
+
+
+# --- who may ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_route_but_the_public_ones_answers_without_credentials(api: ApiUnderTest) -> None:
+    client = api.client(None)
+
+    seen = set()
+    for method, path in operations(api.app):
+        answer = await client.request(method, address(path), json=BODIES.get((method, path)))
+        if answer.status_code != 401:
+            seen.add((method, path))
+        elif (method, path) not in PUBLIC:
+            problem(answer, 401, "not_signed_in")
+
+    # Login and enrolment answer 401 or 422 to what was sent here, by themselves.
+    assert seen | {operation for operation in PUBLIC if operation[0] == "POST"} == PUBLIC
+
+
+@pytest.mark.parametrize("header", ["Basic cm9vdDpyb290", "Bearer", "Bearer cp_0_0", "Bearer \xff", "bearer  ", ""])
+async def test_a_wrong_authorization_header_is_nobody(api: ApiUnderTest, header: str) -> None:
+    answer = await api.client(None).get("/api/v1/hosts", headers=[(b"authorization", header.encode("latin-1"))])
+
+    problem(answer, 401, "not_signed_in")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_viewer_may_change_nothing(api: ApiUnderTest) -> None:
+    client = api.client("eve")
+
+    for method, path in operations(api.app):
+        if method != "GET" and (method, path) not in PUBLIC | OF_EVERYBODY:
+            answer = await client.request(method, address(path), json=BODIES.get((method, path)))
+            problem(answer, 403, "not_allowed")
+
+    denied = (await api.client().get("/api/v1/events", params={"kind": "access.denied", "limit": 1000})).json()["items"]
+    assert {event["actor"] for event in denied} == {"eve"}
+
+
+async def test_a_viewer_may_read_everything_but_people(api: ApiUnderTest) -> None:
+    await api.run(api.client(), {"host": "web1"}, task_id="t1")
+    client = api.client("eve")
+
+    for method, path in operations(api.app):
+        if method == "GET" and path not in {"/api/v1/stream", FILES}:
+            answer = await client.get(address(path))
+            allowed = {403} if path in {"/api/v1/users", "/api/v1/enrolment-tokens"} else {200, 404}
+            assert answer.status_code in allowed, (path, answer.text)
+
+
+async def test_an_unsafe_request_with_a_cookie_needs_our_origin_and_the_session_s_token(api: ApiUnderTest) -> None:
+    browser = await api.browser("ada")
+    assert (await browser.post("/api/v1/tasks", json=A_TASK)).status_code == 202
+
+    for headers, code in (
+        ({CSRF_HEADER: "0" * 64}, "csrf_refused"),
+        ({CSRF_HEADER: ""}, "csrf_refused"),
+        ({CSRF_HEADER: "\xe9"}, "csrf_refused"),
+        ({"origin": "http://evil.example"}, "origin_refused"),
+        ({"origin": "null"}, "origin_refused"),
+        ({"origin": "http://127.0.0.1:8001"}, "origin_refused"),
+    ):
+        encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        problem(await browser.post("/api/v1/tasks", json=A_TASK, headers=encoded), 403, code)
+    assert (await browser.get("/api/v1/hosts", headers={"origin": "http://evil.example"})).status_code == 200
+
+
+async def test_a_request_with_a_token_ignores_the_cookie(api: ApiUnderTest) -> None:
+    browser = await api.browser("ada")
+
+    answer = await browser.get("/api/v1/auth/me", headers={"authorization": f"Bearer {api.tokens['eve']}"})
+
+    assert (answer.json()["username"], answer.json()["csrf_token"]) == ("eve", None)
+    problem(await browser.get("/api/v1/auth/me", headers={"authorization": "Bearer no"}), 401, "not_signed_in")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", "", "[::1", "web1:8000"])
+async def test_a_host_header_that_is_not_ours_is_refused(api: ApiUnderTest, host: str) -> None:
+    problem(await api.client().get("/api/v1/hosts", headers={"host": host}), 421, "host_refused")
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+NOT_JSON = {
+    "no JSON": b"not json",
+    "half": b'{"command": ',
+    "a list": b"[]",
+    "a number": b"1",
+    "NaN": b'{"timeout": NaN}',
+    "infinity": b'{"timeout": 1e999}',
+    "a key twice": b'{"command": "a", "command": "b"}',
+    "a lone surrogate": b'{"command": "\\ud800"}',
+    "not UTF-8": b'{"command": "\xff"}',
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "too deep": b'{"env": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a huge integer": b'{"timeout": ' + b"9" * 5000 + b"}",
+    "beyond 2^53": b'{"timeout": 9007199254740993}',
+}
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+async def test_a_body_that_is_not_strict_json_is_malformed(api: ApiUnderTest, body: bytes) -> None:
+    answer = await api.client().post("/api/v1/tasks", content=body, headers={"content-type": "application/json"})
+
+    problem(answer, 400, "malformed_json")
+
+
+WRONG_TASKS = {
+    "timeout as text": ({"timeout": "30"}, "timeout"),
+    "timeout as float": ({"timeout": 30.5}, "timeout"),
+    "timeout as bool": ({"timeout": True}, "timeout"),
+    "timeout zero": ({"timeout": 0}, "timeout"),
+    "timeout too long": ({"timeout": 86_401}, "timeout"),
+    "timeout huge": ({"timeout": 2**53 - 1}, "timeout"),
+    "command a number": ({"command": 1}, "command"),
+    "command empty": ({"command": ""}, "command"),
+    "command with NUL": ({"command": "a\0b"}, "command"),
+    "command too long": ({"command": "x" * 131_072}, "command"),
+    "an unknown field": ({"sudo": True}, "sudo"),
+    "a target without host": ({"target": {}}, "target"),
+    "two targets": ({"target": {"host": "web1", "all": True}}, "target"),
+    "all: false": ({"target": {"all": False}}, "target"),
+    "all: 1": ({"target": {"all": 1}}, "target.all"),
+    "an unknown target field": ({"target": {"host": "web1", "force": True}}, "target.force"),
+    "a target as text": ({"target": "web1"}, "target"),
+    "a hostname with a space": ({"target": {"host": "web 1"}}, "target.host"),
+    "a hostname with a wildcard": ({"target": {"host": "web.#"}}, "target.host"),
+    "a hostname with a path": ({"target": {"host": "../etc"}}, "target.host"),
+    "a hostname too long": ({"target": {"host": "a" * 201}}, "target.host"),
+    "a hostname as number": ({"target": {"hosts": ["web1", 2]}}, "target.hosts.1"),
+    "no hosts": ({"target": {"hosts": []}}, "target.hosts"),
+    "a task id with a dot": ({"task_id": "a.b"}, "task_id"),
+    "a task id too long": ({"task_id": "a" * 65}, "task_id"),
+    "when_offline unknown": ({"when_offline": "later"}, "when_offline"),
+    "env as list": ({"env": ["A=1"]}, "env"),
+    "env value a number": ({"env": {"A": 1}}, "env.A"),
+    "argv empty": ({"argv": []}, "argv"),
+    "argv of numbers": ({"argv": [1]}, "argv.0"),
+    "expires_in zero": ({"expires_in": 0}, "expires_in"),
+    "a reason of two lines": ({"reason": "a\nb"}, "reason"),
+    "a reason that turns around": ({"reason": "a\u202eb"}, "reason"),
+    "user missing": ({"user": None}, "user"),
+}
+
+
+@pytest.mark.parametrize(("change", "field"), WRONG_TASKS.values(), ids=WRONG_TASKS.keys())
+async def test_a_wrong_field_of_a_task_is_named(api: ApiUnderTest, change: dict[str, Any], field: str) -> None:
+    answer = await api.client().post("/api/v1/tasks", json={**A_TASK, **change})
+
+    assert field in {error["field"] for error in problem(answer, 422, "invalid_request")["errors"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user": "0"},
+        {"user": "root; id"},
+        {"env": {"1A": "x"}},
+        {"cwd": ""},
+        {"stdin": "x" * 1_000_000, "env": {"A": "y" * 32_769}},
+    ],
+)
+async def test_what_an_agent_would_not_take_is_not_accepted(api: ApiUnderTest, change: dict[str, Any]) -> None:
+    answer = await api.client().post("/api/v1/tasks", json={**A_TASK, **change})
+
+    problem(answer, 422, "invalid_request")
+
+
+WRONG_QUERIES = {
+    "/api/v1/hosts?limit=0": "limit",
+    "/api/v1/hosts?limit=1001": "limit",
+    "/api/v1/hosts?limit=ten": "limit",
+    "/api/v1/hosts?limit=" + "9" * 5000: "limit",
+    "/api/v1/hosts?state=asleep": "state",
+    "/api/v1/hosts?group=a%20b": "group",
+    "/api/v1/hosts?q=%00": "q",
+    "/api/v1/hosts?sort=name": "sort",
+    "/api/v1/hosts?min_seq=-1": "min_seq",
+    "/api/v1/hosts/web%201": "hostname",
+    "/api/v1/hosts/web1/heartbeats?from=yesterday": "from",
+    "/api/v1/hosts/web1/heartbeats?from=2026-01-31T10:00:00": "from",
+    "/api/v1/hosts/web1/heartbeats?points=0": "points",
+    "/api/v1/tasks?state=done": "state",
+    "/api/v1/tasks?outcome=fine": "outcome",
+    "/api/v1/tasks/a.b": "task_id",
+    "/api/v1/tasks/t1/executions?state=done": "state",
+    "/api/v1/tasks/t1/executions/web1/output?stream=both": "stream",
+    "/api/v1/tasks/t1/executions/web1/output?offset=-1": "offset",
+    "/api/v1/events?kind=task.accepted.now": "kind",
+    "/api/v1/events?after=x": "after",
+    "/api/v1/events/0": "seq",
+    "/api/v1/events/" + "9" * 30: "seq",
+    "/api/v1/stream": "topics",
+}
+
+
+@pytest.mark.parametrize(("path", "field"), WRONG_QUERIES.items(), ids=[path[:60] for path in WRONG_QUERIES])
+async def test_a_wrong_parameter_is_named(api: ApiUnderTest, path: str, field: str) -> None:
+    answer = await api.client().get(path)
+
+    assert field in {error["field"] for error in problem(answer, 422, "invalid_request")["errors"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/api/v1/hosts?cursor=nonsense", "bad_cursor"),
+        ("/api/v1/hosts?cursor=MQ", "bad_cursor"),
+        ("/api/v1/hosts?cursor=%ff", "bad_cursor"),
+        ("/api/v1/tasks?cursor=IngiCg", "bad_cursor"),
+        ("/api/v1/events?cursor=LTE", "bad_cursor"),
+        ("/api/v1/stream?topics=hosts&after=e1", "bad_position"),
+    ],
+)
+async def test_a_cursor_or_position_that_we_did_not_give_is_bad(api: ApiUnderTest, path: str, code: str) -> None:
+    problem(await api.client().get(path), 400, code)
+
+
+async def test_reading_as_of_a_time_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
+    for path in ("/api/v1/hosts", "/api/v1/tasks", "/api/v1/events"):
+        problem(await api.client().get(path, params={"at": "2026-01-31T10:42:07Z"}), 422, "not_supported")
+    query = {**A_TASK, "target": {"query": "os:debian"}}
+    problem(await api.client().post("/api/v1/tasks", json=query), 422, "not_supported")
+
+
+async def test_a_body_over_the_limit_is_refused_whether_it_says_so_or_not(api: ApiUnderTest) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100_000
+
+    headers = {"content-type": "application/json"}
+    said = await api.client().post("/api/v1/tasks", content=b" " * 1_048_577, headers=headers)
+    unsaid = await api.client().post("/api/v1/tasks", content=chunks(), headers=headers)
+
+    problem(said, 413, "body_too_large")
+    problem(unsaid, 413, "body_too_large")
+
+
+async def test_a_body_of_another_type_is_refused(api: ApiUnderTest) -> None:
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
+        answer = await api.client().post(
+            "/api/v1/tasks", content=orjson.dumps(A_TASK), headers={"content-type": content_type}
+        )
+        problem(answer, 415, "unsupported_media_type")
+    problem(await api.client().post("/api/v1/tasks"), 422, "invalid_request")
+
+
+async def test_what_is_not_there_is_a_problem_too(api: ApiUnderTest) -> None:
+    client = api.client()
+
+    for path in (
+        "/api/v1/nothing",
+        "/api/v2/hosts",
+        "/api",
+        "/nothing",
+        "/ui/0/js/main.js",
+        "/hosts/a/b",
+        "/api/v1/hosts/",
+    ):
+        problem(await client.get(path), 404, "not_found")
+    for path, code in (
+        ("/api/v1/hosts/web9", "unknown_host"),
+        ("/api/v1/tasks/t9", "unknown_task"),
+        ("/api/v1/tasks/t9/executions", "unknown_task"),
+        ("/api/v1/tasks/t9/outputs", "unknown_task"),
+        ("/api/v1/tasks/t9/executions/web1", "unknown_execution"),
+        ("/api/v1/events/999999", "unknown_event"),
+    ):
+        problem(await client.get(path), 404, code)
+    answer = await client.put("/api/v1/hosts")
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+async def test_a_failure_that_nobody_foresaw_is_a_problem_without_its_trace(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a secret in a trace")
+
+    monkeypatch.setattr(type(api.services.host_queries), "one", fail)
+    answer = await api.client().get("/api/v1/hosts/web1")
+
+    problem(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+    assert "a secret in a trace" in caplog.text
+
+
+async def test_every_answer_has_the_headers_that_protect_a_browser(api: ApiUnderTest) -> None:
+    for path in ("/", "/api/v1/hosts", "/api/v1/nothing", "/healthz"):
+        headers = (await api.client().get(path)).headers
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert policy.endswith("require-trusted-types-for 'script'; trusted-types 'none'")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+    assert (await api.client().get("/api/v1/hosts")).headers["cache-control"] == "no-store"
+
+
+# --- what is described ------------------------------------------------------------------------------------------------
+
+
+async def test_the_description_names_every_route_of_the_api_and_which_are_public(api: ApiUnderTest) -> None:
+    problem(await api.client(None).get("/api/openapi.json"), 401, "not_signed_in")
+    described = (await api.client("eve").get("/api/openapi.json")).json()
+
+    paths = described["paths"]
+    for method, path in operations(api.app):
+        if path.startswith("/api/v1"):
+            operation = paths[path][method.lower()]
+            assert ("security" in operation) == ((method, path) in PUBLIC), path
+            assert "422" not in operation["responses"]
+
+
+async def test_the_description_may_be_public_by_setting(tmp_path: Path) -> None:
+    async with an_api(tmp_path, docs_public=True, metrics_public=True) as api:
+        assert (await api.client(None).get("/api/openapi.json")).status_code == 200
+        assert (await api.client(None).get("/metrics")).status_code == 200
+
+
+async def test_no_answer_of_the_api_is_without_a_described_form(api: ApiUnderTest) -> None:
+    for path, methods in describe(api.app)["paths"].items():
+        for method, operation in methods.items():
+            done = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+            assert len(done) >= 1, path
+            for status, answer in done.items():
+                assert status == "204" or "content" in answer, (method, path)
+
+
+async def test_fifty_at_once_with_one_task_id_make_one_task(api: ApiUnderTest) -> None:
+    client = api.client("ada")
+
+    answers = await asyncio.gather(
+        *(client.post("/api/v1/tasks", json={**A_TASK, "task_id": "once"}) for _ in range(50))
+    )
+
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses == [200] * 49 + [202]
+    assert len({answer.json()["seq"] for answer in answers}) == 1
