@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, String, func, literal, select
 
 from control_plane.events.presence import LastHeartbeat
 from control_plane.projections.hosts import HostsProjection, last_of
@@ -117,11 +117,10 @@ class HostQueries:
 
     def _conditions(self, wanted: HostFilter) -> list[ColumnElement[bool]]:
         t = self._host
-        words: list[ColumnElement[bool]] = [
-            t.c.hostname.like(contains(word), escape="!") for word in (wanted.q or "").split()
-        ]
-        # Groups are JSON text, and no group has a quote in its name.
-        return [*words, t.c.groups.like(contains(f'"{wanted.group}"'), escape="!")] if wanted.group else words
+        words = [contains(t.c.hostname, word) for word in (wanted.q or "").lower().split()]
+        # No name of a group is a part of another one's with its quotes.
+        quoted = func.instr(t.c.groups, literal(f'"{wanted.group}"', String())) > 0
+        return [*words, quoted] if wanted.group else words
 
     async def one(self, hostname: str) -> HostView | None:
         found = await self._select(self._host.c.hostname == hostname)

@@ -4,15 +4,16 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, String, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
-from control_plane.storage.tables import follower
+from control_plane.projections.rows import Json, json_text
+from control_plane.storage.tables import Identifier, follower
 
 T = TypeVar("T")
 
@@ -43,10 +44,11 @@ def parse_cursor(text: str, kind: type[T]) -> T:
     return key
 
 
-def contains(text: str) -> str:
-    """A LIKE pattern for text that is somewhere in a value; `!` escapes."""
-    escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    return f"%{escaped}%"
+def contains(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+    """Whether a text is somewhere in an identifier, or in what a column of JSON text has between its quotes."""
+    if isinstance(column.type, Json):
+        return func.instr(column, literal(json_text(text)[1:-1], String())) > 0
+    return func.instr(column, literal(text, Identifier())) > 0
 
 
 async def position_of(connection: AsyncConnection, name: str) -> Positions:

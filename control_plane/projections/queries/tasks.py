@@ -134,7 +134,7 @@ class TaskQueries:
         if wanted.hostname is not None:
             conditions.append(t.c.task_id.in_(select(e.c.task_id).where(e.c.hostname == wanted.hostname)))
         if wanted.q:
-            conditions.append(t.c.request.like(contains(wanted.q), escape="!"))
+            conditions.append(contains(t.c.request, wanted.q))
         if wanted.from_us is not None:
             conditions.append(t.c.accepted_us >= wanted.from_us)
         if wanted.to_us is not None:
