@@ -11,8 +11,8 @@ from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan
-from control_plane.events.envelope import Head, LogName, Outcome, Recorded
+from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan, stored_event
+from control_plane.events.envelope import Head, LogName, Outcome, Recorded, StoredEvent
 from control_plane.events.merkle import CompactRange
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
@@ -70,7 +70,7 @@ class Appender:
         *,
         clock: Clock,
         failpoints: Failpoints,
-        committed: Callable[[int], None],
+        committed: Callable[[int, Sequence[StoredEvent]], None],
     ) -> None:
         self._log: LogName = log
         self._database = database
@@ -197,7 +197,7 @@ class Appender:
             )
             self._failpoints.hit("log.before_commit")
         self._failpoints.hit("log.after_commit")
-        self._committed(planned.head.seq)
+        self._committed(planned.head.seq, [stored_event(row) for row in planned.rows])
         return planned.outcomes
 
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:

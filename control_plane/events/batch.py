@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from control_plane.errors import UnstorableError
-from control_plane.events.envelope import Conflict, Duplicate, Head, Key, NewEvent, Outcome, Recorded
+from control_plane.events.envelope import Conflict, Duplicate, Head, Key, NewEvent, Outcome, Recorded, StoredEvent
 from control_plane.events.merkle import EventRow, Text, leaf_hash
 from control_plane.storage.dialect import KeyBytes
 
@@ -109,3 +109,25 @@ def _repeated(entry: Entry, digest: bytes, seq: int, claim: Recorded | None) -> 
 
 def _text(value: str | None) -> bytes | None:
     return None if value is None else value.encode()
+
+
+def stored_event(row: EventRow) -> StoredEvent:
+    """A row that was written, as it will be read."""
+    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
+    return StoredEvent(
+        seq=seq,
+        recorded_us=recorded_us,
+        kind=kind.decode(),
+        schema_v=schema_v,
+        task_id=_read(task_id),
+        hostname=_read(hostname),
+        actor=_read(actor),
+        occurred_us=occurred_us,
+        body=body,
+        signature=signature,
+        key_id=_read(key_id),
+    )
+
+
+def _read(text: Text) -> str | None:
+    return None if text is None else text.decode()

@@ -12,6 +12,7 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.appender import SELECT_HEAD, Appender, head_of
 from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
+from control_plane.events.tail import Tail
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.clock import Clock, SystemClock
@@ -46,14 +47,16 @@ class _Page(TypedDict):
 
 
 class _News:
-    """The last seq that this process knows to be committed, and who waits for a later one."""
+    """What this process has committed last, and who waits for more."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.changed = asyncio.Event()
+        self.tail = Tail()
 
-    def tell(self, seq: int) -> None:
+    def tell(self, seq: int, events: Sequence[StoredEvent]) -> None:
         self.seq = max(self.seq, seq)
+        self.tail.extend(events)
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -135,17 +138,20 @@ class EventLog:
             LogDamagedError: an event below the head is not there.
             StorageUnavailableError: try again.
         """
+        if kinds is None and (tail := self._news[log].tail.after(after, limit=limit, upto=upto or _LAST)):
+            return tail
         async with self._database.read() as connection:
             if kinds is not None:
                 # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
                 upto = (await _head(connection, log)).seq if upto is None else upto
                 page = _Page(after=after, upto=upto, limit=limit, kinds=sorted(kinds))
                 return await _events(connection, _KINDS_PAGE[log], page)
+            if (await _head(connection, log)).seq <= after:
+                return []
             page = _Page(after=after, upto=_LAST if upto is None else upto, limit=limit)
-            events = await _events(connection, _PAGE[log], page)
-            prefix = _gapless(events, after)
-            if prefix or (not events and (await _head(connection, log)).seq <= after):
+            if prefix := _gapless(await _events(connection, _PAGE[log], page), after):
                 return prefix
+        async with self._database.write() as connection:
             return await _read_locked(connection, log, page)
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:

@@ -22,19 +22,20 @@ SHOWN_CHARS: Final = 60  # of a statement, in an error
 class Database:
     """One database for all of a process; `async with open_database(url) as database`."""
 
-    def __init__(self, engine: AsyncEngine, dialect: Dialect) -> None:
+    def __init__(self, reading: AsyncEngine, writing: AsyncEngine, dialect: Dialect) -> None:
         self.dialect = dialect
-        self._reading = engine.execution_options(schema_translate_map={READ_SCHEMA: dialect.read_schema})
-        self._writing = self._reading.execution_options(**{sqlite.WRITES: True})
+        schemas = {READ_SCHEMA: dialect.read_schema}
+        self._reading = reading.execution_options(schema_translate_map=schemas)
+        self._writing = writing.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
         # SQLite lets a second writer sleep and look again, for up to 100 ms at a time; here it waits its turn.
         self._turn = asyncio.Lock() if dialect.has_one_writer else None
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads.
+        """Statements that only read.
 
-        On MySQL each statement sees what was committed before it; on SQLite all see what the first one does. So read
-        a position before the rows that belong to it: they are then at least as new.
+        On MySQL each of them is by itself and sees what was committed before it; on SQLite all see what the first one
+        does. So read a position before the rows that belong to it: they are then at least as new.
 
         Raises:
             StorageUnavailableError: try again.
@@ -97,16 +98,20 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     """
     parsed = _parsed(url)
     options = {"pool_size": pool_size, "hide_parameters": True}
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite:
-        engine = create_async_engine(parsed, **options, **sqlite.ENGINE_OPTIONS)
-        sqlite.prepare(engine.sync_engine)
+    if parsed.get_backend_name() == "sqlite":
+        reading = writing = create_async_engine(parsed, **options, **sqlite.ENGINE_OPTIONS)
+        sqlite.prepare(writing.sync_engine)
     else:
-        engine = create_async_engine(mysql.with_defaults(parsed), **options, **mysql.ENGINE_OPTIONS)
+        parsed = mysql.with_defaults(parsed)
+        writing = create_async_engine(parsed, **options, **mysql.ENGINE_OPTIONS)
+        reading = create_async_engine(parsed, **options, **mysql.READING_OPTIONS)
+        mysql.ping_when_idle(reading.sync_engine)
     try:
-        yield Database(engine, sqlite.recognise() if is_sqlite else await mysql.recognise(engine))
+        is_sqlite = reading is writing
+        yield Database(reading, writing, sqlite.recognise() if is_sqlite else await mysql.recognise(writing))
     finally:
-        await engine.dispose()
+        await writing.dispose()
+        await reading.dispose()
 
 
 def _parsed(url: str) -> URL:
