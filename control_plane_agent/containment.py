@@ -9,7 +9,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 KILL_S: Final = 5.0  # what is in an uninterruptible sleep does not go any sooner
@@ -50,18 +50,13 @@ class Leaf:
         _write(f"{self.cgroup}/cgroup.procs", "0")
 
     def kill(self, keep: int) -> int:
-        killed: set[int] = set()
-        ends_s = time.monotonic() + KILL_S
-        while time.monotonic() < ends_s:
-            inside = [pid for pid in self._inside() if not _has_ended(pid)]
-            if not inside:
-                break
-            killed.update(inside)
-            self._kill(inside)
-            reap(keep)
-            time.sleep(ROUND_S)
-        reap(keep)
+        killed = self.empty()
+        _reap(keep)
         return len(killed - {keep})
+
+    def empty(self) -> set[int]:
+        """Kill until nobody is left inside; who it was."""
+        return _until_none(self._inside, self._kill)
 
     def _inside(self) -> list[int]:
         try:
@@ -69,13 +64,13 @@ class Leaf:
         except FileNotFoundError:
             return []
 
-    def _kill(self, inside: Iterable[int]) -> None:
+    def _kill(self, inside: list[int]) -> None:
         try:
             _write(f"{self.cgroup}/cgroup.kill", "1")
         except OSError:  # before Linux 5.14: frozen, so that nothing forks away meanwhile
             with contextlib.suppress(OSError):
                 _write(f"{self.cgroup}/cgroup.freeze", "1")
-            kill_each(inside)
+            _kill_each(inside)
 
     def close(self) -> None:
         with contextlib.suppress(
@@ -93,17 +88,8 @@ class Descendants:
         return
 
     def kill(self, keep: int) -> int:
-        killed: set[int] = set()
-        ends_s = time.monotonic() + KILL_S
-        while time.monotonic() < ends_s:
-            below = [pid for pid in _descendants(os.getpid()) if not _has_ended(pid)]
-            if not below:
-                break
-            killed.update(below)
-            kill_each(below)
-            reap(keep)
-            time.sleep(ROUND_S)
-        reap(keep)
+        killed = _until_none(lambda: _descendants(os.getpid()), _kill_each)
+        _reap(keep)
         return len(killed - {keep})
 
     def close(self) -> None:
@@ -136,21 +122,31 @@ def kill_left(cgroup: str | None, nonce: str) -> int:
     """
     if cgroup is not None:
         leaf = Leaf(cgroup)
-        killed = leaf.kill(keep=0)
+        killed = leaf.empty()
         leaf.close()
-        return killed
-    left = _with_environment(f"{EXECUTION}={nonce}".encode())
-    kill_each(left)
-    return len(left)
+        return len(killed)
+    variable = f"{EXECUTION}={nonce}".encode()
+    return len(_until_none(lambda: _with_environment(variable), _kill_each))
 
 
-def kill_each(pids: Iterable[int]) -> None:
+def _until_none(find: Callable[[], list[int]], kill: Callable[[list[int]], None]) -> set[int]:
+    """Find and kill until none is found alive; what was killed."""
+    killed: set[int] = set()
+    ends_s = time.monotonic() + KILL_S
+    while time.monotonic() < ends_s and (alive := [pid for pid in find() if not _has_ended(pid)]):
+        killed.update(alive)
+        kill(alive)
+        time.sleep(ROUND_S)
+    return killed
+
+
+def _kill_each(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
-def reap(keep: int) -> None:
+def _reap(keep: int) -> None:
     """Take the statuses of all dead children but one."""
     for pid in _children(os.getpid()):
         if pid != keep:

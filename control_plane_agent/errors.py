@@ -1,9 +1,9 @@
 """What can go wrong in an agent. The class says what the caller does.
 
 AgentError
-├─ JournalError         cannot be made durable: neither ack nor run
+├─ JournalError         cannot be made durable: neither acknowledge nor run
 ├─ EnrolmentError       one clear line, exit 1: a person must look at it
-└─ ConfigurationError   only at start: one clear line for each wrong setting, exit 2
+└─ ConfigurationError   only at start: one clear line for each thing that is wrong, exit 2
 """
 
 

@@ -20,7 +20,8 @@ class MemoryDisk:
 
     def __init__(self) -> None:
         self._files: dict[str, bytearray] = {}
-        self._directories: dict[str, set[str]] = {"": set()}
+        root: set[str] = set()
+        self._directories: dict[str, set[str]] = {"": root, ".": root}
         self._locked: set[str] = set()
 
     def make_dir(self, path: str) -> None:

@@ -52,7 +52,7 @@ class Order(NamedTuple):
     failpoint_log: str | None = None
 
     def now_s(self) -> int:
-        return (self.now_us + (_boottime_ns() - self.boottime_ns) // 1000) // 1_000_000
+        return (self.now_us + (boottime_ns() - self.boottime_ns) // 1000) // 1_000_000
 
     def hit(self, name: str) -> None:
         if self.failpoint_log is not None:
@@ -86,7 +86,7 @@ def supervise(order: Order) -> None:
 def _refusal(order: Order, disk: RealDisk) -> Finished | None:
     if _is_cancelled(disk):
         return Finished("cancelled", order.now_s(), reason="cancelled before it was started")
-    late_s = (_boottime_ns() - order.boottime_ns) / 1e9 - order.start_within_s
+    late_s = (boottime_ns() - order.boottime_ns) / 1e9 - order.start_within_s
     return Finished("expired", order.now_s(), reason="expired before it could be started") if late_s > 0 else None
 
 
@@ -99,12 +99,12 @@ def _write(disk: RealDisk, offset: int, slot: Started | Finished) -> None:
     disk.sync(STATE)
 
 
-def _boottime_ns() -> int:
+def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def _boottime_s() -> float:
-    return _boottime_ns() / 1e9
+def boottime_s() -> float:
+    return boottime_ns() / 1e9
 
 
 class _Execution:
@@ -136,14 +136,14 @@ class _Execution:
 
     def _start(self) -> float:
         """Write down that it was started, then start it; when that was, by CLOCK_BOOTTIME."""
-        order, boottime_ns = self._order, _boottime_ns()
+        order, begun_ns = self._order, boottime_ns()
         cgroup, session = self._containment.cgroup, os.getsid(0)
-        started = Started(order.boot_id, self._nonce, boottime_ns, order.now_s(), os.getpid(), session, cgroup)
+        started = Started(order.boot_id, self._nonce, begun_ns, order.now_s(), os.getpid(), session, cgroup)
         _write(self._disk, 0, started)
         order.hit("supervisor.started")
         self._fork()
         order.hit("supervisor.running")
-        return boottime_ns / 1e9
+        return begun_ns / 1e9
 
     def _fork(self) -> None:
         stdout, stderr = (self._pipe(capture) for capture in self._captures.values())
@@ -183,7 +183,7 @@ class _Execution:
             is_ending = self._outcome != "completed"
             if must_look and not is_ending and _is_cancelled(self._disk):
                 deadline_s = self._end("cancelled", "cancelled while it ran")
-            elif _boottime_s() >= deadline_s:
+            elif boottime_s() >= deadline_s:
                 if is_ending:
                     self._leftovers += self._containment.kill(keep=self._pid)
                     deadline_s = math.inf
@@ -199,11 +199,11 @@ class _Execution:
                 os.killpg(self._pid, signal.SIGTERM)
             except ProcessLookupError:  # it has not come to its setsid yet
                 os.kill(self._pid, signal.SIGTERM)
-        return _boottime_s() + self._order.grace_s
+        return boottime_s() + self._order.grace_s
 
     def _read_until(self, deadline_s: float) -> bool:
         """Wait for something, and take in what has come; whether a signal was in it."""
-        wait_s = min(LONGEST_WAIT_S, max(0.0, deadline_s - _boottime_s()))
+        wait_s = min(LONGEST_WAIT_S, max(0.0, deadline_s - boottime_s()))
         was_signalled = False
         for descriptor, _ in self._poll.poll(math.ceil(wait_s * 1000)):
             if descriptor == self._wake:
@@ -226,8 +226,8 @@ class _Execution:
 
     def _drain(self) -> None:
         """Read what is left in the pipes; they stay open only where something could not be killed."""
-        ends_s = _boottime_s() + DRAIN_S
-        while self._pipes and _boottime_s() < ends_s:
+        ends_s = boottime_s() + DRAIN_S
+        while self._pipes and boottime_s() < ends_s:
             self._read_until(ends_s)
 
     def _finish(self, status: int) -> Finished:

@@ -1,0 +1,240 @@
+"""The executions of this host: each is journalled, run at most once, and brought to an end that is told.
+
+    accept ─▶ journal (fsync) ─▶ a free worker ─▶ executor ─▶ slot 1 in the journal ─▶ outbox
+
+What a start finds in the journal goes the same way: `_next_step` looks how far an entry has come, and who comes back to
+it after a crash of anything does no step a second time that may be done only once.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+from typing import Final
+
+from control_plane_agent.checks import admit, opened
+from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.executor import Executor
+from control_plane_agent.identity import Identities
+from control_plane_agent.journal import Entry, Journal
+from control_plane_agent.outbox import Outbox
+from control_plane_agent.policy import Policy
+from control_plane_agent.results import accepted_of, never_run
+from control_plane_agent.slots import Finished
+from control_plane_wire.backoff import Backoff
+from control_plane_wire.clock import Clock
+from control_plane_wire.errors import WireError
+from control_plane_wire.failpoints import Failpoints
+from control_plane_wire.messages import CancelMessage, CommandMessage
+
+WORKERS: Final = 5
+MOST_WAITING: Final = 1000
+ANNOUNCE_AFTER_S: Final = 0.5  # an execution that is over sooner says only its result
+FIRST_RETRY_S: Final = 0.1  # after a supervisor that ended before it began
+MOST_RETRY_S: Final = 5.0
+PRUNE_S: Final = 600.0
+
+log = logging.getLogger(__name__)
+
+
+class _Step(Enum):
+    """What an entry needs next."""
+
+    RUN = auto()
+    WAIT = auto()
+    NOTHING = auto()
+
+
+class Executions:
+    """Attributes: `running`: how many are being run now; `counters`: what was found damaged, or came twice."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        disk: DiskThread,
+        executor: Executor,
+        outbox: Outbox,
+        identities: Identities,
+        policy: Policy,
+        clock: Clock,
+        failpoints: Failpoints,
+    ) -> None:
+        self._journal = journal
+        self._disk = disk
+        self._executor = executor
+        self._outbox = outbox
+        self._identities = identities
+        self._policy = policy
+        self._clock = clock
+        self._failpoints = failpoints
+        self._tasks: asyncio.TaskGroup | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self._workers = asyncio.Semaphore(WORKERS)
+        self._damaged: set[str] = set()
+        self.running = 0
+        self.counters: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator[None]:
+        """Inside this block executions are brought to their end, first what an earlier agent has left."""
+        async with self._executor.running(), asyncio.TaskGroup() as self._tasks:
+            for task_id in await self._disk.do(self._journal.live):
+                self._start(task_id)
+            pruning = self._tasks.create_task(self._prune(), name="prune")
+            try:
+                yield
+            finally:
+                for task in [pruning, *self._open]:
+                    task.cancel()  # commands go on without us, and are found again
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    async def accept(self, command: CommandMessage, body: bytes, route: str) -> None:
+        """Take a verified command that is not known yet; on return it is durable.
+
+        Raises:
+            JournalError: it could not be made durable.
+        """
+        now_s = self._journal.now_s()
+        refused = admit(command, route=route, identity=self._identities.current, policy=self._policy, now_s=now_s)
+        finished = None if refused is None else never_run(refused.outcome, refused.reason, self._clock.now_s())
+        await self._disk.do(self._journal.accept, command.task_id, body, route, finished=finished)
+        self._failpoints.hit("agent.journalled")
+        if refused is not None:
+            log.warning("command refused", extra={"task_id": command.task_id, "reason": refused.reason})
+        self._start(command.task_id)
+        while len(self._open) >= MOST_WAITING:  # the rest stays with the broker
+            await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
+
+    async def cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
+        """End an execution, or see to it that it never begins; its result is sent in any case.
+
+        Raises:
+            JournalError: the cancel of an unknown task could not be made durable.
+        """
+        task_id = cancel.task_id
+        match self._journal.find(task_id):
+            case None:
+                finished = never_run("cancelled", "cancelled before it arrived", self._clock.now_s())
+                await self._disk.do(self._journal.accept, task_id, body, route, finished=finished)
+                self._outbox.add_result(task_id)
+            case "journal":
+                await self._disk.do(self._journal.request_cancel, task_id)
+                entry = await self._disk.do(self._journal.read, task_id)
+                if entry.state.finished is not None:
+                    self._outbox.add_result(task_id)
+                elif entry.state.started is not None:
+                    self._executor.wake(task_id, entry.state.started)
+            case "reserve":
+                return  # it was refused, and said so
+            case _:
+                self._outbox.add_result(task_id)
+
+    async def say_again(self, task_id: str) -> None:
+        """Answer the copy of a known command with what is known of it."""
+        self.counters["repeated_commands"] += 1
+        entry = await self._disk.do(self._journal.read, task_id)
+        if entry.state.finished is not None:
+            self._outbox.add_result(task_id)
+        else:
+            self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+
+    # --- one execution ------------------------------------------------------------------------------------------
+
+    def _start(self, task_id: str) -> None:
+        assert self._tasks is not None, "executions are started inside `going_on`"  # noqa: S101 - narrows the type
+        task = self._tasks.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _bring_to_end(self, task_id: str) -> None:
+        has_worker = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            announcing = group.create_task(self._announce(task_id, has_worker))
+            async with self._workers:
+                has_worker.set()
+                self.running += 1
+                try:
+                    await self._work(task_id)
+                finally:
+                    self.running -= 1
+            announcing.cancel()
+        self._outbox.add_result(task_id, is_damaged=task_id in self._damaged)
+
+    async def _work(self, task_id: str) -> None:
+        """Return when slot 1 is written, by the execution's supervisor or by us."""
+        backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S)
+        has_tried = False
+        while (step := await self._disk.do(self._next_step, task_id)) is not _Step.NOTHING:
+            if step is _Step.WAIT:
+                await self._executor.wait(task_id)
+                continue
+            if has_tried:
+                log.warning("not started, tried again", extra={"task_id": task_id})
+                await asyncio.sleep(backoff.next_s())
+            has_tried = True
+            self._failpoints.hit("agent.before_start")
+            await self._executor.run(task_id, start_within_s=self._journal.start_within_s(task_id))
+
+    def _next_step(self, task_id: str) -> _Step:
+        """Look at an entry, and end it where it cannot run any more."""
+        lock = self._journal.try_lock(task_id)
+        if lock is None:
+            return _Step.WAIT  # its supervisor lives, perhaps that of an earlier agent
+        try:
+            entry = self._journal.read(task_id)
+            if not self._is_authentic(entry):
+                self._damaged.add(task_id)
+            if entry.state.finished is not None:
+                return _Step.NOTHING
+            if (ended := self._why_it_cannot_run(entry)) is None:
+                return _Step.RUN
+            self._journal.finish(task_id, ended)
+            return _Step.NOTHING
+        finally:
+            lock.release()
+
+    def _why_it_cannot_run(self, entry: Entry) -> Finished | None:
+        """Called with the entry's lock held, so no supervisor of it lives."""
+        now_s = self._clock.now_s()
+        if entry.state.started is not None:
+            killed = self._executor.kill_left(entry.state.started)
+            ended = never_run("interrupted", "its supervisor, or the machine, went down while it ran", now_s)
+            return ended._replace(leftovers=killed or None)
+        if entry.state.is_damaged or entry.task_id in self._damaged:
+            self.counters["damaged_entries"] += 1
+            return never_run("interrupted", "journal damaged", now_s)
+        if entry.is_cancelled:
+            return never_run("cancelled", "cancelled before it was started", now_s)
+        if self._journal.start_within_s(entry.task_id) < 0:
+            return never_run("expired", "expired before it could be started", now_s)
+        return None
+
+    def _is_authentic(self, entry: Entry) -> bool:
+        identity = self._identities.current
+        try:
+            opened(entry.body, entry.route, [*identity.keys.values(), *identity.retired.values()])
+        except WireError:
+            return False
+        return True
+
+    async def _announce(self, task_id: str, has_worker: asyncio.Event) -> None:
+        """Say that it is journalled, and when it runs that it does, unless it is over by then."""
+        await asyncio.sleep(ANNOUNCE_AFTER_S)
+        await self._notice(task_id)
+        if not has_worker.is_set():
+            await has_worker.wait()
+            await asyncio.sleep(ANNOUNCE_AFTER_S)
+            await self._notice(task_id)
+
+    async def _notice(self, task_id: str) -> None:
+        entry = await self._disk.do(self._journal.read, task_id)
+        if entry.state.finished is None:
+            self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+
+    async def _prune(self) -> None:
+        while True:
+            await self._disk.do(self._journal.prune)
+            await asyncio.sleep(PRUNE_S)

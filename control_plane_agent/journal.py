@@ -1,0 +1,244 @@
+"""What this host has accepted, started and finished: the reason why nothing runs twice and no outcome is lost.
+
+    journal/<task_id>/    a live execution (a task_id has no dot, so no name meets .new-*)
+        command.json, route        the exact signed bytes; the routing key that they came by
+        state                      slot 0 STARTED, slot 1 FINISHED; the supervisor holds its lock
+        cancel                     there when it is to be ended
+        stdout.head .tail  stderr.head .tail
+    done/<task_id>/       the same directory once the broker has the result: tombstone, and what is sent again if asked
+    quarantine/<task_id>/ an entry that did not verify, after it was reported
+
+An entry is made under another name and renamed, so half of one can only be `.new-*`, and a second one of the same
+task_id cannot be made. Entries whose result is not confirmed are the spool; there is no second store.
+Not safe for threads: the agent calls it from one at a time.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from control_plane_agent.disk import Disk, Lock
+from control_plane_agent.errors import JournalError
+from control_plane_agent.output import STREAMS, Output, read_output
+from control_plane_agent.reserve import Reserve
+from control_plane_agent.slots import EMPTY, FINISHED_AT, Finished, State, decode_state, encode
+from control_plane_agent.supervisor import CANCEL, COMMAND, STATE
+from control_plane_wire.clock import Clock
+from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S
+
+LIVE: Final = "journal"
+DONE: Final = "done"
+QUARANTINE: Final = "quarantine"
+ROUTE: Final = "route"
+TOMBSTONE_S: Final = 86_400  # after expires_at; from then on a copy is refused as expired
+MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
+
+Place: TypeAlias = Literal["journal", "done", "quarantine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One execution as it was accepted, and how far it has come.
+
+    Attributes:
+        body: the exact signed bytes; empty where they cannot be read any more.
+        route: the routing key that they came by, which is part of what was signed.
+        is_cancelled: whether it was asked to end.
+    """
+
+    task_id: str
+    body: bytes
+    route: str
+    state: State
+    is_cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    timestamp: int
+    last_start_s: int
+
+
+class Journal:
+    """The journal below a disk's root. Opening it removes what was never acknowledged.
+
+    Attributes:
+        head_s: the highest timestamp of a verified message. Its entry is never pruned.
+    """
+
+    def __init__(self, disk: Disk, clock: Clock) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._places: dict[str, Place] = {}
+        self._times: dict[str, _Times] = {}
+        self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
+        for name in (LIVE, DONE, QUARANTINE):
+            if name not in disk.names("."):
+                disk.make_dir(name)
+        disk.sync_dir(".")
+        self._reserve = Reserve(disk)
+        self._load()
+        self.head_s = max((times.timestamp for times in self._times.values()), default=0)
+
+    def _load(self) -> None:
+        for name in self._disk.names(LIVE):
+            if name.startswith(".new-"):
+                self._disk.remove(f"{LIVE}/{name}")
+        places: tuple[Place, ...] = (QUARANTINE, DONE, LIVE)
+        for place in places:
+            for task_id in self._disk.names(place):
+                self._places[task_id] = place
+                self._times[task_id] = _times(self._read(task_id, COMMAND))
+        for task_id in self._disk.names(LIVE):
+            with contextlib.suppress(FileExistsError):  # a state that is lost is a damaged one, never a new one
+                self._disk.create(f"{LIVE}/{task_id}/{STATE}", b"lost")
+        for task_id in sorted(self._disk.names(DONE), key=lambda task_id: self._times[task_id].timestamp):
+            self._note_output(task_id)
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    def now_s(self) -> int:
+        """What time it is for expiry: a clock that was set back reopens nothing."""
+        return max(self._clock.now_s(), self.head_s - ALLOWED_SKEW_S)
+
+    def live(self) -> list[str]:
+        """The task_ids without a confirmed result, the oldest command first."""
+        found = [task_id for task_id, place in self._places.items() if place == LIVE]
+        return sorted(found, key=lambda task_id: self._times[task_id].timestamp)
+
+    def find(self, task_id: str) -> Place | Literal["reserve"] | None:
+        """Where a task is known, if it is."""
+        return self._places.get(task_id) or ("reserve" if task_id in self._reserve else None)
+
+    def read(self, task_id: str) -> Entry:
+        try:
+            names = self._disk.names(self._path(task_id))
+        except FileNotFoundError:
+            names = []
+        return Entry(
+            task_id=task_id,
+            body=self._read(task_id, COMMAND),
+            route=self._read(task_id, ROUTE).decode(errors="replace"),
+            state=decode_state(self._read(task_id, STATE)),
+            is_cancelled=CANCEL in names,
+        )
+
+    def output(self, task_id: str, stream: str) -> Output:
+        """What was kept of a stream, with the size and digest that the supervisor wrote down."""
+        finished = self.read(task_id).state.finished
+        size = None if finished is None else getattr(finished, f"{stream}_bytes")
+        sha256 = None if finished is None else getattr(finished, f"{stream}_sha256")
+        return read_output(self._disk, self._path(task_id), stream, size, sha256)
+
+    def start_within_s(self, task_id: str) -> int:
+        """Seconds until it must not be started any more; negative when that is past."""
+        return self._times[task_id].last_start_s + ALLOWED_SKEW_S - self.now_s()
+
+    def _path(self, task_id: str) -> str:
+        return f"{self._places[task_id]}/{task_id}"
+
+    def _read(self, task_id: str, name: str) -> bytes:
+        with contextlib.suppress(OSError):  # damaged: it is then reported as such, and must not stop the others
+            return self._disk.read(f"{self._path(task_id)}/{name}")
+        return b""
+
+    # --- what is written ----------------------------------------------------------------------------------------
+
+    def accept(self, task_id: str, body: bytes, route: str, *, finished: Finished | None = None) -> None:
+        """Make the entry of a verified message durable; with `finished`, one that never runs.
+
+        Raises:
+            JournalError: it could not be made durable.
+        """
+        new = f"{LIVE}/.new-{os.urandom(8).hex()}"
+        try:
+            self._write_entry(new, body, route, EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished))
+            self._disk.rename(new, f"{LIVE}/{task_id}")
+            self._disk.sync_dir(LIVE)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._disk.remove(new)
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            raise JournalError(f"{task_id} cannot be journalled: {error.strerror}", is_full=is_full) from error
+        self._places[task_id] = LIVE
+        self._times[task_id] = _times(body)
+        self.head_s = max(self.head_s, self._times[task_id].timestamp)
+
+    def _write_entry(self, path: str, body: bytes, route: str, state: bytes) -> None:
+        self._disk.make_dir(path)
+        for name, data in ((COMMAND, body), (ROUTE, route.encode()), (STATE, state)):
+            self._disk.create(f"{path}/{name}", data)
+            self._disk.sync(f"{path}/{name}")
+        self._disk.sync_dir(path)
+
+    def reserve(self, task_id: str, body: bytes) -> bool:
+        """Remember a refused task where no entry can be made; False where there is no room for that either."""
+        return self._reserve.add(task_id, _times(body).last_start_s, self.now_s())
+
+    def try_lock(self, task_id: str) -> Lock | None:
+        """The lock of an entry's state, or None while a supervisor has it."""
+        return self._disk.try_lock(f"{self._path(task_id)}/{STATE}")
+
+    def finish(self, task_id: str, finished: Finished) -> None:
+        """Write slot 1; only for who holds the entry's lock."""
+        path = f"{self._path(task_id)}/{STATE}"
+        self._disk.write_at(path, FINISHED_AT, encode(finished))
+        self._disk.sync(path)
+
+    def request_cancel(self, task_id: str) -> None:
+        """Make it durable that the entry is to be ended; whoever runs it, or is about to, looks for that."""
+        with contextlib.suppress(FileExistsError):
+            self._disk.create(f"{self._path(task_id)}/{CANCEL}", b"")
+        self._disk.sync_dir(self._path(task_id))
+
+    def retire(self, task_id: str, *, is_damaged: bool = False) -> None:
+        """The broker has the result. A crash before this is on the disk only sends the same bytes again."""
+        if self._places[task_id] != LIVE:
+            return
+        place: Place = QUARANTINE if is_damaged else DONE
+        self._disk.rename(self._path(task_id), f"{place}/{task_id}")
+        self._places[task_id] = place
+        self._note_output(task_id)
+
+    # --- what is removed ----------------------------------------------------------------------------------------
+
+    def prune(self) -> None:
+        """Remove tombstones that no copy needs any more, and the oldest outputs where there are too many."""
+        now_s = self.now_s()
+        for task_id, times in list(self._times.items()):
+            is_over = self._places[task_id] == DONE and times.last_start_s + TOMBSTONE_S < now_s
+            if is_over and times.timestamp < self.head_s:
+                self._disk.remove(self._path(task_id))
+                del self._places[task_id], self._times[task_id]
+                self._done_output.pop(task_id, None)
+        total = sum(self._done_output.values())
+        while total > MAX_DONE_OUTPUT_BYTES:
+            task_id = next(iter(self._done_output))
+            total -= self._done_output.pop(task_id)
+            for name in _output_names():
+                self._disk.remove(f"{self._path(task_id)}/{name}")
+
+    def _note_output(self, task_id: str) -> None:
+        size = 0
+        for name in _output_names():
+            with contextlib.suppress(FileNotFoundError):
+                size += self._disk.size(f"{self._path(task_id)}/{name}")
+        if size:
+            self._done_output[task_id] = size
+
+
+def _output_names() -> list[str]:
+    return [f"{stream}.{part}" for stream in STREAMS for part in ("head", "tail")]
+
+
+def _times(body: bytes) -> _Times:
+    """When the message was made, and until when it may start something; zeros where it cannot be read."""
+    try:
+        message = json.loads(body)
+        timestamp = int(message["timestamp"])
+        return _Times(timestamp, int(message.get("expires_at") or timestamp + DEFAULT_EXPIRY_S))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _Times(0, 0)

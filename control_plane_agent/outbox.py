@@ -1,0 +1,94 @@
+"""What the control plane is to hear of executions: each message is published until the broker has confirmed it."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.identity import Identities
+from control_plane_agent.journal import Journal
+from control_plane_agent.results import result_of
+from control_plane_wire import messages, signing, topology
+from control_plane_wire.backoff import Backoff
+from control_plane_wire.errors import PublishUnconfirmedError
+from control_plane_wire.failpoints import Failpoints
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.transport.base import Confirmed, Message, Session
+
+FIRST_RETRY_S: Final = 0.5
+MOST_RETRY_S: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Lives as long as the agent, over all its sessions. Results are read from the journal when they are sent."""
+
+    def __init__(self, journal: Journal, disk: DiskThread, identities: Identities, failpoints: Failpoints) -> None:
+        self._journal = journal
+        self._disk = disk
+        self._identities = identities
+        self._failpoints = failpoints
+        self._results: dict[str, bool] = {}  # by task_id in their order: whether the entry is damaged
+        self._notices: deque[messages.AcceptedMessage] = deque()
+        self._has_news = asyncio.Event()
+
+    def add_result(self, task_id: str, *, is_damaged: bool = False) -> None:
+        self._results[task_id] = is_damaged
+        self._has_news.set()
+
+    def add_notice(self, notice: messages.AcceptedMessage) -> None:
+        self._notices.append(notice)
+        self._has_news.set()
+
+    async def keep_sending(self, session: Session) -> None:
+        """Send what is there and what comes, until cancelled or the session is lost."""
+        self._has_news.set()
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            await self.send_all(session)
+
+    async def send_all(self, session: Session) -> None:
+        while self._notices:
+            await self.send(session, self._notices[0])
+            self._notices.popleft()
+        for task_id, is_damaged in list(self._results.items()):
+            message = await self._disk.do(self._sealed_result, task_id)
+            self._failpoints.hit("agent.before_publish")
+            await publish(session, message)
+            self._failpoints.hit("agent.confirmed")
+            await self._disk.do(self._journal.retire, task_id, is_damaged=is_damaged)
+            self._results.pop(task_id, None)
+            self._failpoints.hit("agent.done")
+
+    async def send(self, session: Session, message: messages.FromAgent) -> None:
+        """Sign and publish one message, and wait for the broker's confirm."""
+        await publish(session, self._sealed(message.to_json()))
+
+    def _sealed_result(self, task_id: str) -> Message:
+        return self._sealed(result_of(self._journal, task_id).to_json())
+
+    def _sealed(self, message: JsonObject) -> Message:
+        identity = self._identities.current
+        sender = identity.hostname
+        body = messages.seal(message, identity.key, signing.RESULT, sender=sender, recipient=signing.CONTROL_PLANE)
+        return Message(exchange=topology.RESULT_EXCHANGE, routing_key=topology.result_key(sender), body=body)
+
+
+async def publish(session: Session, message: Message) -> None:
+    """Publish until the broker has confirmed it; the same bytes each time.
+
+    Raises:
+        TransportUnavailableError: the session is lost.
+    """
+    backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S)
+    while True:
+        try:
+            if isinstance(await session.publish(message), Confirmed):
+                return
+            log.warning("nobody takes it: is the control plane set up?", extra={"routing_key": message.routing_key})
+        except PublishUnconfirmedError as error:
+            log.warning("not confirmed", extra={"routing_key": message.routing_key, "reason": str(error)})
+        await asyncio.sleep(backoff.next_s())

@@ -1,0 +1,234 @@
+"""The agent as the broker sees it: one connection at a time, on which it takes commands, beats, and sends results.
+
+delivery ─▶ verify ─▶ kind ─▶ known? ─▶ Executions: checks, journal ─▶ ack
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Final
+
+from control_plane_agent.checks import opened
+from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.errors import JournalError
+from control_plane_agent.executions import Executions
+from control_plane_agent.executor import Executor
+from control_plane_agent.facts import VERSION, Facts
+from control_plane_agent.identity import Identities
+from control_plane_agent.journal import Journal
+from control_plane_agent.outbox import Outbox, publish
+from control_plane_agent.policy import Policy
+from control_plane_agent.results import refused_unjournalled
+from control_plane_wire import messages, signing, topology
+from control_plane_wire.backoff import Backoff
+from control_plane_wire.clock import Clock
+from control_plane_wire.errors import (
+    MalformedMessageError,
+    PublishUnconfirmedError,
+    SignatureError,
+    TransportUnavailableError,
+)
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, HeartbeatMessage
+from control_plane_wire.transport.base import Delivery, Message, Session, Transport, keep_session, until_stopped
+
+PREFETCH: Final = 16
+QUEUE_CHECK_S: Final = 5.0
+LAST_WORDS_S: Final = 3.0
+DISK_FULL_RETRY_S: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One host's agent, as a service.
+
+    Args:
+        boot_id: of this boot of the machine.
+        interval_s: between heartbeats.
+    """
+
+    def __init__(
+        self,
+        identities: Identities,
+        transport: Transport,
+        journal: Journal,
+        disk: DiskThread,
+        executor: Executor,
+        policy: Policy,
+        facts: Facts,
+        clock: Clock,
+        *,
+        boot_id: str,
+        interval_s: int = messages.DEFAULT_INTERVAL_S,
+        failpoints: Failpoints = NO_FAILPOINTS,
+    ) -> None:
+        self._identities = identities
+        self._transport = transport
+        self._journal = journal
+        self._disk = disk
+        self._facts = facts
+        self._clock = clock
+        self._boot_id = boot_id
+        self._interval_s = interval_s
+        self._failpoints = failpoints
+        self._outbox = Outbox(journal, disk, identities, failpoints)
+        self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
+        self._sequence = 0
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def name(self) -> str:
+        return f"agent {self.hostname}"
+
+    @property
+    def hostname(self) -> str:
+        return self._identities.current.hostname
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`; commands that run go on without the agent, and it finds them again."""
+        backoff = Backoff(first_s=1.0, most_s=8.0)
+        async with self._executions.going_on():
+            await keep_session(
+                self._transport, self.name, lambda session: self._serve(session, stop), stop=stop, backoff=backoff
+            )
+
+    async def _serve(self, session: Session, stop: asyncio.Event) -> None:
+        identity = self._identities.current
+        await session.declare(topology.agent_topology(identity.hostname, identity.groups))
+        log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(identity.groups)})
+        queue = topology.agent_queue(identity.hostname)
+        async with asyncio.TaskGroup() as tasks:
+            others = [
+                tasks.create_task(self._outbox.keep_sending(session), name="results"),
+                tasks.create_task(self._beat(session), name="heartbeats"),
+                tasks.create_task(self._check_queue(session, queue), name="check the queue"),
+            ]
+            async for batch in until_stopped(session.consume(queue, prefetch=PREFETCH), stop):
+                for delivery in batch:
+                    await self._take(delivery, session)
+            for task in others:
+                task.cancel()
+        await self._last_words(session)
+
+    async def _check_queue(self, session: Session, queue: str) -> None:
+        """A quick reconnect can lose its new queue to the old connection's clean-up: look whether it is still there."""
+        await asyncio.sleep(QUEUE_CHECK_S)
+        if not await session.queue_exists(queue):
+            raise TransportUnavailableError("the broker has lost our queue")
+
+    async def _last_words(self, session: Session) -> None:
+        """Send what is finished, then that this agent goes; what does not get out in time waits in the journal."""
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._outbox.send_all(session)
+                await session.publish(self._heartbeat("offline"))
+        except (TimeoutError, PublishUnconfirmedError, TransportUnavailableError) as error:
+            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": str(error)})
+
+    # --- heartbeats ---------------------------------------------------------------------------------------------
+
+    async def _beat(self, session: Session) -> None:
+        while True:
+            await publish(session, self._heartbeat("online"))
+            await asyncio.sleep(self._interval_s)
+
+    def _heartbeat(self, status: str) -> Message:
+        identity = self._identities.current
+        # From the boot clock, so that it goes on growing when the agent restarts within a boot.
+        self._sequence = max(self._sequence + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
+        heartbeat = HeartbeatMessage(
+            hostname=identity.hostname,
+            status=status,
+            timestamp=self._clock.now_s(),
+            agent_version=VERSION,
+            sequence=self._sequence,
+            boot_id=self._boot_id,
+            interval=self._interval_s,
+            groups=tuple(sorted(identity.groups)),
+            running=self._executions.running,
+            checkpoint=identity.checkpoint,
+            journal_head=self._journal.head_s,
+            **self._facts.read(),
+        )
+        body = messages.seal(
+            heartbeat.to_json(),
+            identity.key,
+            signing.HEARTBEAT,
+            sender=identity.hostname,
+            recipient=signing.CONTROL_PLANE,
+        )
+        # Not persistent: a newer one is on its way by the time that a broker has restarted.
+        return Message(
+            exchange=topology.MONITOR_EXCHANGE, routing_key=topology.HEARTBEAT_KEY, body=body, persistent=False
+        )
+
+    # --- what is received ---------------------------------------------------------------------------------------
+
+    async def _take(self, delivery: Delivery, session: Session) -> None:
+        """Look at one delivery in the order that the protocol prescribes; what nobody vouches for is only counted."""
+        self._failpoints.hit("agent.received")
+        body, route = delivery.body, delivery.routing_key
+        try:
+            wanted = messages.parse_command(opened(body, route, self._identities.current.keys.values()))
+        except (MalformedMessageError, SignatureError) as error:
+            self.counters[type(error).__name__] += 1
+            log.warning("message ignored", extra={"routing_key": route, "reason": error.reason})
+            delivery.ack()
+            return
+        match wanted:
+            case CommandMessage():
+                await self._command(wanted, body, route, session)
+            case _ if route != topology.command_key(self.hostname):
+                log.warning("message ignored", extra={"routing_key": route, "reason": "not this host's own key"})
+            case CancelMessage():
+                await self._cancel(wanted, body, route)
+            case ConfigureMessage():
+                await self._configure(wanted, session)
+        delivery.ack()
+        self._failpoints.hit("agent.acked")
+
+    async def _command(self, command: CommandMessage, body: bytes, route: str, session: Session) -> None:
+        """Return when it may be acknowledged: it is journalled, or it is refused and the broker has the refusal."""
+        while True:
+            known = self._journal.find(command.task_id)
+            if known == "reserve":
+                await self._outbox.send(session, refused_unjournalled(command.task_id, command.timestamp))
+                return
+            if known is not None:
+                await self._executions.say_again(command.task_id)
+                return
+            try:
+                await self._executions.accept(command, body, route)
+            except JournalError as error:
+                log.error("not journalled", extra={"task_id": command.task_id, "reason": str(error)})  # noqa: TRY400
+                if error.is_full and await self._disk.do(self._journal.reserve, command.task_id, body):
+                    continue
+                await asyncio.sleep(DISK_FULL_RETRY_S)  # meanwhile it stays with the broker, and heartbeats go on
+            else:
+                return
+
+    async def _cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
+        try:
+            await self._executions.cancel(cancel, body, route)
+        except JournalError as error:
+            # The control plane sends it again as long as the execution is open.
+            log.error("cancel not journalled", extra={"task_id": cancel.task_id, "reason": str(error)})  # noqa: TRY400
+
+    async def _configure(self, message: ConfigureMessage, session: Session) -> None:
+        """Take new groups and keys: durable first, then the bindings, then say so."""
+        before = self._identities.current
+        if message.as_of < before.configured_as_of:
+            log.warning("configure ignored", extra={"reason": "older than the last one taken"})
+            return
+        await self._disk.do(self._identities.replace, before.configured(message))
+        queue, exchange = topology.agent_queue(before.hostname), topology.COMMAND_EXCHANGE
+        for group in sorted(message.groups.keys() - before.groups.keys()):
+            await session.bind(topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group)))
+        for group in sorted(before.groups.keys() - message.groups.keys()):
+            await session.unbind(
+                topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group))
+            )
+        log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
+        await publish(session, self._heartbeat("online"))
