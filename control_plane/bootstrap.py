@@ -90,6 +90,7 @@ async def open_core(
             authority = Authority(log, keyring)
             await authority.refresh()
             handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock, failpoints=failpoints)
+            hub = Hub(database)
             yield Core(
                 settings=settings,
                 database=database,
@@ -104,8 +105,8 @@ async def open_core(
                 ),
                 host_queries=HostQueries(database),
                 task_queries=TaskQueries(database),
-                projection_queries=ProjectionQueries(database, log, clock),
-                hub=Hub(database),
+                projection_queries=ProjectionQueries(database, log, hub, clock),
+                hub=hub,
             )
 
 

@@ -152,7 +152,7 @@ def _office() -> "AbstractAsyncContextManager[Office]":
 async def _dev(arguments: argparse.Namespace) -> None:
     from control_plane.dev import run
 
-    await run(state_dir=arguments.state_dir, listen=arguments.listen, simulated=arguments.agents)
+    await run(state_dir=arguments.state_dir.absolute(), listen=arguments.listen, simulated=arguments.agents)
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What the programs say of themselves: JSON log lines with their context, and metrics as Prometheus reads them."""
 
+import json
 import logging
 import sys
 from bisect import bisect_left
@@ -8,8 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias, TypeVar
-
-import orjson
 
 # --- logs -------------------------------------------------------------------------------------------------------------
 
@@ -56,7 +55,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return json.dumps(line, default=str)  # ASCII alone, so that no lone surrogate loses a line
 
 
 class _TextFormatter(logging.Formatter):

@@ -90,7 +90,7 @@ class Edge:
         request = Request(scope)
         try:
             self._check(request)
-            await self._app(scope, _Limited(receive), answer)
+            await self._app(scope, LimitedBody(receive), answer)
         except Exception as error:
             if answer.status is not None:
                 raise
@@ -113,7 +113,7 @@ def _too_large() -> ProblemError:
     return ProblemError(413, "body_too_large", f"a body has at most {MAX_BODY_BYTES} bytes")
 
 
-class _Limited:
+class LimitedBody:
     """The body as it arrives, up to its limits: a sender need not say beforehand how much it will be, or how slow."""
 
     def __init__(self, receive: Receive) -> None:

@@ -83,10 +83,12 @@ class HostsProjection(Projection):
             Column("memory_usage", Float64, nullable=False),
         )
 
+    def concerns(self, event: Event) -> bool:
+        return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
+
     def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
         hostname = getattr(event, "hostname", None)
-        is_about_host = event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
-        return ((self.host, (hostname,)),) if is_about_host and hostname else ()
+        return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, hosts.HeartbeatReceived):

@@ -48,14 +48,20 @@ class Hub:
         while self._positions.get(name, Positions(0, 0)).event < event_seq:
             if loop.time() >= ends:
                 return False
-            await self.wait_moved(timeout_s=min(POLL_S, ends - loop.time()))
-            if self._positions.get(name, Positions(0, 0)).event < event_seq:
-                self._positions[name] = await self.position(name)
+            before = self.moves
+            await self.wait_moved(after=before, timeout_s=min(POLL_S, ends - loop.time()))
+            if self.moves == before:  # perhaps its projector runs in another process
+                found = await self.position(name)
+                if found.event > self._positions.get(name, Positions(0, 0)).event:
+                    self._positions[name] = found
         return True
 
     async def position(self, name: str) -> Positions:
-        """How far a projection has come, from its row."""
+        """How far a projection has come: what its row says, or more where its projector has told us."""
         statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).one_or_none()
-        return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
+        told = self._positions.get(name, Positions(0, 0))
+        if row is None:
+            return told
+        return Positions(max(row.event_seq, told.event), max(row.heartbeat_seq, told.heartbeat))

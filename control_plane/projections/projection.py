@@ -28,6 +28,10 @@ class Projection:
     def tables(self) -> list[Table]:
         return list(self.metadata.tables.values())
 
+    def concerns(self, event: Event) -> bool:
+        """Whether an event can change a row here; False for most kinds, and never False for one that can."""
+        return True
+
     def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
         """The rows that `apply` will look at."""
         raise NotImplementedError

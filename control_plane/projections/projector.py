@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import Column, Table, insert, select, update
@@ -23,7 +23,7 @@ from control_plane.events.log import EventLog
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Row, Rows
+from control_plane.projections.rows import Remembered, Row, Rows
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import Identifier, Int64, LongText, follower, read_table
@@ -31,6 +31,7 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 PAGE: Final = 1000
 POLL_S: Final = 0.25
+SAVE_S: Final = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -81,19 +82,28 @@ class Projector:
         await self._leases.keep(f"projection:{self.projection.name}", lambda lease: self._work(lease, stop), stop=stop)
 
     async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
-        position = await self._prepare(lease)
-        self._hub.moved(self.projection.name, position)
-        subjects = await self._parked_subjects()
-        while not stop.is_set():
-            batch = await self._next(position)
-            if batch is None:
-                await self._wait(position)
-                continue
-            position = await self._fold(batch, position, lease, subjects)
-            self._hub.moved(self.projection.name, position)
+        tenure = await self._prepare(lease)
+        self._hub.moved(self.projection.name, tenure.position)
+        try:
+            while not stop.is_set():
+                batch = await self._next(tenure.position)
+                if batch is None:
+                    await self._save(tenure)
+                    await self._wait(tenure.position)
+                    continue
+                await self._fold(batch, tenure)
+                self._hub.moved(self.projection.name, tenure.position)
+        finally:
+            await tenure.connection.close()
 
-    async def _prepare(self, lease: Lease) -> Positions:
+    async def _prepare(self, lease: Lease) -> "_Tenure":
         """Make the tables, or make them anew where their version has changed; take the position over."""
+        position = await self._take_over(lease)
+        async with self._database.read() as connection:
+            subjects = set(await connection.scalars(select(self.parked.c.subject)))
+        return _Tenure(lease, await self._database.connect(), position, position, subjects)
+
+    async def _take_over(self, lease: Lease) -> Positions:
         name = self.projection.name
         statement = select(follower).where(follower.c.name == name)
         async with self._database.read() as connection:
@@ -141,64 +151,90 @@ class Projector:
             for wait in waits:
                 wait.cancel()
 
-    async def _fold(self, batch: Batch, position: Positions, lease: Lease, subjects: set[str]) -> Positions:
+    async def _fold(self, batch: Batch, tenure: "_Tenure") -> None:
         """Fold a batch and move the position; an event that cannot be folded is set aside, and the rest goes on."""
         poison: dict[StoredEvent, FoldError] = {}
         while True:
             try:
-                async with self._database.write() as connection:
-                    aside = await self._write(connection, batch, subjects, poison)
-                    await self._move(connection, position, batch.upto, lease)
-                    self._failpoints.hit("projector.before_commit")
+                await self._fold_without(poison, batch, tenure)
             except _PoisonError as found:
                 extra = {"projection": self.projection.name, "seq": found.stored.seq, "reason": str(found.error)}
                 _logger.exception("event parked", extra=extra)
                 poison[found.stored] = found.error
-                continue
-            self._failpoints.hit("projector.after_commit")
-            subjects |= aside
-            return batch.upto
+                tenure.remembered = Remembered()
+            else:
+                return
 
-    async def _write(
-        self,
-        connection: AsyncConnection,
-        batch: Batch,
-        subjects: set[str],
-        poison: Mapping[StoredEvent, FoldError],
-    ) -> set[str]:
-        """Fold what can be folded, park the rest; the subjects whose later events have to wait too."""
-        rows = Rows(connection, self._database.dialect)
-        aside = set(subjects)
+    async def _fold_without(self, poison: Mapping[StoredEvent, FoldError], batch: Batch, tenure: "_Tenure") -> None:
+        aside = set(tenure.subjects)
         good: list[StoredEvent] = []
+        parked: list[Row] = []
         for stored in batch.events:
             if stored in poison or _subject(stored) in aside:
                 aside.add(_subject(stored))
                 reason = str(poison.get(stored) or "waits for an earlier event of the same subject")
-                rows.put(self.parked, _parked_row(stored, reason))
+                parked.append(_parked_row(stored, reason))
             else:
                 good.append(stored)
-        await fold(self.projection, rows, good)
-        await rows.flush()
-        return aside
+        rows = Rows(tenure.connection, self._database.dialect, tenure.remembered)
+        events = decode(good)
+        # A batch that touches nothing moves the position in memory alone; it is saved with the next one that does.
+        if parked or any(self.projection.concerns(event) for _, event in events):
+            async with self._database.write(tenure.connection) as connection:
+                await apply(self.projection, rows, events)
+                for row in parked:
+                    rows.put(self.parked, row)
+                await rows.flush()
+                await self._move(connection, tenure, batch.upto)
+                self._failpoints.hit("projector.before_commit")
+            self._failpoints.hit("projector.after_commit")
+            rows.committed()
+            tenure.saved = batch.upto
+        tenure.position = batch.upto
+        tenure.subjects = aside
 
-    async def _move(self, connection: AsyncConnection, old: Positions, new: Positions, lease: Lease) -> None:
+    async def _save(self, tenure: "_Tenure") -> None:
+        """Save a position that has moved in memory alone, once a second at most."""
+        loop = asyncio.get_running_loop()
+        if tenure.saved != tenure.position and loop.time() >= tenure.save_s:
+            async with self._database.write(tenure.connection) as connection:
+                await self._move(connection, tenure, tenure.position)
+            tenure.saved = tenure.position
+            tenure.save_s = loop.time() + SAVE_S
+
+    async def _move(self, connection: AsyncConnection, tenure: "_Tenure", upto: Positions) -> None:
         """Raises LeaseLostError where somebody else has moved the position or taken it over."""
         moved = await connection.execute(
             update(follower)
             .where(
                 follower.c.name == self.projection.name,
-                follower.c.epoch == lease.epoch,
-                follower.c.event_seq == old.event,
-                follower.c.heartbeat_seq == old.heartbeat,
+                follower.c.epoch == tenure.lease.epoch,
+                follower.c.event_seq == tenure.saved.event,
+                follower.c.heartbeat_seq == tenure.saved.heartbeat,
             )
-            .values(event_seq=new.event, heartbeat_seq=new.heartbeat)
+            .values(event_seq=upto.event, heartbeat_seq=upto.heartbeat)
         )
         if not moved.rowcount:
-            raise LeaseLostError(lease.name)
+            raise LeaseLostError(tenure.lease.name)
 
-    async def _parked_subjects(self) -> set[str]:
-        async with self._database.read() as connection:
-            return set(await connection.scalars(select(self.parked.c.subject)))
+
+@dataclass(slots=True)
+class _Tenure:
+    """What one holder of the lease works with.
+
+    Attributes:
+        position: what is folded; `saved` what is in the follower's row, which lags where nothing had to be written.
+        subjects: those whose events are set aside.
+        save_s: when `saved` may follow next, by the loop's clock.
+    """
+
+    lease: Lease
+    connection: AsyncConnection
+    position: Positions
+    saved: Positions
+    subjects: set[str]
+    remembered: Remembered = field(default_factory=Remembered)
+    save_s: float = 0.0
 
 
 class _PoisonError(Exception):
@@ -209,18 +245,24 @@ class _PoisonError(Exception):
 
 
 async def fold(projection: Projection, rows: Rows, events: Sequence[StoredEvent]) -> None:
-    """Fold events into rows: load all that they touch, then apply them in their order.
+    """Fold events into rows; kinds that this release does not know are skipped."""
+    await apply(projection, rows, decode(events))
 
-    Kinds that this release does not know are skipped.
-    """
+
+def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
     decoded: list[tuple[StoredEvent, Event]] = []
     for stored in events:
         with _poisoned_by(stored):
             event = registry.decode(stored)
         if event is not None:
             decoded.append((stored, event))
-    await rows.load(touched for _, event in decoded for touched in projection.touched(event))
-    for stored, event in decoded:
+    return decoded
+
+
+async def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:
+    """Load all rows that the events touch, then apply them in their order."""
+    await rows.load(touched for _, event in events for touched in projection.touched(event))
+    for stored, event in events:
         with _poisoned_by(stored):
             projection.apply(rows, stored, event)
 

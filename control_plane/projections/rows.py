@@ -15,6 +15,7 @@ Row: TypeAlias = dict[str, Any]
 RowKey: TypeAlias = tuple[str | int, ...]
 
 KEYS_A_STATEMENT: Final = 500
+MOST_REMEMBERED: Final = 20_000
 
 
 class Json(TypeDecorator[Any]):
@@ -34,14 +35,42 @@ def json_text(value: object) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
-class Rows:
-    """A small unit of work over read tables: `load`, then `get` and `put` in memory, then `flush`."""
+class Remembered:
+    """Rows as they were committed last, for whoever is their only writer; they need not be fetched again."""
 
-    def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
+    def __init__(self) -> None:
+        self.rows: dict[Table, dict[RowKey, Row]] = {}
+        self._count = 0
+
+    def keep(self, changed: Mapping[Table, Mapping[RowKey, Row]]) -> None:
+        self._count += sum(len(rows) for rows in changed.values())
+        if self._count > MOST_REMEMBERED:
+            self.rows, self._count = {}, 0
+        for table, rows in changed.items():
+            self.rows.setdefault(table, {}).update(rows)
+
+
+class Rows:
+    """A small unit of work over read tables: `load`, then `get` and `put` in memory, then `flush`.
+
+    Args:
+        remembered: of the batches before, where nobody else writes; `committed` adds to it.
+    """
+
+    def __init__(self, connection: AsyncConnection, dialect: Dialect, remembered: Remembered | None = None) -> None:
         self._connection = connection
         self._dialect = dialect
-        self._loaded: dict[Table, dict[RowKey, Row]] = {}
+        self._remembered = remembered or Remembered()
+        self._loaded = self._remembered.rows
         self._changed: dict[Table, dict[RowKey, Row]] = {}
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._changed)
+
+    def committed(self) -> None:
+        """What was flushed is in the database now."""
+        self._remembered.keep(self._changed)
 
     async def load(self, wanted: Iterable[tuple[Table, RowKey]]) -> None:
         """Fetch the rows with these primary keys, where they are there."""

@@ -88,11 +88,14 @@ class TasksProjection(Projection):
             Column("online_seq", Int64, nullable=False),
         )
 
+    def concerns(self, event: Event) -> bool:
+        return event.KIND.startswith(("task.", "execution.")) or isinstance(event, hosts.HostWentOnline)
+
     def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        if isinstance(event, hosts.HostWentOnline):
-            return ((self.online, (event.hostname,)),)
+        if isinstance(event, tasks.TaskAccepted | hosts.HostWentOnline):
+            return ()  # a new row, whatever stands
         task_id, hostname = getattr(event, "task_id", None), getattr(event, "hostname", None)
-        if isinstance(event, tasks.TaskAccepted | tasks.TaskCancelRequested):
+        if isinstance(event, tasks.TaskCancelRequested):
             return ((self.task, (event.task_id,)),)
         if event.KIND.startswith("execution.") and task_id and hostname:
             return ((self.task, (task_id,)), (self.execution, (task_id, hostname)))

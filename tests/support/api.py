@@ -184,6 +184,7 @@ def _services(
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
     access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
+    hub = Hub(database)
     services = Services(
         settings=settings,
         clock=clock,
@@ -197,8 +198,8 @@ def _services(
         host_queries=HostQueries(database),
         task_queries=TaskQueries(database),
         audit_queries=AuditQueries(database),
-        projection_queries=ProjectionQueries(database, log, clock),
-        hub=Hub(database),
+        projection_queries=ProjectionQueries(database, log, hub, clock),
+        hub=hub,
         probes=probes,
         amqp_url_for_agents="amqp://broker",
     )

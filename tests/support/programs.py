@@ -115,7 +115,8 @@ class Api:
     def run(self, target: Mapping[str, object], command: str, **more: object) -> str:
         """Send a command; the task's id."""
         body = {"target": dict(target), "command": command, "timeout": 30, "user": "root", **more}
-        return str(self.post("/tasks", body)["task"]["task_id"])
+        accepted = self.post("/tasks", body)
+        return str(self.get(f"/tasks/{accepted['task']['task_id']}", min_seq=accepted["seq"])["task_id"])
 
     def executions(self, task_id: str) -> dict[str, dict[str, Any]]:
         """The executions of a task by hostname."""

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.projections.projector import parked_table
@@ -37,9 +38,10 @@ class ProjectionState:
 
 
 class ProjectionQueries:
-    def __init__(self, database: Database, log: EventLog, clock: Clock) -> None:
+    def __init__(self, database: Database, log: EventLog, hub: Hub, clock: Clock) -> None:
         self._database = database
         self._log = log
+        self._hub = hub
         self._clock = clock
 
     async def states(self) -> list[ProjectionState]:
@@ -54,7 +56,7 @@ class ProjectionQueries:
             row = (await connection.execute(select(follower).where(follower.c.name == name))).mappings().one_or_none()
             working = await connection.scalar(owner)
             parked = await connection.scalar(select(func.count()).select_from(parked_table(projection))) if row else 0
-        position = Positions(row["event_seq"], row["heartbeat_seq"]) if row else Positions(0, 0)
+        position = await self._hub.position(name)
         heads = {log: (await self._log.head(log)).seq for log in projection.logs}
         head = Positions(heads[EVENT], heads.get(HEARTBEAT_EVENT, position.heartbeat))
         lag_us = max([await self._lag_us(log, position) for log in projection.logs])

@@ -1,0 +1,219 @@
+"""The stream: rows as they change, from where a reader left off, until it has to end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control_plane.api import live
+from control_plane.commands.access import CONSOLE
+from tests.support.api import ApiUnderTest, StreamReader, a_stream, an_api
+
+
+@pytest.fixture
+async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiUnderTest]:
+    monkeypatch.setattr(live, "USAGE_S", 0.05)
+    monkeypatch.setattr(live, "PING_S", 0.05)
+    async with an_api(tmp_path) as made:
+        await made.register("web1", "web2", groups=["web"])
+        yield made
+
+
+async def rows(reader: StreamReader, table: str, *, until: Any = None) -> dict[str, dict[str, Any]]:
+    """The rows of a table that come, by their name, until one of them satisfies `until`."""
+    found: dict[str, dict[str, Any]] = {}
+    while not found or (until is not None and not any(until(row) for row in found.values())):
+        event = await reader.next(skip={"ping", "usage"})
+        assert event is not None, "the stream has ended"
+        name, data = event
+        assert name == "rows"
+        if data["table"] == table:
+            for pos, row in data["rows"]:
+                assert pos == row.get("pos", row.get("seq"))
+                found[str(row.get("hostname", row.get("task_id", row.get("seq"))))] = row
+    return found
+
+
+async def test_a_ping_comes_at_once_and_says_where_the_log_is(api: ApiUnderTest) -> None:
+    async with a_stream(api, "hosts") as reader:
+        event = await reader.next(skip=())
+
+    assert event is not None
+    name, data = event
+    assert (name, reader.status) == ("ping", 200)
+    assert reader.headers["content-type"].startswith("text/event-stream")
+    assert reader.headers["x-accel-buffering"] == "no"
+    assert data["heads"]["event"] == (await api.log.head("event")).seq
+    assert data["lag"].keys() == {"events", "seconds"}
+    assert data["build"] == (await api.client().get("/api/v1/auth/me")).json()["build"]
+
+
+async def test_a_change_comes_as_the_row_that_the_list_would_show(api: ApiUnderTest) -> None:
+    async with a_stream(api, "hosts") as reader:
+        await reader.next(skip=())
+        await api.services.hosts.set_maintenance(CONSOLE, "web1", True)
+        streamed = await rows(reader, "hosts")
+
+    assert streamed == {"web1": (await api.client().get("/api/v1/hosts/web1")).json()}
+    assert reader.last_id is not None
+
+
+async def test_a_task_comes_with_its_executions_to_whoever_looks_at_it(api: ApiUnderTest) -> None:
+    async with (
+        a_stream(api, "task:mine,host:web2") as mine,
+        a_stream(api, "tasks") as every,
+        a_stream(api, "events") as trail,
+    ):
+        for reader in (mine, every, trail):
+            await reader.next(skip=())
+        await api.run(api.client("ada"), {"group": "web"}, task_id="mine")
+        await api.finish("mine", "web2", stdout="hello\n")
+        executions = await rows(mine, "executions", until=lambda row: row["state"] == "succeeded")
+        tasks = await rows(every, "tasks", until=lambda row: row["counts"] == {"queued": 1, "succeeded": 1})
+        events = await rows(trail, "events", until=lambda row: row["kind"] == "execution.finished")
+
+    assert executions["web2"]["first_line"] == "hello"
+    assert tasks["mine"] == (await api.client().get("/api/v1/tasks/mine")).json()
+    assert {event["kind"] for event in events.values()} >= {"task.accepted", "execution.finished"}
+
+
+async def test_a_reader_gets_nothing_of_what_it_did_not_ask_for(api: ApiUnderTest) -> None:
+    async with a_stream(api, "task:other,hosts") as reader:
+        await reader.next(skip=())
+        await api.run(api.client("ada"), {"host": "web1"}, task_id="mine")
+        await api.services.hosts.set_maintenance(CONSOLE, "web1", True)
+        name, data = await reader.next() or ("", {})
+
+    assert (name, data["table"]) == ("rows", "hosts")
+
+
+async def test_a_reader_resumes_from_where_its_page_was_read(api: ApiUnderTest) -> None:
+    as_of = (await api.client().get("/api/v1/hosts")).json()["as_of"]
+    await api.services.hosts.set_maintenance(CONSOLE, "web1", True)
+    await api.register("web3")
+
+    async with a_stream(api, "hosts", after=as_of) as reader:
+        missed = await rows(reader, "hosts")
+        again_from = reader.last_id
+        await api.services.hosts.set_maintenance(CONSOLE, "web2", True)
+        news = await rows(reader, "hosts", until=lambda row: row["hostname"] == "web2")
+    async with a_stream(api, "hosts", after=again_from) as resumed:
+        replayed = await rows(resumed, "hosts")
+
+    assert set(missed) == {"web1", "web3"}
+    assert (set(news), set(replayed)) == ({"web2"}, {"web2"})
+
+
+async def test_a_replay_is_whole_though_one_event_changed_more_rows_than_a_page_holds(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.changes.PAGE", 4)
+    names = [f"many{number}" for number in range(11)]
+    await api.register(*names, groups=["many"])
+    as_of = (await api.client().get("/api/v1/tasks")).json()["as_of"]
+    await api.run(api.client("ada"), {"group": "many"}, task_id="wide")
+
+    seen: dict[str, Any] = {}
+    async with (
+        a_stream(api, "task:wide,events,hosts", after="e0.h0") as reader,
+        a_stream(api, "task:wide", after=as_of),
+    ):
+        while not set(names) <= seen.keys():
+            _, data = await reader.next() or ("", {})
+            seen |= {row["hostname"]: row for _, row in data["rows"] if data["table"] == "executions"}
+
+    assert {row["state"] for row in seen.values()} == {"queued"}
+
+
+@pytest.mark.parametrize("reason", ["a position beyond the log", "too much to replay"])
+async def test_a_gap_that_cannot_be_replayed_is_a_reset(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    after = "e0.h0" if reason == "too much to replay" else "e999999.h0"
+    monkeypatch.setattr(live, "MAX_REPLAY_ROWS", 1)
+    monkeypatch.setattr("control_plane.api.changes.PAGE", 2)
+
+    resets = set()
+    async with a_stream(api, "hosts,tasks,events", after=after) as reader:
+        while len(resets) < 3:
+            name, data = await reader.next() or ("", {})
+            if name == "reset":
+                resets.add(data["topic"])
+
+    assert resets == {"hosts", "tasks", "events"}
+
+
+async def test_heartbeats_come_as_usage_and_as_the_row_of_a_host_that_is_watched(api: ApiUnderTest) -> None:
+    async with a_stream(api, "usage") as all_hosts, a_stream(api, "host:web1") as one_host:
+        for reader in (all_hosts, one_host):
+            await reader.next(skip=())
+        await api.beat("web1", 1, running=3)
+        name, data = await all_hosts.next() or ("", [])
+        watched = await rows(one_host, "hosts")
+
+    assert name == "usage"
+    [[pos, hostname, at, cpu, memory]] = data
+    shown = (await api.client().get("/api/v1/hosts/web1")).json()
+    assert (pos, hostname, at, cpu, memory) == (shown["usage_pos"], "web1", shown["last_heartbeat_at"], 0.25, 0.5)
+    assert watched["web1"] == shown
+    assert shown["running"] == 3
+
+
+async def test_the_system_s_readers_see_the_projections(api: ApiUnderTest) -> None:
+    async with a_stream(api, "system") as reader:
+        name, data = await reader.next() or ("", {})
+
+    assert (name, data["table"]) == ("rows", "projections")
+    assert {row["name"] for _, row in data["rows"]} == {"hosts", "tasks", "audit"}
+
+
+async def test_a_stream_ends_soon_after_its_token_is_revoked(api: ApiUnderTest) -> None:
+    made = await api.services.access.create_token(CONSOLE, username="eve", name="test", days=1)
+    async with a_stream(api, "hosts", token=made.text) as ended, a_stream(api, "hosts") as other:
+        await ended.next(skip=())
+        await api.services.access.revoke_token(CONSOLE, made.token_id)
+        assert await ended.next() is None
+        assert await other.next(skip=()) is not None
+
+
+async def test_a_stream_ends_when_the_server_stops(api: ApiUnderTest) -> None:
+    async with a_stream(api, "hosts") as reader:
+        await reader.next(skip=())
+        api.stop.set()
+        assert await reader.next() is None
+
+
+async def test_a_reader_who_leaves_is_forgotten(api: ApiUnderTest) -> None:
+    async with a_stream(api, "hosts") as reader:
+        await reader.next(skip=())
+        assert "control_plane_streams_open 1" in api.services.metrics.render()
+
+    assert "control_plane_streams_open 0" in api.services.metrics.render()
+
+
+async def test_a_session_has_a_few_streams_and_no_more(api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_OF_TOKEN", 1)
+    async with a_stream(api, "hosts") as first, a_stream(api, "hosts") as second:
+        async with asyncio.timeout(5):
+            while not (first.status and second.status):
+                await asyncio.sleep(0)
+
+    assert sorted((first.status, second.status)) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("topics", "code"),
+    [
+        ("everything", "unknown_topic"),
+        ("", "unknown_topic"),
+        ("task:a.b", "unknown_topic"),
+        ("host:*", "unknown_topic"),
+        (",".join(f"task:{n}" for n in range(65)), "too_many_topics"),
+    ],
+)
+async def test_a_topic_that_is_none_is_refused(api: ApiUnderTest, topics: str, code: str) -> None:
+    answer = await api.client().get("/api/v1/stream", params={"topics": topics})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
