@@ -20,7 +20,7 @@ def fan_out(
         target: what was asked for, as the authorised request has it.
         members: of that group, or everybody, by the signed assignments.
     """
-    if len(hosts) < 2 or set(hosts) != set(members):
+    if set(hosts) != set(members):
         return None
     group = target.get("group")
     if isinstance(group, str):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import Column, Table, insert, select, update
+from sqlalchemy import Column, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import FoldError, LeaseLostError
@@ -108,14 +108,14 @@ class Projector:
         statement = select(follower).where(follower.c.name == name)
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        if row is not None and row["version"] == self.projection.version:
-            await create_tables(self._database, self.projection)
-        else:
+        if row is not None and row["version"] != self.projection.version:
             await drop_tables(self._database, self.projection)
-            await create_tables(self._database, self.projection)
+        await create_tables(self._database, self.projection)
         start = {"name": name, "event_seq": 0, "heartbeat_seq": 0, "version": self.projection.version}
         async with self._database.write() as connection:
             if row is None:
+                for table in self.projection.tables:  # there may be readers, so they are emptied and not dropped
+                    await connection.execute(delete(table))
                 await connection.execute(insert(follower).values(**start, epoch=lease.epoch))
                 return Positions(0, 0)
             is_same = row["version"] == self.projection.version

@@ -25,7 +25,6 @@ SERVER = (
     "dispatch.after_publish",
     "dispatch.before_sent",
     "dispatch.after_sent",
-    "dispatch.before_position",
     "ingest.received",
     "ingest.before_commit",
     "ingest.after_commit",

@@ -116,7 +116,13 @@ class Api:
         """Send a command; the task's id."""
         body = {"target": dict(target), "command": command, "timeout": 30, "user": "root", **more}
         accepted = self.post("/tasks", body)
-        return str(self.get(f"/tasks/{accepted['task']['task_id']}", min_seq=accepted["seq"])["task_id"])
+        task_id = str(accepted["task"]["task_id"])
+
+        def is_shown() -> bool:  # after a crash the leases of the dead process have to end first
+            return self.http.get(f"/tasks/{task_id}", params={"min_seq": accepted["seq"]}).status_code == 200
+
+        wait_until(is_shown, timeout_s=20, what=f"task {task_id} is shown")
+        return task_id
 
     def executions(self, task_id: str) -> dict[str, dict[str, Any]]:
         """The executions of a task by hostname."""
@@ -157,6 +163,7 @@ class Installation:
     port: int = field(default_factory=free_port)
     extra: dict[str, str] = field(default_factory=dict)
     agents: dict[str, Program] = field(default_factory=dict)
+    api: "Api" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -214,6 +221,8 @@ class Installation:
     def close(self) -> None:
         for program in [*self.agents.values(), self.server]:
             program.kill()
+        if hasattr(self, "api"):
+            self.api.http.close()
 
 
 def follow_json_lines(path: Path, *, until: Callable[[dict[str, Any]], bool], timeout_s: float) -> list[dict[str, Any]]:
