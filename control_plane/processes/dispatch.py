@@ -258,7 +258,7 @@ class Dispatch:
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:
         target = task.request["target"]
-        if len(task.hosts) < 2 or not isinstance(target, dict) or not target.keys() & {"group", "all"}:
+        if not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
         await self._authority.refresh()
         fleet, group = self._authority.fleet, target.get("group")
