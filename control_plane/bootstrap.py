@@ -1,10 +1,7 @@
 """Settings in, a running application out: the one place that chooses implementations."""
 
 import asyncio
-import os
-import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +35,7 @@ from control_plane.settings import Settings
 from control_plane.storage import migrate, signing_key
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database, open_database
+from control_plane.storage.instance import instance
 from control_plane.storage.leases import Leases
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.failpoints import Failpoints
@@ -121,7 +119,19 @@ class _Presences:
         return {name: Presence(state=view.state, basic=view.basic) for name, view in views.items()}
 
 
-def services_of(core: Core, transport: Transport, *, roles: Collection[str], dev: bool = False) -> list[Service]:
+@asynccontextmanager
+async def open_leases(core: Core) -> AsyncIterator[Leases]:
+    """The leases of this process; those of a dead one that it succeeds are free at once."""
+    with instance(core.settings.state_dir) as us:
+        leases = Leases(core.database, owner=us.owner)
+        if us.predecessor is not None:
+            await leases.succeed(us.predecessor)
+        yield leases
+
+
+def services_of(
+    core: Core, transport: Transport, leases: Leases, *, roles: Collection[str], dev: bool = False
+) -> list[Service]:
     """The services of these roles, in the order in which they start."""
     metrics = Metrics()
     happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
@@ -129,7 +139,6 @@ def services_of(core: Core, transport: Transport, *, roles: Collection[str], dev
     def count(what: str, number: int) -> None:
         happened.add(number, what=what)
 
-    leases = Leases(core.database, owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}")
     publisher = Publisher(transport)
     streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
     results, heartbeats = (
@@ -238,9 +247,9 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     if settings.amqp_url is None and set(roles) & {"ingest", "processes"}:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
-    async with open_core(settings) as core:
+    async with open_core(settings) as core, open_leases(core) as leases:
         await prepare(core)
-        await run(services_of(core, RabbitTransport(url), roles=roles), drain_s=settings.drain_s)
+        await run(services_of(core, RabbitTransport(url), leases, roles=roles), drain_s=settings.drain_s)
 
 
 async def prepare(core: Core) -> None:

@@ -20,7 +20,7 @@ from typing import Final
 import orjson
 
 from control_plane.administration import initialise
-from control_plane.bootstrap import ROLES, Core, open_core, prepare, services_of
+from control_plane.bootstrap import ROLES, Core, open_core, open_leases, prepare, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.handlers.hosts import HostHandler
@@ -64,11 +64,14 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
         print("starting …", flush=True)
         await initialise(settings, USERNAME, secrets.token_urlsafe(32))
         login_token = secrets.token_urlsafe(32)
-        async with open_core(settings, login_token=login_token, login_user=USERNAME) as core:
+        async with (
+            open_core(settings, login_token=login_token, login_user=USERNAME) as core,
+            open_leases(core) as leases,
+        ):
             await prepare(core)
             transport = InProcessBroker().transport()
             agents = await _agents(core, transport, state_dir / "agent", simulated)
-            services = services_of(core, transport, roles=ROLES, dev=True)
+            services = services_of(core, transport, leases, roles=ROLES, dev=True)
             greeting = await _greeting(core, settings, login_token, len(agents))
             with contextlib.closing(greeting):
                 await run_services([*services, *agents, greeting], drain_s=settings.drain_s)

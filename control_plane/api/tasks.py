@@ -32,7 +32,7 @@ from control_plane.api.fields import (
     wait_for_seq,
 )
 from control_plane.api.hosts import Reason
-from control_plane.api.problems import ProblemError
+from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.targets import Target
@@ -40,7 +40,7 @@ from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
-from control_plane.events.envelope import EVENT
+from control_plane.events.envelope import EVENT, Key
 from control_plane.events.tasks import TaskAccepted
 from control_plane.projections.queries.tasks import TaskFilter, TaskView
 from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
@@ -260,10 +260,16 @@ async def get_task(services: Given, task_id: TaskIdPath, min_seq: Seq | None = N
     return await _task(services, task_id)
 
 
+async def missing(services: Services, task_id: str) -> Exception:
+    """Why a task has no row: there is none, or it has been accepted and its projector has not come to it."""
+    found = await services.log.find(EVENT, [Key(task_id, TaskAccepted.KIND)])
+    return ReadTableBehindError() if found else NotFoundError("unknown_task", f"there is no task {task_id}")
+
+
 async def _task(services: Services, task_id: str) -> Task:
     row = await services.task_queries.one(task_id)
     if row is None:
-        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+        raise await missing(services, task_id)
     return task_of(row, retries=await services.task_queries.retries(task_id))
 
 

@@ -55,6 +55,7 @@ class Leases:
         self._exists = select(table.c.name).where(is_named)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
+        self._end_all = update(table).where(table.c.owner == bindparam("dead")).values(until_us=0)
 
     async def acquire(self, name: str) -> Lease | None:
         """The lease with a new epoch, or None while another process holds it.
@@ -87,6 +88,11 @@ class Leases:
         """Let another process take it at once; does nothing where it is lost already."""
         async with self._database.write() as connection:
             await connection.execute(self._end, {"lease": lease.name, "held": lease.epoch})
+
+    async def succeed(self, owner: str) -> None:
+        """End the leases of a process that is certainly dead, so that nobody waits for them."""
+        async with self._database.write() as connection:
+            await connection.execute(self._end_all, {"dead": owner})
 
     async def keep(self, name: str, work: Callable[[Lease], Awaitable[None]], *, stop: asyncio.Event) -> None:
         """Do `work` whenever the lease is ours, again and again, until `stop` is set.

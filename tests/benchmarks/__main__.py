@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, rebuild
+    from tests.benchmarks import append, end_to_end, heartbeats, rebuild
 
     match part:
         case "log" | "rebuild":
@@ -55,9 +55,9 @@ def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, ar
                 asyncio.run(benchmark(url))
             asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))
         case "commands":
-            end_to_end.commands(database, broker, directory, simulated=arguments.simulated, rounds=arguments.rounds)
+            end_to_end.run(database, broker, directory, simulated=arguments.simulated, rounds=arguments.rounds)
         case "heartbeats":
-            end_to_end.heartbeats(database, broker, directory, simulated=arguments.simulated)
+            heartbeats.run(database, broker, directory)
 
 
 def git(*arguments: str) -> str:

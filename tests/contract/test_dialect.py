@@ -243,6 +243,16 @@ class DialectContract:
 
         assert await two.acquire("dispatch") == Lease("dispatch", 2)
 
+    async def test_the_leases_of_a_dead_process_are_free_at_once(self, database: Database) -> None:
+        one, two, three = (Leases(database, owner=owner) for owner in ("one", "two", "three"))
+        await one.acquire("dispatch")
+        await three.acquire("deadlines")
+
+        await two.succeed("one")
+
+        assert await two.acquire("dispatch") == Lease("dispatch", 2)
+        assert await two.acquire("deadlines") is None
+
     async def test_work_is_done_under_the_lease_and_cancelled_when_it_is_lost(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:

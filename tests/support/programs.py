@@ -118,11 +118,14 @@ class Api:
         accepted = self.post("/tasks", body)
         task_id = str(accepted["task"]["task_id"])
 
-        def is_shown() -> bool:  # after a crash the leases of the dead process have to end first
-            return self.http.get(f"/tasks/{task_id}", params={"min_seq": accepted["seq"]}).status_code == 200
-
-        wait_until(is_shown, timeout_s=20, what=f"task {task_id} is shown")
+        self.shown(task_id)
         return task_id
+
+    def shown(self, task_id: str) -> None:
+        """Wait until a task that was accepted is in the read table."""
+        wait_until(
+            lambda: self.http.get(f"/tasks/{task_id}").status_code == 200, timeout_s=20, what=f"{task_id} is shown"
+        )
 
     def executions(self, task_id: str) -> dict[str, dict[str, Any]]:
         """The executions of a task by hostname."""
@@ -136,6 +139,7 @@ class Api:
 
     def finished(self, task_id: str, *, timeout_s: float = 60) -> dict[str, dict[str, Any]]:
         """Wait until every execution of the task is terminal; the executions by hostname."""
+        self.shown(task_id)
         wait_until(
             lambda: self.get(f"/tasks/{task_id}")["state"] == "finished",
             timeout_s=timeout_s,
