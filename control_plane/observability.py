@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 # --- logs -------------------------------------------------------------------------------------------------------------
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039 - never changed in place
-_OWN_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_OWN_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 # At info they say too much, and what they are called with may carry an address with a password.
 _QUIET: Final = ("aio_pika", "aiormq", "aiomysql", "aiosqlite", "alembic", "asyncio")
 

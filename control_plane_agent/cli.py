@@ -101,7 +101,7 @@ def _configure_logging(level: str) -> None:
 class _Lines(logging.Formatter):
     """A line for a person: the message, then what belongs to it as key=value."""
 
-    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
