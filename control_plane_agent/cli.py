@@ -18,6 +18,7 @@ from control_plane_agent.journal import LIVE
 from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_agent.simulated_fleet import MAX_SIMULATED, identities_of
+from control_plane_wire.errors import WireError
 from control_plane_wire.lifecycle import run_until_stopped
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"control-plane-agent: {line}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigurationError) else FAILED
-    except BrokenPipeError:
+    except WireError as error:
+        print(f"control-plane-agent: the control plane's answer is not as the protocol says: {error}", file=sys.stderr)
         return FAILED
     return DONE
 

@@ -16,6 +16,7 @@ from control_plane_agent.identity import Identity
 from control_plane_wire import strict_json
 from control_plane_wire.errors import WireError
 from control_plane_wire.fields import Fields
+from control_plane_wire.messages import MAX_KEYS
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, decode_public_key, encode_base64, key_id
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.topology import is_name
@@ -108,10 +109,10 @@ def _identity(answer: JsonObject, key: SigningKey) -> Identity:
     )
 
 
-def trusted_keys(read: Fields) -> dict[str, bytes]:
+def trusted_keys(read: Fields, name: str = "keys") -> dict[str, bytes]:
     """The control plane's active keys, by key_id."""
     found = {}
-    for key in read.objects("keys", most=16):
+    for key in read.objects(name, most=MAX_KEYS):
         if key.text("state", most_bytes=16) == "active":
             public_key = key.decoded("public_key", decode_public_key)
             found[key_id(public_key)] = public_key

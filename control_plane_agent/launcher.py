@@ -11,12 +11,15 @@ import os
 import select
 import sys
 
+from control_plane_agent.child import find_account
 from control_plane_agent.supervisor import Order, supervise
 
 READ_BYTES = 64 * 1024
 
 
 def main() -> None:
+    find_account("root")  # loads the libraries of the name service once, and not in every supervisor
+    "".encode("ascii")
     gc.freeze()  # what is there now is shared with every supervisor; a collection would copy it
     poll = select.poll()
     poll.register(0, select.POLLIN)

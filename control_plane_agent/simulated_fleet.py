@@ -21,7 +21,7 @@ def identities_of(server: Server, count: int, groups: Sequence[str], secret: str
     Raises:
         EnrolmentError: refused, or not reached.
     """
-    keys = trusted_keys(Fields(server.get("/keys")))
+    keys = trusted_keys(Fields(server.get("/keys")), "items")
 
     def register(number: int) -> Identity:
         hostname = f"sim-{number:04}"

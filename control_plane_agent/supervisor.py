@@ -159,7 +159,7 @@ class _Execution:
             forbids_sudo=self._order.forbids_sudo,
         )
         parent = os.getpid()
-        self._pid = os.fork()
+        self._pid = self._containment.fork()
         if self._pid == 0:
             child.execute(program, self._containment, parent)
         for descriptor in (stdin, stdout, stderr):

@@ -44,6 +44,9 @@ class HttpService:
         )
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         with socket.create_server(self._address, family=family) as listener:
+            # Inherited by each connection. asyncio sets it only where a socket names its protocol, as accepted ones do
+            # not; and without it, head and body of an answer in two packets cost 40 ms of delayed acknowledgement.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.live.run(stop), name=self.live.name)
                 await _Server(config, stop).serve(sockets=[listener])
