@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,7 +70,7 @@ class Appender:
         *,
         clock: Clock,
         failpoints: Failpoints,
-        committed: Callable[[int, Sequence[StoredEvent]], None],
+        committed: Callable[[int, Sequence[StoredEvent], Mapping[KeyBytes, int]], None],
     ) -> None:
         self._log: LogName = log
         self._database = database
@@ -197,7 +197,8 @@ class Appender:
             )
             self._failpoints.hit("log.before_commit")
         self._failpoints.hit("log.after_commit")
-        self._committed(planned.head.seq, [stored_event(row) for row in planned.rows])
+        written = {row[:4]: row[5] for row in planned.key_rows}
+        self._committed(planned.head.seq, [stored_event(row) for row in planned.rows], written)
         return planned.outcomes
 
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:

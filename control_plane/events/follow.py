@@ -24,7 +24,7 @@ async def follow(
     """
     position = after
     while not stop.is_set():
-        if events := await log.read(name, after=position, limit=limit):
+        if events := await log.read(name, after=position, limit=limit, patience_s=POLL_S):
             position = events[-1].seq
             yield events
         else:

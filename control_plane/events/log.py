@@ -1,7 +1,8 @@
 """The event log: append with group commit, and read without ever skipping an event."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+import math
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NotRequired, Self, TypeAlias, TypedDict
 
@@ -13,6 +14,7 @@ from control_plane.events.appender import SELECT_HEAD, Appender, head_of
 from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
 from control_plane.events.tail import Tail
+from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.clock import Clock, SystemClock
@@ -47,18 +49,33 @@ class _Page(TypedDict):
 
 
 class _News:
-    """What this process has committed last, and who waits for more."""
+    """What this process knows of a log's end without asking, and who waits for more.
+
+    Attributes:
+        seq: the highest that is known to be committed.
+        looked_s: when the database was last asked for its head, by the loop's clock.
+    """
 
     def __init__(self) -> None:
         self.seq = 0
+        self.looked_s = -math.inf
         self.changed = asyncio.Event()
         self.tail = Tail()
 
-    def tell(self, seq: int, events: Sequence[StoredEvent]) -> None:
-        self.seq = max(self.seq, seq)
-        self.tail.extend(events)
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()
+    def committed(self, seq: int, events: Sequence[StoredEvent], keys: Mapping[KeyBytes, int]) -> None:
+        self.tail.extend(events, keys)
+        self._reached(seq)
+
+    def looked(self, seq: int) -> None:
+        """The database was asked: another process may have committed."""
+        self.looked_s = asyncio.get_running_loop().time()
+        self._reached(seq)
+
+    def _reached(self, seq: int) -> None:
+        if seq > self.seq:
+            self.seq = seq
+            changed, self.changed = self.changed, asyncio.Event()
+            changed.set()
 
 
 class EventLog:
@@ -69,7 +86,7 @@ class EventLog:
         self._news: dict[LogName, _News] = {name: _News() for name in (EVENT, HEARTBEAT_EVENT)}
         # One each, so that heartbeats do not delay commands.
         self._appenders: dict[LogName, Appender] = {
-            name: Appender(name, database, clock=clock, failpoints=failpoints, committed=news.tell)
+            name: Appender(name, database, clock=clock, failpoints=failpoints, committed=news.committed)
             for name, news in self._news.items()
         }
 
@@ -127,26 +144,30 @@ class EventLog:
         limit: int = 1000,
         kinds: Collection[str] | None = None,
         upto: int | None = None,
+        patience_s: float = 0.0,
     ) -> list[StoredEvent]:
         """The next events after a position, in order; an empty list where there are none yet.
 
         Without `kinds` the result is gapless: `after + 1`, `after + 2`, …. With `kinds` it has every event of these
         kinds up to its last one, or up to `upto` where it is shorter than `limit`. `upto` must be a seq that was
-        seen before the call (from `head` or `append`).
+        seen before the call (from `head` or `append`). With `patience_s` another process's events may be seen that
+        much later, and a follower at the end need not ask the database each time.
 
         Raises:
             LogDamagedError: an event below the head is not there.
             StorageUnavailableError: try again.
         """
-        if kinds is None and (tail := self._news[log].tail.after(after, limit=limit, upto=upto or _LAST)):
+        if kinds is not None:
+            return await self._read_kinds(log, after, limit, kinds, upto)
+        news = self._news[log]
+        if tail := news.tail.after(after, limit=limit, upto=upto or _LAST):
             return tail
+        if news.seq <= after and asyncio.get_running_loop().time() < news.looked_s + patience_s:
+            return []
         async with self._database.read() as connection:
-            if kinds is not None:
-                # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
-                upto = (await _head(connection, log)).seq if upto is None else upto
-                page = _Page(after=after, upto=upto, limit=limit, kinds=sorted(kinds))
-                return await _events(connection, _KINDS_PAGE[log], page)
-            if (await _head(connection, log)).seq <= after:
+            head = await _head(connection, log)
+            news.looked(head.seq)
+            if head.seq <= after:
                 return []
             page = _Page(after=after, upto=_LAST if upto is None else upto, limit=limit)
             if prefix := _gapless(await _events(connection, _PAGE[log], page), after):
@@ -154,8 +175,23 @@ class EventLog:
         async with self._database.write() as connection:
             return await _read_locked(connection, log, page)
 
+    async def _read_kinds(
+        self, log: LogName, after: int, limit: int, kinds: Collection[str], upto: int | None
+    ) -> list[StoredEvent]:
+        if upto is not None and after < upto <= after + MOST_EVENTS:
+            tail = self._news[log].tail.after(after, limit=MOST_EVENTS, upto=upto)
+            if len(tail) == upto - after:
+                return [event for event in tail if event.kind in kinds][:limit]
+        async with self._database.read() as connection:
+            # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
+            upto = (await _head(connection, log)).seq if upto is None else upto
+            page = _Page(after=after, upto=upto, limit=limit, kinds=sorted(kinds))
+            return await _events(connection, _KINDS_PAGE[log], page)
+
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
         """The event with that seq, None where there is none."""
+        if tail := self._news[log].tail.after(seq - 1, limit=1, upto=seq):
+            return tail[0]
         async with self._database.read() as connection:
             events = await _events(connection, _PAGE[log], _Page(after=seq - 1, upto=seq, limit=1))
         return events[0] if events else None
@@ -163,8 +199,11 @@ class EventLog:
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""
         by_bytes = {key_bytes(key): key for key in keys}
-        wanted = list(by_bytes)
-        found: dict[Key, int] = {}
+        tail = self._news[log].tail
+        found = {key: seq for raw, key in by_bytes.items() if (seq := tail.find(raw)) is not None}
+        wanted = [raw for raw, key in by_bytes.items() if key not in found]
+        if not wanted:
+            return found
         async with self._database.read() as connection:
             for at in range(0, len(wanted), MOST_EVENTS):
                 some = wanted[at : at + MOST_EVENTS]
@@ -194,9 +233,10 @@ class EventLog:
         return before
 
     async def wait_beyond(self, log: LogName, seq: int, *, timeout_s: float) -> None:
-        """Return as soon as this process has committed an event after `seq`, or at the timeout.
+        """Return as soon as this process knows of an event after `seq`, or at the timeout.
 
-        Other processes' commits wake nobody here: whoever follows a log reads again after each return.
+        It knows of its own commits at once, and of another process's when anybody here has looked: whoever follows a
+        log reads again after each return.
         """
         news = self._news[log]
         with suppress(TimeoutError):

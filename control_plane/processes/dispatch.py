@@ -101,7 +101,7 @@ class Dispatch:
     async def _work(self, stop: asyncio.Event) -> None:
         after = await self._take_over(stop)
         while not stop.is_set():
-            events = await self._log.read(EVENT, after=after, limit=PAGE)
+            events = await self._log.read(EVENT, after=after, limit=PAGE, patience_s=POLL_S)
             for stored in events:
                 self._take_in(stored)
             if events:

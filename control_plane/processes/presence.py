@@ -164,7 +164,7 @@ class Presence:
         started_us = looked_us = self._clock.now_us()
         while not stop.is_set():
             event_seq = await self._listen(fleet, event_seq)
-            if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE):
+            if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE, patience_s=POLL_S):
                 await self._record(self._news(fleet, heartbeats))
                 heartbeat_seq = heartbeats[-1].seq
                 continue
@@ -175,12 +175,11 @@ class Presence:
             await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
 
     async def _listen(self, fleet: Fleet, after: int) -> int:
-        head = await self._log.head(EVENT)
-        while after < head.seq:
-            page = await self._log.read(EVENT, after=after, limit=PAGE, kinds=KINDS, upto=head.seq)
+        while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=POLL_S):
             for stored in page:
-                fleet.said(stored)
-            after = page[-1].seq if len(page) == PAGE else head.seq
+                if stored.kind in KINDS:
+                    fleet.said(stored)
+            after = page[-1].seq
         return after
 
     def _news(self, fleet: Fleet, heartbeats: list[StoredEvent]) -> list[Event]:

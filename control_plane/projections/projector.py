@@ -133,7 +133,7 @@ class Projector:
         events: list[StoredEvent] = []
         upto = {EVENT: position.event, HEARTBEAT_EVENT: position.heartbeat}
         for name in self.projection.logs:
-            if page := await self._log.read(name, after=upto[name], limit=PAGE):
+            if page := await self._log.read(name, after=upto[name], limit=PAGE, patience_s=POLL_S):
                 events += page
                 upto[name] = page[-1].seq
         return Batch(events, Positions(upto[EVENT], upto[HEARTBEAT_EVENT])) if events else None
