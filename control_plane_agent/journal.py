@@ -169,8 +169,10 @@ class Journal:
 
     def _write_entry(self, path: str, body: bytes, route: str, state: bytes) -> None:
         self._disk.make_dir(path)
-        for name, data in ((COMMAND, body), (ROUTE, route.encode()), (STATE, state)):
+        files = {COMMAND: body, ROUTE: route.encode(), STATE: state}
+        for name, data in files.items():
             self._disk.create(f"{path}/{name}", data)
+        for name in files:  # only now: the file system commits all three with the first one
             self._disk.sync(f"{path}/{name}")
         self._disk.sync_dir(path)
 
