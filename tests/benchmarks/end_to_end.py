@@ -28,7 +28,7 @@ def dispatch_to_result(api: Api, target: dict[str, object], rounds: int) -> list
         started = time.perf_counter()
         accepted = api.post("/tasks", {"target": target, "command": "true", "timeout": 60, "user": "root", **REASON})
         task_id, hosts = accepted["task"]["task_id"], accepted["task"]["targets"]
-        # Each host gives two events, sent and finished; `min_seq` answers when the read table has them, without polling.
+        # Each host gives two events, sent and finished; `min_seq` answers as soon as the read table has them.
         while True:
             answer = api.http.get(f"/tasks/{task_id}", params={"min_seq": accepted["seq"] + 2 * hosts})
             if answer.status_code == 200 and answer.json()["state"] == "finished":

@@ -27,9 +27,10 @@ START_S = START_US // 1_000_000
 async def run(url: str) -> None:
     """Fold hosts, tasks and audit from zero; print events per second of each."""
     async with migrated(url) as database, EventLog.open(database) as log:
-        events = list(history())
-        for start in range(0, len(events), 500):
-            await log.append(events[start : start + 500])
+        for name in (EVENT, HEARTBEAT_EVENT):
+            events = [event for event in history() if event.log == name]
+            for start in range(0, len(events), 500):
+                await log.append(events[start : start + 500])
         heads = {name: (await log.head(name)).seq for name in (EVENT, HEARTBEAT_EVENT)}
         print(f"{database.dialect.name}: {heads[EVENT]:,} events, {heads[HEARTBEAT_EVENT]:,} heartbeats")
         for projection in PROJECTIONS:

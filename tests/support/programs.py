@@ -129,13 +129,18 @@ class Api:
 
     def executions(self, task_id: str) -> dict[str, dict[str, Any]]:
         """The executions of a task by hostname."""
-        found, cursor = {}, None
+        return {row["hostname"]: row for row in self.every(f"/tasks/{task_id}/executions")}
+
+    def every(self, path: str) -> list[dict[str, Any]]:
+        """All rows of a list, page by page."""
+        rows: list[dict[str, Any]] = []
+        query: dict[str, object] = {"limit": 1000}
         while True:
-            page = self.get(f"/tasks/{task_id}/executions", limit=1000, **({"cursor": cursor} if cursor else {}))
-            found.update({row["hostname"]: row for row in page["items"]})
-            cursor = page["next_cursor"]
-            if not cursor:
-                return found
+            page = self.get(path, **query)
+            rows += page["items"]
+            if not page["next_cursor"]:
+                return rows
+            query["cursor"] = page["next_cursor"]
 
     def finished(self, task_id: str, *, timeout_s: float = 60) -> dict[str, dict[str, Any]]:
         """Wait until every execution of the task is terminal; the executions by hostname."""
@@ -151,7 +156,7 @@ class Api:
         """Wait until all these hosts are online."""
 
         def all_online() -> bool:
-            states = {row["hostname"]: row["state"] for row in self.get("/hosts", limit=1000)["items"]}
+            states = {row["hostname"]: row["state"] for row in self.every("/hosts")}
             return all(states.get(name) == "online" for name in hostnames)
 
         wait_until(all_online, timeout_s=timeout_s, what=f"{list(hostnames)} online")
