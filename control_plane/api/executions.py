@@ -21,7 +21,7 @@ from control_plane.api.fields import (
 )
 from control_plane.api.routing import noun
 from control_plane.api.services import Given, Services
-from control_plane.api.tasks import missing
+from control_plane.api.tasks import wait_for_task
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, StoredEvent
@@ -161,7 +161,8 @@ async def list_executions(
     states = state.split(",") if state else ()
     page = await services.task_queries.executions(task_id, states=states, cursor=cursor, limit=limit)
     if not page.counts:
-        raise await missing(services, task_id)
+        await wait_for_task(services, task_id)
+        page = await services.task_queries.executions(task_id, states=states, cursor=cursor, limit=limit)
     return Listing(
         items=[execution_of(row) for row in page.items],
         next_cursor=page.next_cursor,
@@ -224,7 +225,8 @@ async def group_outputs(services: Given, task_id: TaskIdPath, min_seq: Seq | Non
     as_of = await services.hub.position(PROJECTION)
     groups = await services.task_queries.outputs(task_id)
     if not groups:
-        raise await missing(services, task_id)
+        await wait_for_task(services, task_id)
+        groups = await services.task_queries.outputs(task_id)
     with_text = {*range(GROUPS_WITH_TEXT - 1), len(groups) - 1}
     answers = [await _group(services, group, with_text=place in with_text) for place, group in enumerate(groups)]
     return Outputs(groups=answers, as_of=str(as_of))

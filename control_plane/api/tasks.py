@@ -260,16 +260,27 @@ async def get_task(services: Given, task_id: TaskIdPath, min_seq: Seq | None = N
     return await _task(services, task_id)
 
 
-async def missing(services: Services, task_id: str) -> Exception:
-    """Why a task has no row: there is none, or it has been accepted and its projector has not come to it."""
-    found = await services.log.find(EVENT, [Key(task_id, TaskAccepted.KIND)])
-    return ReadTableBehindError() if found else NotFoundError("unknown_task", f"there is no task {task_id}")
+async def wait_for_task(services: Services, task_id: str) -> None:
+    """Return when the task is in the read table, which an accepted one may reach a moment later.
+
+    Raises:
+        NotFoundError: there is none of that id.
+        ReadTableBehindError: its projector has not come to it within the time that `min_seq` waits.
+    """
+    key = Key(task_id, TaskAccepted.KIND)
+    found = await services.log.find(EVENT, [key])
+    if not found:
+        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    await wait_for_seq(services, PROJECTION, found[key])
 
 
 async def _task(services: Services, task_id: str) -> Task:
     row = await services.task_queries.one(task_id)
     if row is None:
-        raise await missing(services, task_id)
+        await wait_for_task(services, task_id)
+        row = await services.task_queries.one(task_id)
+    if row is None:
+        raise ReadTableBehindError
     return task_of(row, retries=await services.task_queries.retries(task_id))
 
 
