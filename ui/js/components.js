@@ -1,0 +1,92 @@
+// Small things that every page shows: a state, a time, a bar, text of a host.
+import { clone, refs, text } from "./dom.js";
+import { pieces } from "./ansi.js";
+import { absolute, percent, relative } from "./format.js";
+import { language, t } from "./i18n.js";
+import { segments, stateOf } from "./states.js";
+import { now } from "./stream.js";
+
+/** A state as shape and word; `word` replaces the table's. */
+export function badge(place, kind, state, word) {
+  const found = stateOf(kind, state);
+  let element = place.firstElementChild;
+  if (!element) {
+    element = clone("badge");
+    place.append(element);
+  }
+  element.className = `badge role-${found.role}`;
+  element.querySelector("use").setAttribute("href", `#s-${found.shape}`);
+  text(refs(element).word, word ?? t(found.word));
+}
+
+/** A time as people say it; the exact one is the tooltip. All of them go on by one clock. */
+export function time(place, value) {
+  let element = place.querySelector("time");
+  if (!value) return place.replaceChildren();
+  if (!element) {
+    element = document.createElement("time");
+    place.replaceChildren(element);
+  }
+  if (element.dateTime !== value) {
+    element.dateTime = value;
+    element.title = absolute(value, language);
+  }
+  text(element, relative(value, now(), language));
+}
+
+export function timeNode(value) {
+  const place = document.createElement("span");
+  time(place, value);
+  return place;
+}
+
+setInterval(() => {
+  for (const element of document.querySelectorAll("time")) text(element, relative(element.dateTime, now(), language));
+}, 1000);
+
+export function meter(place, fraction) {
+  if (fraction === null || fraction === undefined) return place.replaceChildren();
+  if (!place.firstElementChild) place.append(clone("meter"));
+  const part = refs(place);
+  part.fill.style.setProperty("--share", percent(fraction).replace(" ", ""));
+  text(part.text, percent(fraction));
+}
+
+export function bar(place, counts) {
+  place.replaceChildren(
+    ...segments(counts).map(([role, count]) => {
+      const segment = document.createElement("span");
+      segment.className = `role-${role}`;
+      segment.style.setProperty("--share", count);
+      return segment;
+    }),
+  );
+}
+
+/** What a host wrote: colours, and marks for what would deceive; never markup. */
+export function output(source, isError) {
+  const element = document.createElement("pre");
+  element.className = isError ? "output err" : "output";
+  element.tabIndex = 0;
+  for (const piece of pieces(source)) {
+    if (!piece.classes.length) element.append(piece.text);
+    else {
+      const span = document.createElement("span");
+      span.className = piece.classes.join(" ");
+      span.textContent = piece.text;
+      element.append(span);
+    }
+  }
+  return element;
+}
+
+export function empty(place, message, href, action) {
+  place.hidden = false;
+  place.replaceChildren(message);
+  if (!href) return;
+  const link = document.createElement("a");
+  link.className = "button";
+  link.href = href;
+  link.textContent = action;
+  place.append(document.createElement("br"), link);
+}

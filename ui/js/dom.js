@@ -1,0 +1,125 @@
+// The page's own few words for the DOM: templates are cloned and filled with text, never with markup.
+import { t } from "./i18n.js";
+
+/** A copy of a template's one element, its fixed words in the user's language. */
+export function clone(id) {
+  const element = document.getElementById(id).content.firstElementChild.cloneNode(true);
+  translate(element);
+  return element;
+}
+
+export function translate(root) {
+  for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+}
+
+/** The elements of a clone that have a `data-r`, by that name; the clone itself is `root`. */
+export function refs(root) {
+  const found = { root };
+  for (const element of root.querySelectorAll("[data-r]")) found[element.dataset.r] = element;
+  return found;
+}
+
+export function make(id) {
+  return refs(clone(id));
+}
+
+export function text(element, value) {
+  const wanted = value ?? "";
+  if (element.textContent !== wanted) element.textContent = wanted;
+}
+
+/**
+ * Make the children of `parent` be one element for each item, in their order. Elements that are there stay, so that
+ * focus and selection do.
+ */
+export function keyedList(parent, items, keyOf, create, update) {
+  const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const key = String(keyOf(item));
+    let element = old.get(key);
+    if (element) old.delete(key);
+    else {
+      element = create(item);
+      element.dataset.key = key;
+    }
+    update(element, item);
+    if (element === place) place = place.nextElementSibling;
+    else parent.insertBefore(element, place);
+  }
+  for (const element of old.values()) element.remove();
+}
+
+export function facts(list, pairs) {
+  list.replaceChildren();
+  for (const [name, value] of pairs) {
+    if (value === null || value === undefined || value === "") continue;
+    const term = document.createElement("dt");
+    const definition = document.createElement("dd");
+    term.textContent = name;
+    definition.append(value);
+    list.append(term, definition);
+  }
+}
+
+export function announce(message) {
+  text(document.getElementById("announcer"), message);
+}
+
+export function toast(message, kind = "") {
+  const { root, text: words, close } = make("toast");
+  words.textContent = message;
+  root.classList.toggle("bad", kind === "bad");
+  close.addEventListener("click", () => root.remove());
+  document.getElementById("toasts").append(root);
+  let timer = setTimeout(() => root.remove(), 15_000);
+  root.addEventListener("pointerenter", () => clearTimeout(timer));
+  root.addEventListener("pointerleave", () => (timer = setTimeout(() => root.remove(), 5_000)));
+}
+
+/** Show what went wrong where it went wrong, with a way to try again. */
+export function problem(place, error, retry) {
+  const part = make("problem");
+  part.title.textContent = t("shell.failed");
+  part.detail.textContent = error.detail ?? error.message;
+  part.code.textContent = error.code ?? "";
+  part.id.textContent = error.requestId ?? "";
+  part.retry.hidden = !retry;
+  part.retry.addEventListener("click", () => retry?.());
+  place.replaceChildren(part.root);
+}
+
+/**
+ * Ask before something that cannot be undone. `expect`: a number that has to be typed; `needsReason`: a reason, too.
+ * Resolves to null, or to `{reason}`.
+ */
+export function confirmDialog({ title, body, yes, expect = null, needsReason = false }) {
+  const part = make("confirm");
+  part.title.textContent = title;
+  part.body.append(...[body].flat().map(paragraph));
+  part.yes.textContent = yes;
+  part.numberField.hidden = expect === null;
+  part.numberLabel.textContent = t("run.type_number", { n: expect ?? 0 });
+  part.reasonField.hidden = !needsReason;
+  const check = () => {
+    const isCounted = expect === null || part.number.value.trim() === String(expect);
+    part.yes.disabled = !isCounted || (needsReason && !part.reason.value.trim());
+  };
+  part.root.addEventListener("input", check);
+  check();
+  document.body.append(part.root);
+  part.root.showModal();
+  return new Promise((resolve) => {
+    part.root.addEventListener("close", () => {
+      part.root.remove();
+      resolve(part.root.returnValue === "yes" ? { reason: part.reason.value.trim() } : null);
+    });
+  });
+}
+
+function paragraph(content) {
+  if (content instanceof Node) return content;
+  const element = document.createElement("p");
+  element.textContent = content;
+  return element;
+}

@@ -1,0 +1,44 @@
+// Times, sizes and numbers as people read them.
+const STEPS = [
+  ["second", 1],
+  ["minute", 60],
+  ["hour", 3600],
+  ["day", 86_400],
+];
+
+/** "3 minutes ago", in a language. */
+export function relative(time, nowMs, language = "en") {
+  const seconds = Math.round((Date.parse(time) - nowMs) / 1000);
+  const [unit, size] = STEPS.findLast(([, least]) => Math.abs(seconds) >= least) ?? STEPS[0];
+  return new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" }).format(Math.trunc(seconds / size), unit);
+}
+
+export function absolute(time, language = "en") {
+  return new Date(time).toLocaleString(language, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+export function percent(fraction) {
+  return fraction === null || fraction === undefined ? "" : `${Math.round(fraction * 100)} %`;
+}
+
+export function bytes(count) {
+  if (count === null || count === undefined) return "";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const place = count > 0 ? Math.min(units.length - 1, Math.floor(Math.log2(count) / 10)) : 0;
+  const value = count / 1024 ** place;
+  return `${place && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[place]}`;
+}
+
+/** "0.4 s", "12 s", "3 min 20 s", "2 h 5 min". */
+export function duration(ms) {
+  const seconds = ms / 1000;
+  if (seconds < 10) return `${seconds.toFixed(seconds < 0.1 ? 2 : 1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+}
+
+/** The time between two, or "" where one of them is missing. */
+export function between(from, to) {
+  return from && to ? duration(Math.max(0, Date.parse(to) - Date.parse(from))) : "";
+}

@@ -1,0 +1,180 @@
+// The shell: who is signed in, which page it is, in which language, and how live it is.
+import * as api from "./api.js";
+import { problem, text, toast, translate } from "./dom.js";
+import { language, load, preferred, t } from "./i18n.js";
+import { match, safeNext } from "./router.js";
+import * as stream from "./stream.js";
+import * as store from "./store.js";
+import { mount as mountLogin } from "./views/login.js";
+import { mountFleet } from "./views/fleet.js";
+import { mountHost } from "./views/host.js";
+import { mount as mountRun } from "./views/run.js";
+import { mountList } from "./views/tasks.js";
+import { mountTask } from "./views/task.js";
+import { mount as mountAudit } from "./views/audit.js";
+
+const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit };
+const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit" };
+const STALE_MS = 30_000;
+const element = (id) => document.getElementById(id);
+
+let user = null;
+let current = null; // {name, controller, update}
+
+export function navigate(path, { replace = false } = {}) {
+  history[replace ? "replaceState" : "pushState"](null, "", path);
+  show();
+}
+
+function show() {
+  const { name, params } = match(location.pathname, location.search);
+  if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
+  if (current?.name === name && current.update) return current.update(params);
+  current?.controller.abort();
+  const controller = new AbortController();
+  current = { name, controller };
+  element("shell").classList.toggle("center-page", name === "login");
+  for (const link of element("nav").querySelectorAll("a")) {
+    if (link.dataset.page === PAGES[name]) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const root = element("main");
+  const context = { signal: controller.signal, api, stream, store, t, toast, user, navigate, title, signedIn };
+  try {
+    const view = VIEWS[name](root, params, context);
+    current.update = view?.update;
+  } catch (error) {
+    problem(root, error, show);
+  }
+  root.querySelector("h1")?.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+}
+
+function title(words) {
+  document.title = `${words} · Control plane`;
+}
+
+async function signedIn(me, next) {
+  setUser(me);
+  navigate(safeNext(next), { replace: true });
+}
+
+function setUser(me) {
+  user = me;
+  api.setSession(me?.csrf_token ?? null);
+  text(element("who"), me?.username);
+  element("dev").hidden = !me?.dev;
+  element("logout").hidden = !me;
+  if (me) followRunning();
+}
+
+/** The number of running tasks beside their page's name, as long as somebody is signed in. */
+async function followRunning() {
+  const signal = new AbortController().signal;
+  const page = await api.get("/tasks", { query: { state: "running", limit: 1 } });
+  let count = page.total ?? page.counts?.running ?? 0;
+  const draw = () => text(element("running"), count ? String(count) : "");
+  draw();
+  store.subscribe(["tasks"], async () => {
+    const running = store.all("tasks").filter((task) => task.state !== "finished").length;
+    count = running;
+    draw();
+  }, signal);
+  stream.follow(["tasks"], page.as_of, signal);
+}
+
+function drawPill(state) {
+  const words = {
+    live: () => t("shell.live"),
+    connecting: () => t("shell.connecting"),
+    waiting: () => t("shell.retry_in", { n: Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000)) }),
+  };
+  text(element("pill"), `${state.kind === "live" ? "●" : "↻"} ${words[state.kind]()}`);
+  const isStale = state.lastFrameAt > 0 && Date.now() - state.lastFrameAt > STALE_MS && !document.hidden;
+  element("stale").hidden = !isStale;
+  document.body.classList.toggle("stale-data", isStale);
+  if (isStale) text(element("stale"), t("shell.stale", { time: new Date(state.lastFrameAt).toLocaleTimeString(language) }));
+}
+
+function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function preferences() {
+  const theme = element("theme");
+  theme.value = remembered("theme") ?? "";
+  const apply = () => {
+    if (theme.value) document.documentElement.dataset.theme = theme.value;
+    else delete document.documentElement.dataset.theme;
+  };
+  apply();
+  theme.addEventListener("change", () => {
+    localStorage.setItem("theme", theme.value);
+    apply();
+  });
+  element("language").value = language;
+  element("language").addEventListener("change", (event) => {
+    localStorage.setItem("language", event.target.value);
+    location.reload();
+  });
+  element("logout").addEventListener("click", async () => {
+    await api.post("/auth/logout");
+    location.assign("/login");
+  });
+}
+
+function shortcuts() {
+  let isGoing = false;
+  const pages = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit" };
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.closest?.("input, textarea, select, dialog");
+    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey || isTyping) return;
+    if (isGoing && pages[event.key]) navigate(pages[event.key]);
+    if (event.key === "/") {
+      event.preventDefault();
+      document.querySelector("main input[type=search]")?.focus();
+    }
+    isGoing = event.key === "g";
+  });
+}
+
+function followLinks() {
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[href]");
+    const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.defaultPrevented;
+    if (!link || !isPlain || link.target || link.origin !== location.origin || link.hash) return;
+    if (link.pathname.startsWith("/api/") || link.pathname.startsWith("/ui/")) return;
+    event.preventDefault();
+    navigate(link.pathname + link.search);
+  });
+  window.addEventListener("popstate", show);
+}
+
+async function start() {
+  await load(preferred(remembered("language"), navigator.languages));
+  translate(document);
+  if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
+  preferences();
+  shortcuts();
+  followLinks();
+  stream.onState(drawPill);
+  setInterval(() => drawPill(stream.state), 1000);
+  api.onSignedOut(() => {
+    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+    return new Promise(() => {});
+  });
+  try {
+    setUser(await api.get("/auth/me", { asksToSignIn: false }));
+  } catch (error) {
+    if (error.status !== 401) return problem(element("main"), error, () => location.reload());
+    setUser(null);
+  }
+  show();
+  performance.mark("ready");
+}
+
+start();

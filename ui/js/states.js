@@ -1,0 +1,65 @@
+// Every state: its role (colour), its shape, and what it answers. One table for badge, bar, legend and tests.
+export const ROLES = ["ok", "fail", "warn", "none", "stop", "run", "wait"];
+
+const is = (role, shape, answer) => ({ role, shape, answer });
+
+export const EXECUTION = {
+  queued: is("wait", "dots", "waiting"),
+  sent: is("wait", "dotring", "waiting"),
+  accepted: is("run", "half", "waiting"),
+  running: is("run", "play", "waiting"),
+  succeeded: is("ok", "check", "worked"),
+  failed: is("fail", "cross", "failed"),
+  rejected: is("fail", "octagon", "failed"),
+  timed_out: is("warn", "clock", "failed"),
+  interrupted: is("warn", "gap", "failed"),
+  lost: is("none", "question", "silent"),
+  expired: is("none", "hourglass", "silent"),
+  skipped: is("stop", "skip", "stopped"),
+  cancelled: is("stop", "bar", "stopped"),
+};
+
+export const HOST = {
+  online: is("ok", "disc"),
+  stale: is("warn", "triangle"),
+  offline: is("none", "ring"),
+  pending: is("wait", "dotted"),
+  revoked: is("stop", "square"),
+  retired: is("stop", "open"),
+};
+
+const TASK = {
+  running: is("run", "play"),
+  cancelling: is("stop", "diamond"),
+  succeeded: is("ok", "check"),
+  failed: is("fail", "cross"),
+  cancelled: is("stop", "bar"),
+};
+
+const TABLES = { execution: EXECUTION, host: HOST, task: TASK };
+
+/** Role and shape of a state, and the key of its word; a state of a newer server is shown as it is called. */
+export function stateOf(kind, state) {
+  return { ...(TABLES[kind][state] ?? is("wait", "dots")), word: `state.${kind}.${state}` };
+}
+
+/** What a task shows: its outcome once it has one. */
+export function taskState(task) {
+  return task.state === "finished" ? task.outcome : task.state;
+}
+
+export const ANSWERS = ["worked", "failed", "silent", "stopped", "waiting"];
+
+/** How many hosts worked, did not work, did not answer, were stopped, and are not there yet. */
+export function answersOf(counts) {
+  const sums = Object.fromEntries(ANSWERS.map((answer) => [answer, 0]));
+  for (const [state, count] of Object.entries(counts)) sums[EXECUTION[state]?.answer ?? "waiting"] += count;
+  return sums;
+}
+
+/** The segments of a task's bar in their order: `[role, count]`, without the empty ones. */
+export function segments(counts) {
+  const sums = Object.fromEntries(ROLES.map((role) => [role, 0]));
+  for (const [state, count] of Object.entries(counts)) sums[EXECUTION[state]?.role ?? "wait"] += count;
+  return Object.entries(sums).filter(([, count]) => count > 0);
+}

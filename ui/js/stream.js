@@ -1,0 +1,142 @@
+// The live stream: one for a visible tab, over fetch, since EventSource hides the HTTP status and cannot resume at will.
+import * as store from "./store.js";
+
+const SILENCE_MS = 12_000; // the server pings every five seconds
+const HIDDEN_MS = 3_000;
+const MOST_BACKOFF_S = 30;
+
+const followers = new Set(); // {topics, onReset, onRow}
+const listeners = new Set();
+export const state = { kind: "connecting", retryAt: 0, lastFrameAt: 0, ping: null };
+
+let controller = null;
+let lastId = null;
+let failures = 0;
+let timer = 0;
+let hiddenTimer = 0;
+
+const KEYS = {
+  hosts: (row) => row.hostname,
+  tasks: (row) => row.task_id,
+  executions: (row) => `${row.task_id}/${row.hostname}`,
+  events: (row) => row.seq,
+  projections: (row) => row.name,
+};
+
+export function keyOf(table, row) {
+  return KEYS[table](row);
+}
+
+/** Take the rows of an answer in. */
+export function take(table, rows) {
+  for (const row of rows) store.put(table, keyOf(table, row), row.pos ?? row.seq, row);
+}
+
+/**
+ * Follow topics from a position on, until the signal ends it. `onReset` is called where the server cannot go on from
+ * that position: fetch again.
+ */
+export function follow(topics, asOf, signal, onReset) {
+  const follower = { topics, onReset };
+  followers.add(follower);
+  signal.addEventListener("abort", () => followers.delete(follower));
+  // The lowest position of all that is shown: more than needed comes again, and changes nothing.
+  if (lastId === null || isLower(asOf, lastId)) lastId = asOf;
+  connect();
+}
+
+export function onState(listener) {
+  listeners.add(listener);
+}
+
+/** Whether one opaque position is behind another, as far as their numbers tell. */
+export function isLower(one, other) {
+  const [a, b] = [one, other].map((text) => (String(text).match(/\d+/g) ?? []).map(Number));
+  return a.some((value, place) => value < (b[place] ?? 0));
+}
+
+/** Frames of server-sent events from pieces of text; `feed` returns those that are complete. */
+export function createParser() {
+  let rest = "";
+  return (piece) => {
+    rest += piece;
+    const parts = rest.split("\n\n");
+    rest = parts.pop();
+    return parts.map(parseFrame);
+  };
+}
+
+function parseFrame(part) {
+  const frame = { event: "message", data: "", id: null };
+  for (const line of part.split("\n")) {
+    const colon = line.indexOf(":");
+    if (colon <= 0) continue;
+    const value = line.slice(colon + 1).replace(/^ /, "");
+    if (line.startsWith("event:")) frame.event = value;
+    if (line.startsWith("data:")) frame.data += value;
+    if (line.startsWith("id:")) frame.id = value;
+  }
+  return frame;
+}
+
+function setState(kind, more = {}) {
+  Object.assign(state, { kind }, more);
+  for (const listener of listeners) listener(state);
+}
+
+export function connect() {
+  clearTimeout(timer);
+  controller?.abort();
+  if (!followers.size || document.hidden) return;
+  controller = new AbortController();
+  read(controller.signal).then(retryLater, (error) => error.name !== "AbortError" && retryLater());
+}
+
+async function read(signal) {
+  const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
+  const query = new URLSearchParams({ topics: topics.join(",") });
+  if (lastId) query.set("after", lastId);
+  const answer = await fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } });
+  if (!answer.ok) {
+    if (answer.status === 401) location.reload();
+    throw new Error(`stream: ${answer.status}`);
+  }
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const parse = createParser();
+  for (;;) {
+    const silence = setTimeout(connect, SILENCE_MS);
+    const { done, value } = await reader.read();
+    clearTimeout(silence);
+    if (done) return;
+    failures = 0;
+    for (const frame of parse(value)) handle(frame);
+    setState("live", { lastFrameAt: Date.now() });
+  }
+}
+
+function handle({ event, data, id }) {
+  const body = JSON.parse(data);
+  if (event === "rows") for (const [pos, row] of body.rows) store.put(body.table, keyOf(body.table, row), pos, row);
+  if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
+  if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
+  if (event === "reset") for (const follower of followers) if (follower.topics.includes(body.topic)) follower.onReset?.();
+  if (id) lastId = id;
+}
+
+function retryLater() {
+  failures += 1;
+  const waitS = Math.min(MOST_BACKOFF_S, 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
+  setState("waiting", { retryAt: Date.now() + waitS * 1000 });
+  timer = setTimeout(connect, waitS * 1000);
+}
+
+/** The server's time, as far as its last ping tells. */
+export function now() {
+  return Date.now() + (state.ping?.offsetMs ?? 0);
+}
+
+globalThis.document?.addEventListener("visibilitychange", () => {
+  clearTimeout(hiddenTimer);
+  if (document.hidden) hiddenTimer = setTimeout(() => controller?.abort(), HIDDEN_MS);
+  else if (!controller || controller.signal.aborted) connect();
+});

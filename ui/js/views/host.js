@@ -1,0 +1,101 @@
+// One host: how it is and why, what it is, and what ran on it.
+import { badge, time, timeNode } from "../components.js";
+import { facts, keyedList, make, problem, refs, text } from "../dom.js";
+import { bytes, duration, percent } from "../format.js";
+import { link } from "../router.js";
+import { taskTable } from "./task-table.js";
+
+const HOUR_MS = 3_600_000;
+const MOST_BEATS = 15;
+
+export function mountHost(root, { hostname }, context) {
+  const { api, store, stream, signal, t, title } = context;
+  title(hostname);
+  const part = make("host");
+  root.replaceChildren(part.root);
+  part.name.textContent = hostname;
+  part.chart.setAttribute("aria-label", t("host.chart"));
+  part.run.href = link("/run", { host: hostname });
+
+  function draw() {
+    const host = store.one("hosts", hostname);
+    if (!host) return;
+    badge(part.state, "host", host.state);
+    part.cause.replaceChildren(host.state_cause ?? "", " · ", timeNode(host.state_since_at));
+    facts(part.facts, [
+      [t("fleet.groups"), host.groups.join(", ") || "–"],
+      [t("host.drift"), host.drift ? (host.groups_bound ?? []).join(", ") || "–" : null],
+      [t("host.addresses"), host.addresses?.join(", ")],
+      [t("host.os"), [host.os, host.kernel].filter(Boolean).join(" · ")],
+      [t("host.cpus"), host.cpu_count && `${host.cpu_count} · ${bytes(host.memory_bytes)}`],
+      [t("fleet.agent"), host.basic ? t("host.basic") : host.agent_version],
+      [t("host.registered"), timeNode(host.registered_at)],
+      [t("host.key"), mono(host.key_id)],
+    ]);
+    facts(part.now, [
+      [t("fleet.heartbeat"), host.last_heartbeat_at ? timeNode(host.last_heartbeat_at) : t("host.never")],
+      [t("fleet.cpu"), percent(host.cpu_usage)],
+      [t("fleet.memory"), percent(host.memory_usage)],
+      [t("host.disk"), percent(host.disk_usage)],
+      [t("host.load"), host.load?.join("  ")],
+      [t("host.uptime"), host.uptime && duration(host.uptime * 1000)],
+      [t("host.running"), host.running === null ? null : String(host.running)],
+    ]);
+  }
+
+  async function drawHeartbeats() {
+    const from = new Date(stream.now() - HOUR_MS).toISOString();
+    const { items } = await api.get(`/hosts/${encodeURIComponent(hostname)}/heartbeats`, { query: { from, points: 300 }, signal });
+    const since = Date.parse(from);
+    for (const [name, field] of [["cpu", "cpu_usage"], ["memory", "memory_usage"]]) {
+      part.chart.querySelector(`.${name}`).setAttribute("d", path(items, field, since));
+    }
+    text(part.range, t("host.range", { n: items.length }));
+    keyedList(part.beats, items.slice(-MOST_BEATS).reverse(), (beat) => beat.at, () => make("beat-row").root, (element, beat) => {
+      const row = refs(element);
+      time(row.at, beat.at);
+      text(row.cpu, percent(beat.cpu_usage));
+      text(row.memory, percent(beat.memory_usage));
+    });
+  }
+
+  async function read() {
+    try {
+      const [host, tasks] = await Promise.all([
+        api.get(`/hosts/${encodeURIComponent(hostname)}`, { signal }),
+        api.get("/tasks", { query: { hostname, limit: 10 }, signal }),
+      ]);
+      stream.take("hosts", [host]);
+      stream.take("tasks", tasks.items);
+      taskTable(part.tasks, context, { filter: (task) => tasks.items.some((row) => row.task_id === task.task_id), emptyText: t("host.no_tasks") });
+      draw();
+      store.subscribe(["hosts"], draw, signal);
+      await drawHeartbeats();
+      const timer = setInterval(() => drawHeartbeats().catch(() => {}), 10_000);
+      signal.addEventListener("abort", () => clearInterval(timer));
+      stream.follow([`host:${hostname}`, "tasks"], tasks.as_of, signal, read);
+    } catch (error) {
+      if (error.name !== "AbortError") problem(root, error, () => mountHost(root, { hostname }, context));
+    }
+  }
+  read();
+}
+
+/** A line through the heartbeats of the last hour; where a minute is missing there is a gap. */
+function path(items, field, since) {
+  let last = null;
+  return items
+    .map((beat) => {
+      const at = Date.parse(beat.at);
+      const command = last === null || at - last > 60_000 ? "M" : "L";
+      last = at;
+      return `${command}${(((at - since) / HOUR_MS) * 300).toFixed(1)} ${(89 - beat[field] * 88).toFixed(1)}`;
+    })
+    .join("");
+}
+
+function mono(value) {
+  const element = document.createElement("code");
+  element.textContent = value;
+  return element;
+}

@@ -1,0 +1,171 @@
+// Run a command: choose where, say what, see exactly which hosts that is, then send it.
+import { badge } from "../components.js";
+import { confirmDialog, facts, keyedList, make, text } from "../dom.js";
+import { fold } from "../hostlist.js";
+import { relative } from "../format.js";
+import { language } from "../i18n.js";
+
+const PREVIEW_MS = 400;
+const FIRST_HOSTS = 50;
+
+export function mount(root, params, context) {
+  const { api, store, stream, signal, t, title, navigate } = context;
+  title(t("run.title"));
+  const part = make("run");
+  const form = part.root;
+  root.replaceChildren(form);
+  const inputs = form.elements;
+  // Made beforehand, so that a second click or a lost answer sends the same id and starts nothing twice.
+  const taskId = crypto.randomUUID();
+  let preview = null;
+  let timer = 0;
+  let round = 0;
+
+  function target() {
+    const kind = inputs.kind.value;
+    if (kind === "all") return { all: true };
+    if (kind === "host" && inputs.host.value.trim()) return { host: inputs.host.value.trim() };
+    if (kind === "group" && inputs.group.value) return { group: inputs.group.value };
+    const names = inputs.hosts.value.split(/[\s,]+/).filter(Boolean);
+    return kind === "hosts" && names.length ? { hosts: names } : null;
+  }
+
+  function request() {
+    const reason = inputs.reason.value.trim();
+    return {
+      task_id: taskId,
+      target: target(),
+      command: inputs.command.value.trim(),
+      user: inputs.user.value.trim(),
+      timeout: Number(inputs.timeout.value),
+      when_offline: inputs.when_offline.value,
+      ...(reason && { reason }),
+    };
+  }
+
+  function changed() {
+    for (const kind of ["host", "group", "hosts"]) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
+    preview = null;
+    drawButton();
+    clearTimeout(timer);
+    if (!target()) return part.preview.replaceChildren(t("run.choose"));
+    timer = setTimeout(look, PREVIEW_MS);
+  }
+
+  async function look() {
+    const asked = ++round;
+    const { target: where, command, user } = request();
+    try {
+      const found = await api.post("/targets/preview", { target: where, user, ...(command && { command }) }, { signal });
+      if (asked !== round) return;
+      preview = found;
+      drawPreview();
+    } catch (error) {
+      if (error.name === "AbortError" || asked !== round) return;
+      part.preview.replaceChildren(error.detail);
+    }
+    drawButton();
+  }
+
+  function drawPreview() {
+    const states = document.createElement("div");
+    states.className = "row";
+    for (const [state, count] of Object.entries(preview.by_state)) {
+      const place = document.createElement("span");
+      badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
+      states.append(place);
+    }
+    const list = document.createElement("dl");
+    list.className = "facts";
+    const hosts = document.createElement("code");
+    hosts.textContent = fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "");
+    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${reason}`).join("; ");
+    facts(list, [
+      [t("run.exactly", { n: preview.count }), hosts],
+      [t("run.left_out"), excluded],
+      [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.join(", ")}` : null],
+      [t("run.valid"), relative(preview.expires_at, stream.now(), language)],
+    ]);
+    part.preview.replaceChildren(states, list);
+  }
+
+  function drawButton() {
+    const isReady = preview !== null && preview.count > 0 && inputs.command.value.trim() !== "";
+    part.submit.disabled = !isReady;
+    text(part.submit, preview ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
+  }
+
+  async function confirmed(body) {
+    const { level } = preview.guard;
+    if (level < 2) return body;
+    const command = document.createElement("pre");
+    command.className = "output";
+    command.textContent = body.command;
+    const answer = await confirmDialog({
+      title: t("run.confirm", { n: preview.count }),
+      body: [command, fold(preview.hosts.slice(0, FIRST_HOSTS))],
+      yes: t("run.submit", { n: preview.count }),
+      expect: level >= 3 ? preview.count : null,
+      needsReason: level >= 3 && !body.reason,
+    });
+    return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    if (part.submit.disabled) return;
+    part.error.textContent = "";
+    const body = await confirmed({ ...request(), preview_id: preview.preview_id });
+    if (!body) return;
+    part.submit.disabled = true;
+    try {
+      const { task } = await api.post("/tasks", body, { signal });
+      stream.take("tasks", [task]);
+      navigate(`/tasks/${encodeURIComponent(task.task_id)}`);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      showError(error);
+    }
+  }
+
+  function showError(error) {
+    for (const element of form.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
+    for (const { field } of error.errors) inputs[field]?.setAttribute?.("aria-invalid", "true");
+    part.error.textContent = error.errors.length ? error.errors.map(({ field, message }) => `${field}: ${message}`).join("; ") : error.detail;
+    if (error.code === "target_changed" || error.code === "preview_expired") changed();
+    else drawButton();
+  }
+
+  async function readTargets() {
+    const [groups, hosts] = await Promise.all([api.get("/groups", { signal }), api.get("/hosts", { query: { limit: 1000 }, signal })]);
+    keyedList(inputs.group, groups.items, (row) => row.group, () => document.createElement("option"), (option, row) => {
+      option.value = row.group;
+      text(option, `${row.group} (${row.hosts})`);
+    });
+    stream.take("hosts", hosts.items);
+    keyedList(form.querySelector("#known-hosts"), store.all("hosts"), (host) => host.hostname, () => document.createElement("option"), (option, host) => {
+      option.value = host.hostname;
+    });
+    inputs.group.value = params.group ?? groups.items[0]?.group ?? "";
+    changed();
+  }
+
+  function prefill() {
+    const kind = params.hosts ? "hosts" : params.host ? "host" : params.group ? "group" : params.all ? "all" : "";
+    inputs.kind.value = kind;
+    inputs.host.value = params.host ?? "";
+    inputs.hosts.value = (params.hosts ?? "").replaceAll(",", " ");
+    inputs.command.value = params.command ?? "";
+    inputs.user.value = params.user ?? "root";
+    inputs.timeout.value = params.timeout ?? "30";
+  }
+
+  form.addEventListener("input", changed);
+  form.addEventListener("submit", send);
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  prefill();
+  changed();
+  readTargets().catch((error) => error.name !== "AbortError" && (part.error.textContent = error.detail));
+}

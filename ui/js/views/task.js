@@ -1,0 +1,169 @@
+// One task: every host's answer as it comes, equal outputs together, and what happened step by step.
+import { badge, bar, output, timeNode } from "../components.js";
+import { announce, confirmDialog, facts, keyedList, make, problem, refs, text } from "../dom.js";
+import { between } from "../format.js";
+import { fold } from "../hostlist.js";
+import { link } from "../router.js";
+import { EXECUTION, answersOf, taskState } from "../states.js";
+import { eventTable } from "./audit.js";
+import { answersText, targetText } from "./task-table.js";
+
+const OUTPUTS_MS = 1000; // at most this often while results come in
+const ORDER = Object.keys(EXECUTION);
+
+export function mountTask(root, { task_id: taskId }, context) {
+  const { api, store, stream, signal, t, title, toast, user } = context;
+  const part = make("task");
+  root.replaceChildren(part.root);
+  const url = `/tasks/${encodeURIComponent(taskId)}`;
+  let outputsTimer = 0;
+  let shown = "";
+
+  const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
+
+  function draw() {
+    const task = store.one("tasks", taskId);
+    if (!task) return;
+    title(task.command);
+    text(part.command, task.command);
+    badge(part.state, "task", taskState(task));
+    part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
+    part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
+    part.cancel.hidden = task.state === "finished";
+    part.cancel.disabled = task.cancel_requested_at !== null || !user.permissions.includes("tasks.cancel");
+    text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
+    bar(part.bar, task.counts);
+    const waiting = answersOf(task.counts).waiting;
+    const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
+    const progress = t("task.progress", { done: task.targets - waiting, n: task.targets });
+    const took = between(task.accepted_at, task.finished_at);
+    text(part.summary, [progress, answersText(task.counts, t), took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
+    if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
+    shown = task.state;
+    drawFacts(task);
+    drawExecutions(task);
+    if (!outputsTimer) outputsTimer = setTimeout(readOutputs, OUTPUTS_MS / 4);
+  }
+
+  function drawFacts(task) {
+    const id = document.createElement("code");
+    id.textContent = task.task_id;
+    facts(part.facts, [
+      [t("task.id"), id],
+      [t("run.user"), task.user],
+      [t("run.timeout"), `${task.timeout} s`],
+      [t("run.reason"), task.reason],
+      [t("run.when_offline"), t(`run.${task.when_offline}`)],
+      [t("task.expires"), timeNode(task.expires_at)],
+      [t("task.position"), String(task.seq)],
+    ]);
+  }
+
+  function drawExecutions(task) {
+    const rows = executions().sort((a, b) => ORDER.indexOf(b.state) - ORDER.indexOf(a.state) || (a.hostname < b.hostname ? -1 : 1));
+    keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
+      const cells = refs(element);
+      badge(cells.state, "execution", row.state);
+      cells.state.title = row.reason ?? "";
+      cells.host.href = `/hosts/${encodeURIComponent(row.hostname)}`;
+      text(cells.host, row.hostname);
+      text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
+      text(cells.took, between(task.accepted_at, row.finished_at));
+      text(cells.line, row.reason ?? row.first_line ?? "");
+    });
+  }
+
+  async function readOutputs() {
+    outputsTimer = -1;
+    try {
+      const { groups } = await api.get(`${url}/outputs`, { signal });
+      drawOutputs(groups);
+    } catch (error) {
+      if (error.name !== "AbortError") toast(error.detail, "bad");
+    }
+    outputsTimer = 0;
+  }
+
+  /** Who did not answer comes first, then the rarest answer, the majority last. */
+  function drawOutputs(groups) {
+    const rank = (group) => (EXECUTION[group.state]?.answer === "silent" ? 0 : 1);
+    const sorted = [...groups].sort((a, b) => rank(a) - rank(b) || a.count - b.count);
+    const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
+    keyedList(part.outputs, sorted, keyOf, () => make("output-card").root, (element, group) => {
+      const card = refs(element);
+      const word = t(`state.execution.${group.state}`);
+      badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
+      text(card.hosts, fold(group.hosts));
+      text(card.note, [t("task.on_hosts", { n: group.count }), group.truncated && t("task.truncated")].filter(Boolean).join(" · "));
+      if (card.text.dataset.of !== keyOf(group)) {
+        card.text.dataset.of = keyOf(group);
+        card.text.replaceChildren(...texts(group));
+      }
+    });
+  }
+
+  function texts(group) {
+    if (group.encoding === "base64") return [note(t("task.binary"))];
+    const found = [];
+    if (group.stdout) found.push(output(group.stdout, false));
+    if (group.stderr) found.push(output(group.stderr, true));
+    return found.length ? found : [note(t(EXECUTION[group.state]?.answer === "waiting" ? "task.no_answer_yet" : "task.no_output"))];
+  }
+
+  function note(words) {
+    const element = document.createElement("p");
+    element.className = "body muted";
+    element.textContent = words;
+    return element;
+  }
+
+  async function cancel() {
+    const { counts } = store.one("tasks", taskId);
+    const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
+    const answer = await confirmDialog({
+      title: t("task.cancel_title"),
+      body: t("task.cancel_what", { done: Object.values(counts).reduce((sum, n) => sum + n, 0) - answersOf(counts).waiting, running }),
+      yes: t("task.cancel"),
+    });
+    if (!answer) return;
+    part.cancel.disabled = true;
+    try {
+      await api.post(`${url}/cancel`, {}, { signal });
+    } catch (error) {
+      toast(error.detail, "bad");
+      draw();
+    }
+  }
+
+  async function read() {
+    try {
+      const task = await api.get(url, { signal });
+      let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
+      const asOf = page.as_of;
+      stream.take("tasks", [task]);
+      stream.take("executions", page.items);
+      draw();
+      stream.follow([`task:${taskId}`], asOf, signal, read);
+      while (page.next_cursor) {
+        page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
+        stream.take("executions", page.items);
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") problem(root, error, () => mountTask(root, { task_id: taskId }, context));
+    }
+  }
+
+  part.cancel.addEventListener("click", cancel);
+  signal.addEventListener("abort", () => clearTimeout(outputsTimer));
+  store.subscribe(["tasks", "executions"], draw, signal);
+  draw();
+  read();
+  if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
+  else part.events.closest("section").hidden = true;
+}
+
+function againOf(target) {
+  if (target.all) return { all: 1 };
+  return target.hosts ? { hosts: target.hosts.join(",") } : target;
+}
+
