@@ -32,6 +32,7 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 PAGE: Final = 1000
 POLL_S: Final = 0.25
 SAVE_S: Final = 1.0
+UNFINISHED: Final = 0  # the version of tables that are being made anew
 
 _logger = logging.getLogger(__name__)
 
@@ -109,25 +110,27 @@ class Projector:
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
         if row is not None and row["version"] != self.projection.version:
+            # The position first: nobody, also after a crash, may take the empty tables for full ones.
+            await self._claim(lease, event_seq=0, heartbeat_seq=0, version=UNFINISHED)
             await drop_tables(self._database, self.projection)
         await create_tables(self._database, self.projection)
-        start = {"name": name, "event_seq": 0, "heartbeat_seq": 0, "version": self.projection.version}
-        async with self._database.write() as connection:
-            if row is None:
+        if row is None:
+            async with self._database.write() as connection:
                 for table in self.projection.tables:  # there may be readers, so they are emptied and not dropped
                     await connection.execute(delete(table))
-                await connection.execute(insert(follower).values(**start, epoch=lease.epoch))
-                return Positions(0, 0)
-            is_same = row["version"] == self.projection.version
-            moved = await connection.execute(
-                update(follower)
-                .where(follower.c.name == name, follower.c.epoch < lease.epoch)
-                .values(epoch=lease.epoch, **({} if is_same else start))
-            )
+                start = {"event_seq": 0, "heartbeat_seq": 0, "version": self.projection.version}
+                await connection.execute(insert(follower).values(name=name, **start, epoch=lease.epoch))
+        return await self._claim(lease, version=self.projection.version)
+
+    async def _claim(self, lease: Lease, **values: int) -> Positions:
+        """Put our epoch into the follower's row, and more; LeaseLostError where a later holder's is there already."""
+        is_ours = (follower.c.name == self.projection.name, follower.c.epoch <= lease.epoch)
+        async with self._database.write() as connection:
+            moved = await connection.execute(update(follower).where(*is_ours).values(epoch=lease.epoch, **values))
             if not moved.rowcount:
                 raise LeaseLostError(lease.name)
-            now = (await connection.execute(statement)).mappings().one()
-        return Positions(now["event_seq"], now["heartbeat_seq"])
+            row = (await connection.execute(select(follower).where(*is_ours))).one()
+        return Positions(row.event_seq, row.heartbeat_seq)
 
     async def _next(self, position: Positions) -> Batch | None:
         events: list[StoredEvent] = []
@@ -181,11 +184,11 @@ class Projector:
         # A batch that touches nothing moves the position in memory alone; it is saved with the next one that does.
         if parked or any(self.projection.concerns(event) for _, event in events):
             async with self._database.write(tenure.connection) as connection:
+                await self._move(connection, tenure, batch.upto)  # first: a rebuild locks that row first, too
                 await apply(self.projection, rows, events)
                 for row in parked:
                     rows.put(self.parked, row)
                 await rows.flush()
-                await self._move(connection, tenure, batch.upto)
                 self._failpoints.hit("projector.before_commit")
             self._failpoints.hit("projector.after_commit")
             rows.committed()
@@ -245,8 +248,15 @@ class _PoisonError(Exception):
 
 
 async def fold(projection: Projection, rows: Rows, events: Sequence[StoredEvent]) -> None:
-    """Fold events into rows; kinds that this release does not know are skipped."""
-    await apply(projection, rows, decode(events))
+    """Fold events into rows; kinds that this release does not know are skipped.
+
+    Raises:
+        FoldError: one of them cannot be folded.
+    """
+    try:
+        await apply(projection, rows, decode(events))
+    except _PoisonError as poison:
+        raise poison.error from poison.__cause__
 
 
 def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:

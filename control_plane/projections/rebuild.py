@@ -1,20 +1,24 @@
 """From zero: fold the whole log into tables beside the live ones, compare the two, and if asked use the new ones."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
+from uuid import uuid4
 
 from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from control_plane.errors import LeaseLostError, RefusedError, StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import create_tables, drop_tables, fold
+from control_plane.projections.projector import create_tables, drop_tables, fold, parked_table
 from control_plane.projections.rows import Rows, json_text
 from control_plane.storage.engine import Database
+from control_plane.storage.leases import Leases
 from control_plane.storage.tables import follower
 
 SUFFIX: Final = "_rebuilt"
@@ -51,33 +55,63 @@ async def rebuild(
 
     Raises:
         FoldError: an event cannot be folded; a rebuild sets nothing aside.
+        RefusedError: `rebuild_running`: two at once would fold into the same tables.
+        LeaseLostError: this one stood still for so long that another has begun.
     """
     live, rebuilt = projection(), projection(SUFFIX)
-    await drop_tables(database, rebuilt)
-    await create_tables(database, rebuilt)
-    try:
-        position = await _fold_most(rebuilt, database, log, progress)
-        async with database.write() as connection:
-            upto = await _locked_position(connection, projection.name)
-            for name, after, end in (
-                (EVENT, position.event, upto.event),
-                (HEARTBEAT_EVENT, position.heartbeat, upto.heartbeat),
-            ):
-                if name in rebuilt.logs:
-                    await _fold_range(rebuilt, connection, database, log, name, after, end)
-            pairs = list(zip(live.tables, rebuilt.tables, strict=True))
-            compared = [await _compare(connection, a, b) for a, b in pairs]
-            if switch:
-                for old, new in pairs:
-                    await connection.execute(delete(old))
-                    await connection.execute(insert(old).from_select(list(old.c.keys()), select(new)))
-        return compared
-    finally:
+    async with _alone(database, projection.name) as renew:
         await drop_tables(database, rebuilt)
+        await create_tables(database, rebuilt)
+        try:
+            position = await _fold_most(rebuilt, database, log, renew, progress)
+            async with database.write() as connection:
+                upto = await _locked_position(connection, projection.name)
+                for name, after, end in (
+                    (EVENT, position.event, upto.event),
+                    (HEARTBEAT_EVENT, position.heartbeat, upto.heartbeat),
+                ):
+                    if name in rebuilt.logs:
+                        await _fold_range(rebuilt, connection, database, log, name, after, end)
+                pairs = list(zip(live.tables, rebuilt.tables, strict=True))
+                compared = [await _compare(connection, a, b) for a, b in pairs]
+                if switch:
+                    for old, new in pairs:
+                        await connection.execute(delete(old))
+                        await connection.execute(insert(old).from_select(list(old.c.keys()), select(new)))
+                    await _start_over(connection, projection())
+            return compared
+        finally:
+            with suppress(LeaseLostError):  # then they are another one's tables by now
+                await renew()
+                await drop_tables(database, rebuilt)
+
+
+@asynccontextmanager
+async def _alone(database: Database, name: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """The right to use the tables beside the live ones; what this gives is to be called every few seconds."""
+    leases = Leases(database, owner=f"rebuild {uuid4()}")
+    lease = await leases.acquire(f"rebuild:{name}")
+    if lease is None:
+        raise RefusedError("rebuild_running", f"{name} is being folded from zero already; wait until that has ended")
+    try:
+        yield lambda: leases.renew(lease)
+    finally:
+        with suppress(StorageUnavailableError):  # it ends by itself in four seconds
+            await leases.release(lease)
+
+
+async def _start_over(connection: AsyncConnection, live: Projection) -> None:
+    """Nothing is set aside any more, and whoever is projecting takes over anew: it remembers rows of before."""
+    await connection.execute(delete(parked_table(live)))
+    await connection.execute(update(follower).where(follower.c.name == live.name).values(epoch=0))
 
 
 async def _fold_most(
-    rebuilt: Projection, database: Database, log: EventLog, progress: Callable[[int, int], None]
+    rebuilt: Projection,
+    database: Database,
+    log: EventLog,
+    renew: Callable[[], Awaitable[None]],
+    progress: Callable[[int, int], None],
 ) -> Positions:
     """Fold up to where the live projection stands at the start, page by page; it may have gone on by the end."""
     async with database.read() as connection:
@@ -89,6 +123,7 @@ async def _fold_most(
             step = min(PAGE, end - at)
             async with database.write() as connection:
                 await _fold_range(rebuilt, connection, database, log, name, at, at + step)
+            await renew()
             at += step
             done += step
             progress(done, total)
