@@ -68,19 +68,16 @@ function setUser(me) {
   if (me) followRunning();
 }
 
-/** The number of running tasks beside their page's name, as long as somebody is signed in. */
+/** The number of running tasks beside their page's name, as long as this page lives. */
 async function followRunning() {
-  const signal = new AbortController().signal;
-  const page = await api.get("/tasks", { query: { state: "running", limit: 1 } });
-  let count = page.total ?? page.counts?.running ?? 0;
-  const draw = () => text(element("running"), count ? String(count) : "");
-  draw();
-  store.subscribe(["tasks"], async () => {
-    const running = store.all("tasks").filter((task) => task.state !== "finished").length;
-    count = running;
-    draw();
-  }, signal);
-  stream.follow(["tasks"], page.as_of, signal);
+  const page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+  const draw = () => {
+    const count = store.all("tasks").filter((task) => task.state !== "finished").length;
+    text(element("running"), count ? String(count) : "");
+  };
+  stream.take("tasks", page.items);
+  store.subscribe(["tasks"], draw, new AbortController().signal);
+  stream.follow(["tasks"], page.as_of, new AbortController().signal, null);
 }
 
 function drawPill(state) {
@@ -89,7 +86,8 @@ function drawPill(state) {
     connecting: () => t("shell.connecting"),
     waiting: () => t("shell.retry_in", { n: Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000)) }),
   };
-  text(element("pill"), `${state.kind === "live" ? "●" : "↻"} ${words[state.kind]()}`);
+  element("pill").dataset.kind = state.kind;
+  text(element("pill"), words[state.kind]());
   const isStale = state.lastFrameAt > 0 && Date.now() - state.lastFrameAt > STALE_MS && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale);
@@ -168,7 +166,7 @@ async function start() {
     return new Promise(() => {});
   });
   try {
-    setUser(await api.get("/auth/me", { asksToSignIn: false }));
+    setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));
   } catch (error) {
     if (error.status !== 401) return problem(element("main"), error, () => location.reload());
     setUser(null);

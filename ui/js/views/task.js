@@ -112,7 +112,7 @@ export function mountTask(root, { task_id: taskId }, context) {
 
   function note(words) {
     const element = document.createElement("p");
-    element.className = "body muted";
+    element.className = "note muted";
     element.textContent = words;
     return element;
   }
