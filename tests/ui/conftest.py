@@ -1,0 +1,101 @@
+"""The dashboard as a user has it: a real `control-plane dev`, in Debian's Chromium."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.support.programs import Api, Program
+from tests.support.servers import free_port, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+SIMULATED = 5
+
+
+@dataclass
+class Dev:
+    """A running `control-plane dev`."""
+
+    url: str
+    login_url: str
+    api: Api
+    hostname: str
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    directory = tmp_path_factory.mktemp("dev")
+    state, listen = directory / "state", f"127.0.0.1:{free_port()}"
+    argv = ["control-plane", "dev", "--agents", str(SIMULATED), "--state-dir", str(state), "--listen", listen]
+    program = Program(argv, log=directory / "dev.log", environment={}).start()
+    try:
+        wait_until((state / "dev.json").exists, timeout_s=60, what=f"dev is up: {program.text()}")
+        document = json.loads((state / "dev.json").read_text())
+        api = Api(document["url"], document["token"])
+        with api.http:
+            wait_until(lambda: len(api.every("/hosts")) == SIMULATED + 1, timeout_s=20, what="all hosts are registered")
+            hosts = {row["hostname"]: row["groups"] for row in api.every("/hosts")}
+            api.online(list(hosts))
+            [hostname] = [name for name, groups in hosts.items() if groups == ["local"]]
+            yield Dev(document["url"], document["login_url"], api, hostname)
+    finally:
+        program.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        args = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visitor:
+    """Opens pages, and notes everything that a page complains about."""
+
+    context: BrowserContext
+    complaints: list[str] = field(default_factory=list)
+
+    def page(self) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("request", lambda request: self._requested(request.url))
+        return page
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"}:
+            self.complaints.append(f"{kind}: {text}")
+
+    def _requested(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "blob:")):
+            self.complaints.append(f"request to {url}")
+
+
+@pytest.fixture
+def visitor(browser: Browser) -> Iterator[Visitor]:
+    """Fails the test when a page complains of anything, policy violations above all."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US", reduced_motion="reduce")
+    made = Visitor(context)
+    yield made
+    context.close()
+    assert made.complaints == []
+
+
+@pytest.fixture
+def page(visitor: Visitor, dev: Dev) -> Page:
+    """The fleet, signed in by the link."""
+    page = visitor.page()
+    page.goto(dev.login_url)
+    page.get_by_role("heading", name="Fleet").wait_for()
+    return page

@@ -1,0 +1,81 @@
+"""The dashboard's modules without a page, its words, and its size."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UI = ROOT / "ui"
+SCRIPTS = sorted((UI / "js").rglob("*.js"))
+
+
+def node() -> str:
+    """The Node that comes with Playwright, or the one on the PATH."""
+    import playwright
+
+    bundled = Path(playwright.__file__).parent / "driver" / "node"
+    found = str(bundled) if bundled.exists() else shutil.which("node")
+    if found is None:
+        pytest.skip("there is no Node")
+    return found
+
+
+def test_the_modules_do_what_their_own_tests_say() -> None:
+    tests = sorted(str(path) for path in (ROOT / "tests" / "ui" / "unit").glob("*.test.mjs"))
+    done = subprocess.run([node(), "--test", *tests], capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def words(language: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((UI / "i18n" / f"{language}.json").read_text())
+    return found
+
+
+def placeholders(value: object) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", json.dumps(value)))
+
+
+def test_both_languages_have_the_same_words_with_the_same_placeholders() -> None:
+    english, chinese = words("en"), words("zh-CN")
+
+    assert english.keys() == chinese.keys()
+    assert {key for key in english if placeholders(english[key]) != placeholders(chinese[key])} == set()
+
+
+def test_every_word_that_is_asked_for_is_there_and_none_is_left_over() -> None:
+    sources = "\n".join(path.read_text() for path in [*SCRIPTS, UI / "index.html"])
+    asked = set(re.findall(r"""\bt\(\s*["']([\w.]+)["']""", sources)) | set(re.findall(r'data-t="([\w.]+)"', sources))
+    made = ("state.", *re.findall(r"\bt\(\s*`([\w.]+?)\$", sources))
+
+    assert asked - words("en").keys() == set()
+    assert {
+        key for key in words("en").keys() - asked if f'"{key}"' not in sources and not key.startswith(made)
+    } == set()
+
+
+def test_nothing_makes_markup_of_text() -> None:
+    for path in SCRIPTS:
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|DOMParser|document\.write|eval\(", path.read_text()
+        )
+
+
+def test_colours_are_named_in_one_file() -> None:
+    for path in (UI / "css").glob("*.css"):
+        if path.name != "tokens.css":
+            assert not re.search(r"#[0-9a-f]{3,8}\b|rgb\(|hsl\(|oklch\(", path.read_text()), path.name
+
+
+def test_the_dashboard_is_small() -> None:
+    def size(suffix: str) -> int:
+        return sum(path.stat().st_size for path in UI.rglob(f"*{suffix}"))
+
+    assert size(".html") <= 24 * 1024
+    assert size(".css") <= 40 * 1024
+    assert size(".js") <= 120 * 1024
+    assert len(SCRIPTS) <= 24

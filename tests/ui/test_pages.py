@@ -1,0 +1,213 @@
+"""The operator's jobs in the browser: what is wrong, run this there, what happened."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.conftest import SIMULATED, Dev, Visitor
+
+pytestmark = pytest.mark.browser
+
+PAGES = ("/hosts", "/run", "/tasks", "/audit")
+
+
+def heading(page: Page, name: str | re.Pattern[str]) -> None:
+    page.get_by_role("heading", name=name, level=1).wait_for()
+
+
+def run(page: Page, dev: Dev, query: str, command: str) -> None:
+    """Run a command on what the query prefills, and wait for its page."""
+    page.goto(f"{dev.url}/run?{query}")
+    page.get_by_label("Command").fill(command)
+    page.get_by_role("button", name=re.compile(r"Run on \d+ host")).click()
+
+
+def finished(page: Page, answers: str) -> None:
+    expect(page.get_by_role("status").filter(has_text=answers)).to_be_visible()
+
+
+def test_a_stranger_signs_in_first_and_then_sees_what_was_asked_for(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.goto(f"{dev.url}/audit")
+    heading(page, "Sign in")
+    page.get_by_label("User").fill("admin")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_have_text("User or password is wrong.")
+    assert "next=" in page.url
+
+    page.goto(dev.login_url)
+    heading(page, "Fleet")
+    assert "token" not in page.url
+    page.get_by_role("button", name="Sign out").click()
+    heading(page, "Sign in")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_this_machine_is_online_with_all_the_others(page: Page, dev: Dev) -> None:
+    row = page.get_by_role("row").filter(has_text=dev.hostname)
+
+    expect(row).to_contain_text("Online")
+    expect(page.get_by_role("button", name=re.compile(f"^{SIMULATED + 1} hosts"))).to_be_visible()
+    page.get_by_label("Filter by name").fill("sim-0002")
+    expect(page.get_by_role("row")).to_have_count(2)
+    page.get_by_role("link", name="sim-0002").click()
+    heading(page, "sim-0002")
+    expect(page.get_by_text("Simulated GNU/Linux")).to_be_visible()
+    expect(page.get_by_role("table").last.get_by_role("row").nth(1)).to_contain_text("%")
+
+
+def test_a_command_on_this_machine_shows_what_it_said(page: Page, dev: Dev) -> None:
+    run(page, dev, f"host={dev.hostname}", "echo $((6*7)); echo oops >&2; exit 3")
+
+    heading(page, re.compile("echo"))
+    finished(page, "1 failed")
+    expect(page.locator("pre").filter(has_text="42")).to_be_visible()
+    expect(page.locator("pre").filter(has_text="oops")).to_be_visible()
+    expect(page.get_by_text("Failed, exit 3")).to_be_visible()
+
+
+def test_a_group_is_run_in_two_clicks_and_equal_answers_are_one_card(page: Page, dev: Dev) -> None:
+    page.get_by_label("Groups").select_option("db")
+    page.get_by_role("link", name="Run a command").click()
+    expect(page.get_by_text("exactly 2 hosts")).to_be_visible()
+    page.get_by_label("Command").fill("echo same")
+    page.get_by_role("button", name="Run on 2 hosts").click()
+
+    finished(page, "2 ok")
+    expect(page.get_by_text("sim-[0001,0004]")).to_be_visible()
+    expect(page.locator("pre").filter(has_text="same")).to_have_count(1)
+
+
+def test_more_than_half_of_the_fleet_is_asked_for_again(page: Page, dev: Dev) -> None:
+    guard = {"level": 3, "rules": ["all hosts"]}
+    page.route(
+        "**/targets/preview",
+        lambda route: route.fulfill(json={**route.fetch().json(), "guard": guard}),
+    )
+    run(page, dev, "all=1", "uptime")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    confirm = dialog.get_by_role("button", name=f"Run on {SIMULATED + 1} hosts")
+    expect(confirm).to_be_disabled()
+    dialog.get_by_label(re.compile("Type the number")).fill(str(SIMULATED + 1))
+    expect(confirm).to_be_disabled()
+    dialog.get_by_label(re.compile("Why")).fill("test")
+    confirm.click()
+
+    finished(page, f"{SIMULATED + 1} ok")
+    expect(page.get_by_text("test", exact=True)).to_be_visible()
+
+
+def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
+    run(page, dev, "host=sim-0003", "sleep 3")
+    expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()
+
+    finished(page, "1 ok")
+
+
+def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev: Dev) -> None:
+    run(page, dev, f"host={dev.hostname}", "sleep 60")
+    page.get_by_role("row").filter(has_text="Running").first.wait_for()
+    page.get_by_role("button", name="Cancel task").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel task").click()
+
+    finished(page, "1 not run")
+    expect(page.get_by_text("Cancelled").first).to_be_visible()
+
+
+def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None:
+    hostile = r"printf '<img src=x onerror=alert(1)>\n\033[31mred\033[0m\033]0;title\007\n\342\200\256evil\000\n'"
+    run(page, dev, f"host={dev.hostname}", hostile)
+    finished(page, "1 ok")
+
+    said = page.locator("pre").filter(has_text="red")
+    expect(said).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(said).to_contain_text("U+202Eevil")
+    expect(said).not_to_contain_text("title")
+    assert page.locator("main img").count() == 0
+
+
+def test_the_trail_shows_every_step_and_all_of_each(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "true")
+    dev.api.finished(task_id)
+    page.get_by_role("link", name="Audit").click()
+    heading(page, "Audit")
+    row = page.get_by_role("row").filter(has_text="execution.finished").filter(has_text="sim-0001").first
+    row.get_by_role("button").click()
+
+    expect(page.locator("pre").filter(has_text=task_id)).to_contain_text('"outcome": "completed"')
+    page.get_by_label(re.compile("^Kind")).fill("host")
+    page.get_by_label(re.compile("^Kind")).press("Enter")
+    expect(page.get_by_role("row").filter(has_text="execution.")).to_have_count(0)
+    expect(page.get_by_role("row").filter(has_text="host.registered").first).to_be_visible()
+
+
+def test_tasks_are_listed_newest_first_and_come_live(page: Page, dev: Dev) -> None:
+    page.get_by_role("link", name="Tasks").click()
+    heading(page, "Tasks")
+    dev.api.finished(dev.api.run({"host": "sim-0004"}, "echo newest"))
+
+    first = page.get_by_role("row").nth(1)
+    expect(first).to_contain_text("echo newest")
+    expect(first).to_contain_text("1 ok")
+
+
+def test_a_host_is_added_by_a_token_that_is_shown_once(page: Page) -> None:
+    page.get_by_role("button", name="Add host").click()
+
+    expect(page.locator("pre")).to_contain_text(re.compile("control-plane-agent enrol --server .* --token cpe_"))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, path: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, locale="zh-CN", color_scheme="dark")
+    visitor = Visitor(context)
+    page = visitor.page()
+    page.goto(dev.login_url)
+    page.get_by_role("heading", name="主机").wait_for()
+    page.goto(dev.url + path)
+    page.get_by_role("heading", level=1, name=re.compile(r"[\u4e00-\u9fff]")).wait_for()
+
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    assert visitor.complaints == []
+    context.close()
+
+
+def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    heading(page, "Run a command")
+    page.get_by_label("One host").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.type("sim-0005")
+    page.get_by_label("Command").focus()
+    page.keyboard.type("hostname")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    page.keyboard.press("Control+Enter")
+
+    finished(page, "1 ok")
+
+
+def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:
+    index = dev.api.http.get(f"{dev.url}/hosts")
+    policy = index.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "trusted-types 'none'" in policy
+    assert "unsafe" not in policy
+    [script] = re.findall(r'src="(/ui/[^"]+main\.js)"', index.text)
+    assert "immutable" in dev.api.http.get(dev.url + script).headers["cache-control"]
+
+
+def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:
+    pill = page.locator("#pill")
+    expect(pill).to_have_text("Live")
+    page.context.set_offline(True)
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.context.set_offline(False)
+
+    expect(pill).to_have_text("Live")

@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { pieces } from "../../../ui/js/ansi.js";
+import { between, bytes, duration, percent, relative } from "../../../ui/js/format.js";
+import { fold } from "../../../ui/js/hostlist.js";
+import { link, match, safeNext } from "../../../ui/js/router.js";
+import { ANSWERS, EXECUTION, ROLES, answersOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
+import { createParser, isLower } from "../../../ui/js/stream.js";
+
+const shown = (source) => pieces(source).map((piece) => piece.text).join("");
+
+test("colours of a terminal are kept, every other escape sequence is dropped", () => {
+  assert.deepEqual(pieces("\x1b[1;31mred\x1b[0m plain"), [
+    { text: "red", classes: ["c1", "bold"] },
+    { text: " plain", classes: [] },
+  ]);
+  assert.equal(shown("a\x1b[2Jb\x1b]0;title\x07c\x1b[10;10Hd\x1b(Be"), "abcde");
+  assert.equal(shown("\x1b[38;5;196mx\x1b[48;2;1;2;3my"), "xy");
+});
+
+test("what would deceive the eye becomes a visible mark", () => {
+  assert.equal(shown("a\u202eb\u0000c"), "aU+202EbU+0000c");
+  assert.deepEqual(pieces("\u200b"), [{ text: "U+200B", classes: ["mark"] }]);
+  assert.equal(shown("tab\tand\nline"), "tab\tand\nline");
+});
+
+test("a carriage return overwrites its line, and a line's end in Windows is a line's end", () => {
+  assert.equal(shown("10%\r50%\r100%\ndone\r\n"), "100%\ndone\n");
+});
+
+test("hostnames that differ in one number are one expression", () => {
+  assert.equal(fold(["web01", "web02", "web03", "web10", "db1"]), "db1,web[01-03,10]");
+  assert.equal(fold(["a.example.com", "b.example.com"]), "a.example.com,b.example.com");
+  assert.equal(fold(["n9", "n10", "n11"]), "n9,n[10-11]");
+  assert.equal(fold([]), "");
+});
+
+test("times, sizes and shares are short", () => {
+  const now = Date.parse("2026-01-02T03:04:05Z");
+  assert.equal(relative("2026-01-02T03:03:05Z", now), "1 min. ago");
+  assert.equal(relative("2026-01-02T03:04:05Z", now), "now");
+  assert.equal(relative("2026-01-02T05:04:05Z", now), "in 2 hr.");
+  assert.deepEqual([0, 1023, 1536, 8 * 2 ** 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "8.0 GiB"]);
+  assert.deepEqual([40, 1500, 61_000, 7_500_000].map(duration), ["0.04 s", "1.5 s", "1 min 1 s", "2 h 5 min"]);
+  assert.equal(between(null, "2026-01-02T03:04:05Z"), "");
+  assert.equal(percent(0.005), "1 %");
+  assert.equal(percent(null), "");
+});
+
+test("every execution state has one answer and one role, and counts add up", () => {
+  for (const state of Object.values(EXECUTION)) {
+    assert.ok(ANSWERS.includes(state.answer));
+    assert.ok(ROLES.includes(state.role));
+  }
+  const counts = Object.fromEntries(Object.keys(EXECUTION).map((state, place) => [state, place + 1]));
+  const sum = (numbers) => numbers.reduce((total, count) => total + count, 0);
+  assert.equal(sum(Object.values(answersOf(counts))), sum(Object.values(counts)));
+  assert.equal(sum(segments(counts).map(([, count]) => count)), sum(Object.values(counts)));
+  assert.equal(answersOf({ lost: 2, expired: 1 }).silent, 3);
+  assert.equal(answersOf({ from_the_future: 1 }).waiting, 1);
+});
+
+test("a state of a newer server is shown, not hidden", () => {
+  assert.equal(stateOf("execution", "from_the_future").role, "wait");
+  assert.equal(taskState({ state: "finished", outcome: "failed" }), "failed");
+  assert.equal(taskState({ state: "running", outcome: null }), "running");
+});
+
+test("an address is a page and what it says to it", () => {
+  assert.deepEqual(match("/hosts/web1.example.com", "?range=1h"), { name: "host", params: { range: "1h", hostname: "web1.example.com" } });
+  assert.equal(match("/").name, "fleet");
+  assert.equal(match("/nothing/here").name, "fleet");
+  assert.equal(link("/run", { group: "web", q: "" }), "/run?group=web");
+});
+
+test("nobody is sent to another site after signing in", () => {
+  assert.equal(safeNext("/tasks?state=running"), "/tasks?state=running");
+  for (const next of ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:1", undefined, "/login"]) {
+    assert.equal(safeNext(next), "/hosts");
+  }
+});
+
+test("frames are read however the bytes are cut", () => {
+  const text = 'event: rows\ndata: {"a":1}\nid: e1.h2\n\nevent: ping\ndata: {}\n\n';
+  const whole = createParser()(text);
+  const parse = createParser();
+  const pieced = [...text].flatMap((letter) => parse(letter));
+  assert.deepEqual(pieced, whole);
+  assert.deepEqual(whole[0], { event: "rows", data: '{"a":1}', id: "e1.h2" });
+  assert.equal(whole[1].id, null);
+});
+
+test("the lower of two positions is the one to go on from", () => {
+  assert.ok(isLower("e1.h9", "e2.h9"));
+  assert.ok(isLower("e9.h1", "e1.h2"));
+  assert.ok(!isLower("e2.h2", "e2.h2"));
+});

@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+let frames = [];
+globalThis.requestAnimationFrame = (draw) => frames.push(draw);
+const store = await import("../../../ui/js/store.js");
+const paint = () => frames.splice(0).forEach((draw) => draw());
+
+test("a row replaces another only if it is newer", () => {
+  assert.ok(store.put("tasks", "a", 5, { state: "finished" }));
+  assert.ok(!store.put("tasks", "a", 4, { state: "running" }));
+  assert.ok(!store.put("tasks", "a", 5, { state: "running" }));
+  assert.equal(store.one("tasks", "a").state, "finished");
+});
+
+test("a host has two ages, and neither goes back", () => {
+  store.put("hosts", "web1", 1, { hostname: "web1", usage_pos: 1, cpu_usage: 0.1 });
+  store.refresh("hosts", "web1", 3, { cpu_usage: 0.3 });
+  store.refresh("hosts", "web1", 2, { cpu_usage: 0.2 });
+  assert.equal(store.one("hosts", "web1").cpu_usage, 0.3);
+  assert.ok(!store.put("hosts", "web1", 2, { hostname: "web1", usage_pos: 2, cpu_usage: 0.2 }));
+  assert.ok(store.put("hosts", "web1", 2, { hostname: "web1", usage_pos: 3, cpu_usage: 0.3, state: "stale" }));
+});
+
+test("a hundred changes are drawn once, and an ended view not at all", () => {
+  const controller = new AbortController();
+  let drawn = 0;
+  store.subscribe(["events"], () => (drawn += 1), controller.signal);
+  for (let seq = 1; seq <= 100; seq += 1) store.put("events", seq, seq, { seq });
+  paint();
+  assert.equal(drawn, 1);
+  store.put("tasks", "b", 1, {});
+  paint();
+  assert.equal(drawn, 1);
+  controller.abort();
+  store.put("events", 101, 101, {});
+  paint();
+  assert.equal(drawn, 1);
+});
