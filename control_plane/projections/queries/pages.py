@@ -39,7 +39,8 @@ def parse_cursor(text: str, kind: type[T]) -> T:
         key = orjson.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
     except (binascii.Error, ValueError) as error:
         raise RefusedError("bad_cursor", "this is no cursor that a list gave") from error
-    if type(key) is not kind or (isinstance(key, int) and not 0 <= key < 2**63):
+    is_whole = isinstance(key, str | int) and cursor_of(key) == text
+    if type(key) is not kind or not is_whole or (isinstance(key, int) and not 0 <= key < 2**63):
         raise RefusedError("bad_cursor", "this is no cursor that this list gave")
     return key
 
