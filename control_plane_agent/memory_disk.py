@@ -57,8 +57,9 @@ class MemoryDisk:
     def remove(self, path: str) -> None:
         if not self._exists(path):
             return
-        for name in self._directories.pop(path, ()):
+        for name in list(self._directories.get(path, ())):
             self.remove(f"{path}/{name}")
+        self._directories.pop(path, None)
         self._files.pop(path, None)
         self._forget(path)
 

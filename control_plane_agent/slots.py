@@ -19,7 +19,7 @@ EMPTY: Final = bytes(STATE_BYTES)
 _MAGIC: Final = b"CPSLOT1\n"
 _HEAD_BYTES: Final = len(_MAGIC) + 4
 _DIGEST_BYTES: Final = 32
-MAX_REASON: Final = 600  # characters; at six bytes each in JSON they still fit
+MAX_REASON: Final = 300  # characters; at up to twelve bytes each in JSON they still fit
 
 
 class DamagedSlotError(Exception):

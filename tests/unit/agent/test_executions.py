@@ -1,0 +1,207 @@
+"""Every entry is brought to its end, and no step that may be done once is done twice."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.executions import Executions
+from control_plane_agent.identity import Identities
+from control_plane_agent.journal import Journal
+from control_plane_agent.memory_disk import MemoryDisk
+from control_plane_agent.outbox import Outbox
+from control_plane_agent.policy import AnyPolicy
+from control_plane_agent.slots import FINISHED_AT, Finished, encode
+from control_plane_wire.failpoints import NO_FAILPOINTS
+from control_plane_wire.messages import CancelMessage
+from control_plane_wire.signing import SigningKey
+from tests.support.agent import ROUTE, START_S, FakeExecutor, a_command, accept, an_identity, sealed, started
+from tests.support.clock import ManualClock
+
+
+@dataclass
+class Host:
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    clock: ManualClock = field(default_factory=ManualClock)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.disk, self.clock)
+        self.executor = FakeExecutor(self.journal)
+
+    def executions(self) -> Executions:
+        disk, identities = DiskThread(is_blocking=False), Identities(self.disk, an_identity())
+        self.outbox = Outbox(self.journal, disk, identities, NO_FAILPOINTS)
+        return Executions(
+            self.journal, disk, self.executor, self.outbox, identities, AnyPolicy(), self.clock, NO_FAILPOINTS
+        )
+
+    def outcome(self, task_id: str = "task-1") -> tuple[str, str | None]:
+        finished = self.journal.read(task_id).state.finished
+        assert finished is not None
+        return finished.outcome, finished.reason
+
+    async def settled(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def recover(self) -> None:
+        """Start as an agent does, and wait until everything that was found has a result to send."""
+        wanted = set(self.journal.live())
+        async with self.executions().going_on():
+            await self.settled(lambda: wanted <= self.outbox._results.keys())
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+async def test_what_was_accepted_and_not_started_runs_once(host: Host) -> None:
+    accept(host.journal)
+    await host.recover()
+
+    assert host.executor.ran == ["task-1"]
+    assert host.outcome() == ("completed", None)
+
+
+async def test_what_has_expired_meanwhile_is_not_started(host: Host) -> None:
+    accept(host.journal, expires_at=START_S + 60)
+    host.clock.advance(181)
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome()[0] == "expired"
+
+
+async def test_what_was_started_and_has_no_supervisor_is_interrupted_and_never_run(host: Host) -> None:
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", 0, encode(started()))
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert [slot.nonce for slot in host.executor.killed] == ["nonce"]
+    assert host.outcome()[0] == "interrupted"
+
+
+async def test_what_is_finished_is_sent_as_it_is(host: Host) -> None:
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", FINISHED_AT, encode(Finished("timed_out", START_S, exit_code=143)))
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome()[0] == "timed_out"
+
+
+@pytest.mark.parametrize("place", [0, FINISHED_AT])
+async def test_a_damaged_slot_counts_as_started(host: Host, place: int) -> None:
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", place, b"CPSLOT1\nrubbish")
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome() == ("interrupted", "journal damaged")
+
+
+async def test_a_command_that_does_not_verify_any_more_is_not_run(host: Host) -> None:
+    host.journal.accept("task-1", sealed(a_command(), key=SigningKey.generate()), ROUTE)
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome() == ("interrupted", "journal damaged")
+    assert host.outbox._results == {"task-1": True}, "it goes into quarantine once it is reported"
+
+
+async def test_an_entry_whose_supervisor_lives_is_waited_for(host: Host) -> None:
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", 0, encode(started()))
+    supervisor = host.journal.try_lock("task-1")
+    assert supervisor is not None
+    async with host.executions().going_on():
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert host.outbox._results == {}
+        host.disk.write_at("journal/task-1/state", FINISHED_AT, encode(Finished("completed", START_S, exit_code=0)))
+        supervisor.release()
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.executor.ran == host.executor.killed == []
+    assert host.outcome() == ("completed", None)
+
+
+async def test_a_refusal_is_journalled_and_answered(host: Host) -> None:
+    executions = host.executions()
+    async with executions.going_on():
+        await executions.accept(a_command(), sealed(a_command()), "cmd.group.db")
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.executor.ran == []
+    assert host.outcome() == ("rejected", "cmd.group.db is no key of this host")
+
+
+async def test_a_cancel_that_comes_first_keeps_the_command_from_running(host: Host) -> None:
+    executions = host.executions()
+    cancel = CancelMessage(task_id="task-1", timestamp=START_S)
+    async with executions.going_on():
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+
+    assert host.journal.find("task-1") == "journal"
+    assert host.outcome()[0] == "cancelled"
+
+
+async def test_a_cancel_before_the_start_means_that_it_never_starts(host: Host) -> None:
+    accept(host.journal)
+    host.journal.request_cancel("task-1")
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome() == ("cancelled", "cancelled before it was started")
+
+
+async def test_a_cancel_while_it_runs_wakes_its_supervisor(host: Host) -> None:
+    ends = asyncio.Event()
+    host.executor = FakeExecutor(host.journal, outcome="cancelled", after=ends)
+    executions = host.executions()
+    cancel = CancelMessage(task_id="task-1", timestamp=START_S)
+    async with executions.going_on():
+        await executions.accept(a_command(), sealed(a_command()), ROUTE)
+        await host.settled(lambda: host.executor.ran)
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+        assert host.executor.woken == ["task-1"]
+        assert host.journal.read("task-1").is_cancelled
+        ends.set()
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome()[0] == "cancelled"
+
+
+async def test_a_copy_is_answered_and_not_run_again(host: Host) -> None:
+    executions = host.executions()
+    async with executions.going_on():
+        await executions.accept(a_command(), sealed(a_command()), ROUTE)
+        await host.settled(lambda: host.outbox._results)
+        host.outbox._results.clear()
+        await executions.say_again("task-1")
+
+    assert host.executor.ran == ["task-1"]
+    assert host.outbox._results == {"task-1": False}
+
+
+async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
+    ends = asyncio.Event()
+    host.executor = FakeExecutor(host.journal, after=ends)
+    executions = host.executions()
+    async with executions.going_on():
+        for number in range(8):
+            command = a_command(f"task-{number}")
+            await executions.accept(command, sealed(command), ROUTE)
+        await host.settled(lambda: executions.running == 5)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(host.executor.ran) == 5
+        ends.set()
+        await host.settled(lambda: len(host.outbox._results) == 8)
+
+    assert sorted(host.executor.ran) == [f"task-{number}" for number in range(8)]

@@ -1,0 +1,140 @@
+"""What the journal remembers, on a real disk and in memory."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from control_plane_agent.disk import Disk, RealDisk
+from control_plane_agent.errors import JournalError
+from control_plane_agent.journal import TOMBSTONE_S, Journal
+from control_plane_agent.memory_disk import MemoryDisk
+from control_plane_agent.slots import Finished
+from tests.support.agent import ROUTE, START_S, a_command, accept, sealed
+from tests.support.clock import ManualClock
+
+
+@pytest.fixture(params=["memory", "real"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    return MemoryDisk() if request.param == "memory" else RealDisk(str(tmp_path))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def journal(disk: Disk, clock: ManualClock) -> Journal:
+    return Journal(disk, clock)
+
+
+def test_what_is_accepted_is_there_after_a_restart(disk: Disk, journal: Journal, clock: ManualClock) -> None:
+    accept(journal, "b", timestamp=START_S + 1)
+    accept(journal, "a")
+
+    again = Journal(disk, clock)
+
+    assert again.live() == ["a", "b"]
+    entry = again.read("a")
+    assert (entry.body, entry.route, entry.is_cancelled) == (sealed(a_command("a")), ROUTE, False)
+    assert entry.state.is_new
+    assert again.find("c") is None
+
+
+def test_the_same_task_is_accepted_once(journal: Journal) -> None:
+    accept(journal)
+
+    with pytest.raises(JournalError) as failure:
+        accept(journal)
+
+    assert not failure.value.is_full
+
+
+def test_half_an_entry_is_gone_after_a_restart(disk: Disk, journal: Journal, clock: ManualClock) -> None:
+    disk.make_dir("journal/.new-1")
+    disk.create("journal/.new-1/command.json", b"{")
+
+    assert Journal(disk, clock).live() == []
+    assert disk.names("journal") == []
+
+
+def test_a_state_that_is_lost_is_damaged_and_never_new(disk: Disk, journal: Journal, clock: ManualClock) -> None:
+    accept(journal)
+    disk.remove("journal/task-1/state")
+
+    state = Journal(disk, clock).read("task-1").state
+
+    assert state.is_damaged
+    assert not state.is_new
+
+
+def test_a_confirmed_entry_is_a_tombstone_until_no_copy_of_it_could_run(
+    disk: Disk, journal: Journal, clock: ManualClock
+) -> None:
+    accept(journal, "old", expires_at=START_S + 60)
+    accept(journal, "newer", timestamp=START_S + 10, expires_at=START_S + 70)
+    for task_id in ("old", "newer"):
+        journal.retire(task_id)
+
+    clock.advance(60 + TOMBSTONE_S)
+    journal.prune()
+    assert journal.find("old") == "done"
+    clock.advance(1000)
+    journal.prune()
+
+    assert journal.find("old") is None
+    assert journal.find("newer") == "done", "the entry with the highest timestamp stays"
+    assert Journal(disk, clock).find("newer") == "done"
+
+
+def test_a_clock_that_is_set_back_reopens_nothing(journal: Journal, clock: ManualClock) -> None:
+    accept(journal, "later", timestamp=START_S + 1000)
+    clock.set_back(5000)
+
+    assert journal.now_s() == START_S + 1000 - 120
+
+
+def test_a_supervisor_s_lock_is_seen(journal: Journal) -> None:
+    accept(journal)
+    lock = journal.try_lock("task-1")
+    assert lock is not None
+
+    assert journal.try_lock("task-1") is None
+    lock.release()
+    assert journal.try_lock("task-1") is not None
+
+
+def test_a_full_disk_is_told_and_the_reserve_still_remembers(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "create", full)
+    with pytest.raises(JournalError) as failure:
+        accept(journal)
+    assert failure.value.is_full
+    assert journal.live() == []
+
+    assert journal.reserve("task-1", sealed(a_command()))
+    monkeypatch.undo()
+    assert Journal(disk, clock).find("task-1") == "reserve"
+
+
+def test_a_refusal_is_finished_from_the_start(journal: Journal) -> None:
+    accept(journal, finished=Finished("rejected", START_S, reason="no"))
+
+    state = journal.read("task-1").state
+
+    assert state.finished is not None
+    assert state.finished.outcome == "rejected"
+    assert not state.is_new
+
+
+def test_a_cancel_is_durable_and_asking_again_changes_nothing(disk: Disk, journal: Journal, clock: ManualClock) -> None:
+    accept(journal)
+    journal.request_cancel("task-1")
+    journal.request_cancel("task-1")
+
+    assert Journal(disk, clock).read("task-1").is_cancelled
