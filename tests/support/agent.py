@@ -1,16 +1,27 @@
 """An agent's host, and what the control plane would send it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from control_plane_agent.identity import Identity
 from control_plane_agent.journal import Journal
+from control_plane_agent.session import Agent
 from control_plane_agent.slots import FINISHED_AT, Finished, Started, encode
 from control_plane_agent.supervisor import STATE
-from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE, SigningKey, key_id
-from control_plane_wire.topology import command_key
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import CommandMessage, ToAgent, decode, seal
+from control_plane_wire.signing import COMMAND, CONTROL_PLANE, HEARTBEAT, RESULT, SigningKey, key_id
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.topology import (
+    COMMAND_EXCHANGE,
+    CONTROL_PLANE_TOPOLOGY,
+    HEARTBEAT_QUEUE,
+    RESULT_QUEUE,
+    command_key,
+)
+from control_plane_wire.transport.base import Message, PublishOutcome, Session
+from control_plane_wire.transport.inprocess import InProcessBroker
 from tests.support.clock import START_US
 from tests.support.fleet import CONTROL_PLANE_KEY, host_key
 
@@ -37,12 +48,7 @@ def a_command(task_id: str = "task-1", **changes: object) -> CommandMessage:
     return CommandMessage(**given)  # type: ignore[arg-type]
 
 
-def sealed(
-    message: CommandMessage | CancelMessage | ConfigureMessage,
-    *,
-    route: str = ROUTE,
-    key: SigningKey = CONTROL_PLANE_KEY,
-) -> bytes:
+def sealed(message: ToAgent, *, route: str = ROUTE, key: SigningKey = CONTROL_PLANE_KEY) -> bytes:
     """The message as it is on the wire, for that routing key."""
     return seal(message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=route)
 
@@ -91,3 +97,79 @@ class FakeExecutor:
     def kill_left(self, slot: Started) -> int:
         self.killed.append(slot)
         return 2
+
+
+class ControlPlaneEnd:
+    """The other end of the wire: sends signed messages to the host, and collects what it says."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.results: list[JsonObject] = []
+        self.heartbeats: list[JsonObject] = []
+        self.heard = asyncio.Event()
+
+    async def send(
+        self, message: ToAgent, *, route: str = ROUTE, key: SigningKey = CONTROL_PLANE_KEY
+    ) -> PublishOutcome:
+        body = sealed(message, route=route, key=key)
+        return await self.send_bytes(body, route=route)
+
+    async def send_bytes(self, body: bytes, *, route: str = ROUTE) -> PublishOutcome:
+        return await self._session.publish(Message(exchange=COMMAND_EXCHANGE, routing_key=route, body=body))
+
+    async def collect(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._collect(RESULT_QUEUE, RESULT, self.results))
+            tasks.create_task(self._collect(HEARTBEAT_QUEUE, HEARTBEAT, self.heartbeats))
+
+    async def _collect(self, queue: str, tag: str, into: list[JsonObject]) -> None:
+        public_key = host_key(HOSTNAME).public_key
+        async for batch in self._session.consume(queue, prefetch=100):
+            for delivery in batch:
+                signed = decode(delivery.body, max_bytes=8 * 2**20, tag=tag)
+                signed.verify(public_key, tag, sender=HOSTNAME, recipient=CONTROL_PLANE)
+                into.append(signed.message)
+                delivery.ack()
+            self.heard.set()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds; it is looked at whenever something has come."""
+        async with asyncio.timeout(30):
+            while not condition():
+                self.heard.clear()
+                await self.heard.wait()
+
+    def said(self, task_id: str, kind: str = "result") -> list[JsonObject]:
+        return [r for r in self.results if r["task_id"] == task_id and r.get("kind", "result") == kind]
+
+    async def result(self, task_id: str) -> JsonObject:
+        await self.until(lambda: self.said(task_id))
+        return self.said(task_id)[-1]
+
+    async def run(self, command: str, *, task_id: str = "task-1", **changes: object) -> JsonObject:
+        now_s = int(SystemClock().now_s())
+        await self.send(a_command(task_id, command=command, timestamp=now_s, **changes))
+        return await self.result(task_id)
+
+
+@asynccontextmanager
+async def control_plane_end(broker: InProcessBroker) -> AsyncIterator[ControlPlaneEnd]:
+    async with broker.transport().connect("control plane") as session:
+        await session.declare(CONTROL_PLANE_TOPOLOGY)
+        end = ControlPlaneEnd(session)
+        async with asyncio.TaskGroup() as tasks:
+            collecting = tasks.create_task(end.collect())
+            yield end
+            collecting.cancel()
+
+
+@asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator[None]:
+    """The agent at work, until the block ends and it has stopped as it is told to."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(agent.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
