@@ -9,13 +9,14 @@ it after a crash of anything does no step a second time that may be done only on
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Final
 
 from control_plane_agent.checks import admit, opened
 from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.errors import JournalError
 from control_plane_agent.executor import Executor
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Entry, Journal
@@ -96,7 +97,27 @@ class Executions:
 
         Raises:
             JournalError: it could not be made durable.
+
+        Cancellation: the caller stops waiting; what has been journalled is run all the same.
         """
+        await self._wholly(self._accept(command, body, route))
+        while len(self._open) >= MOST_WAITING:  # the rest stays with the broker
+            await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _wholly(self, step: Coroutine[None, None, None]) -> None:
+        """Do a step to its end, also when the session that asked for it is lost meanwhile."""
+
+        async def tried() -> JournalError | None:
+            try:
+                await step
+            except JournalError as error:  # its asker's affair; raised in the group it would end all executions
+                return error
+            return None
+
+        if failure := await asyncio.shield(self._group.create_task(tried())):
+            raise failure
+
+    async def _accept(self, command: CommandMessage, body: bytes, route: str) -> None:
         now_s = self._journal.now_s()
         refused = admit(command, route=route, identity=self._identities.current, policy=self._policy, now_s=now_s)
         finished = None if refused is None else never_run(refused.outcome, refused.reason, self._clock.now_s())
@@ -105,15 +126,18 @@ class Executions:
         if refused is not None:
             log.warning("command refused", extra={"task_id": command.task_id, "reason": refused.reason})
         self._start(command.task_id)
-        while len(self._open) >= MOST_WAITING:  # the rest stays with the broker
-            await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
 
     async def cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
         """End an execution, or see to it that it never begins; its result is sent in any case.
 
         Raises:
             JournalError: the cancel of an unknown task could not be made durable.
+
+        Cancellation: the caller stops waiting; the execution is ended all the same.
         """
+        await self._wholly(self._cancel(cancel, body, route))
+
+    async def _cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
         task_id = cancel.task_id
         match self._journal.find(task_id):
             case None:
@@ -143,9 +167,13 @@ class Executions:
 
     # --- one execution ------------------------------------------------------------------------------------------
 
-    def _start(self, task_id: str) -> None:
+    @property
+    def _group(self) -> asyncio.TaskGroup:
         assert self._tasks is not None, "executions are started inside `going_on`"  # noqa: S101 - narrows the type
-        task = self._tasks.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
+        return self._tasks
+
+    def _start(self, task_id: str) -> None:
+        task = self._group.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 

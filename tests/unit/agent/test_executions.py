@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.errors import JournalError
 from control_plane_agent.executions import Executions
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
@@ -205,3 +206,41 @@ async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
         await host.settled(lambda: len(host.outbox._results) == 8)
 
     assert sorted(host.executor.ran) == [f"task-{number}" for number in range(8)]
+
+
+async def test_what_is_journalled_runs_though_the_session_that_brought_it_is_lost_meanwhile(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executions = host.executions()
+    entered, goes_on = asyncio.Event(), asyncio.Event()
+    do = executions._disk.do
+
+    async def slow(work: Callable[..., object], *args: object, **kwargs: object) -> object:
+        found = await do(work, *args, **kwargs)
+        if work == host.journal.accept:
+            entered.set()
+            await goes_on.wait()
+        return found
+
+    async with executions.going_on():
+        monkeypatch.setattr(executions._disk, "do", slow)
+        taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
+        await entered.wait()
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        goes_on.set()
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.executor.ran == ["task-1"]
+
+
+async def test_what_cannot_be_journalled_is_told_and_ends_nothing_else(host: Host) -> None:
+    executions = host.executions()
+    async with executions.going_on():
+        await executions.accept(a_command(), sealed(a_command()), ROUTE)
+        with pytest.raises(JournalError):
+            await executions.accept(a_command(), sealed(a_command()), ROUTE)
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("completed", None)
