@@ -24,7 +24,9 @@ def test_a_cursor_goes_into_an_url_as_it_is(name: str) -> None:
     assert cursor_of(name).replace("-", "").replace("_", "").isalnum()
 
 
-@pytest.mark.parametrize("text", ["", "%", "abc!", "bm9qc29u", "ü", "W10", "e30", "bnVsbA", "MS41", "Nx", "N!w", "a", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "%", "abc!", "bm9qc29u", "ü", "W10", "e30", "bnVsbA", "MS41", "Nx", "N!w", "a", "\x00"]
+)
 def test_what_no_list_gave_is_no_cursor(text: str) -> None:
     for kind in (int, str):
         with pytest.raises(RefusedError) as refused:
