@@ -6,7 +6,7 @@ import { match, safeNext } from "./router.js";
 import * as stream from "./stream.js";
 import * as store from "./store.js";
 import { mount as mountLogin } from "./views/login.js";
-import { mountFleet } from "./views/fleet.js";
+import { mountFleet } from "./views/hosts.js";
 import { mountHost } from "./views/host.js";
 import { mount as mountRun } from "./views/run.js";
 import { mountList } from "./views/tasks.js";

@@ -1,6 +1,9 @@
 // Rows of the read tables as the server gave them. A row replaces another only if it is newer, so order, repeats and
 // overlaps of answers and stream do not matter.
 
+// A tab that stays open for weeks holds no more than this of each; what was put first goes first.
+const MOST = { hosts: 20_000, tasks: 2_000, executions: 50_000, events: 5_000 };
+
 const tables = new Map();
 const watchers = new Set();
 let isDirty = false;
@@ -22,6 +25,7 @@ export function put(name, id, pos, row) {
   const [event, usage] = age(pos, row);
   if (before && (before.age[0] > event || before.age[1] > usage || (before.age[0] === event && before.age[1] === usage))) return false;
   rows.set(id, { age: [event, usage], row });
+  if (rows.size > (MOST[name] ?? Infinity)) rows.delete(rows.keys().next().value);
   mark(name);
   return true;
 }

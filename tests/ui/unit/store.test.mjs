@@ -37,3 +37,10 @@ test("a hundred changes are drawn once, and an ended view not at all", () => {
   paint();
   assert.equal(drawn, 1);
 });
+
+test("a tab that stays open holds a bounded number of rows, the newest", () => {
+  for (let seq = 1; seq <= 5100; seq += 1) store.put("events", seq, seq, { seq });
+  assert.equal(store.all("events").length, 5000);
+  assert.ok(store.one("events", 5100));
+  assert.equal(store.one("events", 1), undefined);
+});
