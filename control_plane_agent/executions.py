@@ -70,7 +70,7 @@ class Executions:
         self._policy = policy
         self._clock = clock
         self._failpoints = failpoints
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: asyncio.TaskGroup  # from `going_on` on
         self._open: set[asyncio.Task[None]] = set()
         self._workers = asyncio.Semaphore(WORKERS)
         self._damaged: set[str] = set()
@@ -114,7 +114,7 @@ class Executions:
                 return error
             return None
 
-        if failure := await asyncio.shield(self._group.create_task(tried())):
+        if failure := await asyncio.shield(self._tasks.create_task(tried())):
             raise failure
 
     async def _accept(self, command: CommandMessage, body: bytes, route: str) -> None:
@@ -167,13 +167,8 @@ class Executions:
 
     # --- one execution ------------------------------------------------------------------------------------------
 
-    @property
-    def _group(self) -> asyncio.TaskGroup:
-        assert self._tasks is not None, "executions are started inside `going_on`"  # noqa: S101 - narrows the type
-        return self._tasks
-
     def _start(self, task_id: str) -> None:
-        task = self._group.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
+        task = self._tasks.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
