@@ -85,11 +85,20 @@ class Deadlines:
         if not await self._hub.wait_for(TasksProjection.name, head.seq):
             return 0
         now_s = self._clock.now_s()
-        overdue = await self._queries.overdue(now_s, limit=BATCH)
-        due = [event for execution in overdue if (event := verdict(execution, now_s)) is not None]
+        due = await self._due(now_s)
         if due:
             self._failpoints.hit("deadlines.before_append")
             await self._log.append([event.to_new_event(actor=self.name) for event in due])
             self._failpoints.hit("deadlines.after_append")
             _logger.info("silence ended", extra={"executions": len(due)})
         return len(due)
+
+    async def _due(self, now_s: int) -> list[ExecutionExpired | ExecutionLost]:
+        """The next outcomes to say. Those that may run for hours yet stand before them, so it looks ever further."""
+        limit = BATCH
+        while True:
+            overdue = await self._queries.overdue(now_s, limit=limit)
+            due = [event for execution in overdue if (event := verdict(execution, now_s)) is not None]
+            if due or len(overdue) < limit:
+                return due[:BATCH]
+            limit *= 4

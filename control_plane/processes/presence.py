@@ -18,6 +18,7 @@ from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.processes.ports import Leases
 from control_plane.projections.queries.hosts import HeardHost, HostQueries
 from control_plane_wire.clock import Clock
+from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
 
@@ -185,8 +186,14 @@ class Presence:
     def _news(self, fleet: Fleet, heartbeats: list[StoredEvent]) -> list[Event]:
         news: list[Event] = []
         for stored in heartbeats:
-            event = registry.decode(stored)
-            if isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat):
+            try:
+                event = registry.decode(stored)
+                is_news = isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat)
+            except MalformedMessageError as error:
+                fields = {"seq": stored.seq, "reason": error.reason}
+                _logger.error("heartbeat refused by presence", extra=fields)  # noqa: TRY400 - the fields say it all
+                continue
+            if is_news and isinstance(event, hosts.HeartbeatReceived):
                 news.append(_news_of(stored, event))
                 fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
         return news

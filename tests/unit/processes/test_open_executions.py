@@ -1,0 +1,241 @@
+"""What dispatch knows of every execution that is not terminal: what is to be published when, and what may be there."""
+
+import pytest
+
+from control_plane.events import tasks
+from control_plane.events.event import Event
+from control_plane.events.tasks import Delivery
+from control_plane.processes.open_executions import Due, OpenExecutions
+from control_plane.projections.queries.tasks import OpenExecution
+from control_plane_wire.strict_json import JsonObject
+from tests.support.events import AT, a_task_accepted
+
+KEY = ("t1", "web1")
+OF = {"task_id": "t1", "hostname": "web1"}
+MESSAGE: JsonObject = {"kind": "accepted", "task_id": "t1", "timestamp": AT}
+RESULT: JsonObject = {"task_id": "t1", "exit_code": 0, "stdout": "", "stderr": "", "timestamp": AT}
+
+RETURNED = tasks.ExecutionReturned(**OF, trigger_seq=5)
+SENT = tasks.ExecutionSent(**OF, route="cmd.node.web1")
+UNCONFIRMED = tasks.ExecutionUnconfirmed(**OF)
+ACCEPTED = tasks.ExecutionAccepted(hostname="web1", message=MESSAGE)
+STARTED = tasks.ExecutionStarted(hostname="web1", message={**MESSAGE, "started_at": AT})
+OUTCOMES: list[Event] = [
+    tasks.ExecutionFinished(hostname="web1", message=RESULT),
+    tasks.ExecutionExpired(**OF, reason="x"),
+    tasks.ExecutionLost(**OF, reason="x"),
+    tasks.ExecutionSkipped(**OF, reason="x"),
+    tasks.ExecutionCancelled(**OF, reason="x"),
+]
+
+
+def an_open(*events: Event, hosts: tuple[str, ...] = ("web1", "web2")) -> OpenExecutions:
+    """One task, accepted as event 5; then these events."""
+    known = OpenExecutions()
+    known.accept(a_task_accepted("t1", hosts), 5)
+    for event in events:
+        known.note(event)
+    return known
+
+
+def a_row(**changes: object) -> OpenExecution:
+    values = {
+        **OF,
+        "state": "queued",
+        "accepted_seq": 5,
+        "started_us": None,
+        "expires_at": AT + 600,
+        "timeout_s": 30,
+        "cancel_requested": False,
+        "delivery": Delivery(5),
+        **changes,
+    }
+    return OpenExecution(**values)  # type: ignore[arg-type]
+
+
+def loaded(**changes: object) -> Due:
+    known = OpenExecutions()
+    known.load([a_row(**changes)])
+    return known.due[KEY]
+
+
+def keys(dues: list[Due]) -> list[tuple[str, str]]:
+    return [due.key for due in dues]
+
+
+def test_what_is_accepted_is_ready_at_once_on_each_of_its_hosts() -> None:
+    assert keys(an_open().ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+
+
+def test_accepted_twice_is_accepted_once() -> None:
+    known = an_open(SENT)
+    known.accept(a_task_accepted("t1", ("web1", "web2")), 6)
+
+    assert known.due[KEY].seq == 5
+    assert known.due[KEY].delivery.may_have_arrived
+
+
+def test_what_is_ready_comes_in_the_order_of_acceptance() -> None:
+    known = OpenExecutions()
+    for task_id, seq in (("t9", 3), ("t1", 7), ("t5", 5)):
+        known.accept(a_task_accepted(task_id, ("web1",)), seq)
+    known.due["t5", "web1"].next_s = 10.0
+
+    assert keys(known.ready(9.9)) == [("t9", "web1"), ("t1", "web1")]
+    assert keys(known.ready(10.0)) == [("t9", "web1"), ("t5", "web1"), ("t1", "web1")]
+
+
+def test_the_next_moment_is_the_earliest_of_all() -> None:
+    known = an_open()
+    known.due["t1", "web1"].next_s, known.due["t1", "web2"].next_s = 30.0, 7.5
+    assert known.next_s() == 7.5
+
+    known.due["t1", "web1"].next_s = known.due["t1", "web2"].next_s = None
+    assert known.next_s() is None
+
+
+@pytest.mark.parametrize("event", OUTCOMES, ids=lambda event: event.KIND)
+def test_any_outcome_closes_it_and_no_other(event: Event) -> None:
+    known = an_open(event)
+
+    assert known.due.keys() == {("t1", "web2")}
+    assert known.by_host.keys() == {"web2"}
+    known.note(event)
+    assert known.due.keys() == {("t1", "web2")}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        tasks.ExecutionLateResult(hostname="web1", message=RESULT),
+        tasks.ExecutionConflict(**OF, first_seq=1, result_sha256="a" * 64),
+        tasks.ExecutionUnexpected(**OF, reason="x", message_sha256="a" * 64),
+        tasks.ExecutionFinished(hostname="web3", message=RESULT),
+        tasks.ExecutionFinished(hostname="web1", message={**RESULT, "task_id": "t2"}),
+    ],
+    ids=lambda event: f"{event.KIND} {event.task_id} {event.hostname}",
+)
+def test_what_is_no_outcome_of_it_closes_nothing(event: Event) -> None:
+    assert an_open(event).due.keys() == {("t1", "web1"), ("t1", "web2")}
+
+
+def test_what_came_back_was_certainly_not_delivered() -> None:
+    delivery = an_open(RETURNED).due[KEY].delivery
+
+    assert delivery.certainly_not
+
+
+@pytest.mark.parametrize("event", [SENT, UNCONFIRMED, ACCEPTED, STARTED], ids=lambda event: event.KIND)
+def test_once_perhaps_delivered_no_return_takes_that_back(event: Event) -> None:
+    for events in ([event, RETURNED], [RETURNED, event]):
+        due = an_open(*events).due[KEY]
+        assert due.delivery.may_have_arrived
+        assert not due.delivery.certainly_not
+        assert not due.certainly_not_delivered
+
+
+def test_a_return_speaks_only_of_the_publish_that_its_trigger_called_for() -> None:
+    known = an_open()
+    known.online("web1", 9)
+    known.note(RETURNED)
+
+    assert not known.due[KEY].delivery.certainly_not
+
+    known.note(tasks.ExecutionReturned(**OF, trigger_seq=9))
+    assert known.due[KEY].delivery.certainly_not
+
+
+def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
+    due = an_open().due[KEY]
+    assert due.certainly_not_delivered
+
+    due.was_published = True
+    assert not due.certainly_not_delivered
+
+
+@pytest.mark.parametrize("event", [ACCEPTED, STARTED], ids=lambda event: event.KIND)
+def test_what_the_agent_has_needs_no_publish_any_more(event: Event) -> None:
+    known = an_open(event)
+
+    assert keys(known.ready(1e9)) == [("t1", "web2")]
+    known.online("web1", 9)
+    assert keys(known.ready(1e9)) == [("t1", "web2")]
+
+
+def test_a_confirmed_publish_alone_is_no_answer() -> None:
+    assert keys(an_open(SENT).ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+
+
+def test_a_host_that_comes_online_is_sent_what_it_has_not_answered_in_the_order_of_acceptance() -> None:
+    known = an_open(SENT)
+    known.accept(a_task_accepted("t2", ("web1",)), 6)
+    for due in known.due.values():
+        due.next_s, due.attempts = None, 4
+
+    known.online("web1", 9)
+
+    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t2", "web1")]
+    assert [due.attempts for due in known.ready(0.0)] == [0, 0]
+    assert known.due["t1", "web2"].next_s is None
+
+
+def test_the_same_coming_online_read_again_triggers_nothing() -> None:
+    known = an_open()
+    known.online("web1", 9)
+    for due in known.due.values():
+        due.next_s = None
+
+    known.online("web1", 9)
+    known.online("web1", 4)
+
+    assert known.ready(1e9) == []
+
+
+def test_a_cancelled_task_is_ready_again_on_each_of_its_hosts_even_where_it_runs() -> None:
+    known = an_open(STARTED)
+    known.accept(a_task_accepted("t2", ("web1",)), 6)
+    for due in known.due.values():
+        due.next_s = None
+
+    known.cancel("t1")
+
+    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+
+
+def test_what_is_cancelled_goes_on_being_said_until_there_is_an_outcome() -> None:
+    known = an_open()
+    known.cancel("t1")
+    known.note(ACCEPTED)
+    assert ("t1", "web1") in keys(known.ready(0.0))
+
+    known.due[KEY].next_s = None
+    known.online("web1", 9)
+    assert ("t1", "web1") in keys(known.ready(0.0))
+
+
+def test_a_loaded_execution_without_a_record_or_perhaps_delivered_is_published_again() -> None:
+    assert loaded().next_s == 0.0
+    assert loaded(state="sent", delivery=Delivery(5, 0, True)).next_s == 0.0
+
+
+def test_a_loaded_execution_that_came_back_waits_for_its_host() -> None:
+    assert loaded(delivery=Delivery(5, 5)).next_s is None
+    assert loaded(delivery=Delivery(9, 5)).next_s == 0.0
+
+
+def test_a_loaded_execution_that_came_back_and_is_cancelled_is_dealt_with_at_once() -> None:
+    due = loaded(delivery=Delivery(5, 5), cancel_requested=True)
+
+    assert due.next_s == 0.0
+    assert due.is_cancelled
+    assert due.certainly_not_delivered
+
+
+@pytest.mark.parametrize(
+    ("state", "answered"), [("queued", False), ("sent", False), ("accepted", True), ("running", True)]
+)
+def test_a_loaded_execution_is_answered_where_its_agent_has_said_so(state: str, answered: bool) -> None:
+    due = loaded(state=state, delivery=Delivery(5, 0, state != "queued"))
+
+    assert due.answered is answered
+    assert due.was_sent is (state != "queued")
