@@ -145,7 +145,7 @@ export function mountFleet(root, params, context) {
 }
 
 /** A single-use token, and what to type on the new server; says when it is there. */
-async function addHost(place, { api, store, signal, t, toast }) {
+async function addHost(place, { api, store, signal, t, toast, user }) {
   let made;
   try {
     made = await api.post("/enrolment-tokens", {}, { signal });
@@ -156,6 +156,7 @@ async function addHost(place, { api, store, signal, t, toast }) {
   const before = new Set(store.all("hosts").map((host) => host.hostname));
   panel.command.textContent = `${made.command}\ncontrol-plane-agent run`;
   panel.wait.textContent = t("fleet.waiting");
+  panel.dev.hidden = !user.dev;
   panel.copy.addEventListener("click", () => navigator.clipboard.writeText(panel.command.textContent));
   panel.close.addEventListener("click", () => place.replaceChildren());
   store.subscribe(["hosts"], () => {
