@@ -1,6 +1,6 @@
 """Which heartbeats count: a copy, a late one, or one of an earlier boot does not make a host alive."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from control_plane_wire.messages import ALLOWED_SKEW_S, HeartbeatMessage
@@ -27,7 +27,10 @@ def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us
     if heartbeat.boot_id is None or heartbeat.sequence is None:
         is_newer = last is None or heartbeat.timestamp > last.timestamp
         is_near = abs(recorded_us // 1_000_000 - heartbeat.timestamp) <= ALLOWED_SKEW_S
-        return _next(heartbeat, ()) if is_newer or is_near else None
+        if not (is_newer or is_near):
+            return None
+        # What is known of boots stays: else an old copy would count once a basic heartbeat has come between.
+        return replace(last, timestamp=heartbeat.timestamp) if last is not None else _next(heartbeat, ())
     if last is None or last.boot_id is None:
         return _next(heartbeat, ())
     if heartbeat.boot_id == last.boot_id:
