@@ -22,7 +22,7 @@ from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Entry, Journal
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.policy import Policy
-from control_plane_agent.results import accepted_of, never_run
+from control_plane_agent.results import DISK_FULL, accepted_of, never_run
 from control_plane_agent.slots import Finished
 from control_plane_wire.backoff import Backoff
 from control_plane_wire.clock import Clock
@@ -101,7 +101,10 @@ class Executions:
         Cancellation: the caller stops waiting; what has been journalled is run all the same.
         """
         await self._wholly(self._accept(command, body, route))
-        while len(self._open) >= MOST_WAITING:  # the rest stays with the broker
+
+    async def until_room(self) -> None:
+        """Return when another command may be taken: until then the rest stays with the broker."""
+        while len(self._open) >= MOST_WAITING:
             await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
 
     async def _wholly(self, step: Coroutine[None, None, None]) -> None:
@@ -190,7 +193,7 @@ class Executions:
         """Return when slot 1 is written, by the execution's supervisor or by us."""
         backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S)
         has_tried = False
-        while (step := await self._disk.do(self._next_step, task_id)) is not _Step.NOTHING:
+        while (step := await self._step(task_id)) is not _Step.NOTHING:
             if step is _Step.WAIT:
                 await self._executor.wait(task_id)
                 continue
@@ -200,6 +203,16 @@ class Executions:
             has_tried = True
             self._failpoints.hit("agent.before_start")
             await self._executor.run(task_id, start_within_s=self._journal.start_within_s(task_id))
+
+    async def _step(self, task_id: str) -> _Step:
+        """What an entry needs next; waits while the disk does not let us write its end down."""
+        backoff = Backoff(first_s=FIRST_RETRY_S, most_s=MOST_RETRY_S)
+        while True:
+            try:
+                return await self._disk.do(self._next_step, task_id)
+            except (JournalError, OSError) as error:
+                log.error("the journal fails", extra={"task_id": task_id, "reason": str(error)})  # noqa: TRY400
+                await asyncio.sleep(backoff.next_s())
 
     def _next_step(self, task_id: str) -> _Step:
         """Look at an entry, and end it where it cannot run any more."""
@@ -229,6 +242,8 @@ class Executions:
         if entry.state.is_damaged or entry.task_id in self._damaged:
             self.counters["damaged_entries"] += 1
             return never_run("interrupted", "journal damaged", now_s)
+        if self._journal.is_reserved(entry.task_id):
+            return never_run("rejected", DISK_FULL, now_s)  # as was answered when it came
         if entry.is_cancelled:
             return never_run("cancelled", "cancelled before it was started", now_s)
         if self._journal.start_within_s(entry.task_id) < 0:
@@ -259,5 +274,8 @@ class Executions:
 
     async def _prune(self) -> None:
         while True:
-            await self._disk.do(self._journal.prune)
+            try:
+                await self._disk.do(self._journal.prune)
+            except JournalError as error:
+                log.warning("not pruned", extra={"reason": str(error)})
             await asyncio.sleep(PRUNE_S)

@@ -93,7 +93,7 @@ class LauncherExecutor:
 
     @property
     def launcher_pid(self) -> int | None:
-        """The launcher's process, for tests and for `status`."""
+        """The launcher's process."""
         return self._pid
 
     @asynccontextmanager
@@ -177,7 +177,7 @@ class LauncherExecutor:
     def wake(self, task_id: str, started: Started) -> None:
         try:
             process = os.pidfd_open(started.pid)
-        except ProcessLookupError:
+        except OSError:  # it has ended, or its number is a thread's by now
             return
         try:
             # Only while it holds the lock is the process of that number, which is open now, our supervisor.

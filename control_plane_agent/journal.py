@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -27,7 +28,7 @@ from control_plane_agent.reserve import Reserve
 from control_plane_agent.slots import EMPTY, FINISHED_AT, Finished, State, decode_state, encode
 from control_plane_agent.supervisor import CANCEL, COMMAND, STATE
 from control_plane_wire.clock import Clock
-from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S
+from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S, MAX_EXPIRY_S
 
 LIVE: Final = "journal"
 DONE: Final = "done"
@@ -113,6 +114,10 @@ class Journal:
         """Where a task is known, if it is."""
         return self._places.get(task_id) or ("reserve" if task_id in self._reserve else None)
 
+    def is_reserved(self, task_id: str) -> bool:
+        """Whether it was refused because the disk was full."""
+        return task_id in self._reserve
+
     def read(self, task_id: str) -> Entry:
         try:
             names = self._disk.names(self._path(task_id))
@@ -153,16 +158,19 @@ class Journal:
         Raises:
             JournalError: it could not be made durable.
         """
-        new = f"{LIVE}/.new-{os.urandom(8).hex()}"
-        try:
-            self._write_entry(new, body, route, EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished))
-            self._disk.rename(new, f"{LIVE}/{task_id}")
-            self._disk.sync_dir(LIVE)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._disk.remove(new)
-            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            raise JournalError(f"{task_id} cannot be journalled: {error.strerror}", is_full=is_full) from error
+        new, entry = f"{LIVE}/.new-{os.urandom(8).hex()}", f"{LIVE}/{task_id}"
+        made = new
+        with _journal_errors(f"{task_id} cannot be journalled"):
+            try:
+                state = EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished)
+                self._write_entry(new, body, route, state)
+                self._disk.rename(new, entry)
+                made = entry
+                self._disk.sync_dir(LIVE)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._disk.remove(made)  # also once it has its name: what was not answered for must not be found
+                raise
         self._places[task_id] = LIVE
         self._times[task_id] = _times(body)
         self.head_s = max(self.head_s, self._times[task_id].timestamp)
@@ -178,44 +186,68 @@ class Journal:
 
     def reserve(self, task_id: str, body: bytes) -> bool:
         """Remember a refused task where no entry can be made; False where there is no room for that either."""
-        return self._reserve.add(task_id, _times(body).last_start_s, self.now_s())
+        with _journal_errors(f"{task_id} cannot be reserved"):
+            return self._reserve.add(task_id, _times(body).last_start_s, self.now_s())
 
     def try_lock(self, task_id: str) -> Lock | None:
         """The lock of an entry's state, or None while a supervisor has it."""
         return self._disk.try_lock(f"{self._path(task_id)}/{STATE}")
 
     def finish(self, task_id: str, finished: Finished) -> None:
-        """Write slot 1; only for who holds the entry's lock."""
+        """Write slot 1; only for who holds the entry's lock. Raises JournalError."""
         path = f"{self._path(task_id)}/{STATE}"
-        self._disk.write_at(path, FINISHED_AT, encode(finished))
-        self._disk.sync(path)
+        with _journal_errors(f"{task_id} cannot be finished"):
+            self._disk.write_at(path, FINISHED_AT, encode(finished))
+            self._disk.sync(path)
 
     def request_cancel(self, task_id: str) -> None:
-        """Make it durable that the entry is to be ended; whoever runs it, or is about to, looks for that."""
-        with contextlib.suppress(FileExistsError):
-            self._disk.create(f"{self._path(task_id)}/{CANCEL}", b"")
-        self._disk.sync_dir(self._path(task_id))
+        """Make it durable that the entry is to be ended; whoever runs it, or is about to, looks for that.
+
+        Raises:
+            JournalError: it could not be made durable.
+        """
+        with _journal_errors(f"{task_id} cannot be cancelled"):
+            with contextlib.suppress(FileExistsError):
+                self._disk.create(f"{self._path(task_id)}/{CANCEL}", b"")
+            self._disk.sync_dir(self._path(task_id))
 
     def retire(self, task_id: str, *, is_damaged: bool = False) -> None:
-        """The broker has the result. A crash before this is on the disk only sends the same bytes again."""
+        """The broker has the result. A crash before this is on the disk only sends the same bytes again.
+
+        Raises:
+            JournalError: it stays where it is, and its result is sent again.
+        """
         if self._places[task_id] != LIVE:
             return
         place: Place = QUARANTINE if is_damaged else DONE
-        self._disk.rename(self._path(task_id), f"{place}/{task_id}")
+        with _journal_errors(f"{task_id} cannot be retired"):
+            self._disk.rename(self._path(task_id), f"{place}/{task_id}")
         self._places[task_id] = place
         self._note_output(task_id)
 
     # --- what is removed ----------------------------------------------------------------------------------------
 
     def prune(self) -> None:
-        """Remove tombstones that no copy needs any more, and the oldest outputs where there are too many."""
+        """Remove tombstones that no copy needs any more, and the oldest outputs where there are too many.
+
+        Raises:
+            JournalError: something could not be removed; try again later.
+        """
+        with _journal_errors("nothing can be pruned"):
+            self._prune_tombstones()
+            self._prune_outputs()
+
+    def _prune_tombstones(self) -> None:
         now_s = self.now_s()
         for task_id, times in list(self._times.items()):
             is_over = self._places[task_id] == DONE and times.last_start_s + TOMBSTONE_S < now_s
-            if is_over and times.timestamp < self.head_s:
+            # One that cannot be read any more has no times, so nobody can tell when a copy of it would be late.
+            if is_over and 0 < times.timestamp < self.head_s:
                 self._disk.remove(self._path(task_id))
                 del self._places[task_id], self._times[task_id]
                 self._done_output.pop(task_id, None)
+
+    def _prune_outputs(self) -> None:
         total = sum(self._done_output.values())
         while total > MAX_DONE_OUTPUT_BYTES:
             task_id = next(iter(self._done_output))
@@ -232,6 +264,15 @@ class Journal:
             self._done_output[task_id] = size
 
 
+@contextlib.contextmanager
+def _journal_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise JournalError(f"{what}: {error.strerror}", is_full=is_full) from error
+
+
 def _output_names() -> list[str]:
     return [f"{stream}.{part}" for stream in STREAMS for part in ("head", "tail")]
 
@@ -241,6 +282,8 @@ def _times(body: bytes) -> _Times:
     try:
         message = json.loads(body)
         timestamp = int(message["timestamp"])
+        if message.get("kind") == "cancel":  # it says nothing of how long its command may come: as long as any may
+            return _Times(timestamp, timestamp + MAX_EXPIRY_S)
         return _Times(timestamp, int(message.get("expires_at") or timestamp + DEFAULT_EXPIRY_S))
     except (ValueError, KeyError, TypeError, AttributeError):
         return _Times(0, 0)

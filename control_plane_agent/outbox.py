@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from control_plane_agent.disk_thread import DiskThread
+from control_plane_agent.errors import JournalError
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
 from control_plane_agent.results import result_of
@@ -35,7 +36,7 @@ class Outbox:
         self._has_news = asyncio.Event()
 
     def add_result(self, task_id: str, *, is_damaged: bool = False) -> None:
-        self._results[task_id] = is_damaged
+        self._results[task_id] = is_damaged or self._results.get(task_id, False)
         self._has_news.set()
 
     def add_notice(self, notice: messages.AcceptedMessage) -> None:
@@ -59,7 +60,10 @@ class Outbox:
             self._failpoints.hit("agent.before_publish")
             await publish(session, message)
             self._failpoints.hit("agent.confirmed")
-            await self._disk.do(self._journal.retire, task_id, is_damaged=is_damaged)
+            try:
+                await self._disk.do(self._journal.retire, task_id, is_damaged=is_damaged)
+            except JournalError as error:  # the next start sends it once more, and nobody minds
+                log.warning("not retired", extra={"task_id": task_id, "reason": str(error)})
             self._results.pop(task_id, None)
             self._failpoints.hit("agent.done")
 

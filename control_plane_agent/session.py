@@ -188,6 +188,7 @@ class Agent:
                 await self._configure(wanted, session)
         delivery.ack()
         self._failpoints.hit("agent.acked")
+        await self._executions.until_room()
 
     async def _command(self, command: CommandMessage, body: bytes, route: str, session: Session) -> None:
         """Return when it may be acknowledged: it is journalled, or it is refused and the broker has the refusal."""
@@ -203,11 +204,17 @@ class Agent:
                 await self._executions.accept(command, body, route)
             except JournalError as error:
                 log.error("not journalled", extra={"task_id": command.task_id, "reason": str(error)})  # noqa: TRY400
-                if error.is_full and await self._disk.do(self._journal.reserve, command.task_id, body):
+                if error.is_full and await self._reserved(command.task_id, body):
                     continue
                 await asyncio.sleep(DISK_FULL_RETRY_S)  # meanwhile it stays with the broker, and heartbeats go on
             else:
                 return
+
+    async def _reserved(self, task_id: str, body: bytes) -> bool:
+        try:
+            return await self._disk.do(self._journal.reserve, task_id, body)
+        except JournalError:
+            return False
 
     async def _cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
         try:
@@ -222,7 +229,11 @@ class Agent:
         if message.as_of < before.configured_as_of:
             log.warning("configure ignored", extra={"reason": "older than the last one taken"})
             return
-        await self._disk.do(self._identities.replace, before.configured(message))
+        try:
+            await self._disk.do(self._identities.replace, before.configured(message))
+        except OSError as error:  # the heartbeat goes on saying the old groups, so it is sent again
+            log.error("configure not written", extra={"reason": str(error)})  # noqa: TRY400
+            return
         queue, exchange = topology.agent_queue(before.hostname), topology.COMMAND_EXCHANGE
         for group in sorted(message.groups.keys() - before.groups.keys()):
             await session.bind(topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group)))

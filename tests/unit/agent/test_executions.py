@@ -244,3 +244,42 @@ async def test_what_cannot_be_journalled_is_told_and_ends_nothing_else(host: Hos
         await host.settled(lambda: host.outbox._results)
 
     assert host.outcome() == ("completed", None)
+
+
+async def test_what_was_refused_on_a_full_disk_never_runs_though_its_entry_is_found(host: Host) -> None:
+    accept(host.journal)
+    assert host.journal.reserve("task-1", sealed(a_command()))
+    await host.recover()
+
+    assert host.executor.ran == []
+    assert host.outcome() == ("rejected", "disk full")
+
+
+async def test_a_disk_that_fails_for_a_while_delays_an_end_and_stops_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.FIRST_RETRY_S", 0.001)
+    failures = [JournalError("full", is_full=True), OSError("broken")]
+    finish = host.journal.finish
+
+    def fails(task_id: str, finished: Finished) -> None:
+        if failures:
+            raise failures.pop()
+        finish(task_id, finished)
+
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", 0, encode(started()))
+    monkeypatch.setattr(host.journal, "finish", fails)
+    await host.recover()
+
+    assert host.outcome()[0] == "interrupted"
+
+
+async def test_a_copy_does_not_make_a_damaged_entry_look_whole(host: Host) -> None:
+    host.journal.accept("task-1", sealed(a_command(), key=SigningKey.generate()), ROUTE)
+    executions = host.executions()
+    async with executions.going_on():
+        await host.settled(lambda: host.outbox._results)
+        await executions.say_again("task-1")
+
+    assert host.outbox._results == {"task-1": True}

@@ -10,6 +10,7 @@ from control_plane_agent.errors import JournalError
 from control_plane_agent.journal import TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.slots import Finished
+from control_plane_wire.messages import CancelMessage
 from tests.support.agent import ROUTE, START_S, a_command, accept, sealed
 from tests.support.clock import ManualClock
 
@@ -120,6 +121,45 @@ def test_a_full_disk_is_told_and_the_reserve_still_remembers(
     assert journal.reserve("task-1", sealed(a_command()))
     monkeypatch.undo()
     assert Journal(disk, clock).find("task-1") == "reserve"
+
+
+def test_what_failed_after_it_had_its_name_is_not_found_at_the_next_start(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: str) -> None:
+        if path == "journal":
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(disk, "sync_dir", fails)
+    with pytest.raises(JournalError):
+        accept(journal)
+    monkeypatch.undo()
+
+    assert Journal(disk, clock).live() == []
+    accept(journal)
+
+
+def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
+    disk: Disk, journal: Journal, clock: ManualClock
+) -> None:
+    cancel = CancelMessage(task_id="task-1", timestamp=START_S)
+    journal.accept("task-1", sealed(cancel), ROUTE, finished=Finished("cancelled", START_S))
+    journal.retire("task-1")
+    accept(journal, "later", timestamp=START_S + 1)
+    clock.advance(7 * 86_400)
+    journal.prune()
+
+    assert journal.find("task-1") == "done"
+
+
+def test_a_tombstone_that_cannot_be_read_is_kept(disk: Disk, journal: Journal, clock: ManualClock) -> None:
+    journal.accept("damaged", b"rubbish", ROUTE)
+    journal.retire("damaged")
+    accept(journal, "later")
+    clock.advance(30 * 86_400)
+    journal.prune()
+
+    assert journal.find("damaged") == "done"
 
 
 def test_a_refusal_is_finished_from_the_start(journal: Journal) -> None:
