@@ -36,9 +36,10 @@ class ChangeUser(Request):
     password: StrictStr | None = Field(None, max_length=512)
 
     @model_validator(mode="after")
-    def _changes_something(self) -> Self:
-        if self.role is None and self.enabled is None and self.password is None:
-            raise ValueError("one of role, enabled and password is needed")
+    def _changes_one_thing(self) -> Self:
+        """Each is an event of its own, so two at once could be half done."""
+        if sum(value is not None for value in (self.role, self.enabled, self.password)) != 1:
+            raise ValueError("exactly one of role, enabled and password is needed")
         return self
 
 
@@ -91,13 +92,12 @@ async def create_user(services: Given, caller: Caller, body: CreateUser) -> User
 async def change_user(
     services: Given, caller: Caller, username: Annotated[Username, Path()], body: ChangeUser
 ) -> UserChange:
-    seq = 0
     if body.role is not None:
         seq = await services.access.set_role(caller, username, body.role)
-    if body.password is not None:
+    elif body.password is not None:
         seq = await services.access.set_password(caller, username, body.password)
-    if body.enabled is not None:
-        seq = await services.access.set_enabled(caller, username, body.enabled)
+    else:
+        seq = await services.access.set_enabled(caller, username, bool(body.enabled))
     return UserChange(username=username, seq=seq)
 
 

@@ -114,8 +114,15 @@ def check_origin(request: Request, *, required: bool = False) -> None:
     origin = request.headers.get("origin")
     if origin is None and not required:
         return
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is None or _host_of(origin) != request.headers.get("host"):
         raise ProblemError(403, "origin_refused", "the Origin header does not name this server")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _check_csrf(request: Request, secret: str) -> None:

@@ -11,7 +11,7 @@ from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotSignedInError, RefusedError
-from control_plane.events import enrolment
+from control_plane.events import enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
 from control_plane_wire.errors import SignatureError
@@ -61,6 +61,10 @@ class EnrolmentState:
                 if event.token_id not in self.tokens:
                     return False
                 self.tokens[event.token_id].revoked = True
+            case hosts.HostRevoked(hostname=hostname) | hosts.HostRetired(hostname=hostname):
+                # The repeat of an enrolment, after a lost answer, must not bring back a host that was sent away.
+                for token in self.tokens.values():
+                    token.revoked |= token.used_by is not None and token.used_by[0] == hostname
         return True
 
 

@@ -135,6 +135,7 @@ async def test_an_unsafe_request_with_a_cookie_needs_our_origin_and_the_session_
         ({CSRF_HEADER: "\xe9"}, "csrf_refused"),
         ({"origin": "http://evil.example"}, "origin_refused"),
         ({"origin": "null"}, "origin_refused"),
+        ({"origin": "http://["}, "origin_refused"),
         ({"origin": "http://127.0.0.1:8001"}, "origin_refused"),
     ):
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

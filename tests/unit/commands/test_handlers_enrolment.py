@@ -209,3 +209,16 @@ async def test_an_operator_enrols_nobody() -> None:
         with pytest.raises(NotAllowedError):
             await ask
     assert desk.kinds() == ["access.denied"] * 3
+
+
+@pytest.mark.parametrize("sent_away", ["retire", "revoke"])
+async def test_a_used_token_does_not_bring_a_host_back_that_was_sent_away(sent_away: str) -> None:
+    desk = Desk()
+    token = await a_token(desk)
+    await enrol(desk, token)
+    await getattr(desk.hosts, sent_away)(ADMIN, "web1", "stolen")
+
+    with pytest.raises(NotSignedInError):
+        await enrol(desk, token)
+
+    assert (await enrol(desk, await a_token(desk), "web2")).hostname == "web2"
