@@ -1,9 +1,10 @@
 """The operator's jobs in the browser: what is wrong, run this there, what happened."""
 
 import re
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 
@@ -129,6 +130,83 @@ def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None
     expect(said).to_contain_text("U+202Eevil")
     expect(said).not_to_contain_text("title")
     assert page.locator("main img").count() == 0
+
+
+def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, dev: Dev, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    task_id = dev.api.run({"host": dev.hostname}, f"until test -e {gate}; do sleep 0.1; done; echo said")
+
+    def answer_with_what_was(route: Route) -> None:
+        before = route.fetch()
+        if not gate.exists():
+            gate.touch()
+            dev.api.finished(task_id)
+        route.fulfill(response=before)
+
+    page.route("**/outputs", answer_with_what_was)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+
+
+def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo again")
+    dev.api.finished(task_id)
+    problem = {"code": "storage_unavailable", "title": "Unavailable", "detail": "not now", "status": 503}
+    page.route("**/outputs", lambda route: route.fulfill(status=503, json=problem), times=1)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("alert").filter(has_text="not now")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+
+    expect(page.locator("pre").filter(has_text="again")).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_long_output_can_be_read_as_far_as_it_is_kept(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": dev.hostname}, "seq 1 400000")
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    said = page.locator("pre").filter(has_text=re.compile(r"^1\n2\n"))
+    expect(said).to_be_visible()
+    expect(page.locator("pre").filter(has_text="400000")).to_have_count(0)
+    page.get_by_role("button", name="Show all that is kept").click()
+
+    expect(page.locator("pre").filter(has_text=re.compile(r"\n400000\n$"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"of 2\.6 MiB were not kept"))).to_be_visible()
+    expect(said).to_be_visible()
+
+
+def test_an_answer_that_was_not_sent_along_is_never_called_empty(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo said")
+    dev.api.finished(task_id)
+
+    def without_text(route: Route) -> None:
+        outputs = route.fetch().json()
+        without = [{**group, "stdout": None, "stderr": None} for group in outputs["groups"]]
+        route.fulfill(json={**outputs, "groups": without})
+
+    page.route("**/outputs", without_text)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    show = page.get_by_role("button", name="Show all that is kept")
+    expect(show).to_be_visible()
+    expect(page.get_by_text("No output.")).to_have_count(0)
+    show.click()
+
+    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+
+
+def test_an_answer_unlike_the_others_shows_what_differs(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"all": True}, "echo same; echo only here")  # a simulated host takes all of it as one line
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    toggle = page.get_by_role("button", name="Diff against the majority")
+    expect(toggle).to_have_count(1)
+    toggle.click()
+
+    expect(page.locator("pre").filter(has_text="+ only here")).to_contain_text("- same; echo only here")
+    toggle.click()
+    expect(page.locator("pre").filter(has_text="+ only here")).to_have_count(0)
 
 
 def test_the_trail_shows_every_step_and_all_of_each(page: Page, dev: Dev) -> None:

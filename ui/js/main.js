@@ -65,7 +65,7 @@ function setUser(me) {
   text(element("who"), me?.username);
   element("dev").hidden = !me?.dev;
   element("logout").hidden = !me;
-  if (me) followRunning();
+  if (me) followRunning().catch(() => setTimeout(() => setUser(me), 5000));
 }
 
 /** The number of running tasks beside their page's name, as long as this page lives. */

@@ -23,6 +23,8 @@ const KEYS = {
   projections: (row) => row.name,
 };
 
+const TABLES = { hosts: ["hosts"], host: ["hosts"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
+
 export function keyOf(table, row) {
   return KEYS[table](row);
 }
@@ -40,8 +42,7 @@ export function follow(topics, asOf, signal, onReset) {
   const follower = { topics, onReset };
   followers.add(follower);
   signal.addEventListener("abort", () => followers.delete(follower));
-  // The lowest position of all that is shown: more than needed comes again, and changes nothing.
-  if (lastId === null || isLower(asOf, lastId)) lastId = asOf;
+  lastId = lastId === null ? asOf : lower(lastId, asOf);
   connect();
 }
 
@@ -49,10 +50,11 @@ export function onState(listener) {
   listeners.add(listener);
 }
 
-/** Whether one opaque position is behind another, as far as their numbers tell. */
-export function isLower(one, other) {
-  const [a, b] = [one, other].map((text) => (String(text).match(/\d+/g) ?? []).map(Number));
-  return a.some((value, place) => value < (b[place] ?? 0));
+/** The position that misses nothing of either: more than needed comes again, and changes nothing. */
+export function lower(one, other) {
+  const [first, second] = [one, other].map((text) => text.match(/\d+/g).map(Number));
+  let place = 0;
+  return one.replace(/\d+/g, () => String(Math.min(first[place], second[place++])));
 }
 
 /** Frames of server-sent events from pieces of text; `feed` returns those that are complete. */
@@ -119,8 +121,16 @@ function handle({ event, data, id }) {
   if (event === "rows") for (const [pos, row] of body.rows) store.put(body.table, keyOf(body.table, row), pos, row);
   if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
   if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
-  if (event === "reset") for (const follower of followers) if (follower.topics.includes(body.topic)) follower.onReset?.();
+  if (event === "reset") reset(body.topic);
   if (id) lastId = id;
+}
+
+/** The server cannot go on from where we are, perhaps because its log was put back: forget what is shown, and ask anew. */
+function reset(topic) {
+  lastId = null;
+  const [name] = topic.split(":");
+  for (const table of TABLES[name] ?? []) store.clear(table);
+  for (const follower of followers) if (follower.topics.includes(topic)) follower.onReset?.();
 }
 
 function retryLater() {

@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { pieces } from "../../../ui/js/ansi.js";
+import { pieces, visible } from "../../../ui/js/ansi.js";
+import { diff } from "../../../ui/js/diff.js";
 import { between, bytes, duration, percent, relative } from "../../../ui/js/format.js";
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
 import { ANSWERS, EXECUTION, ROLES, answersOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
-import { createParser, isLower } from "../../../ui/js/stream.js";
+import { createParser, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
 
@@ -27,6 +28,38 @@ test("what would deceive the eye becomes a visible mark", () => {
 
 test("a carriage return overwrites its line, and a line's end in Windows is a line's end", () => {
   assert.equal(shown("10%\r50%\r100%\ndone\r\n"), "100%\ndone\n");
+  assert.equal(shown("said\r\r"), "said");
+  assert.equal(shown("\r"), "");
+});
+
+test("a title that never ends hides no line after its own", () => {
+  assert.equal(shown("a\x1b]0;title\nb"), "a\nb");
+});
+
+test("output that means to stop the page does not: long lines take little time, a run of marks is one mark", () => {
+  const long = "x".repeat(1024 * 1024);
+  const before = performance.now();
+  assert.equal(shown(long), long);
+  assert.ok(performance.now() - before < 1000);
+  assert.deepEqual(pieces("\0".repeat(65_536)), [{ text: "U+0000 ×65536", classes: ["mark"] }]);
+  assert.equal(shown("\0\u202e\u202e"), "U+0000U+202E ×2");
+});
+
+const marked = (before, after) => diff(before, after).map(({ mark, line }) => mark + line);
+
+test("a diff has the lines of both, each once", () => {
+  assert.deepEqual(marked("a\nb\nc\nd\n", "a\nc\nx\nd\n"), [" a", "-b", " c", "+x", " d"]);
+  assert.deepEqual(marked("", "new\n"), ["+new"]);
+  assert.deepEqual(marked("old\n", ""), ["-old"]);
+  assert.deepEqual(marked("same\n", "same\n"), [" same"]);
+  assert.deepEqual(marked("a\na\n", "a\n"), [" a", "-a"]);
+});
+
+test("two texts that have too much in their middle to compare are shown one after the other", () => {
+  const many = (word) => Array.from({ length: 2_100 }, (_, place) => `${word} ${place}`).join("\n");
+  const found = marked(`first\n${many("a")}\nlast`, `first\n${many("b")}\nlast`);
+  assert.deepEqual([found[0], found[1], found[2_101], found.at(-1)], [" first", "-a 0", "+b 0", " last"]);
+  assert.equal(found.length, 4_202);
 });
 
 test("hostnames that differ in one number are one expression", () => {
@@ -91,8 +124,18 @@ test("frames are read however the bytes are cut", () => {
   assert.equal(whole[1].id, null);
 });
 
-test("the lower of two positions is the one to go on from", () => {
-  assert.ok(isLower("e1.h9", "e2.h9"));
-  assert.ok(isLower("e9.h1", "e1.h2"));
-  assert.ok(!isLower("e2.h2", "e2.h2"));
+test("the lower of two positions misses nothing of either", () => {
+  assert.equal(lower("e1.h9", "e2.h8"), "e1.h8");
+  assert.equal(lower("e87.h0", "e90.h5"), "e87.h0");
+  assert.equal(lower("e10.h10", "e9.h100"), "e9.h10");
+});
+
+test("a long line takes no longer than many short ones", () => {
+  const long = "x".repeat(2 ** 20);
+  assert.equal(shown(long).length, long.length);
+  assert.equal(shown(`${long}\rend`), "end");
+});
+
+test("what a table shows of a host's text has marks, too", () => {
+  assert.equal(visible("a\u202eb\x1b[31mc"), "aU+202Ebc");
 });

@@ -39,6 +39,7 @@ export function eventTable(place, filter, { api, store, stream, signal, t }) {
   let top = 0; // events up to here are shown
   let bottom = Infinity;
   let cursor = null;
+  let isFollowing = false;
 
   const isWanted = (event) =>
     (!filter.task_id || event.task_id === filter.task_id) &&
@@ -122,7 +123,8 @@ export function eventTable(place, filter, { api, store, stream, signal, t }) {
       stream.take("events", page.items);
       part.more.hidden = !cursor;
       draw();
-      if (!from) stream.follow(["events"], page.as_of, signal, () => read(null));
+      if (!isFollowing) stream.follow(["events"], page.as_of, signal, () => read(null));
+      isFollowing = true;
     } catch (error) {
       if (error.name !== "AbortError") problem(place, error, () => read(null));
     }

@@ -59,7 +59,7 @@ export function mountHost(root, { hostname }, context) {
     });
   }
 
-  async function read() {
+  async function read(isFirst) {
     try {
       const [host, tasks] = await Promise.all([
         api.get(`/hosts/${encodeURIComponent(hostname)}`, { signal }),
@@ -69,16 +69,20 @@ export function mountHost(root, { hostname }, context) {
       stream.take("tasks", tasks.items);
       taskTable(part.tasks, context, { filter: (task) => tasks.items.some((row) => row.task_id === task.task_id), emptyText: t("host.no_tasks") });
       draw();
-      store.subscribe(["hosts"], draw, signal);
+      if (isFirst) follow(tasks.as_of);
       await drawHeartbeats();
-      const timer = setInterval(() => drawHeartbeats().catch(() => {}), 10_000);
-      signal.addEventListener("abort", () => clearInterval(timer));
-      stream.follow([`host:${hostname}`, "tasks"], tasks.as_of, signal, read);
     } catch (error) {
       if (error.name !== "AbortError") problem(root, error, () => mountHost(root, { hostname }, context));
     }
   }
-  read();
+  function follow(asOf) {
+    store.subscribe(["hosts"], draw, signal);
+    const timer = setInterval(() => drawHeartbeats().catch(() => {}), 10_000);
+    signal.addEventListener("abort", () => clearInterval(timer));
+    stream.follow([`host:${hostname}`, "tasks"], asOf, signal, () => read(false));
+  }
+
+  read(true);
 }
 
 /** A line through the heartbeats of the last hour; where a minute is missing there is a gap. */

@@ -19,6 +19,7 @@ export function mountFleet(root, params, context) {
   const picked = new Set();
   let filter = params;
   let isLoaded = false;
+  let isFollowing = false;
 
   const change = (more) => navigate(link("/hosts", { q: filter.q, state: filter.state, group: filter.group, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
@@ -126,7 +127,8 @@ export function mountFleet(root, params, context) {
       } while (cursor && store.all("hosts").length < MOST);
       isLoaded = true;
       draw();
-      stream.follow(["hosts", "usage"], asOf, signal, () => { store.clear("hosts"); read(); });
+      if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, read);
+      isFollowing = true;
     } catch (error) {
       if (error.name !== "AbortError") problem(part.empty.parentElement, error, () => mountFleet(root, filter, context));
     }

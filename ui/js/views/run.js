@@ -46,6 +46,7 @@ export function mount(root, params, context) {
   function changed() {
     for (const kind of ["host", "group", "hosts"]) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
     preview = null;
+    round += 1; // an answer to what was asked before counts no more
     drawButton();
     clearTimeout(timer);
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
@@ -53,7 +54,7 @@ export function mount(root, params, context) {
   }
 
   async function look() {
-    const asked = ++round;
+    const asked = round;
     const { target: where, command, user } = request();
     try {
       const found = await api.post("/targets/preview", { target: where, user, ...(command && { command }) }, { signal });

@@ -1,14 +1,14 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
-import { badge, bar, output, timeNode } from "../components.js";
+import { visible } from "../ansi.js";
+import { badge, bar, timeNode } from "../components.js";
 import { announce, confirmDialog, facts, keyedList, make, problem, refs, text } from "../dom.js";
 import { between } from "../format.js";
-import { fold } from "../hostlist.js";
 import { link } from "../router.js";
 import { EXECUTION, answersOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
+import { outputCards } from "./outputs.js";
 import { answersText, targetText } from "./task-table.js";
 
-const OUTPUTS_MS = 1000; // at most this often while results come in
 const ORDER = Object.keys(EXECUTION);
 
 export function mountTask(root, { task_id: taskId }, context) {
@@ -16,16 +16,18 @@ export function mountTask(root, { task_id: taskId }, context) {
   const part = make("task");
   root.replaceChildren(part.root);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
-  let outputsTimer = 0;
+  const outputs = outputCards(part.outputs, url, context);
   let shown = "";
+  let drawn = "";
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
   function draw() {
     const task = store.one("tasks", taskId);
-    if (!task) return;
+    const rows = executions();
+    if (!task || !hasChanged(task, rows)) return;
     title(task.command);
-    text(part.command, task.command);
+    text(part.command, visible(task.command));
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
@@ -41,8 +43,16 @@ export function mountTask(root, { task_id: taskId }, context) {
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
     shown = task.state;
     drawFacts(task);
-    drawExecutions(task);
-    if (!outputsTimer) outputsTimer = setTimeout(readOutputs, OUTPUTS_MS / 4);
+    drawExecutions(task, rows);
+    outputs.changed();
+  }
+
+  /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
+  function hasChanged(task, rows) {
+    const now = `${task.pos}/${rows.length}/${rows.reduce((most, row) => Math.max(most, row.pos), 0)}`;
+    const isNew = now !== drawn;
+    drawn = now;
+    return isNew;
   }
 
   function drawFacts(task) {
@@ -59,8 +69,8 @@ export function mountTask(root, { task_id: taskId }, context) {
     ]);
   }
 
-  function drawExecutions(task) {
-    const rows = executions().sort((a, b) => ORDER.indexOf(b.state) - ORDER.indexOf(a.state) || (a.hostname < b.hostname ? -1 : 1));
+  function drawExecutions(task, found) {
+    const rows = found.sort((a, b) => ORDER.indexOf(b.state) - ORDER.indexOf(a.state) || (a.hostname < b.hostname ? -1 : 1));
     keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
       const cells = refs(element);
       badge(cells.state, "execution", row.state);
@@ -69,52 +79,8 @@ export function mountTask(root, { task_id: taskId }, context) {
       text(cells.host, row.hostname);
       text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
       text(cells.took, between(task.accepted_at, row.finished_at));
-      text(cells.line, row.reason ?? row.first_line ?? "");
+      text(cells.line, visible(row.reason ?? row.first_line ?? ""));
     });
-  }
-
-  async function readOutputs() {
-    outputsTimer = -1;
-    try {
-      const { groups } = await api.get(`${url}/outputs`, { signal });
-      drawOutputs(groups);
-    } catch (error) {
-      if (error.name !== "AbortError") toast(error.detail, "bad");
-    }
-    outputsTimer = 0;
-  }
-
-  /** Who did not answer comes first, then the rarest answer, the majority last. */
-  function drawOutputs(groups) {
-    const rank = (group) => (EXECUTION[group.state]?.answer === "silent" ? 0 : 1);
-    const sorted = [...groups].sort((a, b) => rank(a) - rank(b) || a.count - b.count);
-    const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
-    keyedList(part.outputs, sorted, keyOf, () => make("output-card").root, (element, group) => {
-      const card = refs(element);
-      const word = t(`state.execution.${group.state}`);
-      badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
-      text(card.hosts, fold(group.hosts));
-      text(card.note, [t("task.on_hosts", { n: group.count }), group.truncated && t("task.truncated")].filter(Boolean).join(" · "));
-      if (card.text.dataset.of !== keyOf(group)) {
-        card.text.dataset.of = keyOf(group);
-        card.text.replaceChildren(...texts(group));
-      }
-    });
-  }
-
-  function texts(group) {
-    if (group.encoding === "base64") return [note(t("task.binary"))];
-    const found = [];
-    if (group.stdout) found.push(output(group.stdout, false));
-    if (group.stderr) found.push(output(group.stderr, true));
-    return found.length ? found : [note(t(EXECUTION[group.state]?.answer === "waiting" ? "task.no_answer_yet" : "task.no_output"))];
-  }
-
-  function note(words) {
-    const element = document.createElement("p");
-    element.className = "note muted";
-    element.textContent = words;
-    return element;
   }
 
   async function cancel() {
@@ -131,11 +97,11 @@ export function mountTask(root, { task_id: taskId }, context) {
       await api.post(`${url}/cancel`, {}, { signal });
     } catch (error) {
       toast(error.detail, "bad");
-      draw();
+      part.cancel.disabled = false;
     }
   }
 
-  async function read() {
+  async function read(isFirst) {
     try {
       const task = await api.get(url, { signal });
       let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
@@ -143,7 +109,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       stream.take("tasks", [task]);
       stream.take("executions", page.items);
       draw();
-      stream.follow([`task:${taskId}`], asOf, signal, read);
+      if (isFirst) stream.follow([`task:${taskId}`], asOf, signal, () => read(false));
       while (page.next_cursor) {
         page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
         stream.take("executions", page.items);
@@ -154,10 +120,9 @@ export function mountTask(root, { task_id: taskId }, context) {
   }
 
   part.cancel.addEventListener("click", cancel);
-  signal.addEventListener("abort", () => clearTimeout(outputsTimer));
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
-  read();
+  read(true);
   if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
 }

@@ -3,6 +3,8 @@ import { make, problem } from "../dom.js";
 import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
+const TYPING_MS = 250;
+
 export function mountList(root, params, context) {
   const { api, stream, signal, t, title, navigate } = context;
   title(t("shell.tasks"));
@@ -14,6 +16,9 @@ export function mountList(root, params, context) {
   let filter = params;
   let oldest = 0;
   let cursor = null;
+  let reading = new AbortController();
+  let timer = 0;
+  let isFollowing = false;
 
   const matches = (task) =>
     task.seq >= oldest &&
@@ -24,16 +29,24 @@ export function mountList(root, params, context) {
   part.q.addEventListener("input", () => change({ q: part.q.value }));
   part.state.addEventListener("change", () => change({ state: part.state.value }));
   table.more.addEventListener("click", () => read(cursor));
+  signal.addEventListener("abort", () => {
+    clearTimeout(timer);
+    reading.abort();
+  });
 
   async function read(from) {
+    reading.abort(); // the answer to an older filter counts no more
+    reading = new AbortController();
     try {
-      const page = await api.get("/tasks", { query: { q: filter.q, state: filter.state, cursor: from, limit: 100 }, signal });
+      const query = { q: filter.q, state: filter.state, cursor: from, limit: 100 };
+      const page = await api.get("/tasks", { query, signal: reading.signal });
       cursor = page.next_cursor;
       oldest = cursor ? page.items.at(-1).seq : 0;
       stream.take("tasks", page.items);
       table.more.hidden = !cursor;
       table.draw();
-      if (!from) stream.follow(["tasks"], page.as_of, signal, () => read(null));
+      if (!isFollowing) stream.follow(["tasks"], page.as_of, signal, () => read(null));
+      isFollowing = true;
     } catch (error) {
       if (error.name !== "AbortError") problem(part.list, error, () => mountList(root, filter, context));
     }
@@ -43,7 +56,9 @@ export function mountList(root, params, context) {
     filter = next;
     if (document.activeElement !== part.q) part.q.value = filter.q ?? "";
     part.state.value = filter.state ?? "";
-    read(null);
+    table.draw();
+    clearTimeout(timer);
+    timer = setTimeout(() => read(null), isFollowing ? TYPING_MS : 0);
   }
   update(params);
   return { update };

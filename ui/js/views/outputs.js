@@ -1,0 +1,136 @@
+// Equal outputs of a task together: who did not answer first, then the rarest answer, the majority last.
+import { settled } from "../ansi.js";
+import { badge, output } from "../components.js";
+import { diff } from "../diff.js";
+import { keyedList, make, problem, refs, text } from "../dom.js";
+import { bytes } from "../format.js";
+import { fold } from "../hostlist.js";
+import { EXECUTION } from "../states.js";
+
+const OUTPUTS_MS = 1000; // at most this often while results come in
+const RANGE_BYTES = 1024 * 1024;
+
+/** Cards in `place`; call `changed` whenever an execution has, and they are read again. */
+export function outputCards(place, url, { api, signal, t, toast }) {
+  let groups = [];
+  let isStale = false;
+  let isReading = false;
+
+  async function changed() {
+    isStale = true;
+    if (isReading) return;
+    isReading = true;
+    while (isStale && !signal.aborted) {
+      isStale = false; // before the read: what changes during it is read once more
+      await read();
+      await new Promise((resolve) => setTimeout(resolve, OUTPUTS_MS));
+    }
+    isReading = false;
+  }
+
+  async function read() {
+    try {
+      ({ groups } = await api.get(`${url}/outputs`, { signal }));
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError") problem(place, error, changed);
+    }
+  }
+
+  function draw() {
+    const rank = (group) => (EXECUTION[group.state]?.answer === "silent" ? 0 : 1);
+    groups.sort((a, b) => rank(a) - rank(b) || a.count - b.count);
+    keyedList(place, groups, keyOf, createCard, updateCard);
+  }
+
+  function createCard(group) {
+    const card = make("output-card");
+    card.text.replaceChildren(...texts(group));
+    card.whole.hidden = !hasMore(group);
+    card.whole.addEventListener("click", () => showWhole(card, group));
+    card.diff.addEventListener("click", () => toggleDiff(card, groups.find((one) => keyOf(one) === keyOf(group))));
+    return card.root;
+  }
+
+  function updateCard(element, group) {
+    const card = refs(element);
+    const word = t(`state.execution.${group.state}`);
+    badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
+    text(card.hosts, fold(group.hosts));
+    text(card.note, t("task.on_hosts", { n: group.count }));
+    const other = majority();
+    card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
+  }
+
+  /** What most hosts answered, to compare the others with; only a text that is here as a whole can be compared. */
+  function majority() {
+    return groups.filter(isReadable).reduce((most, group) => (group.count > (most?.count ?? 1) ? group : most), null);
+  }
+
+  function toggleDiff(card, group) {
+    const isPressed = card.diff.getAttribute("aria-pressed") !== "true";
+    card.diff.setAttribute("aria-pressed", String(isPressed));
+    card.text.replaceChildren(...(isPressed ? differences(majority(), group) : texts(group)));
+  }
+
+  function differences(other, group) {
+    const found = ["stdout", "stderr"].filter((stream) => other[stream] !== group[stream]).map((stream) => {
+      const marked = diff(settled(other[stream]), settled(group[stream])).map(({ mark, line }) => `${mark} ${line}`);
+      return output(marked.join("\n"), stream === "stderr");
+    });
+    return [note(t("task.diff_of", { hosts: fold(other.hosts) })), ...(found.length ? found : [note(t("task.diff_none"))])];
+  }
+
+  function texts(group) {
+    if (group.stdout_sha256 && group.stdout === null) return [];
+    if (group.encoding === "base64") return [note(t("task.binary"))];
+    const found = ["stdout", "stderr"].filter((stream) => group[stream]).map((stream) => output(group[stream], stream === "stderr"));
+    return found.length ? found : [note(t(EXECUTION[group.state]?.answer === "waiting" ? "task.no_answer_yet" : "task.no_output"))];
+  }
+
+  async function showWhole(card, group) {
+    card.whole.disabled = true;
+    try {
+      const [hostname] = group.hosts;
+      const streams = await Promise.all(["stdout", "stderr"].map((stream) => readWhole(hostname, stream)));
+      card.text.replaceChildren(...streams.flat());
+      if (!card.text.childElementCount) card.text.append(note(t("task.no_output")));
+      card.whole.hidden = true;
+    } catch (error) {
+      card.whole.disabled = false;
+      if (error.name !== "AbortError") toast(error.detail, "bad");
+    }
+  }
+
+  /** All that is kept of a stream: its start, and where the middle is missing also a note that says so and its end. */
+  async function readWhole(hostname, stream) {
+    const path = `${url}/executions/${encodeURIComponent(hostname)}/output`;
+    let page = { next_offset: 0 };
+    let kept = "";
+    while (page.next_offset !== null) {
+      page = await api.get(path, { query: { stream, offset: page.next_offset, limit: RANGE_BYTES }, signal });
+      if (page.encoding === "base64") return [note(t("task.binary"))];
+      kept += page.data;
+    }
+    if (!kept) return [];
+    const isError = stream === "stderr";
+    if (!page.truncated) return [output(kept, isError)];
+    const whole = new TextEncoder().encode(kept);
+    const [start, end] = [whole.slice(0, page.head_bytes), whole.slice(page.head_bytes)].map((part) => new TextDecoder().decode(part));
+    const gap = note(t("task.gap", { missing: bytes(page.size_bytes - page.kept_bytes), size: bytes(page.size_bytes) }));
+    return [output(start, isError), gap, output(end, isError)];
+  }
+
+  return { changed };
+}
+
+const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
+const isReadable = (group) => group.stdout !== null && group.encoding !== "base64" && !group.truncated;
+const hasMore = (group) => group.encoding !== "base64" && (group.truncated || (group.stdout_sha256 !== null && group.stdout === null));
+
+function note(words) {
+  const element = document.createElement("p");
+  element.className = "note muted";
+  element.textContent = words;
+  return element;
+}
