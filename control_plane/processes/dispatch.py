@@ -10,9 +10,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.hosts import Host
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
@@ -37,6 +38,7 @@ from control_plane_wire.errors import (
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
 from control_plane_wire.signing import COMMAND, CONTROL_PLANE
+from control_plane_wire.strict_json import Json
 from control_plane_wire.topology import COMMAND_EXCHANGE, command_key
 from control_plane_wire.transport.base import Confirmed, Message
 
@@ -51,12 +53,31 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One message to publish: its key, and the executions that it is for."""
+    """One message to publish: its key, and the executions that it is for.
+
+    Attributes:
+        skips: whoever is offline is to be left out.
+        configures: the host, and the event for which it is told its groups.
+    """
 
     key: str
     message: CommandMessage | CancelMessage | ConfigureMessage
-    dues: tuple[Due, ...]
+    dues: tuple[Due, ...] = ()
     expires_at: int | None = None
+    skips: bool = False
+    configures: tuple[str, int] | None = None
+
+
+class _Limits(TypedDict):
+    """What every message of one task has."""
+
+    expires_at: int
+    skips: bool
+
+
+def _member_since(host: Host, group: Json) -> int:
+    """The log position since which a host is in a group, or, without one, in the fleet."""
+    return host.groups[group] if isinstance(group, str) else host.registered_seq
 
 
 class Dispatch:
@@ -94,6 +115,7 @@ class Dispatch:
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._basic: set[str] = set()
         self._to_configure: dict[str, int] = {}
+        self._configure_s = 0.0  # not before this, by the monotonic clock
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
@@ -119,17 +141,26 @@ class Dispatch:
     # --- what is known ------------------------------------------------------------------------------------------
 
     async def _take_over(self, stop: asyncio.Event) -> int:
-        """Load what is open, and say of each execution without a record that it may have been delivered."""
+        """Load what is open, and say of each execution without a record that it may have been delivered.
+
+        Whoever had the lease before may have died with groups untold, so who has bound others is told again.
+        """
         head = await self._log.head(EVENT)
-        while not stop.is_set() and not await self._hub.wait_for(TasksProjection.name, head.seq):
-            pass
+        while not await self._hub.wait_for(TasksProjection.name, head.seq):
+            if stop.is_set():
+                return head.seq
         after, rows = await self._task_queries.open_executions()
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
-        self._basic = {host.hostname for host in await self._host_queries.registered() if host.basic}
-        unknown = [
-            d for d in self._open.due.values() if not d.delivery.may_have_arrived and not d.delivery.certainly_not
+        registered = await self._host_queries.registered()
+        self._basic = {host.hostname for host in registered if host.basic}
+        is_there = {"online", "stale"}
+        self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
+        unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
+            d
+            for d in self._open.due.values()
+            if not d.delivery.may_have_arrived and not d.delivery.certainly_not and d.delivery.trigger_seq <= head.seq
         ]
         await self._record(tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname) for d in unknown)
         return after
@@ -208,9 +239,11 @@ class Dispatch:
         for task_id, dues in by_task.items():
             task = await self._task(task_id)
             if task is not None:
-                said += self._refusals(task, dues)
-                sends += self._cancels(task, dues)
-                sends += await self._commands(task, [d for d in dues if not d.is_cancelled and d.key in self._open.due])
+                covered = [d for d in dues if d.hostname in task.hosts]  # a read table authorises nobody
+                said += self._refusals(task, covered)
+                sends += self._cancels(task, covered)
+                open_still = [d for d in covered if not d.is_cancelled and d.key in self._open.due]
+                sends += await self._commands(task, open_still)
         await self._record(said)
         await self._publish(sends)
 
@@ -240,19 +273,17 @@ class Dispatch:
         """By one key where that reaches exactly these hosts, else host by host; nothing after `expires_at`."""
         if self._clock.now_s() >= task.expires_at:
             return []
+        if any(self._authority.fleet.public_key(d.hostname) is None for d in dues):
+            await self._authority.refresh()  # another process may have registered it a moment ago
         allowed = [d for d in dues if not d.answered and self._authority.fleet.public_key(d.hostname) is not None]
-        message = message_of(task)
-        is_first = len(allowed) == len(task.hosts) and all(d.attempts == 0 for d in allowed)
+        message, basic = message_of(task), self._basic.union(task.basic)
+        limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
+        is_first = len(allowed) == len(task.hosts) and all(d.is_untouched for d in allowed)
         if is_first and (key := await self._fan_out_key(task)) is not None:
-            has_basic = any(d.hostname in self._basic or d.hostname in task.basic for d in allowed)
-            return [Send(key, message.basic() if has_basic else message, tuple(allowed), task.expires_at)]
+            has_basic = any(d.hostname in basic for d in allowed)
+            return [Send(key, message.basic() if has_basic else message, tuple(allowed), **limits)]
         return [
-            Send(
-                command_key(d.hostname),
-                message.basic() if d.hostname in self._basic or d.hostname in task.basic else message,
-                (d,),
-                task.expires_at,
-            )
+            Send(command_key(d.hostname), message.basic() if d.hostname in basic else message, (d,), **limits)
             for d in allowed
         ]
 
@@ -263,13 +294,15 @@ class Dispatch:
         await self._authority.refresh()
         fleet, group = self._authority.fleet, target.get("group")
         members = fleet.members(group) if isinstance(group, str) else fleet.active()
+        if any(_member_since(fleet.hosts[name], group) > task.as_of for name in members):
+            return None  # its agent would refuse a message to many that is older than its membership
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
 
     async def _configure(self) -> None:
         """Tell hosts their groups, where those have changed or the agent has bound others."""
-        wanted, self._to_configure = self._to_configure, {}
-        if not wanted:
+        if not self._to_configure or self._clock.monotonic_s() < self._configure_s:
             return
+        wanted, self._to_configure = self._to_configure, {}
         as_of = await self._authority.refresh()
         sends = [
             Send(
@@ -281,7 +314,7 @@ class Dispatch:
                     groups=dict(self._authority.fleet.hosts[hostname].groups),
                     keys=self._keyring.states(),
                 ),
-                (),
+                configures=(hostname, seq),
             )
             for hostname, seq in wanted.items()
             if hostname not in self._basic and self._authority.fleet.public_key(hostname) is not None
@@ -322,11 +355,11 @@ class Dispatch:
         try:
             outcome = await self._publisher.publish(message)
         except TransportUnavailableError:
-            self._again(send.dues, RETRY_S)
+            self._failed(send)
             return []
         except PublishUnconfirmedError:
             self._count("publishes_unconfirmed", 1)
-            self._again(send.dues, RETRY_S)
+            self._failed(send)
             return [
                 tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
                 for d in send.dues
@@ -341,17 +374,24 @@ class Dispatch:
                 if not d.was_sent and not d.is_cancelled
             ]
         self._count("publishes_returned", 1)
-        return [self._returned(due) for due in send.dues]
+        return [self._returned(due, skips=send.skips) for due in send.dues]
+
+    def _failed(self, send: Send) -> None:
+        """It was not sent, or nobody knows: it is sent again after a while."""
+        self._again(send.dues, RETRY_S)
+        if send.configures is not None:
+            hostname, seq = send.configures
+            self._to_configure.setdefault(hostname, seq)
+            self._configure_s = self._clock.monotonic_s() + RETRY_S
 
     def _again(self, dues: Iterable[Due], first_s: float) -> None:
         for due in dues:
             due.next_s = self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S)
             due.attempts += 1
 
-    def _returned(self, due: Due) -> Event:
+    @staticmethod
+    def _returned(due: Due, *, skips: bool) -> Event:
         """The host is not there: its command waits for it, or is skipped where that was asked for."""
-        task = self._tasks.get(due.task_id)
-        skips = task is not None and task.request.get("when_offline") == "skip"
         if skips and not due.delivery.may_have_arrived:
             return tasks.ExecutionSkipped(task_id=due.task_id, hostname=due.hostname, reason="the host is offline")
         return tasks.ExecutionReturned(task_id=due.task_id, hostname=due.hostname, trigger_seq=due.delivery.trigger_seq)

@@ -42,6 +42,11 @@ class Due:
         return not self.delivery.may_have_arrived and (not self.was_published or self.delivery.certainly_not)
 
     @property
+    def is_untouched(self) -> bool:
+        """It is as it was accepted: never published, and nothing has happened since."""
+        return not self.was_published and self.delivery == Delivery(self.seq)
+
+    @property
     def key(self) -> tuple[str, str]:
         return self.task_id, self.hostname
 

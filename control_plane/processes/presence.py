@@ -88,11 +88,16 @@ class Fleet:
         elif hostname in self.hosts:
             self.hosts[hostname] = replace(self.hosts[hostname], state=state)
 
+    def knows(self, stored: StoredEvent) -> bool:
+        """Whether the host of a heartbeat is one that may be heard."""
+        host = self.hosts.get(stored.hostname or "")
+        return host is not None and host.state not in {"revoked", "retired"}
+
     def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage) -> bool:
         """Take in a heartbeat; whether it is news that the host is there, or goes."""
-        before = self.hosts.get(heartbeat.hostname)
-        if before is None or before.state in {"revoked", "retired"}:
+        if not self.knows(stored):
             return False
+        before = self.hosts[heartbeat.hostname]
         last = counted(before.last, heartbeat, stored.recorded_us)
         if last is None:
             return False
@@ -166,6 +171,8 @@ class Presence:
         while not stop.is_set():
             event_seq = await self._listen(fleet, event_seq)
             if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE, patience_s=POLL_S):
+                if not all(fleet.knows(stored) for stored in heartbeats):  # perhaps registered a moment ago
+                    event_seq = await self._listen(fleet, event_seq, patience_s=0)
                 await self._record(self._news(fleet, heartbeats))
                 heartbeat_seq = heartbeats[-1].seq
                 continue
@@ -175,8 +182,8 @@ class Presence:
                 await self._judge(fleet, now_us, started_us)
             await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
 
-    async def _listen(self, fleet: Fleet, after: int) -> int:
-        while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=POLL_S):
+    async def _listen(self, fleet: Fleet, after: int, *, patience_s: float = POLL_S) -> int:
+        while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=patience_s):
             for stored in page:
                 if stored.kind in KINDS:
                     fleet.said(stored)

@@ -1,0 +1,757 @@
+"""What dispatch, deadlines and presence promise, on every database and broker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+
+from control_plane.commands.targets import All, Group
+from control_plane.commands.tasks import message_of
+from control_plane.events import hosts, registry, tasks
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes.open_executions import FIRST_RETRY_S
+from control_plane.projections.tasks import TasksProjection
+from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
+from control_plane_wire.messages import ALLOWED_SKEW_S
+from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
+from control_plane_wire.signing import EVENT as EVENT_TAG
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.transport.base import Transport
+from control_plane_wire.transport.inprocess import InProcessBroker
+from control_plane_wire.transport.rabbitmq import RabbitTransport
+from tests.support.database import sqlite_url
+from tests.support.events import AT, a_task_accepted
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY
+from tests.support.plane import Plane, a_plane, until
+
+SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
+SENT = tasks.ExecutionSent.KIND
+RETURNED = tasks.ExecutionReturned.KIND
+UNCONFIRMED = tasks.ExecutionUnconfirmed.KIND
+
+
+def heard(task_id: str, hostname: str, **changes: Any) -> tasks.ExecutionAccepted:
+    """What ingest records when the agent says that it has journalled a task."""
+    message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, **changes}
+    return tasks.ExecutionAccepted(message=message, hostname=hostname)
+
+
+def done(task_id: str, hostname: str) -> tasks.ExecutionFinished:
+    message: JsonObject = {"task_id": task_id, "exit_code": 0, "stdout": "", "stderr": "", "timestamp": AT}
+    return tasks.ExecutionFinished(message=message, hostname=hostname)
+
+
+class ProcessContract:
+    @pytest.fixture
+    async def plane(self, url: str, transport: Transport) -> AsyncIterator[Plane]:
+        async with a_plane(url, transport) as plane:
+            await plane.register("web1", "web2", groups=["web"])
+            await plane.register("db1")
+            yield plane
+
+    # --- dispatch: what is published
+
+    async def test_an_accepted_task_reaches_its_host_signed_and_is_recorded_as_sent(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("web2") as web2, plane.dispatching():
+            seq = await plane.run("t1", "web1", env={"LANG": "C"})
+            await web1.received()
+            events = await plane.recorded(SENT)
+
+        stored = await plane.log.read_one(EVENT, seq)
+        assert stored is not None
+        task = registry.decode(stored)
+        assert isinstance(task, tasks.TaskAccepted)
+        assert web1.messages == [message_of(task).to_json()]
+        assert web1.routes == ["cmd.node.web1"]
+        assert events == [tasks.ExecutionSent(task_id="t1", hostname="web1", route="cmd.node.web1")]
+        assert web2.messages == []
+
+    async def test_what_was_accepted_while_nobody_dispatched_is_published_in_its_order(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1:
+            for number in range(5):
+                await plane.run(f"t{number}", "web1")
+            async with plane.dispatching():
+                await web1.received(5)
+
+        assert web1.task_ids() == ["t0", "t1", "t2", "t3", "t4"]
+
+    @pytest.mark.parametrize("forgery", ["unsigned", "by somebody", "edited", "for another kind"])
+    async def test_what_nobody_authorised_is_counted_and_never_published(self, plane: Plane, forgery: str) -> None:
+        forged = a_task_accepted("forged", ("web1",), command="rm -rf /")
+        signers = {
+            "unsigned": None,
+            "by somebody": SOMEBODY.sign(
+                AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=forged.body()
+            ),
+            "edited": CONTROL_PLANE_KEY.sign(
+                AUTHORISATION,
+                sender=CONTROL_PLANE,
+                recipient=CONTROL_PLANE,
+                body=replace(forged, hosts=("db1",)).body(),
+            ),
+            "for another kind": CONTROL_PLANE_KEY.sign(
+                EVENT_TAG, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=forged.body()
+            ),
+        }
+        row = forged.to_new_event(actor="ada", signature=signers[forgery], key_id=CONTROL_PLANE_KEY.key_id)
+
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.log.append([row])
+            await plane.run("honest", "web1")
+            await web1.received()
+            await plane.recorded(SENT)
+
+        assert web1.task_ids() == ["honest"]
+        assert [message.correlation_id for message in plane.tap.published] == ["honest"]
+        assert plane.counts["events_refused"] == 1
+
+    async def test_a_forged_task_that_was_there_before_is_not_published_either(self, plane: Plane) -> None:
+        forged = a_task_accepted("forged", ("web1",)).to_new_event(actor="ada")
+
+        async with plane.agent("web1") as web1:
+            await plane.log.append([forged])
+            await plane.run("honest", "web1")
+            await plane.shown()
+            async with plane.dispatching():
+                await web1.received()
+                await plane.recorded(SENT)
+
+        assert web1.task_ids() == ["honest"]
+        assert [message.correlation_id for message in plane.tap.published] == ["honest"]
+
+    async def test_a_read_table_that_names_a_host_which_is_not_on_the_list_sends_it_nothing(self, plane: Plane) -> None:
+        await plane.run("t1", "web1")
+        await plane.shown()
+        table = TasksProjection().execution
+        async with plane.database.write() as connection:
+            row = (await connection.execute(select(table).where(table.c.hostname == "web1"))).mappings().one()
+            await connection.execute(insert(table).values({**row, "hostname": "db1"}))
+
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await web1.received()
+            await plane.run("t2", "db1")
+            await db1.received()
+            await plane.recorded(SENT, number=2)
+
+        assert db1.task_ids() == ["t2"]
+        assert web1.task_ids() == ["t1"]
+
+    async def test_a_revoked_host_is_sent_nothing(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("web2") as web2, plane.dispatching():
+            await plane.comes_online("web2")
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            await plane.log.append([self.authorised("t1", "web1", "web2")])
+            await web2.received()
+            await plane.recorded(SENT)
+
+        assert web1.messages == []
+
+    def authorised(self, task_id: str, *hostnames: str, **request: Any) -> Any:
+        """A task that was authorised for these hosts, whatever has become of them since."""
+        task = a_task_accepted(task_id, hostnames, **request)
+        signature = CONTROL_PLANE_KEY.sign(
+            AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=task.body()
+        )
+        return task.to_new_event(actor="ada", signature=signature, key_id=CONTROL_PLANE_KEY.key_id)
+
+    async def test_a_host_that_another_process_has_just_registered_is_sent_its_first_task(self, plane: Plane) -> None:
+        other = plane.beside()
+        async with plane.agent("new1") as new1, plane.dispatching():
+            await other.register_quietly("new1")
+            await other.run("t1", "new1")
+
+            await new1.received()
+
+        assert new1.task_ids() == ["t1"]
+
+    # --- dispatch: what comes back
+
+    async def test_what_nobody_is_bound_for_is_recorded_as_returned_and_sent_when_the_host_comes(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            seq = await plane.run("t1", "web1")
+            assert await plane.recorded(RETURNED) == [
+                tasks.ExecutionReturned(task_id="t1", hostname="web1", trigger_seq=seq)
+            ]
+
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1")
+                await web1.received()
+                await plane.recorded(SENT)
+
+        assert web1.task_ids() == ["t1"]
+
+    async def test_a_host_that_comes_and_is_gone_again_is_recorded_as_returned_for_that_coming(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            seq = await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            online = await plane.comes_online("web1")
+            events = await plane.recorded(RETURNED, number=2)
+
+        assert [e.trigger_seq for e in events if isinstance(e, tasks.ExecutionReturned)] == [seq, online]
+
+    async def test_a_host_that_seems_online_and_whose_command_came_back_is_said_to_be_offline(
+        self, plane: Plane
+    ) -> None:
+        await plane.comes_online("web1", cpu_usage=0.5)
+        [beat] = await plane.events(hosts.HeartbeatReceived.KIND, log=HEARTBEAT_EVENT)
+        assert isinstance(beat, hosts.HeartbeatReceived)
+
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+        assert event == hosts.HostWentOffline(
+            hostname="web1", heartbeat_seq=1, heartbeat=beat.message, cause="a command came back: its queue is gone"
+        )
+
+    async def test_a_task_that_skips_whoever_is_offline_is_over_for_them_when_it_comes_back(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.run("t1", "web1", "web2", when_offline="skip")
+            await web1.received()
+            events = await plane.recorded(tasks.ExecutionSkipped.KIND)
+
+        assert events == [tasks.ExecutionSkipped(task_id="t1", hostname="web2", reason="the host is offline")]
+        assert await plane.events(RETURNED) == []
+
+    async def test_nothing_is_published_at_its_expiry_or_after(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("web2") as web2:
+            await plane.run("t1", "web1", expires_in=60)
+            await plane.recorded(RETURNED)
+            plane.clock.advance(60)
+
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1")
+                await plane.run("t2", "web2")
+                await web2.received()
+                await plane.recorded(SENT)
+                assert web1.messages == []
+
+        assert [message.correlation_id for message in plane.tap.published] == ["t1", "t2"]
+
+    async def test_a_moment_before_its_expiry_it_is_published_and_lives_no_longer_in_the_queue(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1", expires_in=60)
+            await plane.recorded(RETURNED)
+            plane.clock.advance(57)
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1")
+                await web1.received()
+
+        assert [message.expiration_s for message in plane.tap.published] == [60, 3]
+
+    # --- dispatch: what nobody knows
+
+    async def test_a_publish_of_which_nobody_knows_is_recorded_and_done_again_with_the_same_bytes(
+        self, plane: Plane
+    ) -> None:
+        plane.tap.answers.append(PublishUnconfirmedError("no confirm"))
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.run("t1", "web1")
+            assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+            plane.clock.advance(1)
+            await web1.received()
+            await plane.recorded(SENT)
+
+        first, second = plane.tap.published
+        assert (first.body, first.routing_key) == (second.body, second.routing_key)
+
+    async def test_a_publish_that_was_not_sent_says_nothing_of_delivery_and_is_done_again(self, plane: Plane) -> None:
+        plane.tap.answers.append(TransportUnavailableError("no session"))
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await until(self.has_published(plane, 1))
+            plane.clock.advance(1)
+            await web1.received()
+            await plane.recorded(SENT)
+
+        assert await plane.events(UNCONFIRMED, RETURNED) == []
+
+    @staticmethod
+    def has_published(plane: Plane, number: int) -> Any:
+        async def has() -> bool:
+            return len(plane.tap.published) >= number
+
+        return has
+
+    async def test_a_confirm_without_an_answer_is_no_delivery_and_an_answer_ends_it(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            plane.clock.advance(FIRST_RETRY_S)
+            await web1.received(2)
+            plane.clock.advance(2 * FIRST_RETRY_S)
+            await web1.received(3)
+
+            await plane.record(heard("t1", "web1"))
+            await self.barrier(plane, "t2", db1)
+            plane.clock.advance(200)
+            await self.barrier(plane, "t3", db1)
+
+        assert web1.task_ids() == ["t1"] * 3
+        assert len(set(web1.bodies)) == 1
+        assert len(await plane.events(SENT)) == 3  # one for each task
+
+    async def barrier(self, plane: Plane, task_id: str, agent: Any) -> None:
+        """Wait until dispatch has dealt with all that was there before: it takes events in their order."""
+        await plane.run(task_id, agent.hostname)
+        await until(self.has(agent, task_id))
+        await plane.record(done(task_id, agent.hostname))
+
+    @staticmethod
+    def has(agent: Any, task_id: str) -> Any:
+        async def has() -> bool:
+            return task_id in agent.task_ids()
+
+        return has
+
+    async def test_a_host_that_comes_back_is_sent_again_what_it_has_not_answered(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            async with plane.agent("web1") as first:
+                await plane.run("t1", "web1")
+                await plane.run("t2", "web1")
+                await first.received(2)
+                await plane.recorded(SENT, number=2)
+                await plane.record(heard("t2", "web1"))
+            async with plane.agent("web1") as second, plane.agent("db1") as db1:
+                await plane.comes_online("web1")
+                await second.received(1)
+                await self.barrier(plane, "t3", db1)
+
+        assert second.task_ids() == ["t1"]
+        assert second.bodies[0] == first.bodies[0]
+
+    # --- dispatch: another one takes over
+
+    async def test_whoever_takes_over_counts_what_has_no_record_as_perhaps_delivered(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1:
+            plane.tap.hangs = True
+            async with AsyncExitStack() as stack:
+                dying = asyncio.create_task(plane.dispatch().run(asyncio.Event()))
+                stack.callback(dying.cancel)
+                await plane.run("t1", "web1")
+                await until(self.has_published(plane, 1))
+            await asyncio.wait([dying])
+            await plane.crash()
+
+            other = plane.beside()
+            async with other.dispatching():
+                assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+                await web1.received()
+
+        assert web1.task_ids() == ["t1"]
+
+    async def test_whoever_takes_over_believes_a_return_and_publishes_only_when_the_host_comes(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+        await plane.shown()
+
+        other = plane.beside()
+        async with other.dispatching(), plane.agent("web1") as web1, plane.agent("db1") as db1:
+            await self.barrier(plane, "t2", db1)
+            assert web1.messages == []
+            await plane.comes_online("web1")
+            await web1.received()
+
+        assert web1.task_ids() == ["t1"]
+        assert await plane.events(UNCONFIRMED) == []
+
+    async def test_what_is_accepted_while_somebody_takes_over_was_certainly_not_published_before(
+        self, plane: Plane
+    ) -> None:
+        wait_for = plane.hub.wait_for
+
+        async def wait_meanwhile(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+            await plane.run("t1", "web1", when_offline="skip")
+            await plane.shown()
+            plane.hub.wait_for = wait_for  # type: ignore[method-assign]
+            return await wait_for(name, event_seq)
+
+        plane.hub.wait_for = wait_meanwhile  # type: ignore[method-assign]
+        async with plane.dispatching():
+            await plane.recorded(tasks.ExecutionSkipped.KIND)
+
+        assert await plane.events(UNCONFIRMED) == []
+
+    async def test_a_return_from_before_the_host_came_online_is_no_record_of_what_was_published_then(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+        await plane.comes_online("web1")
+
+        async with plane.beside().dispatching():
+            assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+
+    async def test_of_two_that_would_dispatch_one_does(self, plane: Plane) -> None:
+        other = plane.beside()
+        async with plane.agent("web1") as web1, plane.dispatching(), other.dispatching(at_once=True):
+            for number in range(5):
+                await plane.run(f"t{number}", "web1")
+            await web1.received(5)
+            await plane.recorded(SENT, number=5)
+
+        assert web1.task_ids() == ["t0", "t1", "t2", "t3", "t4"]
+        assert not (plane.tap.published and other.tap.published)
+
+    async def test_one_that_is_stopped_before_it_knows_what_is_open_says_nothing_of_it(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+        await plane.shown()
+        stop = asyncio.Event()
+        stop.set()
+        blind = plane.beside()
+        blind.hub.wait_for = self.never  # type: ignore[method-assign]
+
+        await blind.dispatch()._work(stop)
+
+        assert await plane.events(UNCONFIRMED) == []
+
+    @staticmethod
+    async def never(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+        return False
+
+    # --- dispatch: one message for many
+
+    async def test_a_whole_group_that_is_online_gets_one_message(self, plane: Plane) -> None:
+        async with plane.agent("web1", "web") as web1, plane.agent("web2", "web") as web2, plane.dispatching():
+            for hostname in ("web1", "web2"):
+                await plane.comes_online(hostname, groups=["web"])
+            await plane.run("t1", target=Group("web"))
+            await web1.received()
+            await web2.received()
+            events = await plane.recorded(SENT, number=2)
+
+        assert [message.routing_key for message in plane.tap.published] == ["cmd.group.web"]
+        assert (web1.routes, web1.bodies) == (["cmd.group.web"], web2.bodies)
+        assert {e.hostname for e in events if isinstance(e, tasks.ExecutionSent)} == {"web1", "web2"}
+
+    async def test_everybody_gets_one_message_where_everybody_is_online(self, plane: Plane) -> None:
+        async with AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(plane.agent(name)) for name in ("web1", "web2", "db1")]
+            await stack.enter_async_context(plane.dispatching())
+            for agent in agents:
+                await plane.comes_online(agent.hostname)
+            await plane.run("t1", target=All())
+            for agent in agents:
+                await agent.received()
+
+        assert [message.routing_key for message in plane.tap.published] == ["cmd.all"]
+
+    async def test_a_group_of_which_one_is_offline_gets_its_messages_host_by_host(self, plane: Plane) -> None:
+        async with plane.agent("web1", "web") as web1, plane.dispatching():
+            await plane.comes_online("web1", groups=["web"])
+            await plane.run("t1", target=Group("web"))
+            await web1.received()
+            [event] = await plane.recorded(RETURNED)
+
+        assert web1.routes == ["cmd.node.web1"]
+        assert isinstance(event, tasks.ExecutionReturned)
+        assert event.hostname == "web2"
+
+    async def test_what_is_delivered_late_goes_host_by_host_though_the_whole_group_is_there(self, plane: Plane) -> None:
+        await plane.register("solo1", groups=["solo"])
+        async with plane.dispatching():
+            await plane.run("t1", target=Group("solo"))
+            await plane.recorded(RETURNED)
+            async with plane.agent("solo1", "solo") as solo:
+                await plane.comes_online("solo1", groups=["solo"])
+                await solo.received()
+
+        assert solo.routes == ["cmd.node.solo1"]
+
+    async def test_whoever_takes_over_sends_host_by_host(self, plane: Plane) -> None:
+        await plane.register("solo1", groups=["solo"])
+        async with plane.agent("solo1", "solo") as solo:
+            await plane.comes_online("solo1", groups=["solo"])
+            await plane.run("t1", target=Group("solo"))
+            async with plane.dispatching():
+                await solo.received()
+
+        assert solo.routes == ["cmd.node.solo1"]
+
+    async def test_a_host_that_was_regrouped_since_the_list_was_frozen_means_host_by_host(self, plane: Plane) -> None:
+        async with plane.agent("web1", "web") as web1, plane.agent("web2", "web"), plane.dispatching():
+            for hostname in ("web1", "web2"):
+                await plane.comes_online(hostname, groups=["web"])
+            as_of = plane.authority.position
+            for groups in ([], ["web"]):
+                await plane.hosts.set_groups(ADMIN, "web1", groups)
+            task = replace(a_task_accepted("t1", ("web1", "web2"), target={"group": "web"}), as_of=as_of)
+            signature = CONTROL_PLANE_KEY.sign(
+                AUTHORISATION, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=task.body()
+            )
+            row = task.to_new_event(actor="ada", signature=signature, key_id=CONTROL_PLANE_KEY.key_id)
+            await plane.log.append([row])
+            await until(self.has(web1, "t1"))
+
+        assert web1.routes[web1.task_ids().index("t1")] == "cmd.node.web1"
+
+    # --- dispatch: basic agents
+
+    async def test_a_basic_agent_gets_the_six_fields_and_never_more(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1", agent_version=None, boot_id=None, sequence=None)
+            await plane.run("t1", "web1")
+            await web1.received()
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await self.barrier(plane, "t2", db1)
+            await self.barrier(plane, "t3", db1)
+
+        assert [set(message) for message in web1.messages] == [{"task_id", "command", "timeout", "user", "timestamp"}]
+
+    async def test_what_a_basic_agent_cannot_do_is_skipped_when_it_turns_out_to_be_one(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.comes_online("web1", agent_version=None)
+            await plane.log.append([self.authorised("t1", "web1", env={"A": "b"})])
+            [event] = await plane.recorded(tasks.ExecutionSkipped.KIND)
+
+        assert event == tasks.ExecutionSkipped(task_id="t1", hostname="web1", reason="basic agent: no env")
+        assert plane.tap.published == []
+
+    # --- dispatch: cancelling
+
+    async def test_what_was_certainly_not_delivered_is_cancelled_without_a_word(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            await plane.tasks.cancel(ADMIN, "t1", "wrong host")
+            events = await plane.recorded(tasks.ExecutionCancelled.KIND)
+
+            async with plane.agent("web1") as web1, plane.agent("db1") as db1:
+                await plane.comes_online("web1")
+                await self.barrier(plane, "t2", db1)
+                assert web1.messages == []
+
+        assert events == [
+            tasks.ExecutionCancelled(task_id="t1", hostname="web1", reason="cancelled before it was delivered")
+        ]
+
+    async def test_what_was_perhaps_delivered_is_told_to_be_cancelled_and_is_not_published_again(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await web1.received(2)
+            plane.clock.advance(FIRST_RETRY_S)
+            await web1.received(3)
+
+        assert [message.get("kind", "command") for message in web1.messages] == ["command", "cancel", "cancel"]
+        assert await plane.events(tasks.ExecutionCancelled.KIND) == []
+
+    async def test_a_forged_wish_to_cancel_cancels_nothing_and_is_counted(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await plane.record(tasks.TaskCancelRequested(task_id="t1", actor="root"))
+            await self.barrier(plane, "t2", db1)
+
+        assert web1.task_ids() == ["t1"]
+        assert plane.counts["events_refused"] == 1
+
+    # --- dispatch: groups
+
+    async def test_a_host_whose_groups_have_changed_is_told(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.hosts.set_groups(ADMIN, "web1", ["db", "web"])
+            await web1.received()
+
+        [message] = web1.messages
+        [row] = await plane.rows(hosts.HostGroupsChanged.KIND)
+        assert (message["kind"], message["task_id"]) == ("configure", f"configure-{row.seq}")
+        assert message["groups"] == {"db": row.seq, "web": 1}
+        assert web1.routes == ["cmd.node.web1"]
+
+    async def test_a_host_that_comes_with_other_groups_than_its_own_is_told(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("web2") as web2, plane.dispatching():
+            await plane.comes_online("web1", groups=["web"])
+            await plane.comes_online("web2", groups=["old"])
+            await web2.received()
+
+        assert web2.messages[0]["groups"] == {"web": 2}
+        assert web1.messages == []
+
+    @pytest.mark.parametrize(
+        "error", [TransportUnavailableError("gone"), PublishUnconfirmedError("unknown")], ids=lambda e: type(e).__name__
+    )
+    async def test_groups_that_could_not_be_told_are_told_again(self, plane: Plane, error: Exception) -> None:
+        plane.tap.answers.append(error)
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.hosts.set_groups(ADMIN, "web1", [])
+            await until(self.has_published(plane, 1))
+            plane.clock.advance(1)
+            await web1.received()
+
+        assert web1.messages[0]["groups"] == {}
+
+    async def test_whoever_takes_over_tells_those_who_have_bound_other_groups(self, plane: Plane) -> None:
+        await plane.comes_online("web1", groups=["old"])
+        await plane.comes_online("web2", groups=["web"])
+
+        async with plane.agent("web1") as web1, plane.agent("web2") as web2, plane.dispatching():
+            await web1.received()
+
+        assert web1.messages[0]["groups"] == {"web": 1}
+        assert web2.messages == []
+
+    # --- deadlines
+
+    async def test_what_never_reached_its_host_expires_and_what_was_sent_is_lost(self, plane: Plane) -> None:
+        deadlines = plane.deadlines()
+        async with plane.agent("web1"), plane.dispatching():
+            await plane.run("t1", "web1", "web2", timeout=30, expires_in=60)
+            await plane.recorded(SENT)
+            await plane.recorded(RETURNED)
+
+        plane.clock.advance(60 + ALLOWED_SKEW_S)
+        assert await deadlines.decide() == 0
+        plane.clock.advance(1)
+        assert await deadlines.decide() == 1
+        plane.clock.advance(30 + 180 - 1)
+        assert await deadlines.decide() == 0
+        plane.clock.advance(1)
+        assert await deadlines.decide() == 1
+        assert await deadlines.decide() == 0
+
+        found = await plane.events(tasks.ExecutionExpired.KIND, tasks.ExecutionLost.KIND)
+        assert [(e.KIND, e.hostname) for e in found if hasattr(e, "hostname")] == [
+            ("execution.expired", "web2"),
+            ("execution.lost", "web1"),
+        ]
+
+    async def test_what_was_never_dispatched_is_lost_and_not_expired(self, plane: Plane) -> None:
+        """Nobody has said that it came back: perhaps a dispatch that died has published it."""
+        await plane.run("t1", "web1", timeout=30, expires_in=60)
+        plane.clock.advance(100_000)
+
+        assert await plane.deadlines().decide() == 1
+
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_a_result_that_came_first_stands(self, plane: Plane) -> None:
+        await plane.run("t1", "web1")
+        await plane.record(done("t1", "web1"))
+        plane.clock.advance(100_000)
+
+        assert await plane.deadlines().decide() == 0
+
+        assert await plane.events(tasks.ExecutionLost.KIND, tasks.ExecutionExpired.KIND) == []
+
+    async def test_deadlines_are_kept_by_the_service(self, plane: Plane) -> None:
+        await plane.run("t1", "web1")
+        plane.clock.advance(100_000)
+
+        async with plane.serving(plane.deadlines()):
+            await plane.recorded(tasks.ExecutionLost.KIND)
+
+    # --- presence
+
+    async def test_a_host_is_online_when_it_is_heard_and_offline_after_three_intervals(self, plane: Plane) -> None:
+        async with plane.watching():
+            beat = await self.beat(plane, "web1", 1)
+            [online] = await plane.recorded(hosts.HostWentOnline.KIND)
+            plane.clock.advance(29)
+            await self.beat(plane, "web2", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND, number=2)
+            plane.clock.advance(1)
+            [offline] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+        assert isinstance(online, hosts.HostWentOnline)
+        assert (online.hostname, online.heartbeat_seq, online.heartbeat) == ("web1", 1, beat)
+        assert isinstance(offline, hosts.HostWentOffline)
+        assert (offline.hostname, offline.heartbeat_seq, offline.heartbeat) == ("web1", 1, beat)
+
+    async def beat(self, plane: Plane, hostname: str, sequence: int, **changes: Any) -> JsonObject:
+        message: JsonObject = {
+            "hostname": hostname,
+            "status": "online",
+            "timestamp": plane.clock.now_s(),
+            "cpu_usage": 0.1,
+            "memory_usage": 0.2,
+            "agent_version": "1.0",
+            "boot_id": "b1",
+            "sequence": sequence,
+            **changes,
+        }
+        await plane.record(hosts.HeartbeatReceived(message=message))
+        return message
+
+    async def test_whoever_takes_over_says_nothing_twice_and_misses_nobody_before_its_time(self, plane: Plane) -> None:
+        async with plane.watching():
+            await self.beat(plane, "web1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+        await plane.shown()
+        plane.clock.advance(1000)
+
+        async with plane.beside().watching():
+            await self.beat(plane, "web2", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND, number=2)
+            plane.clock.advance(29)
+            await self.beat(plane, "db1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND, number=3)
+            assert await plane.events(hosts.HostWentOffline.KIND) == []
+            plane.clock.advance(1)
+            await plane.recorded(hosts.HostWentOffline.KIND)
+
+        assert len(await plane.events(hosts.HostWentOnline.KIND)) == 3
+
+    async def test_the_first_heartbeat_of_a_host_that_has_just_been_registered_brings_it_online(
+        self, plane: Plane
+    ) -> None:
+        read, is_registered = plane.log.read, False
+
+        async def read_meanwhile(name: LogName, **given: Any) -> list[StoredEvent]:
+            """Events are read, then a host is registered and heard, then heartbeats are read."""
+            nonlocal is_registered
+            if name == HEARTBEAT_EVENT and not is_registered:
+                is_registered = True
+                await plane.register_quietly("new1")
+                await self.beat(plane, "new1", 1)
+            return await read(name, **given)
+
+        plane.log.read = read_meanwhile  # type: ignore[method-assign, assignment]
+        async with plane.watching():
+            [event] = await plane.recorded(hosts.HostWentOnline.KIND)
+
+        assert isinstance(event, hosts.HostWentOnline)
+        assert (event.hostname, event.heartbeat_seq) == ("new1", 1)
+
+
+class TestSqliteInProcess(ProcessContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return sqlite_url(tmp_path)
+
+    @pytest.fixture
+    def transport(self) -> Transport:
+        return InProcessBroker().transport()
+
+
+@pytest.mark.mysql
+@pytest.mark.rabbitmq
+class TestMysqlRabbitMQ(ProcessContract):
+    @pytest.fixture
+    def url(self, mysql_url: str) -> str:
+        return mysql_url
+
+    @pytest.fixture
+    def transport(self, amqp_url: str) -> Transport:
+        return RabbitTransport(amqp_url)
