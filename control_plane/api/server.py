@@ -6,7 +6,9 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from control_plane.api.app import create_app
 from control_plane.api.live import Live
@@ -16,6 +18,7 @@ from control_plane.api.ui import StaticUi, ui_directory
 GRACEFUL_S: Final = 5  # shorter than what a stop may take in all
 MAX_CONNECTIONS: Final = 2000
 MAX_HEAD_BYTES: Final = 64 * 1024
+HEAD_S: Final = 10.0
 
 
 class HttpService:
@@ -33,6 +36,7 @@ class HttpService:
         """Serve until `stop`; what is being answered is finished, streams end. Raises OSError for a taken address."""
         config = uvicorn.Config(
             self.app,
+            http=_Protocol,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -50,6 +54,33 @@ class HttpService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.live.run(stop), name=self.live.name)
                 await _Server(config, stop).serve(sockets=[listener])
+
+
+class _Protocol(H11Protocol):
+    """Ends a connection on which a request's head does not come in time: half requests would use all of them up."""
+
+    _giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+
+    def _watch(self) -> None:
+        is_waiting = self.conn.their_state is h11.IDLE
+        if is_waiting and self._giving_up is None:
+            self._giving_up = self.loop.call_later(HEAD_S, self.transport.close)
+        elif not is_waiting and self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
 
 
 class _Server(uvicorn.Server):
