@@ -15,8 +15,8 @@ export function mount(root, params, context) {
   const form = part.root;
   root.replaceChildren(form);
   const inputs = form.elements;
-  // Made beforehand, so that a second click or a lost answer sends the same id and starts nothing twice.
-  const taskId = crypto.randomUUID();
+  // Made beforehand, so that a second click, or one after a lost answer, sends the same id and starts nothing twice.
+  let taskId = crypto.randomUUID();
   let preview = null;
   let timer = 0;
   let round = 0;
@@ -161,7 +161,10 @@ export function mount(root, params, context) {
     inputs.timeout.value = params.timeout ?? "30";
   }
 
-  form.addEventListener("input", changed);
+  form.addEventListener("input", () => {
+    taskId = crypto.randomUUID(); // another request by now
+    changed();
+  });
   form.addEventListener("submit", send);
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
