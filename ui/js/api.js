@@ -17,6 +17,7 @@ export class Problem extends Error {
 
 let csrfToken = null;
 let signIn = null; // asks the user to sign in again; resolves when that is done
+let asking = null; // that, while it lasts: one dialog for however many requests were refused
 
 export function setSession(token) {
   csrfToken = token;
@@ -24,6 +25,11 @@ export function setSession(token) {
 
 export function onSignedOut(ask) {
   signIn = ask;
+}
+
+export function askToSignIn() {
+  asking ??= signIn().finally(() => (asking = null));
+  return asking;
 }
 
 export const get = (path, options) => call("GET", path, undefined, options);
@@ -35,11 +41,19 @@ export const remove = (path, options) => call("DELETE", path, undefined, options
 async function call(method, path, body, { query, signal, asksToSignIn = true } = {}) {
   const answer = await request(method, address(path, query), body, signal);
   if (answer.status === 401 && asksToSignIn && signIn) {
-    await signIn();
+    await askToSignIn();
     return call(method, path, body, { query, signal, asksToSignIn: false });
   }
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   throw new Problem(answer.status, await problemOf(answer));
+}
+
+/** What the server says of its readiness; that it is not ready is an answer, too. */
+export async function readiness(signal) {
+  const answer = await request("GET", "/readyz", undefined, signal);
+  const body = await problemOf(answer);
+  if (!body.checks) throw new Problem(answer.status, body);
+  return body;
 }
 
 function address(path, query) {

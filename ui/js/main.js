@@ -3,6 +3,7 @@ import * as api from "./api.js";
 import { problem, text, toast, translate } from "./dom.js";
 import { language, load, preferred, t } from "./i18n.js";
 import { match, safeNext } from "./router.js";
+import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
 import * as store from "./store.js";
 import { mount as mountLogin } from "./views/login.js";
@@ -12,10 +13,12 @@ import { mount as mountRun } from "./views/run.js";
 import { mountList } from "./views/tasks.js";
 import { mountTask } from "./views/task.js";
 import { mount as mountAudit } from "./views/audit.js";
+import { mount as mountSystem } from "./views/system.js";
 
-const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit };
-const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit" };
+const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, system: mountSystem };
+const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit", system: "system" };
 const STALE_MS = 30_000;
+const RETRY_MS = 5_000;
 const element = (id) => document.getElementById(id);
 
 let user = null;
@@ -46,7 +49,7 @@ function show() {
   } catch (error) {
     problem(root, error, show);
   }
-  root.querySelector("h1")?.focus({ preventScroll: true });
+  (root.querySelector("[autofocus]") ?? root.querySelector("h1"))?.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
 
@@ -60,17 +63,41 @@ async function signedIn(me, next) {
 }
 
 function setUser(me) {
+  const isFirst = me && !user;
   user = me;
   api.setSession(me?.csrf_token ?? null);
   text(element("who"), me?.username);
   element("dev").hidden = !me?.dev;
   element("logout").hidden = !me;
-  if (me) followRunning().catch(() => setTimeout(() => setUser(me), 5000));
+  if (isFirst) followRunning();
+}
+
+/** Sign in again over the page, which keeps what was typed there; somebody else gets a page of their own. */
+function signInAgain() {
+  const dialog = document.createElement("dialog");
+  document.body.append(dialog);
+  // Escape may close it all the same, and without a session nothing goes on.
+  dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
+  return new Promise((resolve) => {
+    const signedInAgain = (me) => {
+      if (me.username !== user.username) return location.reload();
+      setUser(me);
+      dialog.remove();
+      resolve();
+    };
+    mountLogin(dialog, {}, { api, t, title: () => {}, signedIn: signedInAgain });
+    dialog.showModal();
+  });
 }
 
 /** The number of running tasks beside their page's name, as long as this page lives. */
 async function followRunning() {
-  const page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+  let page;
+  try {
+    page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+  } catch {
+    return setTimeout(followRunning, RETRY_MS);
+  }
   const draw = () => {
     const count = store.all("tasks").filter((task) => task.state !== "finished").length;
     text(element("running"), count ? String(count) : "");
@@ -125,21 +152,6 @@ function preferences() {
   });
 }
 
-function shortcuts() {
-  let isGoing = false;
-  const pages = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit" };
-  document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.closest?.("input, textarea, select, dialog");
-    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey || isTyping) return;
-    if (isGoing && pages[event.key]) navigate(pages[event.key]);
-    if (event.key === "/") {
-      event.preventDefault();
-      document.querySelector("main input[type=search]")?.focus();
-    }
-    isGoing = event.key === "g";
-  });
-}
-
 function followLinks() {
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");
@@ -157,14 +169,11 @@ async function start() {
   translate(document);
   if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
   preferences();
-  shortcuts();
+  listenForKeys(navigate);
   followLinks();
   stream.onState(drawPill);
   setInterval(() => drawPill(stream.state), 1000);
-  api.onSignedOut(() => {
-    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
-    return new Promise(() => {});
-  });
+  api.onSignedOut(signInAgain);
   try {
     setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));
   } catch (error) {

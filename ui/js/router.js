@@ -7,6 +7,7 @@ const ROUTES = [
   ["tasks", /^\/tasks$/],
   ["task", /^\/tasks\/(?<task_id>[^/]+)$/],
   ["audit", /^\/audit$/],
+  ["system", /^\/system$/],
 ];
 
 /** `{name, params}` of a path and a query; params has both. An unknown path is the fleet. */

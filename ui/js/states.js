@@ -36,7 +36,16 @@ const TASK = {
   cancelled: is("stop", "bar"),
 };
 
-const TABLES = { execution: EXECUTION, host: HOST, task: TASK };
+const PROJECTION = {
+  live: is("ok", "check"),
+  "catching up": is("run", "half"),
+  stopped: is("fail", "cross"),
+  missing: is("none", "question"),
+};
+
+const CHECK = { ok: is("ok", "check"), failing: is("fail", "cross") };
+
+const TABLES = { execution: EXECUTION, host: HOST, task: TASK, projection: PROJECTION, check: CHECK };
 
 /** Role and shape of a state, and the key of its word; a state of a newer server is shown as it is called. */
 export function stateOf(kind, state) {

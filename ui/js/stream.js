@@ -1,4 +1,5 @@
 // The live stream: one for a visible tab, over fetch, since EventSource hides the HTTP status and cannot resume at will.
+import { askToSignIn } from "./api.js";
 import * as store from "./store.js";
 
 const SILENCE_MS = 12_000; // the server pings every five seconds
@@ -100,7 +101,8 @@ async function read(signal) {
   if (lastId) query.set("after", lastId);
   const answer = await fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } });
   if (!answer.ok) {
-    if (answer.status === 401) location.reload();
+    if (answer.status === 401) await askToSignIn();
+    signal.throwIfAborted();
     throw new Error(`stream: ${answer.status}`);
   }
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

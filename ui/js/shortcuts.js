@@ -1,0 +1,35 @@
+// The keyboard: single keys, which do nothing while one types.
+import { toast } from "./dom.js";
+import { t } from "./i18n.js";
+
+const PAGES = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit", s: "/system" };
+const TYPING = "input:not([type=checkbox], [type=radio]), textarea, select, dialog";
+
+const KEYS = {
+  "/": () => document.querySelector("main input[type=search]")?.focus(),
+  "?": () => toast(t("shell.keys")),
+  j: () => moveRow(1),
+  k: () => moveRow(-1),
+  x: () => document.activeElement.closest("tr")?.querySelector("input[type=checkbox]")?.click(),
+};
+
+export function listen(navigate) {
+  let isGoing = false; // after a "g"
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPING)) return;
+    const page = isGoing ? PAGES[event.key] : undefined;
+    const act = page ? () => navigate(page) : KEYS[event.key];
+    isGoing = event.key === "g";
+    if (!act) return;
+    event.preventDefault(); // a "/" would also be typed into the field that it leads to
+    act();
+  });
+}
+
+/** Focus the row below or above; from outside the tables the first or the last one. Enter then opens it. */
+function moveRow(step) {
+  const rows = [...document.querySelectorAll("main tbody tr:has(a, button)")];
+  const at = rows.indexOf(document.activeElement.closest("tr"));
+  const next = at < 0 ? Math.min(0, step) : Math.min(rows.length - 1, Math.max(0, at + step));
+  rows.at(next)?.querySelector("a, button").focus();
+}
