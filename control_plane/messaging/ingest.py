@@ -15,7 +15,7 @@ from control_plane.commands.authority import Authority
 from control_plane.errors import StorageUnavailableError, UnstorableError
 from control_plane.events import registry, tasks
 from control_plane.events.access import MessageRejected
-from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome
+from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome, Recorded
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
@@ -23,11 +23,12 @@ from control_plane.messaging.dead_letters import DeadLetter
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
-from control_plane_wire.errors import MalformedMessageError, SignatureError
+from control_plane_wire.errors import MalformedMessageError, SignatureError, TransportUnavailableError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.lifecycle import wait_for_any
 from control_plane_wire.messages import Signed
 from control_plane_wire.strict_json import JsonObject
-from control_plane_wire.transport.base import Delivery, Session, Transport, keep_session, until_stopped
+from control_plane_wire.transport.base import Confirmed, Delivery, Session, Transport, keep_session, until_stopped
 
 PREFETCH: Final = 2000
 INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
@@ -101,15 +102,18 @@ class Ingest:
             self.connected_since_us = self._now_us()
             try:
                 async for batch in until_stopped(session.consume(self._stream.queue, prefetch=PREFETCH), stop):
-                    await self._take(session, batch)
+                    await self._take(session, batch, stop)
             finally:
                 self.connected_since_us = None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
 
-    async def _take(self, session: Session, batch: Sequence[Delivery]) -> None:
-        """Record a batch, set aside what cannot be, then acknowledge; the same again while the database is away."""
+    async def _take(self, session: Session, batch: Sequence[Delivery], stop: asyncio.Event) -> None:
+        """Record a batch, set aside what cannot be, then acknowledge; the same again while the database is away.
+
+        Told to stop meanwhile, it leaves the batch unacknowledged: it comes again.
+        """
         self._failpoints.hit("ingest.received")
         backoff = Backoff(first_s=0.1, most_s=5.0)
         while True:
@@ -118,9 +122,14 @@ class Ingest:
                 break
             except StorageUnavailableError as error:
                 _logger.warning("batch not recorded", extra={"stream": self._stream.name, "reason": str(error)})
-                await asyncio.sleep(backoff.next_s())
+                await wait_for_any(stop, timeout_s=backoff.next_s())
+                if stop.is_set():
+                    return
         for letter in dead:
-            await session.publish(letter.message(self._stream.dead_queue))
+            if await session.publish(letter.message(self._stream.dead_queue)) != Confirmed():
+                raise TransportUnavailableError(
+                    f"there is no queue {self._stream.dead_queue}"
+                )  # a new session makes it
         self._count(f"{self._stream.name}_received", len(batch))
         self._count(f"{self._stream.name}_dead", len(dead))
         for delivery in batch:
@@ -157,22 +166,21 @@ class Ingest:
 
     async def _verified(self, batch: Sequence[Delivery]) -> tuple[list[Received], list[DeadLetter]]:
         """What is decoded and signed by whom it must be; many are verified on all cores."""
-        if len(batch) <= INLINE:
-            found = self._decode_all(batch)
-        else:
-            chunks = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
-            parts = await asyncio.gather(*(asyncio.to_thread(self._decode_all, chunk) for chunk in chunks))
-            found = [item for part in parts for item in part]
-        if any(self._is_unknown(item) for item in found):
-            await self._authority.refresh()
-            found = [self._decode(item.delivery) if self._is_unknown(item) else item for item in found]
+        position = self._authority.position
+        found = await self._decoded(batch)
+        doubtful = [item.delivery for item in found if _is_doubtful(item)]
+        if doubtful and await self._authority.refresh() != position:
+            again = iter(await self._decoded(doubtful))
+            found = [next(again) if _is_doubtful(item) else item for item in found]
         received = [item for item in found if isinstance(item, Received)]
         return received, [item for item in found if isinstance(item, DeadLetter)]
 
-    @staticmethod
-    def _is_unknown(item: Received | DeadLetter) -> bool:
-        """Whether a host was not known: it may have been registered since the authority was last brought up to date."""
-        return isinstance(item, DeadLetter) and item.reason.startswith(UNKNOWN_HOST)
+    async def _decoded(self, batch: Sequence[Delivery]) -> list[Received | DeadLetter]:
+        if len(batch) <= INLINE:
+            return self._decode_all(batch)
+        chunks = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
+        parts = await asyncio.gather(*(asyncio.to_thread(self._decode_all, chunk) for chunk in chunks))
+        return [item for part in parts for item in part]
 
     def _decode_all(self, deliveries: Sequence[Delivery]) -> list[Received | DeadLetter]:
         return [self._decode(delivery) for delivery in deliveries]
@@ -204,6 +212,11 @@ class Ingest:
             routing_key=letter.delivery.routing_key[:200],
             reason=letter.reason,
         ).to_new_event()
+
+
+def _is_doubtful(item: Received | DeadLetter) -> bool:
+    """Whether a later look at who is who may tell otherwise: another process may have registered the host just now."""
+    return isinstance(item, DeadLetter) and (item.is_forged or item.reason.startswith(UNKNOWN_HOST))
 
 
 def unsigned(signed: Signed) -> JsonObject:
@@ -297,7 +310,11 @@ class Results:
         if keys:
             for key, seq in (await self._log.find(EVENT, list(keys))).items():
                 stored = await self._log.read_one(EVENT, seq)
-                event = registry.decode(stored) if stored else None
+                try:
+                    event = registry.decode(stored) if stored else None
+                except MalformedMessageError as error:
+                    _logger.error("task refused", extra={"seq": seq, "reason": error.reason})  # noqa: TRY400 - said all
+                    continue
                 if isinstance(event, tasks.TaskAccepted):
                     self._targets[keys[key]] = frozenset(event.hosts)
         found = {task_id: self._targets[task_id] for task_id in task_ids if task_id in self._targets}
@@ -309,24 +326,32 @@ class Results:
         self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
     ) -> None:
         """A result whose place is taken: late evidence beside our own outcome, or a second, different one."""
-        beside = [
-            await self._beside(r, outcome.seq)
-            for r, event, outcome in zip(received, events, outcomes, strict=True)
-            if isinstance(outcome, Conflict) and event.kind == tasks.ExecutionFinished.KIND
-        ]
-        if beside:
-            await self._log.append(beside)
+        late: list[Received] = []
+        differs: list[tuple[Received, int]] = []
+        for r, event, outcome in zip(received, events, outcomes, strict=True):
+            if isinstance(outcome, Conflict) and event.kind == tasks.ExecutionFinished.KIND:
+                first = await self._log.read_one(EVENT, outcome.seq)
+                if first is None or first.kind == tasks.ExecutionFinished.KIND:
+                    differs.append((r, outcome.seq))
+                else:
+                    late.append(r)
+        if late:
+            evidence = await self._log.append([self._late(r) for r in late])
+            differs += [(r, kept.seq) for r, kept in zip(late, evidence, strict=True) if isinstance(kept, Conflict)]
+            self._count("late_results", sum(isinstance(kept, Recorded) for kept in evidence))
+        if differs:
+            self._count("conflicts", len(differs))
+            await self._log.append([_conflict(r, first_seq) for r, first_seq in differs])
 
-    async def _beside(self, received: Received, first_seq: int) -> NewEvent:
-        first = await self._log.read_one(EVENT, first_seq)
-        if first is not None and first.kind != tasks.ExecutionFinished.KIND:
-            self._count("late_results", 1)
-            late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
-            return vouched(late, received, self._authority)
-        self._count("conflicts", 1)
-        return tasks.ExecutionConflict(
-            task_id=str(received.signed.message["task_id"]),
-            hostname=received.hostname,
-            first_seq=first_seq,
-            result_sha256=hashlib.sha256(received.signed.body).hexdigest(),
-        ).to_new_event()
+    def _late(self, received: Received) -> NewEvent:
+        late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
+        return vouched(late, received, self._authority)
+
+
+def _conflict(received: Received, first_seq: int) -> NewEvent:
+    return tasks.ExecutionConflict(
+        task_id=str(received.signed.message["task_id"]),
+        hostname=received.hostname,
+        first_seq=first_seq,
+        result_sha256=hashlib.sha256(received.signed.body).hexdigest(),
+    ).to_new_event()
