@@ -10,7 +10,7 @@ from tests.ui.conftest import SIMULATED, Dev, Visitor
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("/hosts", "/run", "/tasks", "/audit")
+PAGES = ("/hosts", "/run", "/tasks", "/audit", "/system")
 
 
 def heading(page: Page, name: str | re.Pattern[str]) -> None:
@@ -279,6 +279,42 @@ def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:
     assert "unsafe" not in policy
     [script] = re.findall(r'src="(/ui/[^"]+main\.js)"', index.text)
     assert "immutable" in dev.api.http.get(dev.url + script).headers["cache-control"]
+
+
+def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    password = "correct horse battery staple"
+    dev.api.post("/users", {"username": "ada", "role": "operator", "password": password})
+    page.get_by_role("button", name="Sign out").click()
+    heading(page, "Sign in")
+    page.get_by_label("User").fill("ada")
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    heading(page, "Fleet")
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    page.get_by_label("Command").fill("echo kept")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Run on 1 host").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("User").fill("ada")
+    dialog.get_by_label("Password").fill(password)
+    dialog.get_by_role("button", name="Sign in").click()
+
+    finished(page, "1 ok")
+    heading(page, "echo kept")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(page: Page, dev: Dev) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    heading(page, "System")
+
+    for name in ("database", "broker", "hosts", "tasks", "audit"):
+        expect(page.get_by_role("row").filter(has_text=name).first).to_be_visible()
 
 
 def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:
