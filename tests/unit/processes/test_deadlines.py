@@ -191,8 +191,9 @@ async def test_many_that_may_still_run_do_not_stand_before_one_whose_time_is_ove
 
 
 async def test_more_than_one_batch_is_said_in_several() -> None:
+    long = [an_execution(PERHAPS, hostname=f"db{n}", timeout_s=86_400) for n in range(BATCH)]
     gone = [an_execution(CAME_BACK, hostname=f"web{n}") for n in range(2 * BATCH + 1)]
-    process, log = deadlines(gone, ManualClock((LAST_START + 1) * 1_000_000), SomeHub())
+    process, log = deadlines([*long, *gone], ManualClock((LAST_START + 1) * 1_000_000), SomeHub())
 
     while await process.decide():
         pass
