@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Column, MetaData, Table
 
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
 from control_plane.projections.rows import RowKey, Rows
+from control_plane.storage.tables import Identifier, Int64, LongText, read_table
 
 
 class Projection:
     """One noun's read tables. `suffix` names a copy of them beside the live ones, for a rebuild.
 
-    Each column is fed by one log only, so it does not matter how the two logs interleave.
+    Each column is fed by one log only, so it does not matter how the two logs interleave. Beside the read tables there
+    is `parked`, where a projector sets aside the events that it cannot fold, and the later ones of the same subject.
     """
 
     name: ClassVar[str]
@@ -23,10 +25,19 @@ class Projection:
     def __init__(self, suffix: str = "") -> None:
         self.metadata = MetaData()
         self.suffix = suffix
+        self.parked = read_table(
+            f"{self.name}_parked{suffix}",
+            self.metadata,
+            Column("log", Identifier(64), primary_key=True),
+            Column("seq", Int64, primary_key=True, autoincrement=False),
+            Column("subject", Identifier(), nullable=False, comment="the task or host whose later events wait too"),
+            Column("reason", LongText, nullable=False),
+        )
 
     @property
     def tables(self) -> list[Table]:
-        return list(self.metadata.tables.values())
+        """The read tables: what a fold from zero has to equal."""
+        return [table for table in self.metadata.tables.values() if table is not self.parked]
 
     def concerns(self, event: Event) -> bool:
         """Whether an event can change a row here; False for most kinds, and never False for one that can."""

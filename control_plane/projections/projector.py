@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import Column, Table, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import FoldError, LeaseLostError
@@ -26,7 +26,7 @@ from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Remembered, Row, Rows
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
-from control_plane.storage.tables import Identifier, Int64, LongText, follower, read_table
+from control_plane.storage.tables import follower
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 PAGE: Final = 1000
@@ -43,18 +43,6 @@ class Batch:
 
     events: Sequence[StoredEvent]
     upto: Positions
-
-
-def parked_table(projection: Projection) -> Table:
-    """Where a projection sets aside the events that it cannot fold, and the later ones of the same subject."""
-    return read_table(
-        f"{projection.name}_parked{projection.suffix}",
-        projection.metadata,
-        Column("log", Identifier(64), primary_key=True),
-        Column("seq", Int64, primary_key=True, autoincrement=False),
-        Column("subject", Identifier(), nullable=False, comment="the task or host whose later events wait too"),
-        Column("reason", LongText, nullable=False),
-    )
 
 
 class Projector:
@@ -77,7 +65,6 @@ class Projector:
         self._leases = leases
         self._hub = hub
         self._failpoints = failpoints
-        self.parked = parked_table(projection)
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep(f"projection:{self.projection.name}", lambda lease: self._work(lease, stop), stop=stop)
@@ -101,7 +88,7 @@ class Projector:
         """Make the tables, or make them anew where their version has changed; take the position over."""
         position = await self._take_over(lease)
         async with self._database.read() as connection:
-            subjects = set(await connection.scalars(select(self.parked.c.subject)))
+            subjects = set(await connection.scalars(select(self.projection.parked.c.subject)))
         return _Tenure(lease, await self._database.connect(), position, position, subjects)
 
     async def _take_over(self, lease: Lease) -> Positions:
@@ -116,7 +103,8 @@ class Projector:
         await create_tables(self._database, self.projection)
         if row is None:
             async with self._database.write() as connection:
-                for table in self.projection.tables:  # there may be readers, so they are emptied and not dropped
+                # There may be readers, so they are emptied and not dropped.
+                for table in self.projection.metadata.sorted_tables:
                     await connection.execute(delete(table))
                 start = {"event_seq": 0, "heartbeat_seq": 0, "version": self.projection.version}
                 await connection.execute(insert(follower).values(name=name, **start, epoch=lease.epoch))
@@ -187,7 +175,7 @@ class Projector:
                 await self._move(connection, tenure, batch.upto)  # first: a rebuild locks that row first, too
                 await apply(self.projection, rows, events)
                 for row in parked:
-                    rows.put(self.parked, row)
+                    rows.put(self.projection.parked, row)
                 await rows.flush()
                 self._failpoints.hit("projector.before_commit")
             self._failpoints.hit("projector.after_commit")
@@ -297,11 +285,11 @@ def _parked_row(stored: StoredEvent, reason: str) -> Row:
 
 async def create_tables(database: Database, projection: Projection) -> None:
     async with database.write() as connection:
-        for table in projection.tables:
+        for table in projection.metadata.sorted_tables:
             await database.dialect.create_read_table(connection, table)
 
 
 async def drop_tables(database: Database, projection: Projection) -> None:
     async with database.write() as connection:
-        for table in projection.tables:
+        for table in projection.metadata.sorted_tables:
             await database.dialect.drop_read_table(connection, table)

@@ -15,7 +15,7 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import create_tables, drop_tables, fold, parked_table
+from control_plane.projections.projector import create_tables, drop_tables, fold
 from control_plane.projections.rows import Rows, json_text
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
@@ -102,7 +102,7 @@ async def _alone(database: Database, name: str) -> AsyncIterator[Callable[[], Aw
 
 async def _start_over(connection: AsyncConnection, live: Projection) -> None:
     """Nothing is set aside any more, and whoever is projecting takes over anew: it remembers rows of before."""
-    await connection.execute(delete(parked_table(live)))
+    await connection.execute(delete(live.parked))
     await connection.execute(update(follower).where(follower.c.name == live.name).values(epoch=0))
 
 

@@ -19,16 +19,14 @@ from tests.support.events import ACCEPTED, HEARTBEAT, RESULT, a_task_accepted
 from tests.support.fleet import a_registration
 
 HOSTS = 200
-TASKS = 50
-HEARTBEATS = 100
 START_S = START_US // 1_000_000
 
 
-async def run(url: str) -> None:
+async def run(url: str, *, tasks: int = 50, heartbeats: int = 100) -> None:
     """Fold hosts, tasks and audit from zero; print events per second of each."""
     async with migrated(url) as database, EventLog.open(database) as log:
         for name in (EVENT, HEARTBEAT_EVENT):
-            events = [event for event in history() if event.log == name]
+            events = [event for event in history(tasks, heartbeats) if event.log == name]
             for start in range(0, len(events), 500):
                 await log.append(events[start : start + 500])
         heads = {name: (await log.head(name)).seq for name in (EVENT, HEARTBEAT_EVENT)}
@@ -47,19 +45,19 @@ async def run(url: str) -> None:
             print(f"{'rebuilt, ' + live.name:<34} {count / (time.perf_counter() - started):>9,.0f}/s")
 
 
-def history() -> Iterator[NewEvent]:
-    """A fleet's registrations, its tasks with all that happens to them, and its heartbeats."""
+def history(tasks: int, heartbeats: int) -> Iterator[NewEvent]:
+    """A fleet's registrations, so many tasks with all that happens to them, and so many heartbeats of each host."""
     names = [f"web{number:03}.example.com" for number in range(HOSTS)]
     for name in names:
         yield a_registration(name).to_new_event()
-    for number in range(TASKS):
+    for number in range(tasks):
         task_id = f"task-{number}"
         yield a_task_accepted(task_id, tuple(names)).to_new_event()
         for name in names:
             yield ExecutionSent(task_id=task_id, hostname=name, route=f"cmd.node.{name}").to_new_event()
             yield ExecutionAccepted(hostname=name, message={**ACCEPTED, "task_id": task_id}).to_new_event()
             yield ExecutionFinished(hostname=name, message={**RESULT, "task_id": task_id}).to_new_event()
-    for number in range(HEARTBEATS):
+    for number in range(heartbeats):
         beat = {"timestamp": START_S + number * 10, "sequence": number + 1}
         for name in names:
             yield HeartbeatReceived(message={**HEARTBEAT, **beat, "hostname": name}).to_new_event()

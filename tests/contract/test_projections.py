@@ -293,7 +293,7 @@ class ProjectionContract:
 
     @staticmethod
     async def parked(shop: Shop, projector: Projector) -> list[tuple[Any, ...]]:
-        table = projector.parked
+        table = projector.projection.parked
         async with shop.database.read() as connection:
             found = await connection.execute(select(table.c.seq, table.c.subject, table.c.reason).order_by(table.c.seq))
             return [tuple(row) for row in found]

@@ -11,7 +11,6 @@ from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import parked_table
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import Clock
@@ -55,7 +54,7 @@ class ProjectionQueries:
         async with self._database.read() as connection:
             row = (await connection.execute(select(follower).where(follower.c.name == name))).mappings().one_or_none()
             working = await connection.scalar(owner)
-            parked = await connection.scalar(select(func.count()).select_from(parked_table(projection))) if row else 0
+            parked = await connection.scalar(select(func.count()).select_from(projection.parked)) if row else 0
         position = await self._hub.position(name)
         heads = {log: (await self._log.head(log)).seq for log in projection.logs}
         head = Positions(heads[EVENT], heads.get(HEARTBEAT_EVENT, position.heartbeat))

@@ -1,0 +1,20 @@
+"""The benchmarks go on working: they are run rarely, and most of all when somebody needs a figure."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import append, rebuild
+from tests.support.database import sqlite_url
+
+
+async def test_the_log_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await append.run(sqlite_url(tmp_path), rounds=1, batches=1, singles=2)
+
+    assert "of the raw INSERT" in capsys.readouterr().out
+
+
+async def test_rebuilds_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await rebuild.run(sqlite_url(tmp_path), tasks=1, heartbeats=1)
+
+    assert capsys.readouterr().out.count("rebuilt, ") == 3
