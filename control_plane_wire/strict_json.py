@@ -20,8 +20,9 @@ MAX_VALUES: Final = 65_536  # in one document: 8 MiB of brackets would take seco
 MAX_INTEGER: Final = 2**53 - 1  # what a double holds exactly, so every language reads the same number
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-# All but brackets and commas outside strings (closed or not). Possessive: no way back is remembered, so time is linear.
-_NO_STRUCTURE: Final = re.compile(rb'(?:[^\[\]{},"]++|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
+# A string (closed or not) or a mark outside of one. Possessive: no way back is remembered, so time is linear.
+_MARK: Final = re.compile(rb'[\[\]{},]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_MOST_MARKS: Final = 5 * MAX_VALUES  # two strings, a comma and two brackets a value
 
 
 def parse(data: bytes, *, max_bytes: int) -> JsonObject:
@@ -67,17 +68,18 @@ def _check_structure(data: bytes) -> None:
     """Bound what decoding costs before it is done: how deep it nests and how many values there are."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH and data.count(b",") + MAX_DEPTH < MAX_VALUES:
         return
-    structure = _NO_STRUCTURE.sub(b"", data)
-    if structure.count(b",") + structure.count(b"[") + structure.count(b"{") > MAX_VALUES:
-        raise MalformedMessageError(f"more than {MAX_VALUES} values")
-    depth = 0
-    for mark in structure:
-        if mark in b"[{":
+    depth = values = 0
+    for place, mark in enumerate(_MARK.finditer(data)):
+        kind = data[mark.start()]
+        if kind in b"[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedMessageError(f"nested deeper than {MAX_DEPTH}")
-        elif mark in b"]}":
+        elif kind in b"]}":
             depth -= 1
+        values += kind in b",[{"
+        if depth > MAX_DEPTH:
+            raise MalformedMessageError(f"nested deeper than {MAX_DEPTH}")
+        if values > MAX_VALUES or place > _MOST_MARKS:
+            raise MalformedMessageError(f"more than {MAX_VALUES} values")
 
 
 def _parse_canonical(data: bytes) -> JsonObject | None:

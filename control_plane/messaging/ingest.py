@@ -32,6 +32,7 @@ from control_plane_wire.transport.base import Confirmed, Delivery, Session, Tran
 
 PREFETCH: Final = 2000
 INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
+INLINE_BYTES: Final = 64 * 1024  # of all of them: what is larger would hold up the loop
 CHUNK: Final = 64
 CACHED_TASKS: Final = 2000
 UNKNOWN_HOST: Final = "no registered host"
@@ -176,7 +177,7 @@ class Ingest:
         return received, [item for item in found if isinstance(item, DeadLetter)]
 
     async def _decoded(self, batch: Sequence[Delivery]) -> list[Received | DeadLetter]:
-        if len(batch) <= INLINE:
+        if len(batch) <= INLINE and sum(len(delivery.body) for delivery in batch) <= INLINE_BYTES:
             return self._decode_all(batch)
         chunks = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
         parts = await asyncio.gather(*(asyncio.to_thread(self._decode_all, chunk) for chunk in chunks))

@@ -198,3 +198,21 @@ def test_what_is_written_nests_as_deep_as_what_is_read() -> None:
 def test_what_has_no_canonical_form_is_malformed(value: Any) -> None:
     with pytest.raises(MalformedMessageError):
         canonical([value])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":[' + b"1," * 10 * MAX_VALUES + b"1]}",
+        b'{"a":' + b'""' * 10 * MAX_VALUES + b"}" + b"[" * MAX_DEPTH + b",",
+        b'{"a":[' + b"{}," * 10 * MAX_VALUES + b"1]}",
+    ],
+)
+def test_a_document_of_too_many_values_is_refused_before_it_is_decoded(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orjson, "loads", None)
+    monkeypatch.setattr(json, "loads", None)
+
+    with pytest.raises(MalformedMessageError, match="more than 65536 values"):
+        parse(data, max_bytes=len(data))

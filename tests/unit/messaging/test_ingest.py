@@ -1,0 +1,62 @@
+"""How a batch of messages is decoded: few and small ones at once, else in a thread, where the loop goes on."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from control_plane.commands.authority import Authority, Keyring
+from control_plane.messaging.dead_letters import DeadLetter
+from control_plane.messaging.ingest import INLINE, INLINE_BYTES, Ingest, Received, Results
+from control_plane_wire.signing import SigningKey
+from tests.support.memory_log import MemoryLog
+
+
+@dataclass
+class ADelivery:
+    body: bytes
+    routing_key: str = "result.node.web1"
+    exchange: str = "sys_result_exchange"
+    headers: dict[str, object] = field(default_factory=dict)
+    user_id: str | None = None
+    redelivered: bool = False
+
+    def ack(self) -> None: ...
+    def reject(self) -> None: ...
+
+
+class Watched(Ingest):
+    """Remembers in which threads it has decoded."""
+
+    def _decode_all(self, deliveries: Sequence[Any]) -> list[Received | DeadLetter]:
+        self.threads = {*getattr(self, "threads", ()), threading.current_thread()}
+        return super()._decode_all(deliveries)
+
+
+@pytest.mark.parametrize(
+    ("batch", "is_inline"),
+    [
+        ([ADelivery(b"{}")] * INLINE, True),
+        ([ADelivery(b"{}")] * (INLINE + 1), False),
+        ([ADelivery(b'{"stdout":"' + b"," * INLINE_BYTES + b'"}')], False),
+    ],
+)
+async def test_what_takes_long_to_decode_does_not_hold_up_the_loop(batch: list[ADelivery], is_inline: bool) -> None:
+    log = MemoryLog()
+    authority = Authority(log, Keyring(SigningKey.generate()))
+    results = Results(log, authority, lambda what, number: None)  # type: ignore[arg-type]
+    ingest = Watched(
+        results,
+        None,  # type: ignore[arg-type]
+        log,  # type: ignore[arg-type]
+        authority,
+        count=lambda what, number: None,
+        now_us=lambda: 0,
+    )
+
+    received, dead = await ingest._verified(batch)
+
+    assert (len(received), len(dead)) == (0, len(batch))
+    assert (ingest.threads == {threading.main_thread()}) is is_inline
