@@ -173,7 +173,10 @@ class ExecutionStarted(_Reported):
     @property
     def started_at(self) -> int:
         """Unix seconds by the agent's clock."""
-        return int(str(self.message["started_at"]))
+        parsed = messages.parse_result(self.message)
+        if not isinstance(parsed, messages.AcceptedMessage) or parsed.started_at is None:
+            raise TypeError("not said to be started")
+        return parsed.started_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
