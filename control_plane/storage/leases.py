@@ -12,13 +12,14 @@ from typing import Final
 
 from sqlalchemy import and_, bindparam, insert, or_, select, update
 
-from control_plane.errors import LeaseLostError, StorageUnavailableError
+from control_plane.errors import LeaseLostError, LogDamagedError, StorageUnavailableError
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import lease as table
 from control_plane_wire.backoff import Backoff
 
 LEASE_S: Final = 4.0
 RENEWAL_S: Final = 1.0
+HALTED_S: Final = 30.0  # until it looks again whether a damaged log has been mended
 
 _logger = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class Leases:
         """Do `work` whenever the lease is ours, again and again, until `stop` is set.
 
         `work` gets the lease, returns once `stop` is set, and is cancelled when the lease is lost. When it raises
-        LeaseLostError or StorageUnavailableError it starts over, after a while and under a new epoch.
+        LeaseLostError or StorageUnavailableError it starts over, after a while and under a new epoch. A damaged log
+        halts it alone, with an alarm at each look, until somebody has mended the log: the rest of the program goes on.
         """
         backoff = Backoff(first_s=0.1, most_s=5.0)
         while not stop.is_set():
@@ -112,6 +114,11 @@ class Leases:
             except* (LeaseLostError, StorageUnavailableError) as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
                 await _wait(stop, backoff.next_s())
+            except* LogDamagedError as errors:
+                _logger.error(  # noqa: TRY400 - what it was is in the fields
+                    "halted: the log is damaged; restore it", extra={"lease": name, "cause": str(errors.exceptions[0])}
+                )
+                await _wait(stop, HALTED_S)
 
     async def _work_under(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
         async with asyncio.TaskGroup() as tasks:

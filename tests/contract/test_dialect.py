@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Index, MetaData, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
-from control_plane.errors import ConfigurationError, LeaseLostError, StorageUnavailableError, UnstorableError
+from control_plane.errors import (
+    ConfigurationError,
+    LeaseLostError,
+    LogDamagedError,
+    StorageUnavailableError,
+    UnstorableError,
+)
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
@@ -278,6 +284,26 @@ class DialectContract:
 
         assert epochs[1] > thief.epoch
         assert await two.acquire("dispatch") is not None
+
+    async def test_work_on_a_damaged_log_halts_alone_and_goes_on_when_the_log_is_mended(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("control_plane.storage.leases.HALTED_S", 0.01)
+        stop = asyncio.Event()
+        looks = 0
+
+        async def work(lease: Lease) -> None:
+            nonlocal looks
+            looks += 1
+            if looks < 3:
+                raise LogDamagedError("event", 7)
+            stop.set()
+
+        async with asyncio.timeout(BOUND_S):
+            await Leases(database, owner="one").keep("projection:hosts", work, stop=stop)
+
+        alarms = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert [alarm.__dict__["cause"] for alarm in alarms] == ["event 7 is missing below the head"] * 2
 
     async def test_work_that_fails_ends_the_keeping_of_its_lease(self, database: Database) -> None:
         async def work(lease: Lease) -> None:
