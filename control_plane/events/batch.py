@@ -112,22 +112,18 @@ def _text(value: str | None) -> bytes | None:
 
 
 def stored_event(row: EventRow) -> StoredEvent:
-    """A row that was written, as it will be read."""
+    """An event from the raw columns of its table, as they are written and read."""
     seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
     return StoredEvent(
-        seq=seq,
-        recorded_us=recorded_us,
-        kind=kind.decode(),
-        schema_v=schema_v,
-        task_id=_read(task_id),
-        hostname=_read(hostname),
-        actor=_read(actor),
-        occurred_us=occurred_us,
-        body=body,
-        signature=signature,
-        key_id=_read(key_id),
+        seq,
+        recorded_us,
+        kind.decode(),
+        schema_v,
+        None if task_id is None else task_id.decode(),
+        None if hostname is None else hostname.decode(),
+        None if actor is None else actor.decode(),
+        occurred_us,
+        body,
+        signature,
+        None if key_id is None else key_id.decode(),
     )
-
-
-def _read(text: Text) -> str | None:
-    return None if text is None else text.decode()

@@ -4,15 +4,16 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import NotRequired, Self, TypeAlias, TypedDict
+from typing import Self
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import LogDamagedError
 from control_plane.events.appender import SELECT_HEAD, Appender, head_of
 from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
+from control_plane.events.pages import Page, read_gapless, read_kinds, read_one
 from control_plane.events.tail import Tail
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
@@ -22,30 +23,6 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 _LAST = 2**63 - 1
 _SHARE_HEAD = SELECT_HEAD.with_for_update(read=True)
-
-# The columns of an event table, in their order.
-_Row: TypeAlias = tuple[
-    int, int, str, int, str | None, str | None, str | None, int | None, bytes, bytes | None, str | None
-]
-_PAGE: dict[LogName, Select[*_Row]] = {
-    name: select(table)
-    .where(table.c.seq > bindparam("after"), table.c.seq <= bindparam("upto"))
-    .order_by(table.c.seq)
-    .limit(bindparam("limit"))
-    for name, table in ((name, EVENT_TABLES[name]) for name in (EVENT, HEARTBEAT_EVENT))
-}
-_KINDS_PAGE = {
-    name: page.where(EVENT_TABLES[name].c.kind.in_(bindparam("kinds", expanding=True))) for name, page in _PAGE.items()
-}
-
-
-class _Page(TypedDict):
-    """The parameters of these statements."""
-
-    after: int
-    upto: int
-    limit: int
-    kinds: NotRequired[list[str]]
 
 
 class _News:
@@ -148,7 +125,8 @@ class EventLog:
     ) -> list[StoredEvent]:
         """The next events after a position, in order; an empty list where there are none yet.
 
-        Without `kinds` the result is gapless: `after + 1`, `after + 2`, …. With `kinds` it has every event of these
+        Without `kinds` the result is gapless: `after + 1`, `after + 2`, …, and ends early where its bodies come to
+        more than `PAGE_BYTES`. With `kinds` it has every event of these
         kinds up to its last one, or up to `upto` where it is shorter than `limit`. `upto` must be a seq that was
         seen before the call (from `head` or `append`). With `patience_s` another process's events may be seen that
         much later, and a follower at the end need not ask the database each time.
@@ -169,8 +147,8 @@ class EventLog:
             news.looked(head.seq)
             if head.seq <= after:
                 return []
-            page = _Page(after=after, upto=_LAST if upto is None else upto, limit=limit)
-            if prefix := _gapless(await _events(connection, _PAGE[log], page), after):
+            page = Page(after, _LAST if upto is None else upto, limit)
+            if prefix := await read_gapless(connection, log, page):
                 return prefix
         async with self._database.write() as connection:
             return await _read_locked(connection, log, page)
@@ -185,16 +163,14 @@ class EventLog:
         async with self._database.read() as connection:
             # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
             upto = (await _head(connection, log)).seq if upto is None else upto
-            page = _Page(after=after, upto=upto, limit=limit, kinds=sorted(kinds))
-            return await _events(connection, _KINDS_PAGE[log], page)
+            return await read_kinds(connection, log, Page(after, upto, limit), kinds)
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
         """The event with that seq, None where there is none."""
         if tail := self._news[log].tail.after(seq - 1, limit=1, upto=seq):
             return tail[0]
         async with self._database.read() as connection:
-            events = await _events(connection, _PAGE[log], _Page(after=seq - 1, upto=seq, limit=1))
-        return events[0] if events else None
+            return await read_one(connection, log, seq)
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""
@@ -245,25 +221,14 @@ class EventLog:
                     await news.changed.wait()
 
 
-async def _read_locked(connection: AsyncConnection, log: LogName, page: _Page) -> list[StoredEvent]:
+async def _read_locked(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
     """Read a page again while nothing can be appended: what is still missing below the head is gone."""
     locked = await connection.execute(_SHARE_HEAD, {"name": log})
-    end = min(head_of(locked.mappings().one_or_none()).seq, page["upto"])
-    prefix = _gapless(await _events(connection, _PAGE[log], page), page["after"])
-    if not prefix and page["after"] < end:
-        raise LogDamagedError(log, page["after"] + 1)
+    end = min(head_of(locked.mappings().one_or_none()).seq, page.upto)
+    prefix = await read_gapless(connection, log, page._replace(upto=end))
+    if not prefix and page.after < end:
+        raise LogDamagedError(log, page.after + 1)
     return prefix
-
-
-def _gapless(events: list[StoredEvent], after: int) -> list[StoredEvent]:
-    """The events up to the first hole."""
-    if events and events[-1].seq == after + len(events):
-        return events
-    return [event for place, event in enumerate(events, start=after + 1) if event.seq == place]
-
-
-async def _events(connection: AsyncConnection, statement: Select[*_Row], page: _Page) -> list[StoredEvent]:
-    return [StoredEvent(*row) for row in await connection.execute(statement, page)]
 
 
 async def _head(connection: AsyncConnection, log: LogName) -> Head:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -30,7 +30,7 @@ from control_plane_wire.messages import Signed
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.transport.base import Confirmed, Delivery, Session, Transport, keep_session, until_stopped
 
-PREFETCH: Final = 2000
+MOST_BYTES: Final = 512 * 1024  # recorded and acknowledged together, so that no commit takes long
 INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
 INLINE_BYTES: Final = 64 * 1024  # of all of them: what is larger would hold up the loop
 CHUNK: Final = 64
@@ -57,6 +57,7 @@ class Stream(Protocol):
     dead_queue: str
     tag: str
     max_bytes: int
+    prefetch: int
 
     def sender(self, delivery: Delivery, signed: Signed) -> str:
         """The host that must have signed it. Raises MalformedMessageError."""
@@ -102,8 +103,11 @@ class Ingest:
             await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
             self.connected_since_us = self._now_us()
             try:
-                async for batch in until_stopped(session.consume(self._stream.queue, prefetch=PREFETCH), stop):
-                    await self._take(session, batch, stop)
+                async for batch in until_stopped(
+                    session.consume(self._stream.queue, prefetch=self._stream.prefetch), stop
+                ):
+                    for part in parts_of(batch):
+                        await self._take(session, part, stop)
             finally:
                 self.connected_since_us = None
 
@@ -215,6 +219,18 @@ class Ingest:
         ).to_new_event()
 
 
+def parts_of(batch: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    """The batch in its order, in parts of at most `MOST_BYTES`; what is larger goes alone."""
+    start = size = 0
+    for end, delivery in enumerate(batch):
+        size += len(delivery.body)
+        if size > MOST_BYTES and end > start:
+            yield batch[start:end]
+            start, size = end, len(delivery.body)
+    if batch:
+        yield batch[start:]
+
+
 def _is_doubtful(item: Received | DeadLetter) -> bool:
     """Whether a later look at who is who may tell otherwise: another process may have registered the host just now."""
     return isinstance(item, DeadLetter) and (item.is_forged or item.reason.startswith(UNKNOWN_HOST))
@@ -245,6 +261,7 @@ class Heartbeats:
     dead_queue = topology.HEARTBEAT_DEAD_QUEUE
     tag = signing.HEARTBEAT
     max_bytes = messages.MAX_HEARTBEAT_BYTES
+    prefetch = 2000
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
@@ -269,6 +286,7 @@ class Results:
     dead_queue = topology.RESULT_DEAD_QUEUE
     tag = signing.RESULT
     max_bytes = messages.MAX_RESULT_BYTES
+    prefetch = 250  # 2 GiB of the largest ones
 
     def __init__(self, log: EventLog, authority: Authority, count: Count) -> None:
         self._log = log

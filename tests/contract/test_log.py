@@ -27,6 +27,7 @@ from control_plane.events.envelope import (
 from control_plane.events.follow import follow
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
+from control_plane.events.pages import LARGE_BYTES
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.tables import event as event_table
 from control_plane.storage.tables import log_head
@@ -135,6 +136,22 @@ class EventLogContract:
         await log.append([an_event(f"t{n}", body=body) for n, body in enumerate(bodies)])
 
         assert [event.body for event in await log.read(EVENT, after=0)] == bodies
+
+    async def test_a_page_of_large_bodies_ends_early_and_the_next_one_goes_on(
+        self, log: EventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes = [10, LARGE_BYTES, LARGE_BYTES - 1, 3 * LARGE_BYTES, 10, 9 * LARGE_BYTES, 10]
+        bodies = [bytes([n]) * size for n, size in enumerate(sizes)]
+        await log.append([an_event(f"t{n}", body=body) for n, body in enumerate(bodies)])
+        monkeypatch.setattr("control_plane.events.pages.PAGE_BYTES", 4 * LARGE_BYTES)
+
+        async with EventLog.open(database) as reader:  # which remembers nothing of what the other one has committed
+            pages = [await reader.read(EVENT, after=0)]
+            while page := await reader.read(EVENT, after=pages[-1][-1].seq):
+                pages.append(page)
+
+        assert [[event.seq for event in page] for page in pages] == [[1, 2, 3], [4, 5], [6], [7]]
+        assert [event.body for page in pages for event in page] == bodies
 
     # --- keys
 

@@ -9,7 +9,7 @@ import pytest
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.messaging.dead_letters import DeadLetter
-from control_plane.messaging.ingest import INLINE, INLINE_BYTES, Ingest, Received, Results
+from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, Results, parts_of
 from control_plane_wire.signing import SigningKey
 from tests.support.memory_log import MemoryLog
 
@@ -60,3 +60,18 @@ async def test_what_takes_long_to_decode_does_not_hold_up_the_loop(batch: list[A
 
     assert (len(received), len(dead)) == (0, len(batch))
     assert (ingest.threads == {threading.main_thread()}) is is_inline
+
+
+def test_a_batch_is_recorded_in_parts_that_no_commit_takes_long_for() -> None:
+    sizes = [1, MOST_BYTES - 1, 1, 1, 3 * MOST_BYTES, MOST_BYTES, 5]
+    batch = [ADelivery(bytes(size)) for size in sizes]
+
+    parts = list(parts_of(batch))
+
+    assert [[len(delivery.body) for delivery in part] for part in parts] == [
+        [1, MOST_BYTES - 1],
+        [1, 1],
+        [3 * MOST_BYTES],
+        [MOST_BYTES],
+        [5],
+    ]

@@ -1,0 +1,74 @@
+"""How events are read from their table: as raw rows, in pages that are bounded by number and by size."""
+
+from collections.abc import Collection
+from typing import Final, NamedTuple, cast
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from control_plane.events.batch import stored_event
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.events.merkle import EventRow
+from control_plane.storage.tables import EVENT_TABLES
+
+PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fill the memory of whoever follows
+LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
+
+_LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
+_BODY: Final = {
+    name: select(table.c.body).where(table.c.seq == bindparam("at"))
+    for name, table in ((name, EVENT_TABLES[name]) for name in _LOGS)
+}
+_BODY_PLACE: Final = list(EVENT_TABLES[EVENT].c.keys()).index("body")
+
+
+class Page(NamedTuple):
+    """At most `limit` events after one seq and up to another."""
+
+    after: int
+    upto: int
+    limit: int
+
+
+def _sql(name: LogName) -> str:
+    """A page, to be filled with whole numbers: text, since types of SQLAlchemy would cost half of the time."""
+    slim = f"CASE WHEN LENGTH(body) < {LARGE_BYTES} THEN body END"
+    columns = ", ".join(slim if column.name == "body" else column.name for column in EVENT_TABLES[name].c)
+    return (
+        f"SELECT {columns}, LENGTH(body) FROM {name} "  # noqa: S608 - names of ours
+        "WHERE seq > {after:d} AND seq <= {upto:d} ORDER BY seq LIMIT {limit:d}"
+    )
+
+
+_SLIM: Final = {name: _sql(name) for name in _LOGS}
+
+
+async def read_gapless(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+    """The events of a page up to the first hole, or to where their bodies come to more than `PAGE_BYTES`."""
+    events: list[StoredEvent] = []
+    room = PAGE_BYTES
+    rows = (await connection.exec_driver_sql(_SLIM[log].format(**page._asdict()))).all()
+    columns: list[object]
+    for place, (*columns, size) in enumerate(rows, start=page.after + 1):
+        room -= size
+        if columns[0] != place or (room < 0 and events):
+            break
+        if size >= LARGE_BYTES:
+            columns[_BODY_PLACE] = await connection.scalar(_BODY[log], {"at": place})
+        events.append(stored_event(cast("EventRow", columns)))
+    return events
+
+
+async def read_kinds(
+    connection: AsyncConnection, log: LogName, page: Page, kinds: Collection[str]
+) -> list[StoredEvent]:
+    """The events of a page that are of these kinds, whatever their size."""
+    table = EVENT_TABLES[log]
+    wanted = select(table).where(table.c.seq > page.after, table.c.seq <= page.upto, table.c.kind.in_(sorted(kinds)))
+    return [StoredEvent(*row) for row in await connection.execute(wanted.order_by(table.c.seq).limit(page.limit))]
+
+
+async def read_one(connection: AsyncConnection, log: LogName, seq: int) -> StoredEvent | None:
+    table = EVENT_TABLES[log]
+    row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
+    return None if row is None else StoredEvent(*row)
