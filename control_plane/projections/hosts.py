@@ -106,6 +106,7 @@ class HostsProjection(Projection):
         last = counted(last_of(row), heartbeat, stored.recorded_us)
         if last is None:
             return
+        said = heartbeat.to_json()
         rows.put(
             self.host,
             {
@@ -121,7 +122,7 @@ class HostsProjection(Projection):
                 "cpu_usage": heartbeat.cpu_usage,
                 "memory_usage": heartbeat.memory_usage,
                 "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
-                "facts": {name: value for name in FACTS if (value := heartbeat.to_json().get(name)) is not None},
+                "facts": {name: said[name] for name in FACTS if said.get(name) is not None},
                 "usage_pos": stored.seq,
             },
         )
