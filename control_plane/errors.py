@@ -8,6 +8,7 @@
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
+    │  └─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, still there under its lock: halt, alarm, never skip
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
@@ -64,6 +65,10 @@ class UnstorableError(RefusedError):
 
 class StorageUnavailableError(ControlPlaneError):
     """Nothing is known about the outcome; the same again, with backoff, is right."""
+
+
+class DuplicateKeyError(StorageUnavailableError):
+    """A row with that primary key is there already, perhaps since a moment; the transaction wrote nothing."""
 
 
 class LeaseLostError(ControlPlaneError):

@@ -65,7 +65,7 @@ class Dialect(Protocol):
     def translate(self, error: DBAPIError) -> Exception:
         """Name what a driver's error means to the caller; the error itself where it is a defect of ours.
 
-        StorageUnavailableError: transient, or nothing is known; a duplicate key too, since the same again will find
-        the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
+        StorageUnavailableError: transient, or nothing is known. DuplicateKeyError: the same again, after a look, will
+        find the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
         """
         ...

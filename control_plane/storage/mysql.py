@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
-from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
+from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
 from control_plane.storage.dialect import KeyBytes, Value
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
@@ -47,6 +47,7 @@ READING_OPTIONS: Final = {
 IDLE_S: Final = 5.0
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
+DUPLICATE_KEY: Final = 1062
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
 TRIGGER_NEEDS_RIGHT: Final = 1419
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
@@ -128,6 +129,8 @@ def translate(error: DBAPIError) -> Exception:
     code, detail = _code(error), str(error.orig)
     if code in OUR_DEFECT or isinstance(error, ProgrammingError):
         return error
+    if code == DUPLICATE_KEY:
+        return DuplicateKeyError(detail)
     if code in REFUSED_VALUE:
         return UnstorableError(0, detail)
     if code == TRIGGER_NEEDS_RIGHT:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
-from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
+from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
 from control_plane.storage.dialect import KeyBytes, Value
 from control_plane.storage.tables import Identifier
 
@@ -38,6 +38,7 @@ REFUSED_VALUE: Final = frozenset(
         3091,  # SQLITE_CONSTRAINT_DATATYPE, which Python 3.11 has no name for: a wrong type in a STRICT table
     }
 )
+DUPLICATE_KEY: Final = frozenset({sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE})
 OUR_DEFECT: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_CONSTRAINT_TRIGGER})
 
 
@@ -94,6 +95,8 @@ def _translated() -> Iterator[None]:
 
 def _meaning(error: sqlite3.Error) -> Exception:
     code = error.sqlite_errorcode
+    if code in DUPLICATE_KEY:
+        return DuplicateKeyError(str(error))
     if code in REFUSED_VALUE:
         return UnstorableError(0, str(error))
     return error if code in OUR_DEFECT else StorageUnavailableError(str(error))
@@ -121,7 +124,10 @@ class SqliteDialect:
         if not rows:
             return
         names = [column.name for column in table.columns]
-        await _write_many(connection, _insert(table, names), rows)
+        try:
+            await _write_many(connection, _insert(table, names), rows)
+        except sqlite3.IntegrityError as error:  # the trigger that stops REPLACE has seen it before the primary key did
+            raise DuplicateKeyError(str(error)) from error
 
     async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
         if not rows:

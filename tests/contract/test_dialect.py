@@ -10,14 +10,14 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Index, MetaData, make_url, select, text
+from sqlalchemy import Column, Index, MetaData, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from control_plane.errors import (
     ConfigurationError,
+    DuplicateKeyError,
     LeaseLostError,
     LogDamagedError,
-    StorageUnavailableError,
     UnstorableError,
 )
 from control_plane.storage.dialect import Value
@@ -31,6 +31,7 @@ from control_plane.storage.tables import (
     Int64,
     LongText,
     credential,
+    event_key,
     follower,
     heartbeat_event,
     heartbeat_key,
@@ -189,14 +190,28 @@ class DialectContract:
         async with database.read() as connection:
             assert (await connection.execute(select(credential))).all() == []
 
-    async def test_a_duplicate_key_means_try_again(self, database: Database) -> None:
+    async def test_a_duplicate_key_means_look_and_try_again(self, database: Database) -> None:
         ada = credential.insert().values(username="ada", phc="x", changed_us=1)
         async with database.write() as connection:
             await connection.execute(ada)
 
-        with pytest.raises(StorageUnavailableError):
+        with pytest.raises(DuplicateKeyError):
             async with database.write() as connection:
                 await connection.execute(ada)
+
+    async def test_a_key_that_is_in_the_log_already_is_a_duplicate_and_the_rest_is_not_written(
+        self, database: Database
+    ) -> None:
+        first, second = ((b"t1", b"task.accepted", b"", part, bytes(32), 1) for part in (b"", b"2"))
+        async with database.write() as connection:
+            await database.dialect.bulk_insert(connection, event_key, [first])
+
+        with pytest.raises(DuplicateKeyError):
+            async with database.write() as connection:
+                await database.dialect.bulk_insert(connection, event_key, [second, first])
+
+        async with database.read() as connection:
+            assert await connection.scalar(select(func.count()).select_from(event_key)) == 1
 
     async def test_a_defect_of_ours_is_not_called_unavailable(self, database: Database) -> None:
         with pytest.raises(DBAPIError):
