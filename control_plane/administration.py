@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 from control_plane.bootstrap import Core, open_core
 from control_plane.commands.access import CONSOLE, User
-from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
-from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.compare import TableComparison
+from control_plane.projections.every import PROJECTIONS, projection_named
 from control_plane.projections.queries.projections import ProjectionState
-from control_plane.projections.rebuild import TableComparison, rebuild
+from control_plane.projections.rebuild import rebuild, retry_parked, roll_back
 from control_plane.settings import Settings
 from control_plane.storage import migrate as migrations
 from control_plane.storage import signing_key
@@ -75,14 +76,10 @@ class Office:
         return await self.core.projection_queries.states()
 
     async def rebuild(
-        self, name: str | None, *, switch: bool, progress: Callable[[str, int, int, float], None]
+        self, name: str | None, *, switch: bool, resume: bool, progress: Callable[[str, int, int, float], None]
     ) -> AsyncIterator[tuple[str, list[TableComparison]]]:
         """Fold one projection or all of them from zero, and compare with the live tables; then use the new ones."""
-        wanted = [projection for projection in PROJECTIONS if name in {None, projection.name}]
-        if not wanted:
-            names = ", ".join(projection.name for projection in PROJECTIONS)
-            raise RefusedError("unknown_projection", f"there is no projection {name}; there are {names}")
-        for projection in wanted:
+        for projection in PROJECTIONS if name is None else (projection_named(name),):
             started = time.monotonic()
 
             def told(done: int, total: int, name: str = projection.name, since: float = started) -> None:
@@ -90,5 +87,14 @@ class Office:
 
             yield (
                 projection.name,
-                await rebuild(projection, self.core.database, self.core.log, switch=switch, progress=told),
+                await rebuild(
+                    projection, self.core.database, self.core.log, switch=switch, resume=resume, progress=told
+                ),
             )
+
+    async def roll_back(self, name: str) -> None:
+        await roll_back(projection_named(name), self.core.database, self.core.log)
+
+    async def retry(self, name: str) -> tuple[int, int]:
+        """Fold the events that a projection has set aside; how many could be, and how many still cannot."""
+        return await retry_parked(projection_named(name), self.core.database, self.core.log)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from control_plane.administration import Office
+    from control_plane.projections.compare import Difference
     from control_plane.settings import Settings
 
 
@@ -92,17 +93,23 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
     token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
 
-    projections = commands.add_parser("projections", help="read tables: list, verify, rebuild").add_subparsers(
-        required=True, metavar="ACTION"
+    projections = commands.add_parser(
+        "projections", help="read tables: list, verify, rebuild, rollback, retry"
+    ).add_subparsers(required=True, metavar="ACTION")
+    _add(projections, "list", _projections_list, "each projection's position, lag, parked events and rebuild")
+    verify = _add(
+        projections, "verify", _projections_verify, "fold the log from zero beside the live tables and compare them"
     )
-    _add(projections, "list", _projections_list, "each projection's position, lag and parked events")
-    for name, run, meaning in (
-        ("verify", _projections_verify, "fold the log from zero beside the live tables and compare them"),
-        ("rebuild", _projections_rebuild, "the same, and then use the new tables"),
-    ):
-        _add(projections, name, run, meaning).add_argument(
-            "name", nargs="?", metavar="NAME", help="default: all of them"
-        )
+    rebuild = _add(
+        projections, "rebuild", _projections_rebuild, "the same while all goes on, and then use the new tables"
+    )
+    rebuild.add_argument("--resume", action="store_true", help="go on where a rebuild was stopped, not from zero")
+    for each in (verify, rebuild):
+        each.add_argument("name", nargs="?", metavar="NAME", help="default: all of them")
+    back = _add(projections, "rollback", _projections_rollback, "put the tables from before the last rebuild back")
+    retry = _add(projections, "retry", _projections_retry, "fold the events again that were set aside")
+    for each in (back, retry):
+        each.add_argument("name", metavar="NAME")
     return parser
 
 
@@ -220,30 +227,65 @@ async def _tokens_create(arguments: argparse.Namespace) -> None:
 
 async def _projections_list(_: argparse.Namespace) -> None:
     async with _office() as office:
-        print(f"{'NAME':<12} {'STATE':<12} {'POSITION':>20} {'LAG':>8} {'PARKED':>7}")
+        print(
+            f"{'NAME':<10} {'VERSION':>7} {'STATE':<12} {'POSITION':>20} {'LAG':>8} {'SECONDS':>8} {'PARKED':>6}"
+            "  REBUILD"
+        )
         for state in await office.projections():
-            position, lag = str(state.position), state.lag_events
-            print(f"{state.name:<12} {state.state:<12} {position:>20} {lag:>8} {state.parked:>7}")
+            rebuilt = f"{state.rebuilt_events} events folded" if state.rebuilt_events is not None else "-"
+            print(
+                f"{state.name:<10} {state.version:>7} {state.state:<12} {state.position!s:>20} {state.lag_events:>8} "
+                f"{state.lag_us / 1e6:>8.1f} {state.parked:>6}  {rebuilt}"
+            )
 
 
 async def _projections_verify(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=False)
+    return await _compare(arguments.name, switch=False, resume=False)
 
 
 async def _projections_rebuild(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=True)
+    return await _compare(arguments.name, switch=True, resume=arguments.resume)
 
 
-async def _compare(name: str | None, *, switch: bool) -> int:
+async def _compare(name: str | None, *, switch: bool, resume: bool) -> int:
     """Fold from zero and compare, with progress on a terminal; 1 where something differs and is not replaced."""
     differs = False
     async with _office() as office:
-        async for projection, tables in office.rebuild(name, switch=switch, progress=_progress):
+        async for projection, tables in office.rebuild(name, switch=switch, resume=resume, progress=_progress):
             for table in tables:
                 verdict = "equal" if table.is_equal else "differs"
                 differs = differs or not table.is_equal
-                print(f"{projection:<12} {table.name:<16} {table.live[0]:>10} rows  {verdict}  {table.rebuilt[1][:16]}")
+                rows = f"{table.live.rows:>10} rows"
+                print(f"{projection:<10} {table.name:<16} {rows}  {verdict:<7}  {table.rebuilt.digest[:16]}")
+                for difference in table.differences:
+                    print(f"    {_difference(difference)}")
+            if not tables:
+                print(f"{projection:<10} made anew: the tables before were of another version")
+    if switch and differs:
+        print("what differed is replaced; `control-plane projections rollback NAME` puts it back")
     return FAILED if differs and not switch else 0
+
+
+def _difference(difference: "Difference") -> str:
+    """One row that is not the same, in one line."""
+    key = ", ".join(map(str, difference.key))
+    if difference.missing_in is not None:
+        return f"{key}: only in the {'rebuilt' if difference.missing_in == 'live' else 'live'} table"
+    columns = "; ".join(f"{name} is {live!r}, rebuilt {new!r}" for name, (live, new) in difference.columns.items())
+    return f"{key}: {columns}"
+
+
+async def _projections_rollback(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.roll_back(arguments.name)
+    print(f"{arguments.name}: the tables from before the last rebuild are in place again, up to date")
+
+
+async def _projections_retry(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        done, left = await office.retry(arguments.name)
+    print(f"{arguments.name}: {done} events folded, {left} still set aside")
+    return FAILED if left else 0
 
 
 def _progress(name: str, done: int, total: int, seconds: float) -> None:

@@ -26,6 +26,10 @@ class Hub:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def forget(self, name: str) -> None:
+        """Its tables may be made anew: what was told of them counts no more, and its row says where it stands."""
+        self._positions.pop(name, None)
+
     async def wait_moved(self, *, after: int | None = None, timeout_s: float) -> None:
         """Return when a projection of this process has moved, or at the timeout.
 

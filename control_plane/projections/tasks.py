@@ -46,9 +46,9 @@ class TasksProjection(Projection):
             Column("retry_of", Identifier()),
             Column("guard_level", Int64, nullable=False),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
-            Index(f"task{suffix}_pos", "pos"),
-            Index(f"task{suffix}_seq", "seq"),
-            Index(f"task{suffix}_state", "state", "seq"),
+            Index("task_pos", "pos"),
+            Index("task_seq", "seq"),
+            Index("task_state", "state", "seq"),
         )
         self.execution = read_table(
             f"execution{suffix}",
@@ -76,9 +76,9 @@ class TasksProjection(Projection):
             Column("first_line", Blob),
             Column("late", Json(), comment="a result that came after the control plane had said the outcome"),
             Column("pos", Int64, nullable=False),
-            Index(f"execution{suffix}_pos", "pos"),
-            Index(f"execution{suffix}_host", "hostname", "accepted_seq"),
-            Index(f"execution{suffix}_open", "is_open", "accepted_seq"),
+            Index("execution_pos", "pos"),
+            Index("execution_host", "hostname", "accepted_seq"),
+            Index("execution_open", "is_open", "accepted_seq"),
         )
         # When each host last came online: what then waited for it was published again.
         self.online = read_table(

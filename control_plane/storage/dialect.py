@@ -1,6 +1,6 @@
 """All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
@@ -29,6 +29,11 @@ class Dialect(Protocol):
         """Whether a second writing transaction fails or polls, instead of waiting its turn."""
         ...
 
+    @property
+    def snapshot_isolation(self) -> str | None:
+        """The isolation level under which a transaction goes on seeing what its first statement saw; None: any."""
+        ...
+
     def clock_us(self) -> ColumnElement[int]:
         """The database's own clock at the statement, in UTC microseconds: one for all processes."""
         ...
@@ -50,16 +55,33 @@ class Dialect(Protocol):
         """The (key, digest, seq) of those `keys`, primary keys of the key table `table`, that are there."""
         ...
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         """Create a read table, and the read schema, where they are missing. MySQL commits by itself here.
+
+        Args:
+            indexed: False leaves the indexes to `create_read_indexes`, which is quicker once the table is full.
 
         Raises:
             ConfigurationError: the account may not; the text names the missing GRANT.
         """
         ...
 
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        """Create the indexes of a read table where they are missing. MySQL commits by itself here."""
+        ...
+
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         """Drop a read table where it is there. MySQL commits by itself here."""
+        ...
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        """Give tables of the read schema new names, (from, to) in that order, for all readers at one moment.
+
+        Names that are not there are left out. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: a reader has held one of them for too long; nothing was renamed.
+        """
         ...
 
     def translate(self, error: DBAPIError) -> Exception:
@@ -69,3 +91,11 @@ class Dialect(Protocol):
         find the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
         """
         ...
+
+
+def possible_renames(names: Sequence[tuple[str, str]], there: set[str]) -> Iterator[tuple[str, str]]:
+    """Those renames, in their order, whose first name is there by then."""
+    for old, new in names:
+        if old in there:
+            there = there - {old} | {new}
+            yield old, new

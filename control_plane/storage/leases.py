@@ -5,12 +5,12 @@ A lease only saves work. What protects is the epoch: whoever moves a position do
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import Update, and_, bindparam, insert, or_, select, update
 
 from control_plane.errors import LeaseLostError, LogDamagedError, StorageUnavailableError
 from control_plane.storage.engine import Database
@@ -52,6 +52,7 @@ class Leases:
             .where(is_named, or_(table.c.owner == owner, table.c.until_us < now_us))
             .values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         )
+        self._steal = update(table).where(is_named).values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
         self._exists = select(table.c.name).where(is_named)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
@@ -64,8 +65,20 @@ class Leases:
         Raises:
             StorageUnavailableError: try again.
         """
+        return await self._acquire(name, self._take)
+
+    async def take(self, name: str) -> Lease:
+        """The lease, though another process holds it, which finds out at its next renewal: for an administrator.
+
+        Its epoch fences the other one off at once wherever it moves a position.
+        """
+        lease = await self._acquire(name, self._steal)
+        assert lease is not None  # noqa: S101 - nobody can refuse it
+        return lease
+
+    async def _acquire(self, name: str, statement: Update) -> Lease | None:
         async with self._database.write() as connection:
-            taken = await connection.execute(self._take, {"lease": name})
+            taken = await connection.execute(statement, {"lease": name})
             if not taken.rowcount:
                 if await connection.scalar(self._exists, {"lease": name}) is not None:
                     return None
@@ -110,7 +123,8 @@ class Leases:
                     await _wait(stop, RENEWAL_S)
                     continue
                 backoff.reset()
-                await self._work_under(lease, work)
+                async with self.held(lease):
+                    await work(lease)
             except* (LeaseLostError, StorageUnavailableError) as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
                 await _wait(stop, backoff.next_s())
@@ -120,13 +134,29 @@ class Leases:
                 )
                 await _wait(stop, HALTED_S)
 
-    async def _work_under(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")
-            await work(lease)
-            renewals.cancel()
-        with suppress(StorageUnavailableError):  # it ends by itself in four seconds
-            await self.release(lease)
+    @asynccontextmanager
+    async def held(self, lease: Lease) -> AsyncIterator[None]:
+        """Renew the lease as long as the block lasts, and release it after; a block that loses it is cancelled.
+
+        Raises:
+            LeaseLostError: the lease is lost.
+        """
+        failure: BaseException | None = None  # of the block; raised outside the group, which would wrap it
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")
+                try:
+                    yield
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again outside
+                    failure = error
+                renewals.cancel()
+        except BaseExceptionGroup as lost:
+            raise LeaseLostError(lease.name) from lost
+        if not isinstance(failure, StorageUnavailableError | asyncio.CancelledError):
+            with suppress(StorageUnavailableError):  # it ends by itself in four seconds
+                await self.release(lease)
+        if failure is not None:
+            raise failure
 
     async def _keep_renewing(self, lease: Lease) -> None:
         loop = asyncio.get_running_loop()

@@ -15,36 +15,33 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value
+from control_plane.storage.dialect import KeyBytes, Value, possible_renames
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
 ALONE_CHARS: Final = 2 * 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
 LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with room
 STATEMENT_ROWS: Final = 1000
 
-ENGINE_OPTIONS: Final = {
+POOL_OPTIONS: Final = {"pool_recycle": 1800, "pool_pre_ping": True, "pool_use_lifo": True}
+_CONNECT: Final = {
+    "connect_timeout": 5,
+    "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
+    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+}
+WRITING_OPTIONS: Final = {
     "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
-    "max_overflow": 0,
-    "pool_timeout": 5,
-    "pool_recycle": 1800,
-    "pool_pre_ping": True,
-    "pool_use_lifo": True,
-    "connect_args": {
-        "connect_timeout": 5,
-        "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
-        "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-    },
+    "connect_args": _CONNECT,
 }
 
 # Reads are single statements: without a transaction around each, a read is one round trip instead of four.
-READING_OPTIONS: Final = {
-    **ENGINE_OPTIONS,
-    "isolation_level": "AUTOCOMMIT",
-    "skip_autocommit_rollback": True,
+READING_OPTIONS: Final = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, "connect_args": _CONNECT}
+READING_POOL_OPTIONS: Final = {
+    **POOL_OPTIONS,
     "pool_reset_on_return": None,
     "pool_pre_ping": False,  # see `ping_when_idle`
 }
 IDLE_S: Final = 5.0
+RENAME_S: Final = 2  # to wait for those who read a table, while no projector may work on it
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
 DUPLICATE_KEY: Final = 1062
@@ -147,6 +144,7 @@ class MysqlDialect:
     """See `Dialect`."""
 
     has_one_writer = False
+    snapshot_isolation = "REPEATABLE READ"
 
     def __init__(self, database: str, version: str) -> None:
         self.read_schema = f"{database}_read"
@@ -206,14 +204,14 @@ class MysqlDialect:
         ).all()
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         try:
             await connection.execute(
                 text(f"CREATE DATABASE IF NOT EXISTS `{self.read_schema}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
             )
             await connection.execute(CreateTable(table, if_not_exists=True))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                await connection.run_sync(index.create, checkfirst=True)
+            if indexed:
+                await self.create_read_indexes(connection, table)
         except DBAPIError as error:
             if _code(error) not in MISSING_RIGHT:
                 raise
@@ -222,8 +220,24 @@ class MysqlDialect:
                 "CONTROL_PLANE_DATABASE_URL"
             ) from error.orig
 
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            await connection.run_sync(index.create, checkfirst=True)
+
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        wanted = text("SELECT table_name FROM information_schema.tables WHERE table_schema = :schema")
+        there = set((await connection.execute(wanted, {"schema": self.read_schema})).scalars())
+        schema = _quoted(self.read_schema)
+        renames = [f"{schema}.{_quoted(old)} TO {schema}.{_quoted(new)}" for old, new in possible_renames(names, there)]
+        if renames:
+            await connection.execute(text(f"SET SESSION lock_wait_timeout = {RENAME_S}"))
+            try:
+                await connection.execute(text(f"RENAME TABLE {', '.join(renames)}"))
+            finally:
+                await connection.execute(text("SET SESSION lock_wait_timeout = DEFAULT"))
 
     def translate(self, error: DBAPIError) -> Exception:
         return translate(error)

@@ -3,10 +3,11 @@
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from secrets import token_hex
 from typing import Final
 
 import aiosqlite
-from sqlalchemy import Column, ColumnElement, Table, literal_column
+from sqlalchemy import Column, ColumnElement, Table, literal_column, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
@@ -16,10 +17,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value
+from control_plane.storage.dialect import KeyBytes, Value, possible_renames
 from control_plane.storage.tables import Identifier
 
-ENGINE_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
 PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -115,6 +115,7 @@ class SqliteDialect:
     name = f"SQLite {sqlite3.sqlite_version}"
     read_schema = None  # attached files do not commit together
     has_one_writer = True
+    snapshot_isolation = None  # every transaction is one
 
     def clock_us(self) -> ColumnElement[int]:
         # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.
@@ -155,13 +156,27 @@ class SqliteDialect:
             found = await driver.execute_fetchall(sql, [part for key in keys for part in key])
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))
+        if indexed:
+            await self.create_read_indexes(connection, table)
+
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        found = text("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = :table")
+        there = {name.partition("-")[0] for name in (await connection.execute(found, {"table": table.name})).scalars()}
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            await connection.run_sync(index.create, checkfirst=True)
+            if index.name not in there:
+                # The name has to be the only one in the file, and stays when the table is renamed.
+                name, columns = f"{index.name}-{token_hex(4)}", _list([column.name for column in index.columns])
+                await connection.execute(text(f'CREATE INDEX "{name}" ON "{table.name}" ({columns})'))
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        found = await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        for old, new in possible_renames(names, set(found.scalars())):
+            await connection.execute(text(f'ALTER TABLE "{old}" RENAME TO "{new}"'))
 
     def translate(self, error: DBAPIError) -> Exception:
         meaning = _meaning(error.orig) if isinstance(error.orig, sqlite3.Error) else error

@@ -10,7 +10,7 @@ from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionAccepted, ExecutionFinished, ExecutionSent
 from control_plane.projections.every import PROJECTIONS
-from control_plane.projections.projector import create_tables
+from control_plane.projections.folding import create_tables
 from control_plane.projections.rebuild import rebuild
 from control_plane.storage.tables import follower
 from tests.support.clock import START_US

@@ -324,10 +324,8 @@ class DialectContract:
         async def work(lease: Lease) -> None:
             raise ZeroDivisionError
 
-        with pytest.raises(ExceptionGroup) as failure:
+        with pytest.raises(ZeroDivisionError):
             await Leases(database, owner="one").keep("dispatch", work, stop=asyncio.Event())
-
-        assert failure.value.subgroup(ZeroDivisionError)
 
 
 class TestSqliteDialect(DialectContract):

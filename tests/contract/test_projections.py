@@ -16,12 +16,13 @@ from control_plane.events import tasks
 from control_plane.events.envelope import EVENT, LogName, NewEvent, StoredEvent
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import UNFINISHED, create_tables
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import UNFINISHED, Projector, create_tables
+from control_plane.projections.projector import Projector
 from control_plane.projections.queries.projections import ProjectionQueries
-from control_plane.projections.rebuild import SUFFIX, rebuild
+from control_plane.projections.rebuild import REBUILT, rebuild, retry_parked, roll_back
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
@@ -144,7 +145,7 @@ class Shop:
         for projection in projections:
             for compared in await rebuild(projection, self.database, self.log, switch=False):
                 assert compared.is_equal, compared
-                assert compared.live[0], f"{compared.name} is empty, so it proves nothing"
+                assert compared.live.rows, f"{compared.name} is empty, so it proves nothing"
 
     async def steal_lease(self, projection: type[Projection]) -> None:
         """End a lease under its holder, as a clock would whose holder stands still for too long."""
@@ -338,7 +339,9 @@ class ProjectionContract:
 
         [task, execution, online] = await rebuild(TasksProjection, shop.database, shop.log, switch=False)
         assert (task.is_equal, execution.is_equal, online.is_equal) == (False, True, True)
-        assert task.live[0] == task.rebuilt[0] == 3
+        assert task.live.rows == task.rebuilt.rows == 3
+        [difference] = task.differences
+        assert (difference.key, dict(difference.columns)) == (("t2",), {"actor": ("mallory", "ada")})
         assert await shop.rows(TasksProjection()) != good, "to compare is not to mend"
 
         await rebuild(TasksProjection, shop.database, shop.log, switch=True)
@@ -404,7 +407,7 @@ class ProjectionContract:
         await shop.turns(0, 2)
         await shop.project(Counting)
         other = Leases(shop.database, owner="another rebuild")
-        taken = await other.acquire(f"rebuild:{Counting.name}")
+        taken = await other.acquire(Counting(REBUILT).lease)
         assert taken is not None
 
         with pytest.raises(RefusedError) as refused:
@@ -425,17 +428,86 @@ class ProjectionContract:
         async def lost(_: Leases, lease: Lease) -> None:
             raise LeaseLostError(lease.name)
 
-        monkeypatch.setattr(Leases, "renew", lost)
-        with pytest.raises(LeaseLostError):
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+        with monkeypatch.context() as patched:
+            patched.setattr("control_plane.storage.leases.RENEWAL_S", 0)
+            patched.setattr(Leases, "renew", lost)
+            with pytest.raises(LeaseLostError):
+                await rebuild(Counting, shop.database, shop.log, switch=True)
 
-        assert len((await shop.rows(Counting(SUFFIX)))[f"counted{SUFFIX}"]) == 2, "they are not ours to drop"
         assert await shop.rows(Counting()) == before
+
+    async def test_a_rebuild_that_was_stopped_is_gone_on_with_where_that_is_asked_for(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.projections.rebuild.PAGE", 3)
+        await shop.turns(0, 4)
+        await shop.project(Counting)
+        told: list[int] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(Counting, "cannot_fold", frozenset({tasks.ExecutionLost.KIND}))
+            with pytest.raises(FoldError):
+                await rebuild(
+                    Counting, shop.database, shop.log, switch=True, progress=lambda done, _: told.append(done)
+                )
+        reached = told[-1]
+
+        [compared] = await rebuild(
+            Counting, shop.database, shop.log, switch=True, resume=True, progress=lambda done, _: told.append(done)
+        )
+
+        assert compared.is_equal
+        assert told == sorted(told)
+        assert told.count(reached) == 1
+        await shop.rebuilds_equal(Counting)
+
+    async def test_the_tables_from_before_a_switch_are_brought_up_to_date_and_put_back(self, shop: Shop) -> None:
+        await shop.turns(0, 2)
+        await shop.project(TasksProjection)
+        with pytest.raises(RefusedError, match="nothing_to_roll_back"):
+            await roll_back(TasksProjection, shop.database, shop.log)
+        await self.corrupt(shop)
+        async with shop.projecting(TasksProjection):
+            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await shop.turns(3, 3)
+            await shop.caught_up(TasksProjection)
+
+            for actor in ("mallory", "ada", "mallory"):
+                await roll_back(TasksProjection, shop.database, shop.log)
+                await shop.turns(4, 4)
+                await shop.caught_up(TasksProjection)
+                rows = (await shop.rows(TasksProjection()))["task"]
+                assert [row[0] for row in rows] == ["t1", "t2", "t3", "t4"]
+                assert actor in rows[1]
+
+            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await shop.caught_up(TasksProjection)
+        await shop.rebuilds_equal(TasksProjection)
+
+    async def test_what_was_set_aside_is_folded_when_it_is_tried_again_and_can_be(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Counting, "cannot_fold", frozenset({tasks.ExecutionSent.KIND}))
+            await shop.turns(0, 2)
+            bad = await shop.append(a_poisoned_event("bad"))
+            await shop.project(Counting)
+            projector = Projector(Counting(), shop.database, shop.log, shop.leases, shop.hub)
+            aside = len(await self.parked(shop, projector))
+            assert await retry_parked(Counting, shop.database, shop.log) == (0, aside)
+
+        async with shop.projecting(Counting):
+            assert await retry_parked(Counting, shop.database, shop.log) == (aside - 1, 1)
+            await shop.turns(3, 3)
+            await shop.caught_up(Counting)
+
+        assert [seq for seq, _, _ in await self.parked(shop, projector)] == [bad]
+        rows = (await shop.rows(Counting()))["counted"]
+        assert [(task_id, events) for task_id, events, _ in rows] == [("t1", 6), ("t2", 6), ("t3", 6)]
 
     async def test_what_a_rebuild_that_was_killed_has_left_does_not_get_into_the_next_one(self, shop: Shop) -> None:
         await shop.turns(0, 2)
         await shop.project(Counting)
-        left = Counting(SUFFIX)
+        left = Counting(REBUILT)
         await create_tables(shop.database, left)
         async with shop.database.write() as connection:
             await connection.execute(left.counted.insert().values(task_id="left", events=1, seqs=""))

@@ -25,8 +25,9 @@ from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort
 from control_plane.processes.presence import Presence
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
-from control_plane.projections.projector import Projector, create_tables
+from control_plane.projections.projector import Projector
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.storage.engine import Database
