@@ -13,6 +13,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence
@@ -32,6 +33,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings
 from control_plane.storage import migrate, signing_key
 from control_plane.storage.credentials import CredentialTable
@@ -141,6 +143,7 @@ def services_of(
         happened.add(number, what=what)
 
     publisher = Publisher(transport)
+    rebuilder = Rebuilder(core.database, core.log)
     streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
     results, heartbeats = (
         Ingest(
@@ -193,11 +196,12 @@ def services_of(
             ),
         ],
         "api": [
+            rebuilder,
             HttpService(
-                _api(core, metrics, _probes(roles, publisher, results), dev=dev),
+                _api(core, metrics, rebuilder, _probes(roles, publisher, results), dev=dev),
                 host=core.settings.listen_host,
                 port=core.settings.listen_port,
-            )
+            ),
         ]
         if "api" in roles
         else [],
@@ -205,7 +209,7 @@ def services_of(
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
 
 
-def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) -> Services:
+def _api(core: Core, metrics: Metrics, rebuilder: Rebuilder, probes: Sequence[Probe], *, dev: bool) -> Services:
     settings = core.settings
     broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
@@ -218,6 +222,7 @@ def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) ->
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
         tasks=TaskHandler(core.handling, _Presences(core.host_queries), require_preview=settings.require_preview),
+        projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
         audit_queries=AuditQueries(core.database),

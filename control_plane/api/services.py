@@ -11,6 +11,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
@@ -49,6 +50,7 @@ class Services:
     enrolment: EnrolmentHandler
     hosts: HostHandler
     tasks: TaskHandler
+    projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries
     audit_queries: AuditQueries

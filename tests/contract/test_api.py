@@ -62,7 +62,15 @@ def operations(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 def address(path: str) -> str:
     """A path template with something in each place."""
-    values = {"hostname": "web1", "task_id": "t1", "group": "web", "seq": "1", "token_id": "0", "username": "eve"}
+    values = {
+        "hostname": "web1",
+        "task_id": "t1",
+        "group": "web",
+        "seq": "1",
+        "token_id": "0",
+        "username": "eve",
+        "name": "none",
+    }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 
 

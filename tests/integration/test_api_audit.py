@@ -1,8 +1,10 @@
 """The audit trail, health, projections and metrics over the API."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -133,3 +135,31 @@ async def test_a_database_that_does_not_answer_is_a_503_to_try_again(
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
     assert answer.headers["retry-after"] == "1"
     assert "secret" not in answer.text
+
+
+async def test_a_read_table_is_rebuilt_while_it_goes_on_and_the_list_tells_how_it_stands(api: ApiUnderTest) -> None:
+    client = api.client()
+
+    async def hosts() -> dict[str, Any]:
+        answer = (await client.get("/api/v1/projections")).json()["items"]
+        return next(item for item in answer if item["name"] == "hosts")
+
+    assert (await hosts())["has_old"] is False
+
+    answer = await client.post("/api/v1/projections/hosts/rebuild")
+    assert (answer.status_code, answer.json()) == (202, {"name": "hosts"})
+    async with asyncio.timeout(20):
+        while not (found := await hosts())["has_old"] or found["state"] != "live":
+            await asyncio.sleep(0.02)
+
+    assert (found["rebuilt_events"], found["parked"]) == (None, 0)
+    shown = await client.get("/api/v1/hosts")
+    assert [host["hostname"] for host in shown.json()["items"]] == ["web1", "web2"]
+
+
+async def test_who_may_not_rebuild_is_denied_and_a_table_that_is_not_there_is_unknown(api: ApiUnderTest) -> None:
+    denied = await api.client("ada").post("/api/v1/projections/hosts/rebuild")
+    unknown = await api.client().post("/api/v1/projections/nothing/rebuild")
+
+    assert (denied.status_code, denied.json()["code"]) == (403, "not_allowed")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_projection")

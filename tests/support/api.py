@@ -21,6 +21,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
@@ -36,6 +37,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database
@@ -147,7 +149,8 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
     """A running API, with its projectors and its follower."""
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
-        services, presences = _services(Settings(**given), database, log, probes)
+        rebuilder = Rebuilder(database, log)
+        services, presences = _services(Settings(**given), database, log, rebuilder, probes)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -166,6 +169,7 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
             for projection in PROJECTIONS:
                 group.create_task(Projector(projection(), database, log, leases, services.hub).run(stop))
             group.create_task(live.run(stop))
+            group.create_task(rebuilder.run(stop))
             try:
                 yield made
             finally:
@@ -175,7 +179,7 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
 
 
 def _services(
-    settings: Settings, database: Database, log: EventLog, probes: tuple[Probe, ...]
+    settings: Settings, database: Database, log: EventLog, rebuilder: Rebuilder, probes: tuple[Probe, ...]
 ) -> tuple[Services, _Presences]:
     clock = SystemClock()
     keyring = Keyring(SigningKey.generate())
@@ -195,6 +199,7 @@ def _services(
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
         tasks=TaskHandler(handling, presences),
+        projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=TaskQueries(database),
         audit_queries=AuditQueries(database),
