@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from control_plane.bootstrap import Core, open_core
 from control_plane.commands.access import CONSOLE, User
@@ -76,9 +77,14 @@ class Office:
         return await self.core.projection_queries.states()
 
     async def rebuild(
-        self, name: str | None, *, switch: bool, resume: bool, progress: Callable[[str, int, int, float], None]
+        self,
+        name: str | None,
+        *,
+        then: Literal["drop", "switch", "keep"],
+        resume: bool,
+        progress: Callable[[str, int, int, float], None],
     ) -> AsyncIterator[tuple[str, list[TableComparison]]]:
-        """Fold one projection or all of them from zero, and compare with the live tables; then use the new ones."""
+        """Fold one projection or all of them from zero, and compare with the live tables; see `rebuild`."""
         for projection in PROJECTIONS if name is None else (projection_named(name),):
             started = time.monotonic()
 
@@ -87,9 +93,7 @@ class Office:
 
             yield (
                 projection.name,
-                await rebuild(
-                    projection, self.core.database, self.core.log, switch=switch, resume=resume, progress=told
-                ),
+                await rebuild(projection, self.core.database, self.core.log, then=then, resume=resume, progress=told),
             )
 
     async def roll_back(self, name: str) -> None:

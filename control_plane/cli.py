@@ -5,7 +5,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 USAGE, FAILED = 2, 1
 ROLES = ("viewer", "operator", "administrator")
 
+Then: TypeAlias = Literal["drop", "switch", "keep"]
 Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int | None]]
 
 
@@ -104,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         projections, "rebuild", _projections_rebuild, "the same while all goes on, and then use the new tables"
     )
     rebuild.add_argument("--resume", action="store_true", help="go on where a rebuild was stopped, not from zero")
+    rebuild.add_argument(
+        "--prepare", action="store_true", help="before an upgrade: leave the new tables for the start of this release"
+    )
     for each in (verify, rebuild):
         each.add_argument("name", nargs="?", metavar="NAME", help="default: all of them")
     back = _add(projections, "rollback", _projections_rollback, "put the tables from before the last rebuild back")
@@ -240,18 +244,19 @@ async def _projections_list(_: argparse.Namespace) -> None:
 
 
 async def _projections_verify(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=False, resume=False)
+    return await _compare(arguments.name, then="drop", resume=False)
 
 
 async def _projections_rebuild(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=True, resume=arguments.resume)
+    then: Then = "keep" if arguments.prepare else "switch"
+    return await _compare(arguments.name, then=then, resume=arguments.resume)
 
 
-async def _compare(name: str | None, *, switch: bool, resume: bool) -> int:
+async def _compare(name: str | None, *, then: Then, resume: bool) -> int:
     """Fold from zero and compare, with progress on a terminal; 1 where something differs and is not replaced."""
     differs = False
     async with _office() as office:
-        async for projection, tables in office.rebuild(name, switch=switch, resume=resume, progress=_progress):
+        async for projection, tables in office.rebuild(name, then=then, resume=resume, progress=_progress):
             for table in tables:
                 verdict = "equal" if table.is_equal else "differs"
                 differs = differs or not table.is_equal
@@ -260,10 +265,10 @@ async def _compare(name: str | None, *, switch: bool, resume: bool) -> int:
                 for difference in table.differences:
                     print(f"    {_difference(difference)}")
             if not tables:
-                print(f"{projection:<10} made anew: the tables before were of another version")
-    if switch and differs:
+                print(f"{projection:<10} ready for the start of this release: the live tables are of another version")
+    if then == "switch" and differs:
         print("what differed is replaced; `control-plane projections rollback NAME` puts it back")
-    return FAILED if differs and not switch else 0
+    return FAILED if differs and then == "drop" else 0
 
 
 def _difference(difference: "Difference") -> str:

@@ -22,6 +22,7 @@ from control_plane.events.log import EventLog
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Remembered, Row, Rows
+from control_plane.storage.dialect import Dialect
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease
 from control_plane.storage.tables import follower
@@ -30,6 +31,9 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 PAGE: Final = 1000
 POLL_S: Final = 0.25  # how late another process's event may be seen
 SAVE_S: Final = 1.0
+REBUILT: Final = "_rebuilt"  # the suffix of tables that are folded from zero beside the live ones
+OLD: Final = "_old"  # of those that were live before
+_SWAPPED: Final = "_swapped"
 UNFINISHED: Final = 0  # the version of tables that are being made anew
 
 _logger = logging.getLogger(__name__)
@@ -229,7 +233,7 @@ async def _take_over(projection: Projection, database: Database, lease: Lease, *
     statement = select(follower).where(follower.c.name == projection.key)
     async with database.read() as connection:
         row = (await connection.execute(statement)).mappings().one_or_none()
-    if row is not None and row["version"] != projection.version:
+    if row is not None and row["version"] != projection.version and not await _adopted(projection, database, lease):
         # The position first: nobody, also after a crash, may take the empty tables for full ones.
         await claim(projection, database, lease, event_seq=0, heartbeat_seq=0, version=UNFINISHED)
         await drop_tables(database, projection)
@@ -241,6 +245,45 @@ async def _take_over(projection: Projection, database: Database, lease: Lease, *
             start = {"event_seq": 0, "heartbeat_seq": 0, "version": projection.version}
             await connection.execute(insert(follower).values(name=projection.key, **start, epoch=lease.epoch))
     return await claim(projection, database, lease, version=projection.version)
+
+
+async def _adopted(projection: Projection, database: Database, lease: Lease) -> bool:
+    """Use tables of our version that were made beforehand beside those of another one; whether there were any."""
+    prepared = type(projection)(REBUILT)
+    statement = select(follower).where(follower.c.name == prepared.key, follower.c.version == projection.version)
+    async with database.read() as connection:
+        row = (await connection.execute(statement)).one_or_none()
+        there = await database.dialect.read_table_names(connection)
+    if projection.suffix or row is None or not {table.name for table in prepared.metadata.sorted_tables} <= there:
+        return False
+    await claim(projection, database, lease)
+    await drop_tables(database, type(projection)(OLD))
+    async with database.write() as connection:
+        await put_in_place(connection, database.dialect, prepared, Positions(row.event_seq, row.heartbeat_seq))
+    return True
+
+
+async def put_in_place(connection: AsyncConnection, dialect: Dialect, copy: Projection, position: Positions) -> None:
+    """Make a copy of a projection the live one, and the live one the old one.
+
+    The caller holds the lease of the live one. On MySQL the renaming is committed by itself: where the rest is not, the
+    live tables are whole all the same when both stood at `position`, and are made anew when they are of two versions.
+    """
+    live, old = type(copy)(), type(copy)(OLD)
+    names = [table.name for table in live.metadata.sorted_tables]
+    renames = [
+        *((name, name + _SWAPPED) for name in names),
+        *((name + copy.suffix, name) for name in names),
+        *((name + _SWAPPED, name + OLD) for name in names),
+    ]
+    await dialect.rename_read_tables(connection, renames)
+    is_live = follower.c.name == live.key
+    was = (await connection.execute(select(follower).where(is_live))).one()
+    await connection.execute(delete(follower).where(follower.c.name.in_([copy.key, old.key])))
+    there = {"event_seq": was.event_seq, "heartbeat_seq": was.heartbeat_seq, "version": was.version}
+    await connection.execute(insert(follower).values(name=old.key, epoch=0, **there))
+    now = {"event_seq": position.event, "heartbeat_seq": position.heartbeat, "version": live.version}
+    await connection.execute(update(follower).where(is_live).values(**now))
 
 
 async def claim(projection: Projection, database: Database, lease: Lease, **values: int) -> Positions:

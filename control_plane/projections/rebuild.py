@@ -7,25 +7,31 @@ old ones stay, and can be brought up to date and put back the same way.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Literal
 from uuid import uuid4
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select
 
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
 from control_plane.projections.compare import TableComparison, compare
-from control_plane.projections.folding import Folding, claim, create_indexes, drop_tables, folding
+from control_plane.projections.folding import (
+    OLD,
+    REBUILT,
+    Folding,
+    claim,
+    create_indexes,
+    drop_tables,
+    folding,
+    put_in_place,
+)
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import follower
 
-REBUILT: Final = "_rebuilt"
-OLD: Final = "_old"
-SWAPPED: Final = "_swapped"
 PAGE: Final = 5000
 ATTEMPTS: Final = 2  # at a comparison that differs: MariaDB may show a commit a moment before the one before it
 
@@ -37,14 +43,16 @@ async def rebuild(
     database: Database,
     log: EventLog,
     *,
-    switch: bool,
+    then: Literal["drop", "switch", "keep"],
     resume: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> list[TableComparison]:
     """Fold a projection from zero while the live one goes on, and compare both at one position.
 
     Args:
-        switch: put the rebuilt tables in place of the live ones, which are kept for `roll_back`.
+        then: what becomes of the rebuilt tables. "drop": they were made to compare. "switch": they are put in place of
+            the live ones, which are kept for `roll_back`. "keep": they wait for the start of a release that knows their
+            version.
         resume: go on where an earlier rebuild was stopped; else what that has left is dropped.
         progress: called with the number of events folded and of all.
 
@@ -54,11 +62,15 @@ async def rebuild(
     Raises:
         FoldError: an event cannot be folded; a rebuild sets nothing aside.
         RefusedError: `rebuild_running`: two at once would fold into the same tables. `not_projected`: there is nothing
-            yet to rebuild.
+            yet to rebuild. `other_version`: a release that knows other tables is running, so they cannot be switched.
         LeaseLostError: this one stood still for so long that another has begun.
     """
     live, fresh = projection(), projection(REBUILT)
-    await _row_of(database, live)
+    _, version = await _row_of(database, live)
+    if then == "switch" and version != projection.version:
+        raise RefusedError(
+            "other_version", f"{live.name} is shown in version {version}: keep the new one for the start"
+        )
     leases = Leases(database, owner=f"rebuild {uuid4()}")
     async with _alone(leases, fresh) as lease:
         if not resume:
@@ -69,10 +81,10 @@ async def rebuild(
             await create_indexes(database, fresh)
             same_shape = version == projection.version
             compared = await _compared(database, live, fresh, tenure) if same_shape else []
-            if switch:
+            if then == "switch":
                 await _forget(database, projection(OLD))
                 await _switch(database, leases, live, fresh, tenure)
-        if not switch:
+        if then == "drop":
             await _forget(database, fresh)
     return compared
 
@@ -167,20 +179,5 @@ async def _switch(database: Database, leases: Leases, live: Projection, copy: Pr
         while await tenure.step(upto=upto, limit=PAGE):
             pass
         await tenure.save(at_once=True)
-        _, version = await _row_of(database, live)
-        old = type(live)(OLD)
-        names = [table.name for table in live.metadata.sorted_tables]
         async with database.write() as connection:
-            await database.dialect.rename_read_tables(
-                connection,
-                [
-                    *((name, name + SWAPPED) for name in names),
-                    *((name + copy.suffix, name) for name in names),
-                    *((name + SWAPPED, name + OLD) for name in names),
-                ],
-            )
-            await connection.execute(delete(follower).where(follower.c.name.in_([copy.key, old.key])))
-            where = {"event_seq": upto.event, "heartbeat_seq": upto.heartbeat}
-            await connection.execute(insert(follower).values(name=old.key, **where, epoch=0, version=version))
-            is_live = follower.c.name == live.key
-            await connection.execute(update(follower).where(is_live).values(version=live.version))
+            await put_in_place(connection, database.dialect, copy, upto)

@@ -56,7 +56,7 @@ class Rebuilder:
 
     async def _rebuild(self, name: str) -> None:
         try:
-            compared = await rebuild(projection_named(name), self._database, self._log, switch=True)
+            compared = await rebuild(projection_named(name), self._database, self._log, then="switch")
         except ControlPlaneError as error:
             extra = {"projection": name, "cause": str(error)}
             _logger.error("rebuild failed, the live tables go on", extra=extra)  # noqa: TRY400 - the cause says it

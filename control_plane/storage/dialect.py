@@ -74,6 +74,10 @@ class Dialect(Protocol):
         """Drop a read table where it is there. MySQL commits by itself here."""
         ...
 
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
+        """The tables that are in the read schema; where the log lives beside them, its tables too."""
+        ...
+
     async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
         """Give tables of the read schema new names, (from, to) in that order, for all readers at one moment.
 

@@ -227,10 +227,12 @@ class MysqlDialect:
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
 
-    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
         wanted = text("SELECT table_name FROM information_schema.tables WHERE table_schema = :schema")
-        there = set((await connection.execute(wanted, {"schema": self.read_schema})).scalars())
-        schema = _quoted(self.read_schema)
+        return set((await connection.execute(wanted, {"schema": self.read_schema})).scalars())
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        schema, there = _quoted(self.read_schema), await self.read_table_names(connection)
         renames = [f"{schema}.{_quoted(old)} TO {schema}.{_quoted(new)}" for old, new in possible_renames(names, there)]
         if renames:
             await connection.execute(text(f"SET SESSION lock_wait_timeout = {RENAME_S}"))

@@ -173,9 +173,12 @@ class SqliteDialect:
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
 
-    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
         found = await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
-        for old, new in possible_renames(names, set(found.scalars())):
+        return set(found.scalars())
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        for old, new in possible_renames(names, await self.read_table_names(connection)):
             await connection.execute(text(f'ALTER TABLE "{old}" RENAME TO "{new}"'))
 
     def translate(self, error: DBAPIError) -> Exception:

@@ -41,7 +41,7 @@ async def run(url: str, *, tasks: int = 50, heartbeats: int = 100) -> None:
                     insert(follower).values(name=live.name, **position, epoch=1, version=live.version)
                 )
             started = time.perf_counter()
-            await rebuild(projection, database, log, switch=True)
+            await rebuild(projection, database, log, then="switch")
             print(f"{'rebuilt, ' + live.name:<34} {count / (time.perf_counter() - started):>9,.0f}/s")
 
 

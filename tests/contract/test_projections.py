@@ -143,7 +143,7 @@ class Shop:
     async def rebuilds_equal(self, *projections: type[Projection]) -> None:
         """Assert that a rebuild from zero gives what the live tables have."""
         for projection in projections:
-            for compared in await rebuild(projection, self.database, self.log, switch=False):
+            for compared in await rebuild(projection, self.database, self.log, then="drop"):
                 assert compared.is_equal, compared
                 assert compared.live.rows, f"{compared.name} is empty, so it proves nothing"
 
@@ -305,7 +305,7 @@ class ProjectionContract:
         await shop.project(TasksProjection)
 
         with pytest.raises(FoldError) as stopped:
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
 
         assert stopped.value.seq == poisoned
         assert len((await shop.rows(TasksProjection()))["task"]) == 1
@@ -337,14 +337,14 @@ class ProjectionContract:
         good = await shop.rows(TasksProjection())
         await self.corrupt(shop)
 
-        [task, execution, online] = await rebuild(TasksProjection, shop.database, shop.log, switch=False)
+        [task, execution, online] = await rebuild(TasksProjection, shop.database, shop.log, then="drop")
         assert (task.is_equal, execution.is_equal, online.is_equal) == (False, True, True)
         assert task.live.rows == task.rebuilt.rows == 3
         [difference] = task.differences
         assert (difference.key, dict(difference.columns)) == (("t2",), {"actor": ("mallory", "ada")})
         assert await shop.rows(TasksProjection()) != good, "to compare is not to mend"
 
-        await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+        await rebuild(TasksProjection, shop.database, shop.log, then="switch")
         assert await shop.rows(TasksProjection()) == good
         await shop.rebuilds_equal(TasksProjection)
 
@@ -357,7 +357,7 @@ class ProjectionContract:
             await shop.append(tasks.ExecutionSent(task_id="t2", hostname=HOSTS[1], route="cmd.all").to_new_event())
             await shop.caught_up(TasksProjection)
 
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
 
             await shop.append(
                 tasks.ExecutionFinished(hostname=HOSTS[1], message={**RESULT, "task_id": "t2"}).to_new_event()
@@ -378,8 +378,8 @@ class ProjectionContract:
             for number in range(2, 14):
                 async with asyncio.TaskGroup() as group:
                     group.create_task(shop.turns(number, number))
-                    group.create_task(rebuild(Counting, shop.database, shop.log, switch=True))
-                    group.create_task(rebuild(HostsProjection, shop.database, shop.log, switch=True))
+                    group.create_task(rebuild(Counting, shop.database, shop.log, then="switch"))
+                    group.create_task(rebuild(HostsProjection, shop.database, shop.log, then="switch"))
             await shop.caught_up(Counting, HostsProjection)
 
         await shop.rebuilds_equal(Counting, HostsProjection)
@@ -395,7 +395,7 @@ class ProjectionContract:
             assert {subject for _, subject, _ in await self.parked(shop, projector)} == {"t1", "t2"}
 
             monkeypatch.setattr(Counting, "cannot_fold", frozenset())
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+            await rebuild(Counting, shop.database, shop.log, then="switch")
             cancel = tasks.TaskCancelRequested(task_id="t1", actor="ada")
             await shop.append(cancel.to_new_event())
             await shop.caught_up(Counting)
@@ -411,7 +411,7 @@ class ProjectionContract:
         assert taken is not None
 
         with pytest.raises(RefusedError) as refused:
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+            await rebuild(Counting, shop.database, shop.log, then="switch")
         assert refused.value.code == "rebuild_running"
 
         await other.release(taken)
@@ -432,7 +432,7 @@ class ProjectionContract:
             patched.setattr("control_plane.storage.leases.RENEWAL_S", 0)
             patched.setattr(Leases, "renew", lost)
             with pytest.raises(LeaseLostError):
-                await rebuild(Counting, shop.database, shop.log, switch=True)
+                await rebuild(Counting, shop.database, shop.log, then="switch")
 
         assert await shop.rows(Counting()) == before
 
@@ -447,12 +447,12 @@ class ProjectionContract:
             patched.setattr(Counting, "cannot_fold", frozenset({tasks.ExecutionLost.KIND}))
             with pytest.raises(FoldError):
                 await rebuild(
-                    Counting, shop.database, shop.log, switch=True, progress=lambda done, _: told.append(done)
+                    Counting, shop.database, shop.log, then="switch", progress=lambda done, _: told.append(done)
                 )
         reached = told[-1]
 
         [compared] = await rebuild(
-            Counting, shop.database, shop.log, switch=True, resume=True, progress=lambda done, _: told.append(done)
+            Counting, shop.database, shop.log, then="switch", resume=True, progress=lambda done, _: told.append(done)
         )
 
         assert compared.is_equal
@@ -467,7 +467,7 @@ class ProjectionContract:
             await roll_back(TasksProjection, shop.database, shop.log)
         await self.corrupt(shop)
         async with shop.projecting(TasksProjection):
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
             await shop.turns(3, 3)
             await shop.caught_up(TasksProjection)
 
@@ -479,7 +479,7 @@ class ProjectionContract:
                 assert [row[0] for row in rows] == ["t1", "t2", "t3", "t4"]
                 assert actor in rows[1]
 
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
             await shop.caught_up(TasksProjection)
         await shop.rebuilds_equal(TasksProjection)
 
@@ -523,7 +523,7 @@ class ProjectionContract:
             HostsProjection,
             shop.database,
             shop.log,
-            switch=False,
+            then="drop",
             progress=lambda done, total: told.append((done, total)),
         )
 
@@ -550,6 +550,35 @@ class ProjectionContract:
             await until(is_new)
             await shop.caught_up(Counting)
         await shop.rebuilds_equal(Counting)
+
+    async def test_a_new_version_that_was_made_beforehand_is_taken_as_it_is_and_goes_on(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await shop.turns(0, 2)
+        async with shop.projecting(Counting):
+            await shop.caught_up(Counting)
+            with monkeypatch.context() as patched:
+                patched.setattr(Counting, "version", 2)
+                with pytest.raises(RefusedError, match="other_version"):
+                    await rebuild(Counting, shop.database, shop.log, then="switch")
+                assert await rebuild(Counting, shop.database, shop.log, then="keep") == []
+            await shop.turns(3, 3)  # the old release goes on
+            await shop.caught_up(Counting)
+        async with shop.database.write() as connection:  # what shows that it is not made from zero once more
+            await connection.execute(update(Counting(REBUILT).counted).values(seqs="made beforehand"))
+
+        monkeypatch.setattr(Counting, "version", 2)
+
+        async def is_new() -> bool:
+            return bool((await shop.follower(Counting)).version == 2)
+
+        async with shop.projecting(Counting):
+            await until(is_new)
+            await shop.caught_up(Counting)
+        rows = (await shop.rows(Counting()))["counted"]
+        assert [row[0] for row in rows] == ["t1", "t2", "t3"]
+        assert [row[2] for row in rows[:2]] == ["made beforehand"] * 2
+        assert len((await shop.rows(Counting("_old")))["counted_old"]) == 3
 
     async def test_a_new_version_that_dies_while_it_makes_its_tables_shows_no_position_and_is_made_again(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch

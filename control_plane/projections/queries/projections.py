@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import OLD, REBUILT
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.rebuild import OLD, REBUILT
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import Clock
