@@ -34,7 +34,7 @@ LIVE: Final = "journal"
 DONE: Final = "done"
 QUARANTINE: Final = "quarantine"
 ROUTE: Final = "route"
-TOMBSTONE_S: Final = 86_400  # after expires_at; from then on a copy is refused as expired
+TOMBSTONE_S: Final = 86_400  # after expires_at
 MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
 
 Place: TypeAlias = Literal["journal", "done", "quarantine"]
@@ -142,6 +142,15 @@ class Journal:
         """Seconds until it must not be started any more; negative when that is past."""
         return self._times[task_id].last_start_s + ALLOWED_SKEW_S - self.now_s()
 
+    @property
+    def _forget_before_s(self) -> int:
+        """What was not to be started after this may be forgotten: `now_s` has a copy of it refused as expired.
+
+        It follows the highest verified timestamp and never the clock, which may be ahead for a while and is then set
+        back. The journal stays bounded all the same: it grows by verified messages alone, which move this on.
+        """
+        return self.head_s - TOMBSTONE_S
+
     def _path(self, task_id: str) -> str:
         return f"{self._places[task_id]}/{task_id}"
 
@@ -187,7 +196,7 @@ class Journal:
     def reserve(self, task_id: str, body: bytes) -> bool:
         """Remember a refused task where no entry can be made; False where there is no room for that either."""
         with _journal_errors(f"{task_id} cannot be reserved"):
-            return self._reserve.add(task_id, _times(body).last_start_s, self.now_s())
+            return self._reserve.add(task_id, _times(body).last_start_s, forget_before_s=self._forget_before_s)
 
     def try_lock(self, task_id: str) -> Lock | None:
         """The lock of an entry's state, or None while a supervisor has it."""
@@ -238,9 +247,8 @@ class Journal:
             self._prune_outputs()
 
     def _prune_tombstones(self) -> None:
-        now_s = self.now_s()
         for task_id, times in list(self._times.items()):
-            is_over = self._places[task_id] == DONE and times.last_start_s + TOMBSTONE_S < now_s
+            is_over = self._places[task_id] == DONE and times.last_start_s < self._forget_before_s
             # One that cannot be read any more has no times, so nobody can tell when a copy of it would be late.
             if is_over and 0 < times.timestamp < self.head_s:
                 self._disk.remove(self._path(task_id))

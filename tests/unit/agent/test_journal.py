@@ -74,19 +74,41 @@ def test_a_confirmed_entry_is_a_tombstone_until_no_copy_of_it_could_run(
     disk: Disk, journal: Journal, clock: ManualClock
 ) -> None:
     accept(journal, "old", expires_at=START_S + 60)
-    accept(journal, "newer", timestamp=START_S + 10, expires_at=START_S + 70)
-    for task_id in ("old", "newer"):
-        journal.retire(task_id)
+    journal.retire("old")
 
-    clock.advance(60 + TOMBSTONE_S)
+    accept(journal, "next", timestamp=START_S + 60 + TOMBSTONE_S)
     journal.prune()
     assert journal.find("old") == "done"
-    clock.advance(1000)
+    accept(journal, "last", timestamp=START_S + 60 + TOMBSTONE_S + 1, expires_at=START_S)
+    journal.retire("last")
     journal.prune()
 
     assert journal.find("old") is None
-    assert journal.find("newer") == "done", "the entry with the highest timestamp stays"
-    assert Journal(disk, clock).find("newer") == "done"
+    assert journal.find("last") == "done", "the entry with the highest timestamp stays"
+    assert Journal(disk, clock).find("last") == "done"
+
+
+def test_a_clock_that_was_ahead_for_a_while_forgets_nothing(journal: Journal, clock: ManualClock) -> None:
+    for number in range(2):
+        accept(journal, f"task-{number}", timestamp=START_S + number)
+        journal.retire(f"task-{number}")
+    assert journal.reserve("task-2", sealed(a_command("task-2")))
+    clock.advance(30 * 86_400)
+    journal.prune()
+    assert journal.reserve("task-3", sealed(a_command("task-3")))
+    clock.set_back(30 * 86_400)
+
+    assert [journal.find(f"task-{number}") for number in range(4)] == ["done", "done", "reserve", "reserve"]
+
+
+def test_a_reserved_refusal_makes_room_once_no_copy_of_it_could_run(journal: Journal) -> None:
+    assert journal.reserve("old", sealed(a_command("old", expires_at=START_S + 60)))
+    accept(journal, timestamp=START_S + 60 + TOMBSTONE_S + 1)
+
+    assert journal.reserve("new", sealed(a_command("new")))
+
+    assert journal.find("old") is None
+    assert journal.find("new") == "reserve"
 
 
 def test_a_clock_that_is_set_back_reopens_nothing(journal: Journal, clock: ManualClock) -> None:
@@ -145,8 +167,7 @@ def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
     cancel = CancelMessage(task_id="task-1", timestamp=START_S)
     journal.accept("task-1", sealed(cancel), ROUTE, finished=Finished("cancelled", START_S))
     journal.retire("task-1")
-    accept(journal, "later", timestamp=START_S + 1)
-    clock.advance(7 * 86_400)
+    accept(journal, "later", timestamp=START_S + 7 * 86_400)
     journal.prune()
 
     assert journal.find("task-1") == "done"
@@ -155,8 +176,7 @@ def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
 def test_a_tombstone_that_cannot_be_read_is_kept(disk: Disk, journal: Journal, clock: ManualClock) -> None:
     journal.accept("damaged", b"rubbish", ROUTE)
     journal.retire("damaged")
-    accept(journal, "later")
-    clock.advance(30 * 86_400)
+    accept(journal, "later", timestamp=START_S + 30 * 86_400)
     journal.prune()
 
     assert journal.find("damaged") == "done"
