@@ -121,8 +121,9 @@ class Executions:
             raise failure
 
     async def _accept(self, command: CommandMessage, body: bytes, route: str) -> None:
-        now_s = self._journal.now_s()
-        refused = admit(command, route=route, identity=self._identities.current, policy=self._policy, now_s=now_s)
+        identity, policy, now_s = self._identities.current, self._policy, self._journal.now_s()
+        # Not on the loop: where accounts come from a directory service, looking one up may take long.
+        refused = await self._disk.do(admit, command, route=route, identity=identity, policy=policy, now_s=now_s)
         finished = None if refused is None else never_run(refused.outcome, refused.reason, self._clock.now_s())
         await self._disk.do(self._journal.accept, command.task_id, body, route, finished=finished)
         self._failpoints.hit("agent.journalled")

@@ -1,6 +1,7 @@
 """Every entry is brought to its end, and no step that may be done once is done twice."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,10 +14,10 @@ from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.outbox import Outbox
-from control_plane_agent.policy import AnyPolicy
+from control_plane_agent.policy import AnyPolicy, Policy
 from control_plane_agent.slots import FINISHED_AT, Finished, encode
 from control_plane_wire.failpoints import NO_FAILPOINTS
-from control_plane_wire.messages import CancelMessage
+from control_plane_wire.messages import CancelMessage, CommandMessage
 from control_plane_wire.signing import SigningKey
 from tests.support.agent import ROUTE, START_S, FakeExecutor, a_command, accept, an_identity, sealed, started
 from tests.support.clock import ManualClock
@@ -31,11 +32,11 @@ class Host:
         self.journal = Journal(self.disk, self.clock)
         self.executor = FakeExecutor(self.journal)
 
-    def executions(self) -> Executions:
-        disk, identities = DiskThread(is_blocking=False), Identities(self.disk, an_identity())
+    def executions(self, policy: Policy | None = None, *, is_blocking: bool = False) -> Executions:
+        disk, identities = DiskThread(is_blocking=is_blocking), Identities(self.disk, an_identity())
         self.outbox = Outbox(self.journal, disk, identities, NO_FAILPOINTS)
         return Executions(
-            self.journal, disk, self.executor, self.outbox, identities, AnyPolicy(), self.clock, NO_FAILPOINTS
+            self.journal, disk, self.executor, self.outbox, identities, policy or AnyPolicy(), self.clock, NO_FAILPOINTS
         )
 
     def outcome(self, task_id: str = "task-1") -> tuple[str, str | None]:
@@ -140,6 +141,27 @@ async def test_a_refusal_is_journalled_and_answered(host: Host) -> None:
 
     assert host.executor.ran == []
     assert host.outcome() == ("rejected", "cmd.group.db is no key of this host")
+
+
+async def test_looking_for_an_account_does_not_hold_up_the_loop(host: Host) -> None:
+    class FarAway:
+        def __init__(self) -> None:
+            self.is_asked, self.answers = threading.Event(), threading.Event()
+
+        def refusal(self, command: CommandMessage) -> str | None:
+            self.is_asked.set()
+            return None if self.answers.wait(timeout=10) else "the loop stood still"
+
+    policy = FarAway()
+    executions = host.executions(policy, is_blocking=True)
+    async with executions.going_on():
+        taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
+        await host.settled(policy.is_asked.is_set)
+        policy.answers.set()
+        await taking
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("completed", None)
 
 
 async def test_a_cancel_that_comes_first_keeps_the_command_from_running(host: Host) -> None:
