@@ -141,6 +141,19 @@ async def test_leftovers_of_a_normal_end_are_killed_and_counted(agent: Agent, en
     assert alive(marker) == []
 
 
+async def test_orphans_that_have_ended_leave_nothing_behind_while_the_command_goes_on(
+    agent: Agent, end: ControlPlaneEnd
+) -> None:
+    orphans = "for n in $(seq 200); do (true &); done"
+    below = "$(wc -w < /proc/$PPID/task/$PPID/children)"
+    polled_10_s = f"for n in $(seq 500); do left={below}; [ $left = 1 ] && break; sleep 0.02; done"
+
+    result = await end.run(f"{orphans}; {polled_10_s}; echo $left", user=ME)
+
+    assert result["stdout"] == "1\n", "of all that the supervisor has as children only the command itself is left"
+    assert (result["outcome"], result.get("leftovers")) == ("completed", None)
+
+
 async def test_of_a_long_output_head_and_tail_are_kept_with_the_digest_of_all(
     agent: Agent, end: ControlPlaneEnd
 ) -> None:
