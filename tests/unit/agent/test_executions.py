@@ -9,7 +9,7 @@ import pytest
 
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
-from control_plane_agent.executions import Executions
+from control_plane_agent.executions import WORKERS, Executions
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
 from control_plane_agent.memory_disk import MemoryDisk
@@ -17,7 +17,7 @@ from control_plane_agent.outbox import Outbox
 from control_plane_agent.policy import AnyPolicy, Policy
 from control_plane_agent.slots import FINISHED_AT, Finished, encode
 from control_plane_wire.failpoints import NO_FAILPOINTS
-from control_plane_wire.messages import CancelMessage, CommandMessage
+from control_plane_wire.messages import ALLOWED_SKEW_S, CancelMessage, CommandMessage
 from control_plane_wire.signing import SigningKey
 from tests.support.agent import ROUTE, START_S, FakeExecutor, a_command, accept, an_identity, sealed, started
 from tests.support.clock import ManualClock
@@ -228,6 +228,89 @@ async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
         await host.settled(lambda: len(host.outbox._results) == 8)
 
     assert sorted(host.executor.ran) == [f"task-{number}" for number in range(8)]
+
+
+async def all_workers_taken(host: Host, executions: Executions) -> None:
+    for number in range(WORKERS):
+        command = a_command(f"busy-{number}")
+        await executions.accept(command, sealed(command), ROUTE)
+    await host.settled(lambda: executions.running == WORKERS)
+
+
+async def test_a_refusal_is_answered_though_no_worker_is_free(host: Host) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions = host.executions()
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        await executions.accept(a_command(), sealed(a_command()), "cmd.group.db")
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome()[0] == "rejected"
+
+
+async def test_a_cancel_ends_what_waits_though_no_worker_is_free(host: Host) -> None:
+    ends = asyncio.Event()
+    host.executor = FakeExecutor(host.journal, after=ends)
+    executions = host.executions()
+    cancel = CancelMessage(task_id="task-1", timestamp=START_S)
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        for task_id in ("task-1", "task-2"):
+            await executions.accept(a_command(task_id), sealed(a_command(task_id)), ROUTE)
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+        await host.settled(lambda: host.outbox._results)
+        assert host.outbox._results == {"task-1": False}
+        ends.set()
+        await host.settled(lambda: len(host.outbox._results) == WORKERS + 2)
+
+    assert host.outcome() == ("cancelled", "cancelled before it was started")
+    assert "task-1" not in host.executor.ran
+    assert host.executor.ran[-1] == "task-2", "the others keep their turn"
+
+
+async def test_what_expires_while_it_waits_is_ended_though_no_worker_is_free(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.EXPIRY_LOOK_S", 0.001)
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions = host.executions()
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        command = a_command(expires_at=START_S + 60)
+        await executions.accept(command, sealed(command), ROUTE)
+        host.clock.advance(60 + ALLOWED_SKEW_S + 1)
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("expired", "expired before it could be started")
+
+
+async def test_what_was_found_at_start_and_expires_while_it_waits_is_ended_too(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.EXPIRY_LOOK_S", 0.001)
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    for number in range(WORKERS):
+        accept(host.journal, f"busy-{number}")
+    accept(host.journal, timestamp=START_S + 1, expires_at=START_S + 60)
+    executions = host.executions()
+    async with executions.going_on():
+        await host.settled(lambda: executions.running == WORKERS)
+        host.clock.advance(60 + ALLOWED_SKEW_S + 1)
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("expired", "expired before it could be started")
+
+
+async def test_what_was_finished_by_an_earlier_agent_is_sent_though_no_worker_is_free(host: Host) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    for number in range(WORKERS):
+        accept(host.journal, f"busy-{number}")
+    accept(host.journal, "finished", timestamp=START_S + 1, finished=Finished("completed", START_S, exit_code=0))
+    async with host.executions().going_on():
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outbox._results == {"finished": False}
 
 
 async def test_what_is_journalled_runs_though_the_session_that_brought_it_is_lost_meanwhile(
