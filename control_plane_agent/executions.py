@@ -20,7 +20,7 @@ from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
 from control_plane_agent.executor import Executor
 from control_plane_agent.identity import Identities
-from control_plane_agent.journal import Entry, Journal
+from control_plane_agent.journal import LIVE, Entry, Journal
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.policy import Policy
 from control_plane_agent.results import DISK_FULL, accepted_of, never_run
@@ -172,11 +172,12 @@ class Executions:
     async def say_again(self, task_id: str) -> None:
         """Answer the copy of a known command with what is known of it."""
         self.counters["repeated_commands"] += 1
-        entry = await self._disk.do(self._journal.read, task_id)
-        if entry.state.finished is not None:
-            self._outbox.add_result(task_id)
-        else:
-            self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+        if self._journal.find(task_id) == LIVE:
+            entry = await self._disk.do(self._journal.read, task_id)
+            if entry.state.finished is None:
+                self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+                return
+        self._outbox.add_result(task_id)
 
     # --- one execution ------------------------------------------------------------------------------------------
 

@@ -226,7 +226,7 @@ class Journal:
         Raises:
             JournalError: it stays where it is, and its result is sent again.
         """
-        if self._places[task_id] != LIVE:
+        if self._places.get(task_id) != LIVE:  # a repeat, whose tombstone may be gone by now
             return
         place: Place = QUARANTINE if is_damaged else DONE
         with _journal_errors(f"{task_id} cannot be retired"):

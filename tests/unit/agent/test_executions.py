@@ -212,6 +212,17 @@ async def test_a_copy_is_answered_and_not_run_again(host: Host) -> None:
     assert host.outbox._results == {"task-1": False}
 
 
+async def test_a_copy_of_what_is_over_is_never_answered_as_if_it_were_to_run(host: Host) -> None:
+    accept(host.journal, finished=Finished("completed", START_S, exit_code=0))
+    host.journal.retire("task-1")
+    host.disk.write_at("done/task-1/state", FINISHED_AT, b"CPSLOT1\nrubbish")
+    executions = host.executions()
+    async with executions.going_on():
+        await executions.say_again("task-1")
+
+    assert not host.outbox._notices
+
+
 async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
     ends = asyncio.Event()
     host.executor = FakeExecutor(host.journal, after=ends)

@@ -33,6 +33,7 @@ def result(stdout: bytes = b"", *, size: int | None = None, outcome: str = "comp
     disk.write_at("journal/task-1/state", FINISHED_AT, encode(finished))
     assert result_of(journal, "task-1") == result_of(journal, "task-1")
     made = result_of(journal, "task-1")
+    assert made is not None
     assert parse_result(made.to_json()) == made
     return made
 
