@@ -6,6 +6,7 @@
         cancel                     there when it is to be ended
         stdout.head .tail  stderr.head .tail
     done/<task_id>/       the same directory once the broker has the result: tombstone, and what is sent again if asked
+    told/<task_id>/       such a tombstone without its output; never sent again, for that would be another result
     quarantine/<task_id>/ an entry that did not verify, after it was reported
 
 An entry is made under another name and renamed, so half of one can only be `.new-*`, and a second one of the same
@@ -32,12 +33,13 @@ from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S, MAX_EX
 
 LIVE: Final = "journal"
 DONE: Final = "done"
+TOLD: Final = "told"
 QUARANTINE: Final = "quarantine"
 ROUTE: Final = "route"
 TOMBSTONE_S: Final = 86_400  # after expires_at
 MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
 
-Place: TypeAlias = Literal["journal", "done", "quarantine"]
+Place: TypeAlias = Literal["journal", "done", "told", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class Journal:
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
-        for name in (LIVE, DONE, QUARANTINE):
+        for name in (LIVE, DONE, TOLD, QUARANTINE):
             if name not in disk.names("."):
                 disk.make_dir(name)
         disk.sync_dir(".")
@@ -88,7 +90,7 @@ class Journal:
         for name in self._disk.names(LIVE):
             if name.startswith(".new-"):
                 self._disk.remove(f"{LIVE}/{name}")
-        places: tuple[Place, ...] = (QUARANTINE, DONE, LIVE)
+        places: tuple[Place, ...] = (QUARANTINE, TOLD, DONE, LIVE)
         for place in places:
             for task_id in self._disk.names(place):
                 self._places[task_id] = place
@@ -96,7 +98,8 @@ class Journal:
         for task_id in self._disk.names(LIVE):
             with contextlib.suppress(FileExistsError):  # a state that is lost is a damaged one, never a new one
                 self._disk.create(f"{LIVE}/{task_id}/{STATE}", b"lost")
-        for task_id in sorted(self._disk.names(DONE), key=lambda task_id: self._times[task_id].timestamp):
+        over = self._disk.names(DONE) + self._disk.names(TOLD)  # there too, where a crash came between
+        for task_id in sorted(over, key=lambda task_id: self._times[task_id].timestamp):
             self._note_output(task_id)
 
     # --- what is known ------------------------------------------------------------------------------------------
@@ -230,9 +233,12 @@ class Journal:
             return
         place: Place = QUARANTINE if is_damaged else DONE
         with _journal_errors(f"{task_id} cannot be retired"):
-            self._disk.rename(self._path(task_id), f"{place}/{task_id}")
-        self._places[task_id] = place
+            self._move(task_id, place)
         self._note_output(task_id)
+
+    def _move(self, task_id: str, place: Place) -> None:
+        self._disk.rename(self._path(task_id), f"{place}/{task_id}")
+        self._places[task_id] = place
 
     # --- what is removed ----------------------------------------------------------------------------------------
 
@@ -248,7 +254,7 @@ class Journal:
 
     def _prune_tombstones(self) -> None:
         for task_id, times in list(self._times.items()):
-            is_over = self._places[task_id] == DONE and times.last_start_s < self._forget_before_s
+            is_over = self._places[task_id] in {DONE, TOLD} and times.last_start_s < self._forget_before_s
             # One that cannot be read any more has no times, so nobody can tell when a copy of it would be late.
             if is_over and 0 < times.timestamp < self.head_s:
                 self._disk.remove(self._path(task_id))
@@ -259,9 +265,11 @@ class Journal:
         total = sum(self._done_output.values())
         while total > MAX_DONE_OUTPUT_BYTES:
             task_id = next(iter(self._done_output))
-            total -= self._done_output.pop(task_id)
+            if self._places[task_id] != TOLD:  # first: what is left of a result must not be sent as if it were all
+                self._move(task_id, TOLD)
             for name in _output_names():
                 self._disk.remove(f"{self._path(task_id)}/{name}")
+            total -= self._done_output.pop(task_id)
 
     def _note_output(self, task_id: str) -> None:
         size = 0

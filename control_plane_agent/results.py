@@ -4,7 +4,7 @@ import base64
 import hashlib
 from typing import Final
 
-from control_plane_agent.journal import Entry, Journal
+from control_plane_agent.journal import TOLD, Entry, Journal
 from control_plane_agent.output import STREAMS, Output
 from control_plane_agent.slots import Finished
 from control_plane_wire.messages import AcceptedMessage, ResultMessage
@@ -17,8 +17,8 @@ _ESCAPED: Final = bytes(code for code in range(32) if code not in b"\b\t\n\f\r")
 
 
 def result_of(journal: Journal, task_id: str) -> ResultMessage | None:
-    """The result of a finished entry; None where the entry, or what it said, is gone by now."""
-    if journal.find(task_id) in {None, "reserve"}:
+    """The result of a finished entry; None where the entry is gone by now, or what it said."""
+    if journal.find(task_id) in {None, "reserve", TOLD}:
         return None
     entry = journal.read(task_id)
     finished = entry.state.finished

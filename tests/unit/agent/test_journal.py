@@ -182,6 +182,51 @@ def test_a_tombstone_that_cannot_be_read_is_kept(disk: Disk, journal: Journal, c
     assert journal.find("damaged") == "done"
 
 
+def test_the_oldest_outputs_go_first_and_their_tombstones_stay(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 3)
+    for number in range(3):
+        accept(journal, f"task-{number}", timestamp=START_S + number)
+        disk.create(f"journal/task-{number}/stdout.head", b"xx")
+        journal.retire(f"task-{number}")
+    journal.prune()
+
+    for found in (journal, Journal(disk, clock)):
+        assert [found.find(f"task-{number}") for number in range(3)] == ["told", "told", "done"]
+        assert found.output("task-1", "stdout").head == b""
+        assert found.output("task-2", "stdout").head == b"xx"
+
+    accept(journal, "last", timestamp=START_S + 7 * TOMBSTONE_S)
+    journal.prune()
+    assert [journal.find(f"task-{number}") for number in range(3)] == [None, None, None]
+
+
+def test_outputs_that_could_not_be_removed_are_removed_later(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = disk.remove
+
+    def fails(path: str) -> None:
+        if path.endswith(".head"):
+            raise OSError(errno.EIO, "Input/output error")
+        remove(path)
+
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 1)
+    accept(journal)
+    disk.create("journal/task-1/stdout.head", b"xx")
+    journal.retire("task-1")
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "remove", fails)
+        with pytest.raises(JournalError):
+            journal.prune()
+
+    for found in (Journal(disk, clock), journal):
+        assert found.find("task-1") == "told"
+        found.prune()
+        assert "stdout.head" not in disk.names("told/task-1")
+
+
 def test_a_refusal_is_finished_from_the_start(journal: Journal) -> None:
     accept(journal, finished=Finished("rejected", START_S, reason="no"))
 

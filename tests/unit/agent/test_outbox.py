@@ -10,10 +10,10 @@ from control_plane_agent.identity import Identities
 from control_plane_agent.journal import TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.outbox import Outbox
-from control_plane_agent.slots import Finished
+from control_plane_agent.slots import FINISHED_AT, Finished, encode
 from control_plane_wire.failpoints import NO_FAILPOINTS
 from control_plane_wire.transport.base import Confirmed, Message
-from tests.support.agent import START_S, accept, an_identity
+from tests.support.agent import START_S, accept, an_identity, started
 from tests.support.clock import ManualClock
 
 REJECTED = Finished("rejected", START_S, reason="no")
@@ -83,8 +83,28 @@ async def test_a_tombstone_that_is_pruned_while_its_repeat_is_sent_is_no_failure
 async def test_a_result_that_cannot_be_read_any_more_is_not_sent_again(sender: Sender) -> None:
     accept(sender.journal, finished=REJECTED)
     await sender.send("task-1")
-    sender.disk.write_at("done/task-1/state", 4096, b"CPSLOT1\nrubbish")
+    sender.disk.write_at("done/task-1/state", FINISHED_AT, b"CPSLOT1\nrubbish")
 
     await sender.send("task-1")
 
     assert sender.task_ids == ["task-1"]
+
+
+async def test_a_result_whose_output_is_pruned_is_not_sent_again_without_it(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 1)
+    accept(sender.journal)
+    sender.disk.create("journal/task-1/stdout.head", b"xx")
+    sender.disk.write_at("journal/task-1/state", 0, encode(started()))
+    sender.disk.write_at(
+        "journal/task-1/state", FINISHED_AT, encode(Finished("completed", START_S, exit_code=0, stdout_bytes=2))
+    )
+    await sender.send("task-1")
+    await sender.send("task-1")
+    sender.journal.prune()
+
+    await sender.send("task-1")
+
+    assert len(sender.taken) == 2
+    assert len(set(sender.taken)) == 1
