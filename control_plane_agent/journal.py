@@ -78,6 +78,7 @@ class Journal:
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
+        self._unreadable: set[str] = set()  # whose output could not be read when it was asked for
         for name in (LIVE, DONE, TOLD, QUARANTINE):
             if name not in disk.names("."):
                 disk.make_dir(name)
@@ -124,7 +125,7 @@ class Journal:
     def read(self, task_id: str) -> Entry:
         try:
             names = self._disk.names(self._path(task_id))
-        except FileNotFoundError:
+        except OSError:
             names = []
         return Entry(
             task_id=task_id,
@@ -139,7 +140,10 @@ class Journal:
         finished = self.read(task_id).state.finished
         size = None if finished is None else getattr(finished, f"{stream}_bytes")
         sha256 = None if finished is None else getattr(finished, f"{stream}_sha256")
-        return read_output(self._disk, self._path(task_id), stream, size, sha256)
+        output = read_output(self._disk, self._path(task_id), stream, size, sha256)
+        if output.error is not None:
+            self._unreadable.add(task_id)
+        return output
 
     def start_within_s(self, task_id: str) -> int:
         """Seconds until it must not be started any more; negative when that is past."""
@@ -231,7 +235,7 @@ class Journal:
         """
         if self._places.get(task_id) != LIVE:  # a repeat, whose tombstone may be gone by now
             return
-        place: Place = QUARANTINE if is_damaged else DONE
+        place: Place = QUARANTINE if is_damaged else TOLD if task_id in self._unreadable else DONE
         with _journal_errors(f"{task_id} cannot be retired"):
             self._move(task_id, place)
         self._note_output(task_id)
@@ -260,6 +264,7 @@ class Journal:
                 self._disk.remove(self._path(task_id))
                 del self._places[task_id], self._times[task_id]
                 self._done_output.pop(task_id, None)
+                self._unreadable.discard(task_id)
 
     def _prune_outputs(self) -> None:
         total = sum(self._done_output.values())
@@ -274,7 +279,7 @@ class Journal:
     def _note_output(self, task_id: str) -> None:
         size = 0
         for name in _output_names():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 size += self._disk.size(f"{self._path(task_id)}/{name}")
         if size:
             self._done_output[task_id] = size

@@ -1,6 +1,9 @@
 """Every result is sent until the broker has it, and never in two forms."""
 
+import errno
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,6 +15,7 @@ from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.slots import FINISHED_AT, Finished, encode
 from control_plane_wire.failpoints import NO_FAILPOINTS
+from control_plane_wire.messages import ResultMessage, parse_result
 from control_plane_wire.transport.base import Confirmed, Message
 from tests.support.agent import START_S, accept, an_identity, started
 from tests.support.clock import ManualClock
@@ -90,16 +94,36 @@ async def test_a_result_that_cannot_be_read_any_more_is_not_sent_again(sender: S
     assert sender.task_ids == ["task-1"]
 
 
+def has_run(sender: Sender) -> None:
+    """The journal has an execution that printed "xx"."""
+    finished = Finished("completed", START_S, exit_code=0, stdout_bytes=2, stderr_bytes=0)
+    accept(sender.journal)
+    sender.disk.create("journal/task-1/stdout.head", b"xx")
+    sender.disk.write_at("journal/task-1/state", 0, encode(started()))
+    sender.disk.write_at("journal/task-1/state", FINISHED_AT, encode(finished))
+
+
+@contextmanager
+def broken_outputs(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def fails(work: Callable[[str], object]) -> Callable[[str], object]:
+        def tried(path: str) -> object:
+            if path.endswith(".head"):
+                raise OSError(errno.EIO, "Input/output error")
+            return work(path)
+
+        return tried
+
+    with monkeypatch.context() as broken:
+        for name in ("read", "size"):
+            broken.setattr(sender.disk, name, fails(getattr(sender.disk, name)))
+        yield
+
+
 async def test_a_result_whose_output_is_pruned_is_not_sent_again_without_it(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 1)
-    accept(sender.journal)
-    sender.disk.create("journal/task-1/stdout.head", b"xx")
-    sender.disk.write_at("journal/task-1/state", 0, encode(started()))
-    sender.disk.write_at(
-        "journal/task-1/state", FINISHED_AT, encode(Finished("completed", START_S, exit_code=0, stdout_bytes=2))
-    )
+    has_run(sender)
     await sender.send("task-1")
     await sender.send("task-1")
     sender.journal.prune()
@@ -108,3 +132,28 @@ async def test_a_result_whose_output_is_pruned_is_not_sent_again_without_it(
 
     assert len(sender.taken) == 2
     assert len(set(sender.taken)) == 1
+
+
+async def test_an_output_that_cannot_be_read_is_said_to_be_lost_and_that_is_the_last_word(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_run(sender)
+    with broken_outputs(sender, monkeypatch):
+        await sender.send("task-1")
+    await sender.send("task-1")
+
+    [result] = map(json.loads, sender.taken)
+    assert (result["outcome"], result["exit_code"], result["stdout"]) == ("completed", 0, "")
+    assert (result["reason"], result["truncated"]) == ("output lost: Input/output error", True)
+    assert isinstance(parse_result(result), ResultMessage)
+
+
+async def test_a_result_whose_output_cannot_be_read_any_more_is_not_sent_again(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_run(sender)
+    await sender.send("task-1")
+    with broken_outputs(sender, monkeypatch):
+        await sender.send("task-1")
+
+    assert len(sender.taken) == 1
