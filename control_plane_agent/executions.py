@@ -74,6 +74,7 @@ class Executions:
         self._failpoints = failpoints
         self._tasks: asyncio.TaskGroup  # from `going_on` on
         self._open: set[asyncio.Task[None]] = set()
+        self._has_stopped = False
         self._workers = asyncio.Semaphore(WORKERS)
         self._waiting: dict[str, asyncio.Timeout] = {}  # for a worker; whose limit is over is looked at again
         self._somebody_waits = asyncio.Event()
@@ -92,6 +93,7 @@ class Executions:
             try:
                 yield
             finally:
+                self._has_stopped = True  # what is being journalled now is left to the next start
                 for task in [pruning, watching, *self._open]:
                     task.cancel()  # commands go on without us, and are found again
 
@@ -182,6 +184,8 @@ class Executions:
     # --- one execution ------------------------------------------------------------------------------------------
 
     def _start(self, task_id: str) -> None:
+        if self._has_stopped:
+            return
         task = self._tasks.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)

@@ -324,31 +324,57 @@ async def test_what_was_finished_by_an_earlier_agent_is_sent_though_no_worker_is
     assert host.outbox._results == {"finished": False}
 
 
+@dataclass
+class SlowJournal:
+    """Holds up who journals a command, once that is done, until `goes_on`."""
+
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def under(self, executions: Executions, monkeypatch: pytest.MonkeyPatch) -> None:
+        do = executions._disk.do
+
+        async def slow(work: Callable[..., object], *args: object, **kwargs: object) -> object:
+            found = await do(work, *args, **kwargs)
+            if work == executions._journal.accept:
+                self.entered.set()
+                await self.goes_on.wait()
+            return found
+
+        monkeypatch.setattr(executions._disk, "do", slow)
+
+
 async def test_what_is_journalled_runs_though_the_session_that_brought_it_is_lost_meanwhile(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executions = host.executions()
-    entered, goes_on = asyncio.Event(), asyncio.Event()
-    do = executions._disk.do
-
-    async def slow(work: Callable[..., object], *args: object, **kwargs: object) -> object:
-        found = await do(work, *args, **kwargs)
-        if work == host.journal.accept:
-            entered.set()
-            await goes_on.wait()
-        return found
-
+    executions, journal = host.executions(), SlowJournal()
     async with executions.going_on():
-        monkeypatch.setattr(executions._disk, "do", slow)
+        journal.under(executions, monkeypatch)
         taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
-        await entered.wait()
+        await journal.entered.wait()
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-        goes_on.set()
+        journal.goes_on.set()
         await host.settled(lambda: host.outbox._results)
 
     assert host.executor.ran == ["task-1"]
+
+
+async def test_what_is_being_journalled_at_a_stop_is_left_to_the_next_start(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions, journal = host.executions(), SlowJournal()
+    async with asyncio.timeout(10), executions.going_on():
+        journal.under(executions, monkeypatch)
+        taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
+        await journal.entered.wait()
+        asyncio.get_running_loop().call_later(0.01, journal.goes_on.set)
+    await taking
+
+    assert host.executor.ran == []
+    assert host.journal.live() == ["task-1"]
 
 
 async def test_what_cannot_be_journalled_is_told_and_ends_nothing_else(host: Host) -> None:

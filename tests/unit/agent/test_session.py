@@ -1,0 +1,64 @@
+"""What an agent does with its session, whatever it is waiting for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from control_plane_agent.assembly import simulated_agent
+from control_plane_agent.cli import DRAIN_S
+from control_plane_agent.errors import JournalError
+from control_plane_agent.session import Agent
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.transport.inprocess import InProcessBroker
+from tests.support.agent import ControlPlaneEnd, a_command, an_identity, control_plane_end, running
+
+
+@pytest.fixture
+def broker() -> InProcessBroker:
+    return InProcessBroker()
+
+
+@pytest.fixture
+async def end(broker: InProcessBroker) -> AsyncIterator[ControlPlaneEnd]:
+    async with control_plane_end(broker) as made:
+        yield made
+
+
+@pytest.fixture
+def agent(broker: InProcessBroker) -> Agent:
+    return simulated_agent(1, an_identity(), broker.transport())
+
+
+def waits_for_room(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    monkeypatch.setattr("control_plane_agent.executions.MOST_WAITING", 1)
+    return lambda: agent._executions.running
+
+
+def cannot_journal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    tried = []
+
+    def fails(*_: object, **__: object) -> None:
+        tried.append(True)
+        raise JournalError("read-only", is_full=False)
+
+    monkeypatch.setattr(agent._journal, "accept", fails)
+    return lambda: tried
+
+
+@pytest.mark.parametrize("hinders", [waits_for_room, cannot_journal])
+async def test_a_stop_is_heeded_and_said_whatever_holds_a_command_up(
+    agent: Agent,
+    end: ControlPlaneEnd,
+    monkeypatch: pytest.MonkeyPatch,
+    hinders: Callable[[Agent, pytest.MonkeyPatch], Callable[[], object]],
+) -> None:
+    is_held_up = hinders(agent, monkeypatch)
+    async with asyncio.timeout(DRAIN_S), running(agent):
+        await end.until(lambda: end.heartbeats)
+        for number in range(2):
+            await end.send(a_command(f"task-{number}", command="sleep 3600", timestamp=SystemClock().now_s()))
+        while not is_held_up():
+            await asyncio.sleep(0)
+
+    assert end.heartbeats[-1]["status"] == "offline"
