@@ -231,8 +231,8 @@ class Agent:
     async def _configure(self, message: ConfigureMessage, session: Session) -> None:
         """Take new groups and keys: durable first, then the bindings, then say so."""
         before = self._identities.current
-        if message.as_of < before.configured_as_of:
-            log.warning("configure ignored", extra={"reason": "older than the last one taken"})
+        if message.as_of < before.as_of:
+            log.warning("configure ignored", extra={"reason": "older than the last one taken, or than the enrolment"})
             return
         try:
             await self._disk.do(self._identities.replace, before.configured(message))

@@ -10,6 +10,7 @@ from control_plane_agent.cli import DRAIN_S
 from control_plane_agent.errors import JournalError
 from control_plane_agent.session import Agent
 from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.transport.inprocess import InProcessBroker
 from tests.support.agent import ControlPlaneEnd, a_command, an_identity, control_plane_end, running
 
@@ -62,3 +63,20 @@ async def test_a_stop_is_heeded_and_said_whatever_holds_a_command_up(
             await asyncio.sleep(0)
 
     assert end.heartbeats[-1]["status"] == "offline"
+
+
+async def test_a_configure_from_before_the_enrolment_changes_nothing(
+    broker: InProcessBroker, end: ControlPlaneEnd
+) -> None:
+    enrolled = an_identity(groups={"web": 50}, enrolled_as_of=50)
+    now_s = SystemClock().now_s()
+    async with running(simulated_agent(1, enrolled, broker.transport())):
+        await end.until(lambda: end.heartbeats)
+        await end.send(ConfigureMessage(task_id="configure-1", timestamp=now_s, as_of=49, groups={"old": 49}))
+        await end.send(
+            ConfigureMessage(task_id="configure-2", timestamp=now_s, as_of=51, groups={"web": 50, "new": 51})
+        )
+        await end.until(lambda: end.heartbeats[-1]["groups"] != ["web"])
+
+    assert end.heartbeats[-1]["groups"] == ["new", "web"]
+    assert ["old"] not in [heartbeat["groups"] for heartbeat in end.heartbeats]
