@@ -18,12 +18,22 @@ from control_plane_agent.output import HEAD_BYTES, KEPT_BYTES
 from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_wire.clock import SystemClock
-from control_plane_wire.messages import CancelMessage, ConfigureMessage
-from control_plane_wire.signing import SigningKey
+from control_plane_wire.messages import CancelMessage, ConfigureMessage, seal
+from control_plane_wire.signing import COMMAND, CONTROL_PLANE, SigningKey
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.transport.base import Unroutable
 from control_plane_wire.transport.inprocess import InProcessBroker
-from tests.support.agent import HOSTNAME, ControlPlaneEnd, a_command, an_identity, control_plane_end, running, sealed
+from tests.support.agent import (
+    HOSTNAME,
+    ROUTE,
+    ControlPlaneEnd,
+    a_command,
+    an_identity,
+    control_plane_end,
+    running,
+    sealed,
+)
+from tests.support.fleet import CONTROL_PLANE_KEY
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 CGROUPS = pytest.mark.skipif(
@@ -111,6 +121,16 @@ async def test_argv_standard_input_and_directory_are_as_asked(
     result = await end.run("shown only", user=ME, argv=argv, cwd=str(tmp_path), stdin="said\n")
 
     assert result["stdout"] == f"a b\n{tmp_path}\nsaid\n"
+
+
+async def test_a_field_that_is_null_is_as_if_it_were_not_there(agent: Agent, end: ControlPlaneEnd) -> None:
+    command = a_command(command="pwd; cat", user=ME, timestamp=SystemClock().now_s()).to_json()
+    nulls: JsonObject = dict.fromkeys(("as_of", "expires_at", "argv", "env", "cwd", "stdin"))
+
+    await end.send_bytes(seal({**command, **nulls}, CONTROL_PLANE_KEY, COMMAND, sender=CONTROL_PLANE, recipient=ROUTE))
+    result = await end.result("task-1")
+
+    assert (result["stdout"], result["exit_code"]) == (f"{pwd.getpwnam(ME).pw_dir}\n", 0)
 
 
 async def test_what_cannot_be_started_says_so(agent: Agent, end: ControlPlaneEnd) -> None:
