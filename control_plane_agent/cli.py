@@ -26,6 +26,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 DRAIN_S: Final = 5.0
 LOCK: Final = "lock"
 
+log = logging.getLogger(__name__)
+
 Run: TypeAlias = Callable[[Settings, argparse.Namespace], None]
 
 
@@ -125,7 +127,7 @@ def _run(given: Settings, arguments: argparse.Namespace) -> None:
     with _state_directory(given.state_dir):
         who = identity.load(given.state_dir)
         url = given.amqp_url or who.amqp_url
-        if not url:
+        if not settings.is_broker(url):
             raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
         _serve([assembly.real_agent(given, who, RabbitTransport(url))])
 
@@ -165,7 +167,10 @@ def _serve(agents: Iterable[Agent]) -> None:
             loop.add_signal_handler(number, stop.set)
         await run_until_stopped(agents, stop=stop, drain_s=DRAIN_S)
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except TimeoutError:  # of the drain, above all where a broker took the connection and says nothing
+        log.warning("stopped without waiting any longer", extra={"seconds": DRAIN_S})
 
 
 @contextmanager

@@ -124,7 +124,8 @@ class Agent:
                 await self._outbox.send_all(session)
                 await session.publish(self._heartbeat("offline"))
         except (TimeoutError, PublishUnconfirmedError, TransportUnavailableError) as error:
-            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": str(error)})
+            reason = str(error) or "no answer in time"
+            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": reason})
 
     # --- heartbeats ---------------------------------------------------------------------------------------------
 
