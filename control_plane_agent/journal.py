@@ -37,6 +37,7 @@ TOLD: Final = "told"
 QUARANTINE: Final = "quarantine"
 ROUTE: Final = "route"
 TOMBSTONE_S: Final = 86_400  # after expires_at
+LEAST_TOMBSTONE_S: Final = 2 * ALLOWED_SKEW_S  # any sooner, and a clock that was set back could let a copy run
 MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
 
 Place: TypeAlias = Literal["journal", "done", "told", "quarantine"]
@@ -68,13 +69,17 @@ class _Times:
 class Journal:
     """The journal below a disk's root. Opening it removes what was never acknowledged.
 
+    Args:
+        tombstone_s: how long after expires_at an entry is kept, at least LEAST_TOMBSTONE_S.
+
     Attributes:
         head_s: the highest timestamp of a verified message. Its entry is never pruned.
     """
 
-    def __init__(self, disk: Disk, clock: Clock) -> None:
+    def __init__(self, disk: Disk, clock: Clock, *, tombstone_s: int = TOMBSTONE_S) -> None:
         self._disk = disk
         self._clock = clock
+        self._tombstone_s = tombstone_s
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
@@ -156,7 +161,7 @@ class Journal:
         It follows the highest verified timestamp and never the clock, which may be ahead for a while and is then set
         back. The journal stays bounded all the same: it grows by verified messages alone, which move this on.
         """
-        return self.head_s - TOMBSTONE_S
+        return self.head_s - self._tombstone_s
 
     def _path(self, task_id: str) -> str:
         return f"{self._places[task_id]}/{task_id}"

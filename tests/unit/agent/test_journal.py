@@ -7,10 +7,10 @@ import pytest
 
 from control_plane_agent.disk import Disk, RealDisk
 from control_plane_agent.errors import JournalError
-from control_plane_agent.journal import TOMBSTONE_S, Journal
+from control_plane_agent.journal import LEAST_TOMBSTONE_S, TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.slots import Finished
-from control_plane_wire.messages import CancelMessage
+from control_plane_wire.messages import ALLOWED_SKEW_S, CancelMessage
 from tests.support.agent import ROUTE, START_S, a_command, accept, sealed
 from tests.support.clock import ManualClock
 
@@ -99,6 +99,25 @@ def test_a_clock_that_was_ahead_for_a_while_forgets_nothing(journal: Journal, cl
     clock.set_back(30 * 86_400)
 
     assert [journal.find(f"task-{number}") for number in range(4)] == ["done", "done", "reserve", "reserve"]
+
+
+def test_the_least_time_for_a_tombstone_is_until_every_clock_has_a_copy_of_it_expired(
+    disk: Disk, clock: ManualClock
+) -> None:
+    def starts_within_s() -> int:
+        return START_S + 60 + ALLOWED_SKEW_S - journal.now_s()
+
+    journal = Journal(disk, clock, tombstone_s=LEAST_TOMBSTONE_S)
+    clock.set_back(30 * 86_400)
+    accept(journal, "old", expires_at=START_S + 60)
+    journal.retire("old")
+
+    accept(journal, "next", timestamp=START_S + 60 + LEAST_TOMBSTONE_S)
+    journal.prune()
+    assert (journal.find("old"), starts_within_s()) == ("done", 0)
+    accept(journal, "last", timestamp=START_S + 60 + LEAST_TOMBSTONE_S + 1)
+    journal.prune()
+    assert (journal.find("old"), starts_within_s()) == (None, -1)
 
 
 def test_a_reserved_refusal_makes_room_once_no_copy_of_it_could_run(journal: Journal) -> None:

@@ -12,7 +12,7 @@ from control_plane_agent.session import Agent
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.transport.inprocess import InProcessBroker
-from tests.support.agent import ControlPlaneEnd, a_command, an_identity, control_plane_end, running
+from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, an_identity, control_plane_end, running
 
 
 @pytest.fixture
@@ -80,3 +80,12 @@ async def test_a_configure_from_before_the_enrolment_changes_nothing(
 
     assert end.heartbeats[-1]["groups"] == ["new", "web"]
     assert ["old"] not in [heartbeat["groups"] for heartbeat in end.heartbeats]
+
+
+async def test_a_simulated_host_keeps_no_tombstone_longer_than_it_must(agent: Agent) -> None:
+    for number in range(3):
+        accept(agent._journal, f"task-{number}", timestamp=START_S + number * 3600)
+        agent._journal.retire(f"task-{number}")
+        agent._journal.prune()
+
+    assert [agent._journal.find(f"task-{number}") for number in range(3)] == [None, None, "done"]
