@@ -41,12 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(given, arguments)
     except AgentError as error:
         for line in str(error).splitlines():
-            print(f"control-plane-agent: {line}", file=sys.stderr)
+            _say(line)
         return USAGE if isinstance(error, ConfigurationError) else FAILED
     except WireError as error:
-        print(f"control-plane-agent: the control plane's answer is not as the protocol says: {error}", file=sys.stderr)
+        _say(f"the control plane's answer is not as the protocol says: {error}")
         return FAILED
     return DONE
+
+
+def _say(line: str) -> None:
+    print(f"control-plane-agent: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,8 +121,11 @@ class _Lines(logging.Formatter):
 
 def _enrol(given: Settings, arguments: argparse.Namespace) -> None:
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105 - no password
+    server = enrolment.Server(arguments.server)
+    if server.is_exposed:
+        _say(f"{arguments.server} is not encrypted: who sits between can give this host another key to trust")
     with _state_directory(given.state_dir):
-        who = enrolment.enrol(given.state_dir, enrolment.Server(arguments.server), token, arguments.hostname)
+        who = enrolment.enrol(given.state_dir, server, token, arguments.hostname)
     print(f"{who.hostname} is enrolled, groups: {', '.join(sorted(who.groups)) or 'none'}")
     print("next: control-plane-agent run")
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from control_plane_agent import identity as identities
 from control_plane_agent.disk import RealDisk
@@ -27,11 +29,16 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 
 
 class Server:
-    """The control plane's HTTP API, as far as an agent needs it. Raises ConfigurationError for what is no address."""
+    """The control plane's HTTP API, as far as an agent needs it. Raises ConfigurationError for what is no address.
+
+    Attributes:
+        is_exposed: whether what is said to it, and what it says, crosses a network unencrypted.
+    """
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
         if not is_address(url, schemes={"http", "https"}):
             raise ConfigurationError(f"{url} is no http or https address")
+        self.is_exposed = urlsplit(url).scheme == "http" and not _is_loopback(urlsplit(url).hostname or "")
         self._url = url.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if token:
@@ -59,6 +66,13 @@ class Server:
             raise EnrolmentError(f"{self._url} does not answer like a control plane: no HTTP") from error
         except WireError as error:
             raise EnrolmentError(f"{self._url} does not answer like a control plane: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -37,6 +37,28 @@ def test_an_address_of_the_control_plane_that_is_none_is_told_in_one_line(
     assert capsys.readouterr().err == f"control-plane-agent: {url} is no http or https address\n"
 
 
+@pytest.mark.parametrize(
+    ("url", "is_warned"),
+    [
+        ("http://control.example.com", True),
+        ("http://192.0.2.7:8000", True),
+        ("https://control.example.com", False),
+        ("http://localhost:8000", False),
+        ("http://127.1.2.3", False),
+        ("http://[::1]:8000", False),
+    ],
+)
+def test_enrolling_without_tls_over_a_network_warns_in_one_line(
+    url: str, is_warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("control_plane_agent.enrolment.enrol", lambda *_: an_identity())
+
+    assert main(["enrol", "--server", url, "--token", "x", "--hostname", "web1"]) == 0
+
+    warning = f"control-plane-agent: {url} is not encrypted: who sits between can give this host another key to trust\n"
+    assert capsys.readouterr().err == (warning if is_warned else "")
+
+
 def test_a_server_whose_name_cannot_be_one_is_not_reached(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["enrol", "--server", "https://a..b", "--token", "x", "--hostname", "web1"]) == 1
 
