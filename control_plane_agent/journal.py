@@ -83,6 +83,7 @@ class Journal:
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
+        self._left: set[str] = set()  # paths of what could neither be made durable nor removed
         self._unreadable: set[str] = set()  # whose output could not be read when it was asked for
         for name in (LIVE, DONE, TOLD, QUARANTINE):
             if name not in disk.names("."):
@@ -182,6 +183,9 @@ class Journal:
         new, entry = f"{LIVE}/.new-{os.urandom(8).hex()}", f"{LIVE}/{task_id}"
         made = new
         with _journal_errors(f"{task_id} cannot be journalled"):
+            if entry in self._left:
+                self._disk.remove(entry)
+                self._left.remove(entry)
             try:
                 state = EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished)
                 self._write_entry(new, body, route, state)
@@ -189,12 +193,18 @@ class Journal:
                 made = entry
                 self._disk.sync_dir(LIVE)
             except OSError:
-                with contextlib.suppress(OSError):
-                    self._disk.remove(made)  # also once it has its name: what was not answered for must not be found
+                self._undo(made)
                 raise
         self._places[task_id] = LIVE
         self._times[task_id] = _times(body)
         self.head_s = max(self.head_s, self._times[task_id].timestamp)
+
+    def _undo(self, path: str) -> None:
+        """Remove what was begun, also once it has its name: what was not answered for must not be found."""
+        try:
+            self._disk.remove(path)
+        except OSError:
+            self._left.add(path)  # or its name would stand in the way of every copy
 
     def _write_entry(self, path: str, body: bytes, route: str, state: bytes) -> None:
         self._disk.make_dir(path)

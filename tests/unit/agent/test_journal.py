@@ -180,6 +180,35 @@ def test_what_failed_after_it_had_its_name_is_not_found_at_the_next_start(
     accept(journal)
 
 
+def test_what_failed_and_could_not_be_removed_is_removed_before_it_is_tried_again(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = disk.remove
+
+    def fails(path: str) -> None:
+        if path == "journal":
+            raise OSError(errno.EIO, "Input/output error")
+
+    def stops_half_way(path: str) -> None:
+        remove(f"{path}/route")
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "sync_dir", fails)
+        broken.setattr(disk, "remove", stops_half_way)
+        for _ in range(2):
+            with pytest.raises(JournalError):
+                accept(journal)
+    assert journal.find("task-1") is None
+
+    accept(journal)
+
+    for found in (journal, Journal(disk, clock)):
+        assert found.live() == ["task-1"]
+        assert found.read("task-1").route == ROUTE
+        assert found.read("task-1").state.is_new
+
+
 def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
     disk: Disk, journal: Journal, clock: ManualClock
 ) -> None:
