@@ -6,7 +6,6 @@ The real application over SQLite and the in-process broker, a real agent for thi
 import asyncio
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import os
 import secrets
@@ -29,6 +28,7 @@ from control_plane.observability import configure_logging
 from control_plane.settings import LOOPBACK, Settings, load
 from control_plane_agent.assembly import real_agent, simulated_agent
 from control_plane_agent.identity import Identity, create_key
+from control_plane_agent.policy import own_account
 from control_plane_agent.settings import Settings as AgentSettings
 from control_plane_wire.lifecycle import Service, wait_for_any
 from control_plane_wire.signing import SigningKey, key_id
@@ -149,7 +149,7 @@ class _Greeting:
         os.close(file)
         hosts = "1 host" if self.hosts == 1 else f"{self.hosts} hosts"
         print(
-            f"\ncontrol plane: {self.url}   {hosts}, commands run as {getpass.getuser()}\n"
+            f"\ncontrol plane: {self.url}   {hosts}, commands run as {own_account()}\n"
             f"log in:        {self.document['login_url']}\n"
             f"for programs:  {self.path}\n\nCtrl-C stops it; its state stays in {self.path.parent}\n",
             flush=True,

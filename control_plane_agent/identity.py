@@ -30,7 +30,7 @@ class Identity:
         retired: its earlier ones: they still verify what is in the journal.
         groups: each with the log position of its assignment; an older command to that group is not for us.
         enrolled_as_of: the log position of the registration; an older command to everybody is not for us.
-        configured_as_of: of the last `configure` that was taken.
+        configured_as_of: of the last `configure` that was taken since the registration.
         checkpoint: the newest one of the control plane's log that this host has seen: it is a witness.
         amqp_url: the broker's address with our credentials.
     """
@@ -44,6 +44,11 @@ class Identity:
     retired: Mapping[str, bytes] = field(default_factory=dict)
     checkpoint: str | None = None
     amqp_url: str = field(default="", repr=False)
+
+    @property
+    def as_of(self) -> int:
+        """The log position that this is the control plane's word of; an older word changes nothing."""
+        return max(self.enrolled_as_of, self.configured_as_of)
 
     def configured(self, message: ConfigureMessage) -> "Identity":
         changed = replace(

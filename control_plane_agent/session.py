@@ -31,7 +31,7 @@ from control_plane_wire.errors import (
 )
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, HeartbeatMessage
-from control_plane_wire.transport.base import Delivery, Message, Session, Transport, keep_session, until_stopped
+from control_plane_wire.transport.base import Delivery, Message, Session, Transport, keep_session
 
 PREFETCH: Final = 16
 QUEUE_CHECK_S: Final = 5.0
@@ -100,16 +100,15 @@ class Agent:
         log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(identity.groups)})
         queue = topology.agent_queue(identity.hostname)
         async with asyncio.TaskGroup() as tasks:
-            others = [
+            work = [
                 tasks.create_task(self._outbox.keep_sending(session), name="results"),
                 tasks.create_task(self._beat(session), name="heartbeats"),
                 tasks.create_task(self._check_queue(session, queue), name="check the queue"),
+                tasks.create_task(self._take_all(session, queue), name="commands"),
             ]
-            async for batch in until_stopped(session.consume(queue, prefetch=PREFETCH), stop):
-                for delivery in batch:
-                    await self._take(delivery, session)
-            for task in others:
-                task.cancel()
+            await stop.wait()
+            for task in work:
+                task.cancel()  # whatever it waits for; what was not acknowledged comes again
         await self._last_words(session)
 
     async def _check_queue(self, session: Session, queue: str) -> None:
@@ -125,7 +124,8 @@ class Agent:
                 await self._outbox.send_all(session)
                 await session.publish(self._heartbeat("offline"))
         except (TimeoutError, PublishUnconfirmedError, TransportUnavailableError) as error:
-            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": str(error)})
+            reason = str(error) or "no answer in time"
+            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": reason})
 
     # --- heartbeats ---------------------------------------------------------------------------------------------
 
@@ -165,6 +165,12 @@ class Agent:
         )
 
     # --- what is received ---------------------------------------------------------------------------------------
+
+    async def _take_all(self, session: Session, queue: str) -> None:
+        """Take what comes, until cancelled: what is being journalled then is journalled all the same."""
+        async for batch in session.consume(queue, prefetch=PREFETCH):
+            for delivery in batch:
+                await self._take(delivery, session)
 
     async def _take(self, delivery: Delivery, session: Session) -> None:
         """Look at one delivery in the order that the protocol prescribes; what nobody vouches for is only counted."""
@@ -226,8 +232,8 @@ class Agent:
     async def _configure(self, message: ConfigureMessage, session: Session) -> None:
         """Take new groups and keys: durable first, then the bindings, then say so."""
         before = self._identities.current
-        if message.as_of < before.configured_as_of:
-            log.warning("configure ignored", extra={"reason": "older than the last one taken"})
+        if message.as_of < before.as_of:
+            log.warning("configure ignored", extra={"reason": "older than the last one taken, or than the enrolment"})
             return
         try:
             await self._disk.do(self._identities.replace, before.configured(message))
