@@ -69,6 +69,13 @@ test("hostnames that differ in one number are one expression", () => {
   assert.equal(fold([]), "");
 });
 
+test("a number of any length is folded to itself, and only what is there", () => {
+  assert.equal(fold(["vm-12345678901234567890", "vm-12345678901234567891"]), "vm-[12345678901234567890-12345678901234567891]");
+  assert.equal(fold(["vm-20261125093000123456", "vm-20261125093000123999"]), "vm-[20261125093000123456,20261125093000123999]");
+  assert.equal(fold(["n0009", "n0010", "n0010"]), "n[0009-0010]");
+  assert.equal(fold(["web1", "web1", "db", "db"]), "db,web1");
+});
+
 test("times, sizes and shares are short", () => {
   const now = Date.parse("2026-01-02T03:04:05Z");
   assert.equal(relative("2026-01-02T03:03:05Z", now), "1 min. ago");
