@@ -132,6 +132,33 @@ def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None
     assert page.locator("main img").count() == 0
 
 
+def test_what_a_host_says_of_itself_is_marked_everywhere(page: Page, dev: Dev) -> None:
+    said = {"os": "Linux\u202e6", "kernel": "k\u200bl", "agent_version": "1.0\u2066", "addresses": ["10.0.0.1\u202d"]}
+
+    def deceitful(route: Route) -> None:
+        answer = route.fetch().json()
+        hosts = [row | said for row in answer["items"]] if "items" in answer else None
+        route.fulfill(json=answer | said if hosts is None else {**answer, "items": hosts})
+
+    page.route(re.compile(r"/api/v1/hosts(\?|/sim-0001$)"), deceitful)
+    page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=""))
+    page.goto(f"{dev.url}/hosts")
+    expect(page.get_by_role("row").filter(has_text="sim-0001")).to_contain_text("1.0U+2066")
+    page.goto(f"{dev.url}/hosts/sim-0001")
+    for shown in ("LinuxU+202E6 · kU+200Bl", "1.0U+2066", "10.0.0.1U+202D"):
+        expect(page.get_by_text(shown)).to_be_visible()
+
+    assert not re.search("[\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page.locator("main").inner_text())
+
+
+def test_a_command_is_asked_for_again_with_marks_for_what_would_not_be_seen(page: Page, dev: Dev) -> None:
+    guard = {"level": 2, "rules": []}
+    page.route("**/targets/preview", lambda route: route.fulfill(json={**route.fetch().json(), "guard": guard}))
+    run(page, dev, "host=sim-0001", "echo \u202eevil")
+
+    expect(page.get_by_role("dialog").locator("pre")).to_have_text("echo U+202Eevil")
+
+
 def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, dev: Dev, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     task_id = dev.api.run({"host": dev.hostname}, f"until test -e {gate}; do sleep 0.1; done; echo said")

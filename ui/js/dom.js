@@ -1,4 +1,5 @@
 // The page's own few words for the DOM: templates are cloned and filled with text, never with markup.
+import { visible } from "./ansi.js";
 import { t } from "./i18n.js";
 
 /** A copy of a template's one element, its fixed words in the user's language. */
@@ -23,8 +24,9 @@ export function make(id) {
   return refs(clone(id));
 }
 
+/** Show a text, whoever wrote it: what would deceive the eye is marked. */
 export function text(element, value) {
-  const wanted = value ?? "";
+  const wanted = visible(value ?? "");
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
@@ -57,7 +59,7 @@ export function facts(list, pairs) {
     const term = document.createElement("dt");
     const definition = document.createElement("dd");
     term.textContent = name;
-    definition.append(value);
+    definition.append(value instanceof Node ? value : visible(value));
     list.append(term, definition);
   }
 }
@@ -68,7 +70,7 @@ export function announce(message) {
 
 export function toast(message, kind = "") {
   const { root, text: words, close } = make("toast");
-  words.textContent = message;
+  text(words, message);
   root.classList.toggle("bad", kind === "bad");
   close.addEventListener("click", () => root.remove());
   document.getElementById("toasts").append(root);
@@ -81,9 +83,9 @@ export function toast(message, kind = "") {
 export function problem(place, error, retry) {
   const part = make("problem");
   part.title.textContent = t("shell.failed");
-  part.detail.textContent = error.detail ?? error.message;
-  part.code.textContent = error.code ?? "";
-  part.id.textContent = error.requestId ?? "";
+  text(part.detail, error.detail ?? error.message);
+  text(part.code, error.code);
+  text(part.id, error.requestId);
   part.retry.hidden = !retry;
   part.retry.addEventListener("click", () => retry?.());
   place.replaceChildren(part.root);

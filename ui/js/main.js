@@ -1,5 +1,6 @@
 // The shell: who is signed in, which page it is, in which language, and how live it is.
 import * as api from "./api.js";
+import { visible } from "./ansi.js";
 import { problem, text, toast, translate } from "./dom.js";
 import { language, load, preferred, t } from "./i18n.js";
 import { match, safeNext } from "./router.js";
@@ -54,7 +55,7 @@ function show() {
 }
 
 function title(words) {
-  document.title = `${words} · Control plane`;
+  document.title = `${visible(words)} · Control plane`;
 }
 
 async function signedIn(me, next) {

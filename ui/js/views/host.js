@@ -1,4 +1,5 @@
 // One host: how it is and why, what it is, and what ran on it.
+import { visible } from "../ansi.js";
 import { badge, time, timeNode } from "../components.js";
 import { facts, keyedList, make, problem, refs, text } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
@@ -13,7 +14,7 @@ export function mountHost(root, { hostname }, context) {
   title(hostname);
   const part = make("host");
   root.replaceChildren(part.root);
-  part.name.textContent = hostname;
+  text(part.name, hostname);
   part.chart.setAttribute("aria-label", t("host.chart"));
   part.run.href = link("/run", { host: hostname });
 
@@ -21,7 +22,7 @@ export function mountHost(root, { hostname }, context) {
     const host = store.one("hosts", hostname);
     if (!host) return;
     badge(part.state, "host", host.state);
-    part.cause.replaceChildren(host.state_cause ?? "", " · ", timeNode(host.state_since_at));
+    part.cause.replaceChildren(visible(host.state_cause ?? ""), " · ", timeNode(host.state_since_at));
     facts(part.facts, [
       [t("fleet.groups"), host.groups.join(", ") || "–"],
       [t("host.drift"), host.drift ? (host.groups_bound ?? []).join(", ") || "–" : null],

@@ -1,4 +1,5 @@
 // The fleet: every host as it is now, by state and group; the start page.
+import { visible } from "../ansi.js";
 import { badge, empty, meter, time } from "../components.js";
 import { keyedList, make, problem, refs, text } from "../dom.js";
 import { link } from "../router.js";
@@ -94,7 +95,7 @@ export function mountFleet(root, params, context) {
   function createRow(host) {
     const row = make("fleet-row");
     row.host.href = `/hosts/${encodeURIComponent(host.hostname)}`;
-    row.host.textContent = host.hostname;
+    text(row.host, host.hostname);
     row.pick.setAttribute("aria-label", t("fleet.select_one", { name: host.hostname }));
     row.pick.addEventListener("change", () => {
       row.pick.checked ? picked.add(host.hostname) : picked.delete(host.hostname);
@@ -107,12 +108,12 @@ export function mountFleet(root, params, context) {
     const row = refs(element);
     row.pick.checked = picked.has(host.hostname);
     badge(row.state, "host", host.state);
-    row.state.title = host.state_cause ?? "";
+    row.state.title = visible(host.state_cause ?? "");
     text(row.groups, host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""));
     meter(row.cpu, host.cpu_usage);
     meter(row.memory, host.memory_usage);
     time(row.heartbeat, host.last_heartbeat_at);
-    text(row.agent, host.basic ? t("host.basic") : (host.agent_version ?? ""));
+    text(row.agent, host.basic ? t("host.basic") : host.agent_version);
   }
 
   async function read() {

@@ -1,5 +1,5 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
-import { badge } from "../components.js";
+import { badge, output } from "../components.js";
 import { confirmDialog, facts, keyedList, make, text } from "../dom.js";
 import { fold } from "../hostlist.js";
 import { relative } from "../format.js";
@@ -99,12 +99,9 @@ export function mount(root, params, context) {
   async function confirmed(body) {
     const { level } = preview.guard;
     if (level < 2) return body;
-    const command = document.createElement("pre");
-    command.className = "output";
-    command.textContent = body.command;
     const answer = await confirmDialog({
       title: t("run.confirm", { n: preview.count }),
-      body: [command, fold(preview.hosts.slice(0, FIRST_HOSTS))],
+      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS))],
       yes: t("run.submit", { n: preview.count }),
       expect: level >= 3 ? preview.count : null,
       needsReason: level >= 3 && !body.reason,

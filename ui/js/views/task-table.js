@@ -1,5 +1,4 @@
 // A list of tasks, newest first, from the store; shared by the pages that have one.
-import { visible } from "../ansi.js";
 import { badge, empty, time } from "../components.js";
 import { keyedList, make, refs, text } from "../dom.js";
 import { ANSWERS, answersOf, taskState } from "../states.js";
@@ -28,7 +27,7 @@ export function taskTable(place, { store, signal, t }, { filter, emptyText, empt
     const row = refs(element);
     badge(row.state, "task", taskState(task));
     row.command.href = `/tasks/${encodeURIComponent(task.task_id)}`;
-    text(row.command, visible(task.command));
+    text(row.command, task.command);
     text(row.target, targetText(task.target, t));
     text(row.answers, answersText(task.counts, t));
     text(row.who, task.actor);

@@ -27,7 +27,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     const rows = executions();
     if (!task || !hasChanged(task, rows)) return;
     title(task.command);
-    text(part.command, visible(task.command));
+    text(part.command, task.command);
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
@@ -74,12 +74,12 @@ export function mountTask(root, { task_id: taskId }, context) {
     keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
       const cells = refs(element);
       badge(cells.state, "execution", row.state);
-      cells.state.title = row.reason ?? "";
+      cells.state.title = visible(row.reason ?? "");
       cells.host.href = `/hosts/${encodeURIComponent(row.hostname)}`;
       text(cells.host, row.hostname);
       text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
       text(cells.took, between(task.accepted_at, row.finished_at));
-      text(cells.line, visible(row.reason ?? row.first_line ?? ""));
+      text(cells.line, row.reason ?? row.first_line);
     });
   }
 
