@@ -10,6 +10,8 @@ from tests.ui.conftest import SIMULATED, Dev, Visitor
 
 pytestmark = pytest.mark.browser
 
+UNAVAILABLE = {"code": "not_now", "title": "Unavailable", "detail": "not now", "status": 503}
+PARTS = r"/readyz$|/api/v1/(hosts/[\w-]+$|events\?|tasks/|projections)"
 PAGES = ("/hosts", "/run", "/tasks", "/audit", "/system")
 
 
@@ -179,13 +181,81 @@ def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, de
 def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"host": "sim-0001"}, "echo again")
     dev.api.finished(task_id)
-    problem = {"code": "storage_unavailable", "title": "Unavailable", "detail": "not now", "status": 503}
-    page.route("**/outputs", lambda route: route.fulfill(status=503, json=problem), times=1)
+    page.route("**/outputs", lambda route: route.fulfill(status=503, json=UNAVAILABLE), times=1)
     page.goto(f"{dev.url}/tasks/{task_id}")
     expect(page.get_by_role("alert").filter(has_text="not now")).to_be_visible()
     page.get_by_role("button", name="Try again").click()
 
     expect(page.locator("pre").filter(has_text="again")).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of", "filtered", "wanted", "kept", "gone"),
+    [
+        ("/hosts", r"/api/v1/hosts\?", "Filter by name", "sim-0002", "sim-0002", "sim-0001"),
+        ("/tasks", r"/api/v1/tasks\?(?!.*state=running)", "Filter by command", "echo this", "echo this", "echo that"),
+        ("/audit", r"/api/v1/events\?", "Hostname", "sim-0002", "sim-0002", "sim-0001"),
+    ],
+)
+def test_a_list_that_could_not_be_read_is_whole_after_trying_again(
+    visitor: Visitor,
+    page: Page,
+    dev: Dev,
+    path: str,
+    request_of: str,
+    filtered: str,
+    wanted: str,
+    kept: str,
+    gone: str,
+) -> None:
+    for hostname, command in (("sim-0001", "echo that"), ("sim-0002", "echo this")):
+        dev.api.finished(dev.api.run({"host": hostname}, command))
+    page.route(re.compile(request_of), lambda route: route.fulfill(status=503, json=UNAVAILABLE), times=2)
+    page.goto(dev.url + path)
+    problem = page.get_by_role("alert").filter(has_text="not now")
+    expect(problem).to_be_visible()
+    expect(page.get_by_role("table")).to_have_count(0)
+    page.get_by_role("button", name="Try again").click()
+    expect(problem).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    rows = page.get_by_role("table").first.get_by_role("row")
+    expect(rows.filter(has_text=gone).first).to_be_visible()
+    expect(problem).to_have_count(0)
+
+    page.get_by_label(filtered).fill(wanted)
+    page.get_by_label(filtered).press("Enter")
+    expect(rows.filter(has_text=gone)).to_have_count(0)
+    expect(rows.filter(has_text=kept).first).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo whole")
+    dev.api.finished(task_id)
+    page.route(re.compile(PARTS), lambda route: route.fulfill(status=503, json=UNAVAILABLE))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("alert")).to_have_count(1)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("pre").filter(has_text="whole")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()  # the events'
+    expect(page.get_by_role("row").filter(has_text="execution.finished")).to_be_visible()
+
+    for path, parts in (("/hosts/sim-0001", 1), ("/system", 2)):
+        page.route(re.compile(PARTS), lambda route: route.fulfill(status=503, json=UNAVAILABLE))
+        page.goto(dev.url + path)
+        expect(page.get_by_role("alert")).to_have_count(parts)
+        page.unroute_all()
+        for left in reversed(range(parts)):
+            page.get_by_role("button", name="Try again").first.click()
+            expect(page.get_by_role("alert").filter(visible=True)).to_have_count(left)
+    expect(page.get_by_role("row").filter(has_text="database")).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="audit")).to_be_visible()
     assert [c for c in visitor.complaints if "503" not in c] == []
     visitor.complaints.clear()
 

@@ -79,6 +79,20 @@ export function toast(message, kind = "") {
   root.addEventListener("pointerleave", () => (timer = setTimeout(() => root.remove(), 5_000)));
 }
 
+/**
+ * Do what fills a place. Where that fails, the problem stands at its head until trying again works; what is there
+ * already stays and listens on, and what was never filled is not shown as empty.
+ */
+export async function attempt(place, fill) {
+  try {
+    await fill();
+    place.querySelector(":scope > .problem")?.remove();
+    place.classList.add("filled");
+  } catch (error) {
+    if (error.name !== "AbortError") problem(place, error, () => attempt(place, fill));
+  }
+}
+
 /** Show what went wrong where it went wrong, with a way to try again. */
 export function problem(place, error, retry) {
   const part = make("problem");
@@ -88,7 +102,11 @@ export function problem(place, error, retry) {
   text(part.id, error.requestId);
   part.retry.hidden = !retry;
   part.retry.addEventListener("click", () => retry?.());
-  place.replaceChildren(part.root);
+  const before = place.querySelector(":scope > .problem");
+  const wasFocused = before?.contains(document.activeElement);
+  before?.remove();
+  place.prepend(part.root);
+  if (wasFocused) part.retry.focus();
 }
 
 /**

@@ -1,7 +1,7 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
 import { badge, empty, meter, time } from "../components.js";
-import { keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { link } from "../router.js";
 import { HOST } from "../states.js";
 
@@ -116,23 +116,21 @@ export function mountFleet(root, params, context) {
     text(row.agent, host.basic ? t("host.basic") : host.agent_version);
   }
 
+  const load = () => attempt(part.list, read);
+
   async function read() {
-    try {
-      let asOf = null;
-      let cursor = null;
-      do {
-        const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
-        asOf ??= page.as_of;
-        stream.take("hosts", page.items);
-        cursor = page.next_cursor;
-      } while (cursor && store.all("hosts").length < MOST);
-      isLoaded = true;
-      draw();
-      if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, read);
-      isFollowing = true;
-    } catch (error) {
-      if (error.name !== "AbortError") problem(part.empty.parentElement, error, () => mountFleet(root, filter, context));
-    }
+    let asOf = null;
+    let cursor = null;
+    do {
+      const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
+      asOf ??= page.as_of;
+      stream.take("hosts", page.items);
+      cursor = page.next_cursor;
+    } while (cursor && store.all("hosts").length < MOST);
+    isLoaded = true;
+    draw();
+    if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, load);
+    isFollowing = true;
   }
 
   function update(next) {
@@ -143,7 +141,7 @@ export function mountFleet(root, params, context) {
 
   store.subscribe(["hosts"], draw, signal);
   update(params);
-  read();
+  load();
   return { update };
 }
 

@@ -2,7 +2,7 @@
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
-import { keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { fold } from "../hostlist.js";
 import { EXECUTION } from "../states.js";
@@ -22,19 +22,15 @@ export function outputCards(place, url, { api, signal, t, toast }) {
     isReading = true;
     while (isStale && !signal.aborted) {
       isStale = false; // before the read: what changes during it is read once more
-      await read();
+      await attempt(place, read);
       await new Promise((resolve) => setTimeout(resolve, OUTPUTS_MS));
     }
     isReading = false;
   }
 
   async function read() {
-    try {
-      ({ groups } = await api.get(`${url}/outputs`, { signal }));
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError") problem(place, error, changed);
-    }
+    ({ groups } = await api.get(`${url}/outputs`, { signal }));
+    draw();
   }
 
   function draw() {

@@ -1,6 +1,6 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { badge, output } from "../components.js";
-import { confirmDialog, facts, keyedList, make, text } from "../dom.js";
+import { attempt, confirmDialog, facts, keyedList, make, text } from "../dom.js";
 import { fold } from "../hostlist.js";
 import { relative } from "../format.js";
 import { language } from "../i18n.js";
@@ -50,7 +50,7 @@ export function mount(root, params, context) {
     drawButton();
     clearTimeout(timer);
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
-    timer = setTimeout(look, PREVIEW_MS);
+    timer = setTimeout(() => attempt(part.preview, look), PREVIEW_MS);
   }
 
   async function look() {
@@ -62,7 +62,8 @@ export function mount(root, params, context) {
       preview = found;
       drawPreview();
     } catch (error) {
-      if (error.name === "AbortError" || asked !== round) return;
+      if (asked !== round) return;
+      if (!isRefused(error)) throw error;
       part.preview.replaceChildren(error.detail);
     }
     drawButton();
@@ -168,5 +169,8 @@ export function mount(root, params, context) {
   });
   prefill();
   changed();
-  readTargets().catch((error) => error.name !== "AbortError" && (part.error.textContent = error.detail));
+  attempt(part.targets, readTargets);
 }
+
+/** The server has looked at it and said no; the same again would not help. */
+const isRefused = (error) => error.status >= 400 && error.status < 500;

@@ -1,7 +1,7 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
 import { badge, bar, timeNode } from "../components.js";
-import { announce, confirmDialog, facts, keyedList, make, problem, refs, text } from "../dom.js";
+import { announce, attempt, confirmDialog, facts, keyedList, make, refs, text } from "../dom.js";
 import { between } from "../format.js";
 import { link } from "../router.js";
 import { EXECUTION, answersOf, taskState } from "../states.js";
@@ -15,10 +15,12 @@ export function mountTask(root, { task_id: taskId }, context) {
   const { api, store, stream, signal, t, title, toast, user } = context;
   const part = make("task");
   root.replaceChildren(part.root);
+  text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
   const outputs = outputCards(part.outputs, url, context);
   let shown = "";
   let drawn = "";
+  let isFollowing = false;
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
@@ -101,28 +103,26 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
-  async function read(isFirst) {
-    try {
-      const task = await api.get(url, { signal });
-      let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
-      const asOf = page.as_of;
-      stream.take("tasks", [task]);
+  const load = () => attempt(part.page, read);
+
+  async function read() {
+    const task = await api.get(url, { signal });
+    let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
+    stream.take("tasks", [task]);
+    stream.take("executions", page.items);
+    draw();
+    if (!isFollowing) stream.follow([`task:${taskId}`], page.as_of, signal, load);
+    isFollowing = true;
+    while (page.next_cursor) {
+      page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
       stream.take("executions", page.items);
-      draw();
-      if (isFirst) stream.follow([`task:${taskId}`], asOf, signal, () => read(false));
-      while (page.next_cursor) {
-        page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
-        stream.take("executions", page.items);
-      }
-    } catch (error) {
-      if (error.name !== "AbortError") problem(root, error, () => mountTask(root, { task_id: taskId }, context));
     }
   }
 
   part.cancel.addEventListener("click", cancel);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
-  read(true);
+  load();
   if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
 }
