@@ -1,5 +1,6 @@
 """The operator's jobs in the browser: what is wrong, run this there, what happened."""
 
+import json
 import re
 from pathlib import Path
 
@@ -412,6 +413,23 @@ def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(pag
 
     for name in ("database", "broker", "hosts", "tasks", "audit"):
         expect(page.get_by_role("row").filter(has_text=name).first).to_be_visible()
+
+
+def test_the_number_of_running_tasks_outlives_a_stream_that_starts_anew(page: Page, dev: Dev) -> None:
+    running = dev.api.run({"host": "sim-0002"}, "sleep 20")
+    ping = {"now": "2026-01-02T03:04:05Z", "heads": {}, "lag": {"events": 0, "seconds": 0}, "build": "?"}
+    reset = f'event: reset\ndata: {{"topic":"tasks"}}\nid: {dev.api.get("/tasks")["as_of"]}\n\n'
+    frames = f"event: ping\ndata: {json.dumps(ping)}\n\n{reset}"
+    page.goto(f"{dev.url}/system")
+    number = page.get_by_role("link", name="Tasks").locator("#running")
+    expect(number).to_have_text("1")
+    page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=frames), times=1)
+    with page.expect_response(re.compile(r"/tasks\?state=running")):
+        page.get_by_role("link", name="Fleet").click()
+
+    expect(number).to_have_text("1")
+    dev.api.post(f"/tasks/{running}/cancel")
+    expect(number).to_have_text("")
 
 
 def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:

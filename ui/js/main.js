@@ -93,19 +93,26 @@ function signInAgain() {
 
 /** The number of running tasks beside their page's name, as long as this page lives. */
 async function followRunning() {
-  let page;
+  const never = new AbortController().signal;
+  store.subscribe(["tasks"], drawRunning, never);
+  stream.follow(["tasks"], await readRunning(), never, readRunning);
+}
+
+function drawRunning() {
+  const count = store.all("tasks").filter((task) => task.state !== "finished").length;
+  text(element("running"), count ? String(count) : "");
+}
+
+/** Take the running tasks in, however often that has to be tried; the position that they are of. */
+async function readRunning() {
   try {
-    page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+    const page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+    stream.take("tasks", page.items);
+    return page.as_of;
   } catch {
-    return setTimeout(followRunning, RETRY_MS);
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    return readRunning();
   }
-  const draw = () => {
-    const count = store.all("tasks").filter((task) => task.state !== "finished").length;
-    text(element("running"), count ? String(count) : "");
-  };
-  stream.take("tasks", page.items);
-  store.subscribe(["tasks"], draw, new AbortController().signal);
-  stream.follow(["tasks"], page.as_of, new AbortController().signal, null);
 }
 
 function drawPill(state) {
