@@ -432,6 +432,22 @@ def test_the_number_of_running_tasks_outlives_a_stream_that_starts_anew(page: Pa
     expect(number).to_have_text("")
 
 
+def test_a_page_whose_stream_never_came_looks_old_all_the_same(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.clock.install()
+    page.route("**/stream?*", lambda route: route.fulfill(status=429, json={"code": "too_many_streams"}))
+    page.goto(dev.login_url)
+    page.get_by_role("row").filter(has_text=dev.hostname).wait_for()
+    banner = page.get_by_role("status").filter(has_text="Not connected. Data as of")
+    expect(banner).to_have_count(0)
+    page.clock.fast_forward(31_000)
+
+    expect(banner).to_be_visible()
+    page.close()
+    assert [c for c in visitor.complaints if "429" not in c] == []
+    visitor.complaints.clear()
+
+
 def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:
     pill = page.locator("#pill")
     expect(pill).to_have_text("Live")

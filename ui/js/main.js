@@ -123,10 +123,11 @@ function drawPill(state) {
   };
   element("pill").dataset.kind = state.kind;
   text(element("pill"), words[state.kind]());
-  const isStale = state.lastFrameAt > 0 && Date.now() - state.lastFrameAt > STALE_MS && !document.hidden;
+  const freshAt = Math.max(state.readAt, state.lastFrameAt);
+  const isStale = freshAt > 0 && Date.now() - freshAt > STALE_MS && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale);
-  if (isStale) text(element("stale"), t("shell.stale", { time: new Date(state.lastFrameAt).toLocaleTimeString(language) }));
+  if (isStale) text(element("stale"), t("shell.stale", { time: new Date(freshAt).toLocaleTimeString(language) }));
 }
 
 function remembered(name) {

@@ -8,7 +8,7 @@ const MOST_BACKOFF_S = 30;
 
 const followers = new Set(); // {topics, onReset, onRow}
 const listeners = new Set();
-export const state = { kind: "connecting", retryAt: 0, lastFrameAt: 0, ping: null };
+export const state = { kind: "connecting", retryAt: 0, readAt: 0, lastFrameAt: 0, ping: null };
 
 let controller = null;
 let lastId = null;
@@ -42,6 +42,7 @@ export function take(table, rows) {
 export function follow(topics, asOf, signal, onReset) {
   const follower = { topics, onReset };
   followers.add(follower);
+  state.readAt = Date.now();
   signal.addEventListener("abort", () => followers.delete(follower));
   lastId = lastId === null ? asOf : lower(lastId, asOf);
   connect();
