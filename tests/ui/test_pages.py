@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,39 @@ def run(page: Page, dev: Dev, query: str, command: str) -> None:
 
 def finished(page: Page, answers: str) -> None:
     expect(page.get_by_role("status").filter(has_text=answers)).to_be_visible()
+
+
+def ping(build: str, **lag: float) -> str:
+    """A frame of the stream, as a server sends it every five seconds."""
+    now = datetime.now(UTC).isoformat()
+    return f"event: ping\ndata: {json.dumps({'now': now, 'heads': {'event': 7}, 'lag': lag, 'build': build})}\n\n"
+
+
+def stream_says(page: Page, frames: str) -> None:
+    """Every stream of pages that are loaded from now on says this, and stays open."""
+    page.add_init_script(
+        """{
+          const ask = fetch;
+          const open = (signal) => new ReadableStream({
+            start(controller) {
+              controller.enqueue(new TextEncoder().encode(FRAMES));
+              signal.addEventListener("abort", () => controller.error(signal.reason));
+            },
+          });
+          const isStream = (url) => String(url).includes("/stream?");
+          window.fetch = async (url, options) => isStream(url) ? new Response(open(options.signal)) : ask(url, options);
+        }""".replace("FRAMES", json.dumps(frames))
+    )
+
+
+def hide(page: Page) -> None:
+    """As if another tab came to the front."""
+    page.evaluate(
+        """() => {
+          Object.defineProperty(document, "hidden", { value: true, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
 
 
 def test_a_stranger_signs_in_first_and_then_sees_what_was_asked_for(visitor: Visitor, dev: Dev) -> None:
@@ -417,9 +451,8 @@ def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(pag
 
 def test_the_number_of_running_tasks_outlives_a_stream_that_starts_anew(page: Page, dev: Dev) -> None:
     running = dev.api.run({"host": "sim-0002"}, "sleep 20")
-    ping = {"now": "2026-01-02T03:04:05Z", "heads": {}, "lag": {"events": 0, "seconds": 0}, "build": "?"}
     reset = f'event: reset\ndata: {{"topic":"tasks"}}\nid: {dev.api.get("/tasks")["as_of"]}\n\n'
-    frames = f"event: ping\ndata: {json.dumps(ping)}\n\n{reset}"
+    frames = ping("?", events=0, seconds=0) + reset
     page.goto(f"{dev.url}/system")
     number = page.get_by_role("link", name="Tasks").locator("#running")
     expect(number).to_have_text("1")
@@ -446,6 +479,46 @@ def test_a_page_whose_stream_never_came_looks_old_all_the_same(visitor: Visitor,
     page.close()
     assert [c for c in visitor.complaints if "429" not in c] == []
     visitor.complaints.clear()
+
+
+def test_it_is_said_that_nothing_comes_and_since_when(visitor: Visitor, page: Page) -> None:
+    pill = page.locator("#pill")
+    expect(pill).to_have_text("Live")
+    page.clock.install()
+    page.route("**/stream?*", lambda route: None)  # a server that takes the request and says no more
+    page.reload()
+    page.get_by_role("row").first.wait_for()
+    expect(pill).to_have_text("Connecting…")
+    page.clock.fast_forward(31_000)
+
+    expect(pill).to_have_text(re.compile(r"Offline since \d"))
+    page.unroute_all()
+    pill.click()
+    expect(pill).to_have_text("Live")
+
+
+def test_read_tables_that_are_behind_are_not_called_live(page: Page) -> None:
+    stream_says(page, ping("?", events=312, seconds=9))
+    page.reload()
+
+    expect(page.get_by_role("button", name="Catching up 312")).to_be_visible()
+
+
+def test_a_page_of_another_build_is_loaded_when_nobody_looks_and_nothing_would_be_lost(page: Page, dev: Dev) -> None:
+    stream_says(page, ping("another", events=0, seconds=0))
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    expect(page.get_by_role("status").filter(has_text="a newer page")).to_have_count(1)
+    page.get_by_label("Command").fill("echo kept")
+    page.evaluate("() => (document.body.dataset.old = '')")
+    hide(page)
+    expect(page.get_by_label("Command")).to_have_value("echo kept")
+    assert page.locator("body").get_attribute("data-old") == ""
+
+    page.get_by_role("link", name="Fleet").click()
+    heading(page, "Fleet")
+    with page.expect_navigation():
+        hide(page)
+    expect(page.locator("body")).not_to_have_attribute("data-old", "")
 
 
 def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:

@@ -2,6 +2,7 @@
 import * as api from "./api.js";
 import { visible } from "./ansi.js";
 import { problem, text, toast, translate } from "./dom.js";
+import { duration } from "./format.js";
 import { language, load, preferred, t } from "./i18n.js";
 import { match, safeNext } from "./router.js";
 import { listen as listenForKeys } from "./shortcuts.js";
@@ -18,8 +19,8 @@ import { mount as mountSystem } from "./views/system.js";
 
 const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, system: mountSystem };
 const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit", system: "system" };
-const STALE_MS = 30_000;
 const RETRY_MS = 5_000;
+const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const element = (id) => document.getElementById(id);
 
 let user = null;
@@ -116,18 +117,35 @@ async function readRunning() {
 }
 
 function drawPill(state) {
-  const words = {
-    live: () => t("shell.live"),
-    connecting: () => t("shell.connecting"),
-    waiting: () => t("shell.retry_in", { n: Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000)) }),
-  };
-  element("pill").dataset.kind = state.kind;
-  text(element("pill"), words[state.kind]());
-  const freshAt = Math.max(state.readAt, state.lastFrameAt);
-  const isStale = freshAt > 0 && Date.now() - freshAt > STALE_MS && !document.hidden;
+  const { kind, n, since } = stream.liveness(state, Date.now());
+  const time = since && new Date(since).toLocaleTimeString(language);
+  const { heads, lag, build } = state.ping ?? {};
+  const pill = element("pill");
+  pill.dataset.kind = kind;
+  pill.title = heads ? t("shell.pill", { position: heads.event, lag: duration(lag.seconds * 1000), build }) : "";
+  text(pill, t(`shell.stream_${kind}`, { n, time }));
+  const isStale = kind === "offline" && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale);
-  if (isStale) text(element("stale"), t("shell.stale", { time: new Date(freshAt).toLocaleTimeString(language) }));
+  if (isStale) text(element("stale"), t("shell.stale", { time }));
+}
+
+/** A server of another build has another page. It is loaded while nobody looks, unless something would be lost. */
+function followBuild() {
+  let isOld = false;
+  const load = () => {
+    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once, tbody input:checked")) location.reload();
+  };
+  stream.onState(({ ping }) => {
+    if (isOld || !ping || ping.build === BUILD) return;
+    isOld = true;
+    toast(t("shell.newer"));
+    load();
+  });
+  document.addEventListener("visibilitychange", load);
+  document.addEventListener("input", ({ target }) => {
+    if (target.form) target.form.dataset.filled = "";
+  });
 }
 
 function remembered(name) {
@@ -182,6 +200,8 @@ async function start() {
   followLinks();
   stream.onState(drawPill);
   setInterval(() => drawPill(stream.state), 1000);
+  element("pill").addEventListener("click", stream.connect);
+  followBuild();
   api.onSignedOut(signInAgain);
   try {
     setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));

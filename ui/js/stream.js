@@ -3,12 +3,14 @@ import { askToSignIn } from "./api.js";
 import * as store from "./store.js";
 
 const SILENCE_MS = 12_000; // the server pings every five seconds
+const STALE_MS = 30_000;
+const LAG_S = 2;
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
 const followers = new Set(); // {topics, onReset, onRow}
 const listeners = new Set();
-export const state = { kind: "connecting", retryAt: 0, readAt: 0, lastFrameAt: 0, ping: null };
+export const state = { readAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
 let controller = null;
 let lastId = null;
@@ -83,14 +85,25 @@ function parseFrame(part) {
   return frame;
 }
 
-function setState(kind, more = {}) {
-  Object.assign(state, { kind }, more);
+/** How live a page is at a time: `{kind}`, with the number or the time that its words have. */
+export function liveness({ readAt, lastFrameAt, retryAt, ping }, nowMs) {
+  const since = Math.max(readAt, lastFrameAt);
+  if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
+    return ping?.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
+  }
+  if (since && nowMs - since > STALE_MS) return { kind: "offline", since };
+  return retryAt ? { kind: "waiting", n: Math.max(0, Math.ceil((retryAt - nowMs) / 1000)) } : { kind: "connecting" };
+}
+
+function tell(changes) {
+  Object.assign(state, changes);
   for (const listener of listeners) listener(state);
 }
 
 export function connect() {
   clearTimeout(timer);
   controller?.abort();
+  state.retryAt = 0;
   if (!followers.size || document.hidden) return;
   controller = new AbortController();
   read(controller.signal).then(retryLater, (error) => error.name !== "AbortError" && retryLater());
@@ -100,7 +113,7 @@ async function read(signal) {
   const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
   const query = new URLSearchParams({ topics: topics.join(",") });
   if (lastId) query.set("after", lastId);
-  const answer = await fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } });
+  const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
     signal.throwIfAborted();
@@ -109,14 +122,18 @@ async function read(signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   const parse = createParser();
   for (;;) {
-    const silence = setTimeout(connect, SILENCE_MS);
-    const { done, value } = await reader.read();
-    clearTimeout(silence);
+    const { done, value } = await unlessSilent(reader.read());
     if (done) return;
     failures = 0;
     for (const frame of parse(value)) handle(frame);
-    setState("live", { lastFrameAt: Date.now() });
+    tell({ lastFrameAt: Date.now() });
   }
+}
+
+/** What comes, unless nothing does for too long: then another connection is tried in place of this one. */
+function unlessSilent(coming) {
+  const silence = setTimeout(connect, SILENCE_MS);
+  return coming.finally(() => clearTimeout(silence));
 }
 
 function handle({ event, data, id }) {
@@ -139,7 +156,7 @@ function reset(topic) {
 function retryLater() {
   failures += 1;
   const waitS = Math.min(MOST_BACKOFF_S, 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
-  setState("waiting", { retryAt: Date.now() + waitS * 1000 });
+  tell({ retryAt: Date.now() + waitS * 1000 });
   timer = setTimeout(connect, waitS * 1000);
 }
 

@@ -7,7 +7,7 @@ import { between, bytes, duration, percent, relative } from "../../../ui/js/form
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
 import { ANSWERS, EXECUTION, ROLES, answersOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
-import { createParser, lower } from "../../../ui/js/stream.js";
+import { createParser, liveness, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
 
@@ -129,6 +129,23 @@ test("frames are read however the bytes are cut", () => {
   assert.deepEqual(pieced, whole);
   assert.deepEqual(whole[0], { event: "rows", data: '{"a":1}', id: "e1.h2" });
   assert.equal(whole[1].id, null);
+});
+
+test("a page is live while frames come and the read tables keep up, and says since when it is not", () => {
+  const at = 1_000_000;
+  const ping = { lag: { events: 3, seconds: 0.1 } };
+  const heard = { readAt: at - 60_000, lastFrameAt: at, retryAt: 0, ping };
+  assert.deepEqual(liveness(heard, at + 12_000), { kind: "live" });
+  assert.deepEqual(liveness({ ...heard, ping: { lag: { events: 312, seconds: 2 } } }, at + 1000), { kind: "behind", n: 312 });
+  assert.deepEqual(liveness(heard, at + 12_001), { kind: "connecting" });
+  assert.deepEqual(liveness({ ...heard, retryAt: at + 5000 }, at + 1500), { kind: "waiting", n: 4 });
+  assert.deepEqual(liveness({ ...heard, retryAt: at + 35_000 }, at + 30_001), { kind: "offline", since: at });
+});
+
+test("a page that nothing was read for is not old, and one that no frame came to is as old as what it read", () => {
+  const nothing = { readAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
+  assert.deepEqual(liveness(nothing, 1_000_000), { kind: "connecting" });
+  assert.deepEqual(liveness({ ...nothing, readAt: 900_000 }, 1_000_000), { kind: "offline", since: 900_000 });
 });
 
 test("the lower of two positions misses nothing of either", () => {
