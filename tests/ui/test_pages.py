@@ -84,6 +84,26 @@ def test_a_stranger_signs_in_first_and_then_sees_what_was_asked_for(visitor: Vis
     visitor.complaints.clear()
 
 
+def test_a_sign_out_that_does_not_work_is_said(visitor: Visitor, page: Page) -> None:
+    page.route("**/auth/logout", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+
+    expect(page.get_by_role("status").filter(has_text="The server cannot be reached.")).to_be_visible()
+    heading(page, "Fleet")
+    assert [c for c in visitor.complaints if "ERR_FAILED" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_sign_out_of_a_session_that_has_ended_is_one(visitor: Visitor, page: Page) -> None:
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Sign out").click()
+
+    heading(page, "Sign in")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
 def test_this_machine_is_online_with_all_the_others(page: Page, dev: Dev) -> None:
     row = page.get_by_role("row").filter(has_text=dev.hostname)
 

@@ -148,6 +148,15 @@ function followBuild() {
   });
 }
 
+async function signOut() {
+  try {
+    await api.post("/auth/logout", {}, { asksToSignIn: false });
+  } catch (error) {
+    if (error.status !== 401) return toast(error.detail, "bad"); // a 401: it has ended already
+  }
+  location.assign("/login");
+}
+
 function remembered(name) {
   try {
     return localStorage.getItem(name);
@@ -173,10 +182,7 @@ function preferences() {
     localStorage.setItem("language", event.target.value);
     location.reload();
   });
-  element("logout").addEventListener("click", async () => {
-    await api.post("/auth/logout");
-    location.assign("/login");
-  });
+  element("logout").addEventListener("click", signOut);
 }
 
 function followLinks() {
