@@ -460,6 +460,35 @@ def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
     visitor.complaints.clear()
 
 
+def test_a_session_of_the_embedded_mode_that_ends_goes_on_by_the_link_and_loses_nothing(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    page.get_by_label("Command").fill("echo kept by the link")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(page.get_by_role("dialog")).to_contain_text("the link that it printed")
+    other = visitor.page()
+    other.goto(dev.login_url)
+    heading(other, "Fleet")
+    page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+
+    finished(page, "1 ok")
+    heading(page, "echo kept by the link")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_link_of_an_earlier_run_says_that_it_has_ended(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.goto(f"{dev.url}/login#token=of-an-earlier-run")
+    expect(page.get_by_role("alert")).to_contain_text("This link has ended")
+    expect(page.get_by_text("open the link that it printed")).to_be_visible()
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
 def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(page: Page, dev: Dev) -> None:
     page.keyboard.press("g")
     page.keyboard.press("s")

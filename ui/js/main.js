@@ -80,14 +80,16 @@ function signInAgain() {
   document.body.append(dialog);
   // Escape may close it all the same, and without a session nothing goes on.
   dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
+  const asking = new AbortController();
   return new Promise((resolve) => {
     const signedInAgain = (me) => {
       if (me.username !== user.username) return location.reload();
+      asking.abort();
       setUser(me);
       dialog.remove();
       resolve();
     };
-    mountLogin(dialog, {}, { api, t, title: () => {}, signedIn: signedInAgain });
+    mountLogin(dialog, {}, { api, signal: asking.signal, t, title: () => {}, user, signedIn: signedInAgain });
     dialog.showModal();
   });
 }
