@@ -348,6 +348,43 @@ def test_an_answer_that_was_not_sent_along_is_never_called_empty(page: Page, dev
     expect(page.locator("pre").filter(has_text="said")).to_be_visible()
 
 
+def test_why_a_host_did_not_run_it_stands_in_its_card_on_a_telephone_too(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": dev.hostname}, "id", user="nobody-of-this-name")
+    dev.api.finished(task_id)
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_text("there is no account nobody-of-this-name on this host").first).to_be_visible()
+    expect(page.get_by_text("No output.")).to_have_count(0)
+
+
+def test_hosts_that_did_not_answer_say_why_each_reason_once_and_nothing_of_output(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"group": "db"}, "echo lost")
+    dev.api.finished(task_id)
+    never = "never delivered: the host was offline"
+    silent = "no word after it was sent; it may have run"
+
+    def without_answers(route: Route) -> None:
+        found = route.fetch().json()
+        gone = {"state": "lost", "exit_code": None, "stdout_sha256": None, "stderr_sha256": None}
+        if "groups" in found:
+            [group] = found["groups"]
+            found["groups"] = [{**group, **gone, "stdout": None, "stderr": None}]
+        else:
+            reasons = (never, silent)
+            found["items"] = [{**row, **gone, "reason": r} for row, r in zip(found["items"], reasons, strict=True)]
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/tasks/{task_id}/(outputs|executions)"), without_answers)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    card = page.locator("section.panel").filter(has=page.get_by_text("sim-[0001,0004]"))
+    expect(card).to_contain_text(f"sim-0001: {never}")
+    expect(card).to_contain_text(f"sim-0004: {silent}")
+    expect(page.get_by_text("No output.")).to_have_count(0)
+
+
 def test_an_answer_unlike_the_others_shows_what_differs(page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"all": True}, "echo same; echo only here")  # a simulated host takes all of it as one line
     dev.api.finished(task_id)

@@ -17,7 +17,8 @@ export function mountTask(root, { task_id: taskId }, context) {
   root.replaceChildren(part.root);
   text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
-  const outputs = outputCards(part.outputs, url, context);
+  const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
+  const outputs = outputCards(part.outputs, url, context, reasonOf);
   let shown = "";
   let drawn = "";
   let isFollowing = false;
