@@ -423,6 +423,17 @@ def test_tasks_are_listed_newest_first_and_come_live(page: Page, dev: Dev) -> No
     expect(first).to_contain_text("1 ok")
 
 
+def test_what_is_run_on_a_host_comes_to_its_page_and_nothing_else_does(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/hosts/sim-0002")
+    expect(page.get_by_role("row").filter(has_text="%").first).to_be_visible()
+    dev.api.finished(dev.api.run({"host": "sim-0003"}, "echo elsewhere"))
+    dev.api.finished(dev.api.run({"hosts": ["sim-0002", "sim-0003"]}, "echo on this host, too"))
+
+    row = page.get_by_role("row").filter(has_text="echo on this host, too")
+    expect(row).to_contain_text("2 ok")
+    expect(page.get_by_role("row").filter(has_text="echo elsewhere")).to_have_count(0)
+
+
 def test_a_host_is_added_by_a_token_that_is_shown_once(page: Page) -> None:
     page.get_by_role("button", name="Add host").click()
 

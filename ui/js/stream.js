@@ -26,7 +26,7 @@ const KEYS = {
   projections: (row) => row.name,
 };
 
-const TABLES = { hosts: ["hosts"], host: ["hosts"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
+const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
 
 export function keyOf(table, row) {
   return KEYS[table](row);

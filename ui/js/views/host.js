@@ -8,6 +8,7 @@ import { taskTable } from "./task-table.js";
 
 const HOUR_MS = 3_600_000;
 const MOST_BEATS = 15;
+const MOST_TASKS = 10;
 const HEARTBEATS_MS = 10_000;
 
 export function mountHost(root, { hostname }, context) {
@@ -18,7 +19,15 @@ export function mountHost(root, { hostname }, context) {
   text(part.name, hostname);
   part.chart.setAttribute("aria-label", t("host.chart"));
   part.run.href = link("/run", { host: hostname });
+  const taskIds = new Set(); // of its tasks as they were read; those that come have an execution of it
+  let oldest = 0;
   let isFollowing = false;
+  const isItsOwn = (task) => taskIds.has(task.task_id) || store.one("executions", `${task.task_id}/${hostname}`) !== undefined;
+  const table = taskTable(part.tasks, context, {
+    filter: (task) => task.seq >= oldest && isItsOwn(task),
+    tables: ["tasks", "executions"],
+    emptyText: t("host.no_tasks"),
+  });
 
   function draw() {
     const host = store.one("hosts", hostname);
@@ -68,12 +77,14 @@ export function mountHost(root, { hostname }, context) {
   async function read() {
     const [host, tasks] = await Promise.all([
       api.get(`/hosts/${encodeURIComponent(hostname)}`, { signal }),
-      api.get("/tasks", { query: { hostname, limit: 10 }, signal }),
+      api.get("/tasks", { query: { hostname, limit: MOST_TASKS }, signal }),
     ]);
     stream.take("hosts", [host]);
     stream.take("tasks", tasks.items);
-    taskTable(part.tasks, context, { filter: (task) => tasks.items.some((row) => row.task_id === task.task_id), emptyText: t("host.no_tasks") });
+    for (const { task_id: taskId } of tasks.items) taskIds.add(taskId);
+    oldest = tasks.next_cursor ? tasks.items.at(-1).seq : 0;
     draw();
+    table.draw();
     if (!isFollowing) follow(tasks.as_of);
     isFollowing = true;
   }

@@ -4,10 +4,10 @@ import { keyedList, make, refs, text } from "../dom.js";
 import { ANSWERS, answersOf, taskState } from "../states.js";
 
 /**
- * Draw the tasks that `filter` lets through, and again when they change. New ones wait behind a button unless the page
+ * Draw the tasks that `filter` lets through, and again when they or what else it looks at (`tables`) changes. New ones wait behind a button unless the page
  * is at its top, so that nothing moves under the user.
  */
-export function taskTable(place, { store, signal, t }, { filter, emptyText, emptyLink }) {
+export function taskTable(place, { store, signal, t }, { filter, tables = ["tasks"], emptyText, emptyLink }) {
   const part = make("task-table");
   place.replaceChildren(part.root);
   const seen = new Set();
@@ -38,7 +38,7 @@ export function taskTable(place, { store, signal, t }, { filter, emptyText, empt
     for (const task of store.all("tasks")) seen.add(task.task_id);
     draw();
   });
-  store.subscribe(["tasks"], draw, signal);
+  store.subscribe(tables, draw, signal);
   draw();
   return { draw, more: part.more };
 }
