@@ -1,11 +1,13 @@
 """The operator's jobs in the browser: what is wrong, run this there, what happened."""
 
+import base64
 import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import SIMULATED, Dev, Visitor
@@ -453,6 +455,49 @@ def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, 
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     assert visitor.complaints == []
     context.close()
+
+
+def register(dev: Dev, hostname: str, *groups: str) -> None:
+    """A host that nobody ever hears from."""
+    key = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    dev.api.post("/hosts", {"hostname": hostname, "public_key": key, "groups": list(groups)})
+
+
+def test_a_preview_counts_the_states_of_its_hosts_as_they_are_and_says_how_long_it_holds(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-1", "quiet")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-1"))
+    page.goto(f"{dev.url}/run?group=quiet&command=uptime")
+    preview = page.get_by_role("region", name="Preview")
+    expect(preview).to_contain_text("1 Pending")
+    expect(preview.get_by_role("timer")).to_have_text(re.compile(r"in \d min"))
+    dev.api.post("/hosts/quiet-1/revoke", {"reason": "for this test"})
+
+    expect(preview).to_contain_text("1 Revoked")
+
+
+def test_a_preview_is_made_again_when_it_has_ended_and_when_what_was_sent_is_refused(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    page.clock.install()
+    with page.expect_response("**/targets/preview"):
+        page.goto(f"{dev.url}/run?host=sim-0001&command=uptime")
+    submit = page.get_by_role("button", name="Run on 1 host")
+    expect(submit).to_be_enabled()
+    with page.expect_response("**/targets/preview"):
+        page.clock.fast_forward(301_000)
+    expect(submit).to_be_enabled()
+
+    refusal = {"code": "changed_meanwhile", "detail": "look again"}
+    page.route("**/api/v1/tasks", lambda route: route.fulfill(status=409, json=refusal), times=1)
+    with page.expect_response("**/targets/preview"):
+        submit.click()
+    expect(page.get_by_role("alert").filter(has_text="look again")).to_be_visible()
+    submit.click()
+    finished(page, "1 ok")
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
 
 
 def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> None:

@@ -9,7 +9,7 @@ const MOST = 20_000;
 const MOST_DRAWN = 500;
 
 export function mountFleet(root, params, context) {
-  const { api, store, stream, signal, t, title, navigate, user } = context;
+  const { store, stream, signal, t, title, navigate, user } = context;
   title(t("shell.fleet"));
   const part = make("fleet");
   root.replaceChildren(part.root);
@@ -119,14 +119,7 @@ export function mountFleet(root, params, context) {
   const load = () => attempt(part.list, read);
 
   async function read() {
-    let asOf = null;
-    let cursor = null;
-    do {
-      const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
-      asOf ??= page.as_of;
-      stream.take("hosts", page.items);
-      cursor = page.next_cursor;
-    } while (cursor && store.all("hosts").length < MOST);
+    const asOf = await readHosts(context);
     isLoaded = true;
     draw();
     if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, load);
@@ -143,6 +136,19 @@ export function mountFleet(root, params, context) {
   update(params);
   load();
   return { update };
+}
+
+/** Take all hosts in, as far as a tab holds them; the position that they are of. */
+export async function readHosts({ api, store, stream, signal }) {
+  let asOf = null;
+  let cursor = null;
+  do {
+    const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
+    asOf ??= page.as_of;
+    stream.take("hosts", page.items);
+    cursor = page.next_cursor;
+  } while (cursor && store.all("hosts").length < MOST);
+  return asOf;
 }
 
 /** A single-use token, and what to type on the new server; says when it is there. */
