@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.support.programs import PASSWORD
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 
 pytestmark = pytest.mark.browser
@@ -21,6 +22,15 @@ PAGES = ("/hosts", "/run", "/tasks", "/audit", "/system")
 
 def heading(page: Page, name: str | re.Pattern[str]) -> None:
     page.get_by_role("heading", name=name, level=1).wait_for()
+
+
+def sign_in(page: Page, username: str) -> None:
+    """Fill in the form that the page shows, and wait for the start page."""
+    heading(page, "Sign in")
+    page.get_by_label("User").fill(username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    heading(page, "Fleet")
 
 
 def run(page: Page, dev: Dev, query: str, command: str) -> None:
@@ -177,6 +187,30 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
 
     finished(page, "1 not run")
     expect(page.get_by_text("Cancelled").first).to_be_visible()
+
+
+def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "vera", "role": "viewer", "password": PASSWORD})
+    task_id = dev.api.run({"host": "sim-0003"}, "sleep 20")
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "vera")
+    add = page.get_by_role("button", name="Add host")
+    expect(add).to_be_disabled()
+    expect(add).to_have_accessible_description("Needs the permission hosts.enrol")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("button", name="Cancel task")).to_be_disabled()
+    expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_visible()
+    page.goto(f"{dev.url}/run?host=sim-0003&command=uptime")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+    expect(page.get_by_text("Needs the permission tasks.run")).to_be_visible()
+
+    dev.api.post(f"/tasks/{task_id}/cancel")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    finished(page, "1 not run")
+    expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_hidden()
+    assert [c for c in visitor.complaints if "401" not in c and "403" not in c] == []
+    visitor.complaints.clear()
 
 
 def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None:
@@ -529,14 +563,9 @@ def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:
 def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
     visitor: Visitor, page: Page, dev: Dev
 ) -> None:
-    password = "correct horse battery staple"
-    dev.api.post("/users", {"username": "ada", "role": "operator", "password": password})
+    dev.api.post("/users", {"username": "ada", "role": "operator", "password": PASSWORD})
     page.get_by_role("button", name="Sign out").click()
-    heading(page, "Sign in")
-    page.get_by_label("User").fill("ada")
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
-    heading(page, "Fleet")
+    sign_in(page, "ada")
     page.goto(f"{dev.url}/run?host=sim-0001")
     page.get_by_label("Command").fill("echo kept")
     expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
@@ -544,7 +573,7 @@ def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
     page.get_by_role("button", name="Run on 1 host").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("User").fill("ada")
-    dialog.get_by_label("Password").fill(password)
+    dialog.get_by_label("Password").fill(PASSWORD)
     dialog.get_by_role("button", name="Sign in").click()
 
     finished(page, "1 ok")

@@ -64,6 +64,21 @@ export function facts(list, pairs) {
   }
 }
 
+/** Whether the user has a permission; where not, the button that needs it is off and says so. */
+export function permit(button, user, permission) {
+  const isPermitted = user.permissions.includes(permission);
+  if (!isPermitted) {
+    const why = document.createElement("span");
+    why.className = "why small muted";
+    why.id = `needs-${permission}`;
+    why.textContent = t("shell.needs", { permission });
+    button.disabled = true;
+    button.setAttribute("aria-describedby", why.id);
+    button.after(why);
+  }
+  return isPermitted;
+}
+
 export function announce(message) {
   text(document.getElementById("announcer"), message);
 }

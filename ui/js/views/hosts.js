@@ -1,7 +1,7 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
 import { badge, empty, meter, time } from "../components.js";
-import { attempt, keyedList, make, refs, text } from "../dom.js";
+import { attempt, keyedList, make, permit, refs, text } from "../dom.js";
 import { link } from "../router.js";
 import { HOST } from "../states.js";
 
@@ -25,8 +25,7 @@ export function mountFleet(root, params, context) {
   const change = (more) => navigate(link("/hosts", { q: filter.q, state: filter.state, group: filter.group, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
   part.group.addEventListener("change", () => change({ group: part.group.value }));
-  part.add.disabled = !user.permissions.includes("hosts.enrol");
-  part.add.title = part.add.disabled ? t("shell.needs", { permission: "hosts.enrol" }) : "";
+  permit(part.add, user, "hosts.enrol");
   part.add.addEventListener("click", () => addHost(part.added, context));
   part.all.addEventListener("change", () => {
     for (const host of shown()) part.all.checked ? picked.add(host.hostname) : picked.delete(host.hostname);

@@ -1,6 +1,6 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { badge, output, timeNode } from "../components.js";
-import { attempt, confirmDialog, facts, keyedList, make, text } from "../dom.js";
+import { attempt, confirmDialog, facts, keyedList, make, permit, text } from "../dom.js";
 import { fold } from "../hostlist.js";
 import { readHosts } from "./hosts.js";
 
@@ -16,6 +16,7 @@ export function mount(root, params, context) {
   const form = part.root;
   root.replaceChildren(form);
   const inputs = form.elements;
+  permit(part.submit, context.user, "tasks.run");
   // Made beforehand, so that a second click, or one after a lost answer, sends the same id and starts nothing twice.
   let taskId = crypto.randomUUID();
   let preview = null;

@@ -1,7 +1,7 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
 import { badge, bar, timeNode } from "../components.js";
-import { announce, attempt, confirmDialog, facts, keyedList, make, refs, text } from "../dom.js";
+import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
 import { between } from "../format.js";
 import { link } from "../router.js";
 import { EXECUTION, answersOf, taskState } from "../states.js";
@@ -19,6 +19,7 @@ export function mountTask(root, { task_id: taskId }, context) {
   const url = `/tasks/${encodeURIComponent(taskId)}`;
   const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
   const outputs = outputCards(part.outputs, url, context, reasonOf);
+  const mayCancel = permit(part.cancel, user, "tasks.cancel");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
@@ -35,7 +36,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
     part.cancel.hidden = task.state === "finished";
-    part.cancel.disabled = task.cancel_requested_at !== null || !user.permissions.includes("tasks.cancel");
+    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
     bar(part.bar, task.counts);
     const waiting = answersOf(task.counts).waiting;
