@@ -5,6 +5,7 @@ import * as store from "./store.js";
 const SILENCE_MS = 12_000; // the server pings every five seconds
 const STALE_MS = 30_000;
 const LAG_S = 2;
+const GATHER_MS = 50; // what begins to follow within this time shares one connection
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
@@ -47,7 +48,8 @@ export function follow(topics, asOf, signal, onReset) {
   state.readAt = Date.now();
   signal.addEventListener("abort", () => followers.delete(follower));
   lastId = lastId === null ? asOf : lower(lastId, asOf);
-  connect();
+  clearTimeout(timer);
+  timer = setTimeout(connect, GATHER_MS);
 }
 
 export function onState(listener) {
