@@ -107,6 +107,7 @@ def test_a_sign_out_that_does_not_work_is_said(visitor: Visitor, page: Page) -> 
 
 
 def test_a_sign_out_of_a_session_that_has_ended_is_one(visitor: Visitor, page: Page) -> None:
+    expect(page.locator("#pill")).to_have_text("Live")
     visitor.context.clear_cookies()
     page.get_by_role("button", name="Sign out").click()
 
@@ -548,6 +549,28 @@ def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> 
     page.keyboard.press("Control+Enter")
 
     finished(page, "1 ok")
+
+
+def test_a_chinese_page_says_in_chinese_what_went_wrong_and_why(browser: Browser, dev: Dev) -> None:
+    refused = dev.api.run({"host": dev.hostname}, "id", user="nobody-of-this-name")
+    dev.api.finished(refused)
+    context = browser.new_context(locale="zh-CN")
+    page = Visitor(context).page()
+    page.goto(dev.login_url)
+    page.get_by_role("heading", name="主机").wait_for()
+
+    page.goto(f"{dev.url}/hosts/nosuch")
+    expect(page.get_by_role("alert")).to_contain_text("没有这台主机。")
+    page.goto(f"{dev.url}/hosts/sim-0001")
+    expect(page.get_by_text("收到心跳").first).to_be_visible()
+    page.goto(f"{dev.url}/tasks/{refused}")
+    expect(page.get_by_text("这台主机上没有账号 nobody-of-this-name").first).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text=re.compile(r"\d 秒"))).to_be_visible()
+    page.goto(f"{dev.url}/run?hosts=nosuch&command=reboot")
+    expect(page.get_by_text("nosuch: 未注册")).to_be_visible()
+    page.goto(f"{dev.url}/run?host=sim-0001&command=reboot")
+    expect(page.get_by_text("3: 重启或关闭机器")).to_be_visible()
+    context.close()
 
 
 def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:

@@ -1,6 +1,6 @@
 // The page's own few words for the DOM: templates are cloned and filled with text, never with markup.
 import { visible } from "./ansi.js";
-import { t } from "./i18n.js";
+import { t, told } from "./i18n.js";
 
 /** A copy of a template's one element, its fixed words in the user's language. */
 export function clone(id) {
@@ -112,7 +112,7 @@ export async function attempt(place, fill) {
 export function problem(place, error, retry) {
   const part = make("problem");
   part.title.textContent = t("shell.failed");
-  text(part.detail, error.detail ?? error.message);
+  text(part.detail, told(error));
   text(part.code, error.code);
   text(part.id, error.requestId);
   part.retry.hidden = !retry;

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { visible } from "./ansi.js";
 import { problem, text, toast, translate } from "./dom.js";
 import { duration } from "./format.js";
-import { language, load, preferred, t } from "./i18n.js";
+import { language, load, preferred, t, told } from "./i18n.js";
 import { match, safeNext } from "./router.js";
 import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
@@ -154,7 +154,7 @@ async function signOut() {
   try {
     await api.post("/auth/logout", {}, { asksToSignIn: false });
   } catch (error) {
-    if (error.status !== 401) return toast(error.detail, "bad"); // a 401: it has ended already
+    if (error.status !== 401) return toast(told(error), "bad"); // a 401: it has ended already
   }
   location.assign("/login");
 }

@@ -3,6 +3,7 @@ import { visible } from "../ansi.js";
 import { badge, time, timeNode } from "../components.js";
 import { attempt, facts, keyedList, make, refs, text } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
+import { because } from "../i18n.js";
 import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
@@ -33,7 +34,7 @@ export function mountHost(root, { hostname }, context) {
     const host = store.one("hosts", hostname);
     if (!host) return;
     badge(part.state, "host", host.state);
-    part.cause.replaceChildren(visible(host.state_cause ?? ""), " · ", timeNode(host.state_since_at));
+    part.cause.replaceChildren(visible(because(host.state_cause ?? "")), " · ", timeNode(host.state_since_at));
     facts(part.facts, [
       [t("fleet.groups"), host.groups.join(", ") || "–"],
       [t("host.drift"), host.drift ? (host.groups_bound ?? []).join(", ") || "–" : null],

@@ -2,6 +2,7 @@
 import { visible } from "../ansi.js";
 import { badge, empty, meter, time } from "../components.js";
 import { attempt, keyedList, make, permit, refs, text } from "../dom.js";
+import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { HOST } from "../states.js";
 
@@ -107,7 +108,7 @@ export function mountFleet(root, params, context) {
     const row = refs(element);
     row.pick.checked = picked.has(host.hostname);
     badge(row.state, "host", host.state);
-    row.state.title = visible(host.state_cause ?? "");
+    row.state.title = visible(because(host.state_cause ?? ""));
     text(row.groups, host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""));
     meter(row.cpu, host.cpu_usage);
     meter(row.memory, host.memory_usage);
@@ -156,7 +157,7 @@ async function addHost(place, { api, store, signal, t, toast, user }) {
   try {
     made = await api.post("/enrolment-tokens", {}, { signal });
   } catch (error) {
-    return toast(error.detail, "bad");
+    return toast(told(error), "bad");
   }
   const panel = make("add-host");
   const before = new Set(store.all("hosts").map((host) => host.hostname));

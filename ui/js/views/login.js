@@ -1,5 +1,6 @@
 // Sign in: by name and password, or by the link that `control-plane dev` prints.
-import { make } from "../dom.js";
+import { make, text } from "../dom.js";
+import { told } from "../i18n.js";
 
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -16,7 +17,7 @@ export function mount(root, params, { api, signal, t, title, user, signedIn }) {
     try {
       await signedIn(await api.post("/auth/login", body, { asksToSignIn: false }), params.next);
     } catch (error) {
-      part.error.textContent = error.status === 401 ? t(body.login_token ? "login.link_ended" : "login.refused") : error.detail;
+      text(part.error, error.status === 401 && body.login_token ? t("login.link_ended") : told(error));
     }
   }
 

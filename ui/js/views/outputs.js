@@ -5,6 +5,7 @@ import { diff } from "../diff.js";
 import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { fold } from "../hostlist.js";
+import { because, told } from "../i18n.js";
 import { EXECUTION } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
@@ -66,7 +67,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
 
   /** Why these hosts ended as they did; who gave which reason is said where there are several. */
   function reasons({ hosts }) {
-    const byReason = Map.groupBy(hosts, (hostname) => reasonOf(hostname) ?? "");
+    const byReason = Map.groupBy(hosts, (hostname) => because(reasonOf(hostname) ?? ""));
     byReason.delete("");
     const found = [...byReason].slice(0, MOST_REASONS);
     const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${fold(names)}: ${reason}`));
@@ -114,7 +115,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
       card.whole.hidden = true;
     } catch (error) {
       card.whole.disabled = false;
-      if (error.name !== "AbortError") toast(error.detail, "bad");
+      if (error.name !== "AbortError") toast(told(error), "bad");
     }
   }
 

@@ -1,7 +1,9 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
+import { visible } from "../ansi.js";
 import { badge, output, timeNode } from "../components.js";
 import { attempt, confirmDialog, facts, keyedList, make, permit, text } from "../dom.js";
 import { fold } from "../hostlist.js";
+import { because, told } from "../i18n.js";
 import { readHosts } from "./hosts.js";
 
 const PREVIEW_MS = 400;
@@ -74,7 +76,7 @@ export function mount(root, params, context) {
       if (asked !== round) return;
       if (!isRefused(error)) throw error;
       preview = null;
-      part.preview.replaceChildren(error.detail);
+      part.preview.replaceChildren(visible(told(error)));
     }
     drawButton();
   }
@@ -90,13 +92,13 @@ export function mount(root, params, context) {
     list.className = "facts";
     const hosts = document.createElement("code");
     hosts.textContent = fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "");
-    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${reason}`).join("; ");
+    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
     ends.role = "timer"; // which is not read out as it goes
     facts(list, [
       [t("run.exactly", { n: preview.count }), hosts],
       [t("run.left_out"), excluded],
-      [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.join(", ")}` : null],
+      [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null],
       [t("run.valid"), ends],
     ]);
     part.preview.replaceChildren(states, list);
@@ -151,7 +153,7 @@ export function mount(root, params, context) {
   function showError(error) {
     for (const element of form.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
     for (const { field } of error.errors) inputs[field]?.setAttribute?.("aria-invalid", "true");
-    part.error.textContent = error.errors.length ? error.errors.map(({ field, message }) => `${field}: ${message}`).join("; ") : error.detail;
+    text(part.error, told(error));
     if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
     else drawButton();
   }

@@ -2,7 +2,8 @@
 import { visible } from "../ansi.js";
 import { badge, bar, timeNode } from "../components.js";
 import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
-import { between } from "../format.js";
+import { between, duration } from "../format.js";
+import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { EXECUTION, answersOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
@@ -65,7 +66,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     facts(part.facts, [
       [t("task.id"), id],
       [t("run.user"), task.user],
-      [t("run.timeout"), `${task.timeout} s`],
+      [t("task.timeout"), duration(task.timeout * 1000)],
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), timeNode(task.expires_at)],
@@ -78,12 +79,12 @@ export function mountTask(root, { task_id: taskId }, context) {
     keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
       const cells = refs(element);
       badge(cells.state, "execution", row.state);
-      cells.state.title = visible(row.reason ?? "");
+      cells.state.title = visible(because(row.reason ?? ""));
       cells.host.href = `/hosts/${encodeURIComponent(row.hostname)}`;
       text(cells.host, row.hostname);
       text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
       text(cells.took, between(task.accepted_at, row.finished_at));
-      text(cells.line, row.reason ?? row.first_line);
+      text(cells.line, row.reason ? because(row.reason) : row.first_line);
     });
   }
 
@@ -100,7 +101,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     try {
       await api.post(`${url}/cancel`, {}, { signal });
     } catch (error) {
-      toast(error.detail, "bad");
+      toast(told(error), "bad");
       part.cancel.disabled = false;
     }
   }
