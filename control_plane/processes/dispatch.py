@@ -227,12 +227,11 @@ class Dispatch:
     # --- what is to be done -------------------------------------------------------------------------------------
 
     async def _publish_ready(self) -> None:
-        ready = self._open.ready(self._clock.monotonic_s())
+        ready = self._open.take_ready(self._clock.monotonic_s())
         if not ready:
             return
         by_task: dict[str, list[Due]] = {}
         for due in ready:
-            due.next_s = None
             by_task.setdefault(due.task_id, []).append(due)
         sends: list[Send] = []
         said: list[Event] = []
@@ -386,7 +385,7 @@ class Dispatch:
 
     def _again(self, dues: Iterable[Due], first_s: float) -> None:
         for due in dues:
-            due.next_s = self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S)
+            self._open.plan(due, self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S))
             due.attempts += 1
 
     @staticmethod

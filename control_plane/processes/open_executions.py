@@ -1,7 +1,8 @@
 """What dispatch knows of every execution that is not terminal: a fold of the log, in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Final
 
 from control_plane.events import tasks
@@ -53,10 +54,13 @@ class Due:
 
 @dataclass(slots=True)
 class OpenExecutions:
-    """All of them, by (task_id, hostname), and by host in the order of acceptance."""
+    """All of them, by (task_id, hostname), by task, and by host in the order of acceptance."""
 
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
+    by_task: dict[str, dict[str, Due]] = field(default_factory=dict)
     by_host: dict[str, dict[str, Due]] = field(default_factory=dict)
+    # A heap of (next_s, seq, key). What was planned anew or has ended stays in it until its time, and is passed over.
+    _plan: list[tuple[float, int, tuple[str, str]]] = field(default_factory=list)
 
     def load(self, rows: Iterable[OpenExecution]) -> None:
         for row in rows:
@@ -75,7 +79,9 @@ class OpenExecutions:
 
     def _add(self, due: Due) -> None:
         self.due[due.key] = due
+        self.by_task.setdefault(due.task_id, {})[due.hostname] = due
         self.by_host.setdefault(due.hostname, {})[due.task_id] = due
+        self.plan(due, due.next_s)
 
     def accept(self, task: TaskAccepted, seq: int) -> None:
         for hostname in task.hosts:
@@ -87,14 +93,13 @@ class OpenExecutions:
         for due in self.by_host.get(hostname, {}).values():
             if due.delivery.trigger_seq < seq and (not due.answered or due.is_cancelled):
                 due.delivery = due.delivery.triggered(seq)
-                due.next_s, due.attempts = 0.0, 0
+                due.attempts = 0
+                self.plan(due, 0.0)
 
     def cancel(self, task_id: str) -> None:
-        for due in self.of_task(task_id):
-            due.is_cancelled, due.next_s, due.attempts = True, 0.0, 0
-
-    def of_task(self, task_id: str) -> Iterator[Due]:
-        return (due for due in self.due.values() if due.task_id == task_id)
+        for due in self.by_task.get(task_id, {}).values():
+            due.is_cancelled, due.attempts = True, 0
+            self.plan(due, 0.0)
 
     def note(self, event: Event) -> None:
         """Take in an event about one execution, whoever recorded it."""
@@ -116,15 +121,35 @@ class OpenExecutions:
 
     def close(self, due: Due) -> None:
         del self.due[due.key]
-        of_host = self.by_host[due.hostname]
-        del of_host[due.task_id]
-        if not of_host:
-            del self.by_host[due.hostname]
+        for index, name, other in (
+            (self.by_task, due.task_id, due.hostname),
+            (self.by_host, due.hostname, due.task_id),
+        ):
+            del index[name][other]
+            if not index[name]:
+                del index[name]
 
-    def ready(self, now_s: float) -> list[Due]:
-        """What is to be published now, first in, first out."""
-        return sorted((d for d in self.due.values() if d.next_s is not None and d.next_s <= now_s), key=lambda d: d.seq)
+    def plan(self, due: Due, next_s: float | None) -> None:
+        """Publish it at that time, whatever was planned before; None: when its host comes online."""
+        due.next_s = next_s
+        if next_s is not None:
+            heappush(self._plan, (next_s, due.seq, due.key))
+
+    def take_ready(self, now_s: float) -> list[Due]:
+        """What is to be published now, first in, first out; from here on nothing is planned for it."""
+        ready: list[Due] = []
+        while (next_s := self.next_s()) is not None and next_s <= now_s:
+            due = self.due[heappop(self._plan)[-1]]
+            due.next_s = None
+            ready.append(due)
+        return sorted(ready, key=lambda due: (due.seq, due.hostname))
 
     def next_s(self) -> float | None:
         """When something is ready next; None where everything waits for its host or its answer."""
-        return min((due.next_s for due in self.due.values() if due.next_s is not None), default=None)
+        while self._plan:
+            next_s, _, key = self._plan[0]
+            due = self.due.get(key)
+            if due is not None and due.next_s == next_s:
+                return next_s
+            heappop(self._plan)
+        return None

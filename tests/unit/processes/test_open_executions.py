@@ -1,5 +1,7 @@
 """What dispatch knows of every execution that is not terminal: what is to be published when, and what may be there."""
 
+from typing import NoReturn
+
 import pytest
 
 from control_plane.events import tasks
@@ -64,7 +66,7 @@ def keys(dues: list[Due]) -> list[tuple[str, str]]:
 
 
 def test_what_is_accepted_is_ready_at_once_on_each_of_its_hosts() -> None:
-    assert keys(an_open().ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(an_open().take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_accepted_twice_is_accepted_once() -> None:
@@ -79,18 +81,62 @@ def test_what_is_ready_comes_in_the_order_of_acceptance() -> None:
     known = OpenExecutions()
     for task_id, seq in (("t9", 3), ("t1", 7), ("t5", 5)):
         known.accept(a_task_accepted(task_id, ("web1",)), seq)
-    known.due["t5", "web1"].next_s = 10.0
+    known.plan(known.due["t5", "web1"], 10.0)
 
-    assert keys(known.ready(9.9)) == [("t9", "web1"), ("t1", "web1")]
-    assert keys(known.ready(10.0)) == [("t9", "web1"), ("t5", "web1"), ("t1", "web1")]
+    assert keys(known.take_ready(9.9)) == [("t9", "web1"), ("t1", "web1")]
+
+    known.plan(known.due["t9", "web1"], 9.5)
+    assert keys(known.take_ready(10.0)) == [("t9", "web1"), ("t5", "web1")]
+
+
+def test_what_was_taken_is_not_ready_until_it_is_planned_again() -> None:
+    known = an_open()
+    assert keys(known.take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert known.take_ready(1e9) == []
+
+    known.plan(known.due[KEY], 30.0)
+    assert (known.take_ready(29.9), keys(known.take_ready(30.0))) == ([], [KEY])
 
 
 def test_the_next_moment_is_the_earliest_of_all() -> None:
     known = an_open()
-    known.due["t1", "web1"].next_s, known.due["t1", "web2"].next_s = 30.0, 7.5
+    known.plan(known.due["t1", "web1"], 30.0)
+    known.plan(known.due["t1", "web2"], 7.5)
     assert known.next_s() == 7.5
 
-    known.due["t1", "web1"].next_s = known.due["t1", "web2"].next_s = None
+    known.plan(known.due["t1", "web2"], 60.0)
+    assert known.next_s() == 30.0
+
+    for due in known.due.values():
+        known.plan(due, None)
+    assert known.next_s() is None
+
+
+def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
+    known = an_open(*[tasks.ExecutionLost(task_id="t1", hostname=name, reason="x") for name in ("web1", "web2")])
+
+    assert (known.take_ready(1e9), known.next_s()) == ([], None)
+    assert (known.by_task, known.by_host) == ({}, {})
+
+
+class Unscanned(dict[tuple[str, str], Due]):
+    """All that is open, which nobody may go through."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_no_turn_goes_through_all_that_is_open() -> None:
+    known = an_open()
+    known.due = Unscanned(known.due)
+
+    assert known.next_s() == 0.0
+    known.cancel("t1")
+    assert len(known.take_ready(0.0)) == 2
+    known.online("web1", 9)
+    known.note(OUTCOMES[0])
     assert known.next_s() is None
 
 
@@ -157,60 +203,58 @@ def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
 def test_what_the_agent_has_needs_no_publish_any_more(event: Event) -> None:
     known = an_open(event)
 
-    assert keys(known.ready(1e9)) == [("t1", "web2")]
+    assert keys(known.take_ready(1e9)) == [("t1", "web2")]
     known.online("web1", 9)
-    assert keys(known.ready(1e9)) == [("t1", "web2")]
+    assert known.take_ready(1e9) == []
 
 
 def test_a_confirmed_publish_alone_is_no_answer() -> None:
-    assert keys(an_open(SENT).ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(an_open(SENT).take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_a_host_that_comes_online_is_sent_what_it_has_not_answered_in_the_order_of_acceptance() -> None:
     known = an_open(SENT)
     known.accept(a_task_accepted("t2", ("web1",)), 6)
-    for due in known.due.values():
-        due.next_s, due.attempts = None, 4
+    for due in known.take_ready(0.0):
+        due.attempts = 4
 
     known.online("web1", 9)
 
-    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t2", "web1")]
-    assert [due.attempts for due in known.ready(0.0)] == [0, 0]
+    ready = known.take_ready(0.0)
+    assert keys(ready) == [("t1", "web1"), ("t2", "web1")]
+    assert [due.attempts for due in ready] == [0, 0]
     assert known.due["t1", "web2"].next_s is None
 
 
 def test_the_same_coming_online_read_again_triggers_nothing() -> None:
     known = an_open()
     known.online("web1", 9)
-    for due in known.due.values():
-        due.next_s = None
+    known.take_ready(0.0)
 
     known.online("web1", 9)
     known.online("web1", 4)
 
-    assert known.ready(1e9) == []
+    assert known.take_ready(1e9) == []
 
 
 def test_a_cancelled_task_is_ready_again_on_each_of_its_hosts_even_where_it_runs() -> None:
     known = an_open(STARTED)
     known.accept(a_task_accepted("t2", ("web1",)), 6)
-    for due in known.due.values():
-        due.next_s = None
+    known.take_ready(0.0)
 
     known.cancel("t1")
 
-    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(known.take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_what_is_cancelled_goes_on_being_said_until_there_is_an_outcome() -> None:
     known = an_open()
     known.cancel("t1")
     known.note(ACCEPTED)
-    assert ("t1", "web1") in keys(known.ready(0.0))
+    assert ("t1", "web1") in keys(known.take_ready(0.0))
 
-    known.due[KEY].next_s = None
     known.online("web1", 9)
-    assert ("t1", "web1") in keys(known.ready(0.0))
+    assert ("t1", "web1") in keys(known.take_ready(0.0))
 
 
 def test_a_loaded_execution_without_a_record_or_perhaps_delivered_is_published_again() -> None:
