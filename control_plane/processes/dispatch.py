@@ -46,7 +46,6 @@ PAGE: Final = 500
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
-MOST_RETRY_S: Final = 300.0
 
 _logger = logging.getLogger(__name__)
 
@@ -385,8 +384,7 @@ class Dispatch:
 
     def _again(self, dues: Iterable[Due], first_s: float) -> None:
         for due in dues:
-            self._open.plan(due, self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S))
-            due.attempts += 1
+            self._open.again(due, self._clock.monotonic_s(), first_s=first_s)
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:

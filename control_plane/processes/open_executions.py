@@ -11,6 +11,8 @@ from control_plane.events.tasks import TERMINAL, Delivery, TaskAccepted
 from control_plane.projections.queries.tasks import OpenExecution
 
 FIRST_RETRY_S: Final = 30.0  # after a confirm without an answer; it doubles
+MOST_RETRY_S: Final = 300.0
+MOST_DOUBLINGS: Final = 16  # enough for any first pause; a float has no more than 1023
 
 
 @dataclass(slots=True)
@@ -134,6 +136,11 @@ class OpenExecutions:
         due.next_s = next_s
         if next_s is not None:
             heappush(self._plan, (next_s, due.seq, due.key))
+
+    def again(self, due: Due, now_s: float, *, first_s: float) -> None:
+        """Publish it once more, after a pause that is longer each time."""
+        self.plan(due, now_s + min(first_s * 2 ** min(due.attempts, MOST_DOUBLINGS), MOST_RETRY_S))
+        due.attempts += 1
 
     def take_ready(self, now_s: float) -> list[Due]:
         """What is to be published now, first in, first out; from here on nothing is planned for it."""

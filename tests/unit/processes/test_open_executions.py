@@ -7,7 +7,7 @@ import pytest
 from control_plane.events import tasks
 from control_plane.events.event import Event
 from control_plane.events.tasks import Delivery
-from control_plane.processes.open_executions import Due, OpenExecutions
+from control_plane.processes.open_executions import MOST_RETRY_S, Due, OpenExecutions
 from control_plane.projections.queries.tasks import OpenExecution
 from control_plane_wire.strict_json import JsonObject
 from tests.support.events import AT, a_task_accepted
@@ -110,6 +110,18 @@ def test_the_next_moment_is_the_earliest_of_all() -> None:
     for due in known.due.values():
         known.plan(due, None)
     assert known.next_s() is None
+
+
+def test_each_pause_is_twice_as_long_up_to_five_minutes_however_often_it_was_tried() -> None:
+    known, pauses = an_open(), []
+    due = known.due[KEY]
+    for attempts in (0, 1, 2, 9, 2000):  # in seven days there are some two thousand
+        due.attempts = attempts
+        known.again(due, 1000.0, first_s=1.0)
+        pauses.append((due.next_s or 0.0) - 1000.0)
+
+    assert pauses == [1.0, 2.0, 4.0, MOST_RETRY_S, MOST_RETRY_S]
+    assert due.attempts == 2001
 
 
 def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
