@@ -30,7 +30,8 @@ def verdict(execution: OpenExecution, now_s: int) -> ExecutionExpired | Executio
     """The outcome that silence means by now, if it means one.
 
     `expired` only where every publish is known to have come back. Otherwise it was perhaps delivered, and is `lost`
-    when it has had all the time that it may have to start, to run and to answer.
+    when it has had all the time that it may have to start, to run and to answer. That is counted by the control
+    plane's clock alone: a host's own may say anything.
     """
     last_start_s = execution.expires_at + ALLOWED_SKEW_S
     if execution.delivery.certainly_not:
@@ -39,10 +40,10 @@ def verdict(execution: OpenExecution, now_s: int) -> ExecutionExpired | Executio
         return ExecutionExpired(
             task_id=execution.task_id, hostname=execution.hostname, reason="never delivered: the host was offline"
         )
-    started_s = last_start_s if execution.started_us is None else execution.started_us // 1_000_000
+    started_s = last_start_s if execution.running_us is None else execution.running_us // 1_000_000
     if now_s <= started_s + execution.timeout_s + LOST_AFTER_S:
         return None
-    known = "no word after it was sent" if execution.started_us is None else "no word after it was started"
+    known = "no word after it was sent" if execution.running_us is None else "no word after it was started"
     return ExecutionLost(task_id=execution.task_id, hostname=execution.hostname, reason=f"{known}; it may have run")
 
 

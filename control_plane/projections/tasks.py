@@ -23,7 +23,7 @@ FIRST_LINE_CHARACTERS = 200
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -63,7 +63,8 @@ class TasksProjection(Projection):
             Column("queued_us", Int64, nullable=False),
             Column("sent_us", Int64),
             Column("accepted_us", Int64),
-            Column("started_us", Int64, comment="by the host's clock"),
+            Column("started_us", Int64, comment="by the host's clock, for show"),
+            Column("running_us", Int64, comment="when its agent's word that it runs was recorded"),
             Column("finished_us", Int64),
             Column("result_seq", Int64, comment="the event that has the output"),
             Column("exit_code", Int64),
@@ -161,7 +162,7 @@ class TasksProjection(Projection):
 def _queued(task_id: str, hostname: str, stored: StoredEvent) -> Row:
     nothing = dict.fromkeys(
         (
-            *("sent_us", "accepted_us", "started_us", "finished_us", "result_seq", "exit_code", "reason"),
+            *("sent_us", "accepted_us", "started_us", "running_us", "finished_us", "result_seq", "exit_code", "reason"),
             *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "first_line", "late"),
         )
     )
@@ -197,7 +198,7 @@ def _changes(row: Mapping[str, object], stored: StoredEvent, event: Event) -> Ro
         case tasks.ExecutionAccepted():
             changes: Row = {"accepted_us": stored.recorded_us}
         case tasks.ExecutionStarted():
-            changes = {"started_us": event.started_at * 1_000_000}
+            changes = {"started_us": event.started_at * 1_000_000, "running_us": stored.recorded_us}
         case tasks.ExecutionFinished():
             return {"is_open": 0, "may_have_arrived": 1, "finished_us": stored.recorded_us, **_of_result(event, stored)}
         case tasks.ExecutionExpired() | tasks.ExecutionLost() | tasks.ExecutionSkipped() | tasks.ExecutionCancelled():

@@ -41,6 +41,12 @@ def heard(task_id: str, hostname: str, **changes: Any) -> tasks.ExecutionAccepte
     return tasks.ExecutionAccepted(message=message, hostname=hostname)
 
 
+def runs(task_id: str, hostname: str, *, started_at: int) -> tasks.ExecutionStarted:
+    """What ingest records when the agent says that it has started it."""
+    message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, "started_at": started_at}
+    return tasks.ExecutionStarted(message=message, hostname=hostname)
+
+
 def done(task_id: str, hostname: str) -> tasks.ExecutionFinished:
     message: JsonObject = {"task_id": task_id, "exit_code": 0, "stdout": "", "stderr": "", "timestamp": AT}
     return tasks.ExecutionFinished(message=message, hostname=hostname)
@@ -643,6 +649,21 @@ class ProcessContract:
         plane.clock.advance(100_000)
 
         assert await plane.deadlines().decide() == 1
+
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    @pytest.mark.parametrize("started_at", [AT - 600, AT, 253_402_300_799], ids=["slow", "right", "year 9999"])
+    async def test_the_hosts_own_clock_neither_ends_what_runs_nor_keeps_it_open(
+        self, plane: Plane, started_at: int
+    ) -> None:
+        deadlines = plane.deadlines()
+        await plane.run("t1", "web1", timeout=60)
+        await plane.record(runs("t1", "web1", started_at=started_at))
+
+        plane.clock.advance(60 + 180)
+        assert await deadlines.decide() == 0
+        plane.clock.advance(1)
+        assert await deadlines.decide() == 1
 
         assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
 

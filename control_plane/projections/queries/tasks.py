@@ -62,7 +62,7 @@ class OpenExecution:
     hostname: str
     state: str
     accepted_seq: int
-    started_us: int | None
+    running_us: int | None
     expires_at: int
     timeout_s: int
     cancel_requested: bool
@@ -241,8 +241,8 @@ class TaskQueries:
             self._open()
             .where(
                 or_(
-                    and_(e.c.started_us.is_(None), t.c.expires_at < now_s),
-                    e.c.started_us < (now_s - t.c.timeout_s) * 1_000_000,
+                    and_(e.c.running_us.is_(None), t.c.expires_at < now_s),
+                    e.c.running_us < (now_s - t.c.timeout_s) * 1_000_000,
                 )
             )
             .order_by(e.c.accepted_seq, e.c.hostname)
@@ -275,7 +275,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         hostname=row["hostname"],
         state=row["state"],
         accepted_seq=row["accepted_seq"],
-        started_us=row["started_us"],
+        running_us=row["running_us"],
         expires_at=row["expires_at"],
         timeout_s=row["timeout_s"],
         cancel_requested=row["cancel_requested_us"] is not None,

@@ -33,7 +33,7 @@ def an_execution(delivery: Delivery = PERHAPS, **changes: Any) -> OpenExecution:
         "hostname": "web1",
         "state": "queued",
         "accepted_seq": 5,
-        "started_us": None,
+        "running_us": None,
         "expires_at": EXPIRES_AT,
         "timeout_s": TIMEOUT_S,
         "cancel_requested": False,
@@ -70,7 +70,7 @@ def test_what_was_perhaps_delivered_is_lost_after_all_the_time_it_may_have_had_a
 
 
 def test_what_was_started_has_its_timeout_from_then_on() -> None:
-    started = an_execution(state="running", started_us=(EXPIRES_AT - 500) * 1_000_000)
+    started = an_execution(state="running", running_us=(EXPIRES_AT - 500) * 1_000_000)
     last = EXPIRES_AT - 500 + TIMEOUT_S + LOST_AFTER_S
 
     assert outcome(started, last) is None
@@ -87,7 +87,7 @@ def test_what_an_agent_has_taken_may_wait_until_its_expiry_before_it_is_started(
 def test_the_outcome_names_the_execution_and_says_what_is_known() -> None:
     never = verdict(an_execution(CAME_BACK), LAST_START + 1)
     silent = verdict(an_execution(PERHAPS), LAST_START + 10_000)
-    started = verdict(an_execution(PERHAPS, started_us=EXPIRES_AT * 1_000_000), LAST_START + 10_000)
+    started = verdict(an_execution(PERHAPS, running_us=EXPIRES_AT * 1_000_000), LAST_START + 10_000)
 
     assert never == ExecutionExpired(task_id="t1", hostname="web1", reason="never delivered: the host was offline")
     assert silent == ExecutionLost(task_id="t1", hostname="web1", reason="no word after it was sent; it may have run")
@@ -106,8 +106,8 @@ deliveries = st.builds(Delivery, st.integers(1, 20), st.integers(0, 20), st.bool
 
 
 @given(deliveries, st.none() | st.integers(0, 2 * EXPIRES_AT * 1_000_000), st.integers(0, 2 * EXPIRES_AT))
-def test_whatever_may_have_arrived_never_expires(delivery: Delivery, started_us: int | None, now_s: int) -> None:
-    event = verdict(an_execution(delivery, started_us=started_us), now_s)
+def test_whatever_may_have_arrived_never_expires(delivery: Delivery, running_us: int | None, now_s: int) -> None:
+    event = verdict(an_execution(delivery, running_us=running_us), now_s)
 
     if delivery.may_have_arrived or delivery.returned_seq < delivery.trigger_seq:
         assert not isinstance(event, ExecutionExpired)
@@ -116,8 +116,8 @@ def test_whatever_may_have_arrived_never_expires(delivery: Delivery, started_us:
 
 
 @given(deliveries, st.none() | st.integers(0, EXPIRES_AT * 1_000_000), st.integers(0, EXPIRES_AT * 2))
-def test_an_outcome_that_is_due_stays_due(delivery: Delivery, started_us: int | None, now_s: int) -> None:
-    execution = an_execution(delivery, started_us=started_us)
+def test_an_outcome_that_is_due_stays_due(delivery: Delivery, running_us: int | None, now_s: int) -> None:
+    execution = an_execution(delivery, running_us=running_us)
     event = verdict(execution, now_s)
 
     assert event is None or verdict(execution, now_s + 1) == event

@@ -45,7 +45,7 @@ def a_row(**changes: object) -> OpenExecution:
         **OF,
         "state": "queued",
         "accepted_seq": 5,
-        "started_us": None,
+        "running_us": None,
         "expires_at": AT + 600,
         "timeout_s": 30,
         "cancel_requested": False,

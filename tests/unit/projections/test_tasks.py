@@ -106,6 +106,7 @@ def test_an_execution_goes_through_its_states_in_order_and_says_when(folded: Fol
     assert execution["sent_us"] == START_US + 1_000_000
     assert execution["accepted_us"] == START_US + 2_000_000
     assert execution["started_us"] == (AT + 7) * 1_000_000, "by the host's clock"
+    assert execution["running_us"] == START_US + 3_000_000, "by the control plane's"
     assert execution["finished_us"] == START_US + 4_000_000
     assert execution["is_open"] == 0
     assert folded.execution(DB)["state"] == "queued"
