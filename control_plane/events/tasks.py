@@ -29,6 +29,7 @@ RANK: Final[Mapping[str, int]] = {
 STATES: Final = tuple(RANK)
 TERMINAL: Final = frozenset(state for state, rank in RANK.items() if rank == 4)
 OUTCOME: Final = "outcome"
+LOST_AFTER_S: Final = 180  # an agent's own timeout, kill and last retries fit in
 
 
 def advanced(state: str, to: str) -> str:
@@ -279,6 +280,17 @@ STATE_BY_KIND: Final[Mapping[str, str]] = {
     ExecutionSkipped.KIND: "skipped",
     ExecutionCancelled.KIND: "cancelled",
 }
+
+
+def last_start_s(expires_at: int) -> int:
+    """Until when an agent may start it, whatever its clock says."""
+    return expires_at + messages.ALLOWED_SKEW_S
+
+
+def last_word_s(expires_at: int, timeout_s: int, running_us: int | None) -> int:
+    """Until when what was perhaps delivered may start, run and answer, by the control plane's clock."""
+    started_s = last_start_s(expires_at) if running_us is None else running_us // 1_000_000
+    return started_s + timeout_s + LOST_AFTER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
@@ -45,6 +46,10 @@ def runs(task_id: str, hostname: str, *, started_at: int) -> tasks.ExecutionStar
     """What ingest records when the agent says that it has started it."""
     message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, "started_at": started_at}
     return tasks.ExecutionStarted(message=message, hostname=hostname)
+
+
+def returned(task_id: str, hostname: str, trigger_seq: int) -> tasks.ExecutionReturned:
+    return tasks.ExecutionReturned(task_id=task_id, hostname=hostname, trigger_seq=trigger_seq)
 
 
 def done(task_id: str, hostname: str) -> tasks.ExecutionFinished:
@@ -651,6 +656,30 @@ class ProcessContract:
         assert await plane.deadlines().decide() == 1
 
         assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_the_table_gives_exactly_those_whose_silence_is_an_outcome(self, plane: Plane) -> None:
+        """What may run for a day yet is not read again each second, and stands before nobody."""
+        names = {"unknown": "db1", "taken": "db1", "runs": "db1", "over": "db1"}
+        came_back = {"returned": "web2", "back": "web1", "twice": "web1"}
+        for timeout in (60, 86_400):
+            for name, hostname in (names | came_back).items():
+                seq = await plane.run(f"{name}-{timeout}", hostname, timeout=timeout, expires_in=30)
+                if name in came_back:
+                    await plane.record(returned(f"{name}-{timeout}", hostname, seq))
+            await plane.record(heard(f"taken-{timeout}", "db1"))
+            await plane.record(runs(f"runs-{timeout}", "db1", started_at=AT))
+            await plane.record(done(f"over-{timeout}", "db1"))
+        online = await plane.comes_online("web1")
+        for timeout in (60, 86_400):
+            await plane.record(returned(f"twice-{timeout}", "web1", online))
+        await plane.shown()
+
+        _, known = await plane.task_queries.open_executions()
+        for seconds in (30, 150, 151, 240, 241, 390, 391, 86_580, 86_581, 86_730, 86_731):
+            due = {e.task_id for e in known if verdict(e, AT + seconds) is not None}
+            found = await plane.task_queries.overdue(AT + seconds, limit=100)
+            assert {e.task_id for e in found} == due, seconds
+        assert len(due) == len(known) == 12
 
     @pytest.mark.parametrize("started_at", [AT - 600, AT, 253_402_300_799], ids=["slow", "right", "year 9999"])
     async def test_the_hosts_own_clock_neither_ends_what_runs_nor_keeps_it_open(

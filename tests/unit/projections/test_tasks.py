@@ -64,6 +64,10 @@ def lost(hostname: str = WEB) -> Event:
     return tasks.ExecutionLost(task_id=TASK, hostname=hostname, reason="no word from the agent")
 
 
+def came_back(hostname: str = WEB, trigger_seq: int = 1) -> Event:
+    return tasks.ExecutionReturned(task_id=TASK, hostname=hostname, trigger_seq=trigger_seq)
+
+
 def cancelled(hostname: str = WEB) -> Event:
     return tasks.ExecutionCancelled(task_id=TASK, hostname=hostname, reason="cancelled before it was sent")
 
@@ -319,6 +323,19 @@ def test_the_newest_trigger_whose_publish_came_back_is_kept_whatever_the_order(f
 
     assert folded.execution()["returned_seq"] == 9
     assert folded.execution()["state"] == "queued"
+
+
+def test_silence_means_nothing_until_the_deadline_that_what_is_known_gives(folded: FoldedTasks) -> None:
+    last_start = AT + 600 + 120
+    assert folded.execution()["deadline_s"] == last_start + 30 + 180, "perhaps published, and nobody has said so"
+
+    seen = []
+    for second, event in enumerate((came_back(), sent(), started(at=AT - 9999), came_back(), lost()), start=10):
+        folded.then(event, at_s=second)
+        seen.append(folded.execution()["deadline_s"])
+
+    running = AT + 12 + 30 + 180
+    assert seen == [last_start, last_start + 30 + 180, running, running, running]
 
 
 def test_the_last_time_that_a_host_came_online_is_kept_for_those_that_wait_for_it(folded: FoldedTasks) -> None:
