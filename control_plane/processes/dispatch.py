@@ -328,7 +328,7 @@ class Dispatch:
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
-                due.was_published = True
+                due.in_doubt = True
         results = await asyncio.gather(*(self._send(send) for send in sends))
         self._failpoints.hit("dispatch.after_publish")
         said = [event for events in results for event in events]

@@ -23,7 +23,7 @@ class Due:
         answered: its agent has said that it has it, so it needs no further publish.
         attempts: publishes since the last trigger; they space the next one.
         next_s: monotonic seconds of the next attempt; None waits for the host to come online.
-        was_published: in this tenure, whatever became of it.
+        in_doubt: it was published in this tenure, and what became of that is not recorded yet.
         was_sent: `execution.sent` is in the log.
         is_cancelled: its task is to be cancelled.
     """
@@ -35,19 +35,19 @@ class Due:
     answered: bool = False
     attempts: int = 0
     next_s: float | None = 0.0
-    was_published: bool = False
+    in_doubt: bool = False
     was_sent: bool = False
     is_cancelled: bool = False
 
     @property
     def certainly_not_delivered(self) -> bool:
         """Nothing of it has reached the host, and nothing will unless it is published."""
-        return not self.delivery.may_have_arrived and (not self.was_published or self.delivery.certainly_not)
+        return not self.delivery.may_have_arrived and not self.in_doubt
 
     @property
     def is_untouched(self) -> bool:
-        """It is as it was accepted: never published, and nothing has happened since."""
-        return not self.was_published and self.delivery == Delivery(self.seq)
+        """It is as it was accepted: nothing has been published, and nothing has happened since."""
+        return not self.in_doubt and self.delivery == Delivery(self.seq)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -111,6 +111,7 @@ class OpenExecutions:
         match event:
             case tasks.ExecutionReturned(trigger_seq=trigger_seq):
                 due.delivery = due.delivery.returned(trigger_seq)
+                due.in_doubt = due.in_doubt and not due.delivery.certainly_not
             case tasks.ExecutionSent() | tasks.ExecutionUnconfirmed():
                 due.delivery = due.delivery.perhaps()
                 due.was_sent = due.was_sent or isinstance(event, tasks.ExecutionSent)

@@ -207,7 +207,20 @@ def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
     due = an_open().due[KEY]
     assert due.certainly_not_delivered
 
-    due.was_published = True
+    due.in_doubt = True
+    assert not due.certainly_not_delivered
+
+
+def test_what_came_back_is_not_delivered_by_its_hosts_coming_online_until_it_is_published() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    due.in_doubt = True
+    known.note(RETURNED)
+    known.online("web1", 9)
+    assert due.certainly_not_delivered
+
+    due.in_doubt = True
+    known.note(RETURNED)  # read again
     assert not due.certainly_not_delivered
 
 
