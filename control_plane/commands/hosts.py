@@ -130,6 +130,11 @@ class FleetState:
             raise NotFoundError("unknown_host", f"there is no host {hostname}")
         return host
 
+    def is_replaced(self, hostname: str, as_of: int) -> bool:
+        """Whether the name was registered again after a log position: what was for it then is not for this machine."""
+        host = self.hosts.get(hostname)
+        return host is not None and host.registered_seq > as_of
+
     def public_key(self, hostname: str) -> bytes | None:
         """The key whose signatures count for this host; None where it is unknown, revoked or retired."""
         host = self.hosts.get(hostname)

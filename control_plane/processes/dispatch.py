@@ -113,6 +113,7 @@ class Dispatch:
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._basic: set[str] = set()
+        self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
 
@@ -154,6 +155,7 @@ class Dispatch:
         self._tasks.clear()
         registered = await self._host_queries.registered()
         self._basic = {host.hostname for host in registered if host.basic}
+        self._fleet_seq = after
         is_there = {"online", "stale"}
         self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
@@ -185,6 +187,8 @@ class Dispatch:
                 self._open.cancel(task_id)
             case hosts.HostWentOnline() as online:
                 self._came_online(online, stored.seq)
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
+                self._fleet_seq = stored.seq
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._to_configure[hostname] = stored.seq
             case Event() as event:
@@ -229,6 +233,8 @@ class Dispatch:
         ready = self._open.take_ready(self._clock.monotonic_s())
         if not ready:
             return
+        if self._authority.position < self._fleet_seq:
+            await self._authority.refresh()  # another process may have said it a moment ago
         by_task: dict[str, list[Due]] = {}
         for due in ready:
             by_task.setdefault(due.task_id, []).append(due)
@@ -239,20 +245,27 @@ class Dispatch:
             if task is not None:
                 covered = [d for d in dues if d.hostname in task.hosts]  # a read table authorises nobody
                 said += self._refusals(task, covered)
-                sends += self._cancels(task, covered)
-                open_still = [d for d in covered if not d.is_cancelled and d.key in self._open.due]
-                sends += await self._commands(task, open_still)
+                allowed = [d for d in covered if d.key in self._open.due and self._may_be_told(task, d.hostname)]
+                sends += self._cancels(task, allowed)
+                sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
         await self._record(said)
         await self._publish(sends)
 
+    def _may_be_told(self, task: TaskAccepted, hostname: str) -> bool:
+        """Whether the host is still the one that the task was accepted for, and its key is trusted."""
+        fleet = self._authority.fleet
+        return fleet.public_key(hostname) is not None and not fleet.is_replaced(hostname, task.as_of)
+
     def _refusals(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Event]:
-        """What needs no message to end: cancelled before anything was delivered, or more than a basic agent can do."""
+        """What needs no message to end, because nothing was delivered, or because a basic agent cannot do it."""
         said: list[Event] = []
         needs = [name for name in ("env", "cwd", "stdin") if name in task.request]
         for due in dues:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
+            elif due.certainly_not_delivered and self._authority.fleet.is_replaced(due.hostname, task.as_of):
+                said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
             elif needs and due.hostname in self._basic and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
         for event in said:
@@ -264,25 +277,23 @@ class Dispatch:
         return [
             Send(command_key(d.hostname), CancelMessage(task_id=task.task_id, timestamp=now_s), (d,))
             for d in dues
-            if d.is_cancelled and d.key in self._open.due and d.hostname not in self._basic
+            if d.is_cancelled and d.hostname not in self._basic
         ]
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
         """By one key where that reaches exactly these hosts, else host by host; nothing after `expires_at`."""
         if self._clock.now_s() >= task.expires_at:
             return []
-        if any(self._authority.fleet.public_key(d.hostname) is None for d in dues):
-            await self._authority.refresh()  # another process may have registered it a moment ago
-        allowed = [d for d in dues if not d.answered and self._authority.fleet.public_key(d.hostname) is not None]
+        dues = [d for d in dues if not d.answered]
         message, basic = message_of(task), self._basic.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
-        is_first = len(allowed) == len(task.hosts) and all(d.is_untouched for d in allowed)
+        is_first = len(dues) == len(task.hosts) and all(d.is_untouched for d in dues)
         if is_first and (key := await self._fan_out_key(task)) is not None:
-            has_basic = any(d.hostname in basic for d in allowed)
-            return [Send(key, message.basic() if has_basic else message, tuple(allowed), **limits)]
+            has_basic = any(d.hostname in basic for d in dues)
+            return [Send(key, message.basic() if has_basic else message, tuple(dues), **limits)]
         return [
             Send(command_key(d.hostname), message.basic() if d.hostname in basic else message, (d,), **limits)
-            for d in allowed
+            for d in dues
         ]
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:

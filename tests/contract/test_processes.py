@@ -27,7 +27,7 @@ from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
-from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, host_key
 from tests.support.plane import Plane, a_plane, until
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
@@ -161,6 +161,47 @@ class ProcessContract:
             await plane.recorded(SENT)
 
         assert web1.messages == []
+
+    async def test_a_name_that_belongs_to_another_machine_by_now_is_not_sent_what_was_for_the_first(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            other = await self.replace(plane, "web1")
+            await other.run("t2", "web1")
+            async with plane.agent("web1") as another:
+                await plane.comes_online("web1", boot_id="b2")
+                [event] = await plane.recorded(tasks.ExecutionSkipped.KIND)
+                await until(self.has(another, "t2"))
+
+        assert set(another.task_ids()) == {"t2"}
+        assert event == tasks.ExecutionSkipped(
+            task_id="t1", hostname="web1", reason="the name belongs to another machine by now"
+        )
+
+    async def test_what_the_first_machine_may_have_run_is_not_skipped_and_not_cancelled_on_the_second(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as first, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await self.replace(plane, "web1")
+            await plane.comes_online("web1", boot_id="b2")
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            plane.clock.advance(FIRST_RETRY_S)
+            await self.barrier(plane, "t2", db1)
+
+        assert [message.get("kind", "command") for message in first.messages] == ["command"]
+        assert await plane.events(tasks.ExecutionSkipped.KIND, tasks.ExecutionCancelled.KIND) == []
+
+    async def replace(self, plane: Plane, hostname: str) -> Plane:
+        """Another process, which has given the name to another machine."""
+        other = plane.beside()
+        await other.authority.refresh()
+        await other.hosts.retire(ADMIN, hostname, None)
+        await other.hosts.register(ADMIN, hostname=hostname, public_key=host_key("another").public_key, groups=[])
+        return other
 
     def authorised(self, task_id: str, *hostnames: str, **request: Any) -> Any:
         """A task that was authorised for these hosts, whatever has become of them since."""
