@@ -125,7 +125,10 @@ class ExecutionSent(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionReturned(_OfExecution):
-    """The publish that `trigger_seq` called for came back unroutable: it was certainly delivered to nobody."""
+    """What `trigger_seq` called for was certainly delivered to nobody.
+
+    Its publish came back unroutable; or it was over, or its host may be told nothing any more, before one was sent.
+    """
 
     KIND: ClassVar[str] = "execution.returned"
 
@@ -221,7 +224,7 @@ class _OutcomeByControlPlane(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionExpired(_OutcomeByControlPlane):
-    """Every publish came back and its time is over: it certainly never ran."""
+    """No publish has reached anybody and its time is over: it certainly never ran."""
 
     KIND: ClassVar[str] = "execution.expired"
 
@@ -299,7 +302,7 @@ class Delivery:
 
     Attributes:
         trigger_seq: the last event that called for a publish: the task's acceptance, or the host's coming online.
-        returned_seq: the last trigger whose publish is known to have come back.
+        returned_seq: the last trigger whose publish is known to have come back, or to have never been sent.
         may_have_arrived: a publish was confirmed, or nobody knows what became of one, or the host answered. It stays.
     """
 
@@ -309,7 +312,7 @@ class Delivery:
 
     @property
     def certainly_not(self) -> bool:
-        """Every publish is known to have come back: then, and only then, `expired` is the truth."""
+        """Every publish is known to have reached nobody: then, and only then, `expired` is the truth."""
         return not self.may_have_arrived and self.returned_seq >= self.trigger_seq
 
     def triggered(self, seq: int) -> "Delivery":

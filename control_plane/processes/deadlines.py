@@ -27,15 +27,17 @@ _logger = logging.getLogger(__name__)
 def verdict(execution: OpenExecution, now_s: int) -> ExecutionExpired | ExecutionLost | None:
     """The outcome that silence means by now, if it means one.
 
-    `expired` only where every publish is known to have come back. Otherwise it was perhaps delivered, and is `lost`
-    when it has had all the time that it may have to start, to run and to answer. That is counted by the control
+    `expired` only where every publish is known to have reached nobody. Otherwise it was perhaps delivered, and is
+    `lost` when it has had all the time that it may have to start, to run and to answer. That is counted by the control
     plane's clock alone: a host's own may say anything.
     """
     if execution.delivery.certainly_not:
         if now_s <= last_start_s(execution.expires_at):
             return None
         return ExecutionExpired(
-            task_id=execution.task_id, hostname=execution.hostname, reason="never delivered: the host was offline"
+            task_id=execution.task_id,
+            hostname=execution.hostname,
+            reason="never delivered: nothing reached the host in time",
         )
     if now_s <= last_word_s(execution.expires_at, execution.timeout_s, execution.running_us):
         return None

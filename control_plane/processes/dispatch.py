@@ -2,7 +2,7 @@
 
 The log is the outbox. What was published is recorded afterwards, so a crash leaves an execution without a record:
 whoever takes over counts it as perhaps delivered and publishes again, and the agent knows what it has. Nothing is
-published after `expires_at`, and nothing that came back is taken for delivered.
+published after `expires_at`, and nothing that came back or was never sent is taken for delivered.
 """
 
 import asyncio
@@ -243,11 +243,13 @@ class Dispatch:
         for task_id, dues in by_task.items():
             task = await self._task(task_id)
             if task is not None:
+                is_over = self._clock.now_s() >= task.expires_at
                 covered = [d for d in dues if d.hostname in task.hosts]  # a read table authorises nobody
-                said += self._refusals(task, covered)
+                said += self._refusals(task, covered, is_over=is_over)
                 allowed = [d for d in covered if d.key in self._open.due and self._may_be_told(task, d.hostname)]
                 sends += self._cancels(task, allowed)
-                sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
+                if not is_over:
+                    sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
         await self._record(said)
         await self._publish(sends)
 
@@ -256,8 +258,12 @@ class Dispatch:
         fleet = self._authority.fleet
         return fleet.public_key(hostname) is not None and not fleet.is_replaced(hostname, task.as_of)
 
-    def _refusals(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Event]:
-        """What needs no message to end, because nothing was delivered, or because a basic agent cannot do it."""
+    def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
+        """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
+
+        The last is known only here, and only because every publish of this tenure was waited for. It is said when there
+        will be none for this trigger any more; before that, one might follow and die with us unrecorded.
+        """
         said: list[Event] = []
         needs = [name for name in ("env", "cwd", "stdin") if name in task.request]
         for due in dues:
@@ -268,6 +274,8 @@ class Dispatch:
                 said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
             elif needs and due.hostname in self._basic and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
+            elif due.is_unsaid and (is_over or not self._may_be_told(task, due.hostname)):
+                said.append(tasks.ExecutionReturned(**known, trigger_seq=due.delivery.trigger_seq))
         for event in said:
             self._open.note(event)
         return said
@@ -281,9 +289,7 @@ class Dispatch:
         ]
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
-        """By one key where that reaches exactly these hosts, else host by host; nothing after `expires_at`."""
-        if self._clock.now_s() >= task.expires_at:
-            return []
+        """By one key where that reaches exactly these hosts, else host by host."""
         dues = [d for d in dues if not d.answered]
         message, basic = message_of(task), self._basic.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
@@ -353,17 +359,18 @@ class Dispatch:
         """Publish one message; what is to be recorded of it."""
         key = self._keyring.active
         body = seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key)
-        left_s = None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
         message = Message(
             exchange=COMMAND_EXCHANGE,
             routing_key=send.key,
             body=body,
-            expiration_s=left_s,
+            expiration_s=self._left_s(send),
             correlation_id=send.message.task_id,
         )
         try:
             outcome = await self._publisher.publish(message)
         except TransportUnavailableError:
+            for due in send.dues:
+                due.in_doubt = False
             self._failed(send)
             return []
         except PublishUnconfirmedError:
@@ -376,7 +383,7 @@ class Dispatch:
             ]
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
-            self._again(send.dues, FIRST_RETRY_S)
+            self._again(send, FIRST_RETRY_S)
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues
@@ -387,15 +394,19 @@ class Dispatch:
 
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
-        self._again(send.dues, RETRY_S)
+        self._again(send, RETRY_S)
         if send.configures is not None:
             hostname, seq = send.configures
             self._to_configure.setdefault(hostname, seq)
             self._configure_s = self._clock.monotonic_s() + RETRY_S
 
-    def _again(self, dues: Iterable[Due], first_s: float) -> None:
-        for due in dues:
-            self._open.again(due, self._clock.monotonic_s(), first_s=first_s)
+    def _again(self, send: Send, first_s: float) -> None:
+        for due in send.dues:
+            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=self._left_s(send))
+
+    def _left_s(self, send: Send) -> float | None:
+        """How long what is sent now may be delivered; None for ever."""
+        return None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:

@@ -45,6 +45,11 @@ class Due:
         return not self.delivery.may_have_arrived and not self.in_doubt
 
     @property
+    def is_unsaid(self) -> bool:
+        """Nothing of it has reached the host, and nobody has recorded that for its last trigger."""
+        return self.certainly_not_delivered and not self.delivery.certainly_not
+
+    @property
     def is_untouched(self) -> bool:
         """It is as it was accepted: nothing has been published, and nothing has happened since."""
         return not self.in_doubt and self.delivery == Delivery(self.seq)
@@ -138,9 +143,14 @@ class OpenExecutions:
         if next_s is not None:
             heappush(self._plan, (next_s, due.seq, due.key))
 
-    def again(self, due: Due, now_s: float, *, first_s: float) -> None:
-        """Publish it once more, after a pause that is longer each time."""
-        self.plan(due, now_s + min(first_s * 2 ** min(due.attempts, MOST_DOUBLINGS), MOST_RETRY_S))
+    def again(self, due: Due, now_s: float, *, first_s: float, left_s: float | None = None) -> None:
+        """Publish it once more, after a pause that is longer each time.
+
+        Args:
+            left_s: until it is over; then it is looked at in any case.
+        """
+        most_s = MOST_RETRY_S if left_s is None else min(left_s, MOST_RETRY_S)
+        self.plan(due, now_s + min(first_s * 2 ** min(due.attempts, MOST_DOUBLINGS), most_s))
         due.attempts += 1
 
     def take_ready(self, now_s: float) -> list[Due]:

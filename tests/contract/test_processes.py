@@ -737,6 +737,76 @@ class ProcessContract:
 
         assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
 
+    async def test_a_host_that_comes_after_the_expiry_has_certainly_not_been_sent_it(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("web1"):
+            await plane.comes_online("web2")
+            seq = await plane.run("t1", "web2", timeout=30, expires_in=60)
+            await plane.recorded(RETURNED)
+            plane.clock.advance(60)
+            online = await plane.comes_online("web2", 2)
+            events = await plane.recorded(RETURNED, number=2)
+
+        assert events == [returned("t1", "web2", seq), returned("t1", "web2", online)]
+        assert len(plane.tap.published) == 1
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_has_certainly_not_been_sent(self, plane: Plane) -> None:
+        plane.tap.answers.extend([TransportUnavailableError("no session")] * 100)
+        async with plane.dispatching():
+            seq = await plane.run("t1", "web1", timeout=30, expires_in=600)
+            for attempts in range(1, 10):  # the last pause but one would be longer than what is left
+                await until(self.has_published(plane, attempts))
+                plane.clock.advance(2 ** (attempts - 1))
+            plane.clock.advance(600 - 511)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web1", seq)]
+
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_is_lost_when_nobody_is_left_to_say_so(self, plane: Plane) -> None:
+        """Between two attempts dispatch dies: whoever takes over cannot tell it from one that died while publishing."""
+        plane.tap.answers.append(TransportUnavailableError("no session"))
+        async with plane.dispatching():
+            await plane.run("t1", "web1", timeout=30, expires_in=60)
+            await until(self.has_published(plane, 1))
+        plane.clock.advance(60)
+        async with plane.beside().dispatching():
+            await plane.recorded(UNCONFIRMED)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_what_was_never_published_to_a_revoked_host_expires(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            await plane.log.append([self.authorised("t1", "web1")])
+            await plane.recorded(RETURNED)
+
+        assert plane.tap.published == []
+        plane.clock.advance(600)
+        await self.expires(plane)
+
+    async def test_what_may_have_reached_a_host_before_it_was_revoked_is_lost(self, plane: Plane) -> None:
+        plane.tap.answers.append(PublishUnconfirmedError("no confirm"))
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.run("t1", "web1")
+            await plane.recorded(UNCONFIRMED)
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            plane.clock.advance(1)
+            await self.barrier(plane, "t2", db1)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def expires(self, plane: Plane) -> None:
+        """What is open ends as expired, when no agent would start it any more."""
+        plane.clock.advance(ALLOWED_SKEW_S + 1)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionExpired.KIND)) == 1
+
     async def test_a_result_that_came_first_stands(self, plane: Plane) -> None:
         await plane.run("t1", "web1")
         await plane.record(done("t1", "web1"))

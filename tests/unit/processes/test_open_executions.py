@@ -124,6 +124,16 @@ def test_each_pause_is_twice_as_long_up_to_five_minutes_however_often_it_was_tri
     assert due.attempts == 2001
 
 
+def test_no_pause_is_longer_than_what_is_left() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    due.attempts = 9
+
+    known.again(due, 1000.0, first_s=1.0, left_s=7.0)
+
+    assert due.next_s == 1007.0
+
+
 def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
     known = an_open(*[tasks.ExecutionLost(task_id="t1", hostname=name, reason="x") for name in ("web1", "web2")])
 
@@ -209,6 +219,20 @@ def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
 
     due.in_doubt = True
     assert not due.certainly_not_delivered
+
+
+def test_that_nothing_has_reached_the_host_is_said_once_for_each_trigger_and_never_where_it_may_have() -> None:
+    due = an_open().due[KEY]
+    assert due.is_unsaid
+    assert not an_open(RETURNED).due[KEY].is_unsaid
+    assert not an_open(SENT).due[KEY].is_unsaid
+
+    known = an_open(RETURNED)
+    known.online("web1", 9)
+    assert known.due[KEY].is_unsaid
+
+    known.due[KEY].in_doubt = True
+    assert not known.due[KEY].is_unsaid
 
 
 def test_what_came_back_is_not_delivered_by_its_hosts_coming_online_until_it_is_published() -> None:
