@@ -48,6 +48,15 @@ class Host:
     def is_active(self) -> bool:
         return self.status == "registered"
 
+    def is_basic(self, heard: bool | None) -> bool:
+        """Whether its agent knows the required fields only.
+
+        Args:
+            heard: whether it does by what it said last; None where it has not been heard. Then who enrolled with a
+                token has shown that it knows more, and another is taken for basic.
+        """
+        return not self.is_enrolled if heard is None else heard
+
 
 @dataclass(slots=True)
 class FleetState:

@@ -112,7 +112,7 @@ class Dispatch:
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
-        self._basic: set[str] = set()
+        self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
@@ -154,7 +154,8 @@ class Dispatch:
         self._open.load(rows)
         self._tasks.clear()
         registered = await self._host_queries.registered()
-        self._basic = {host.hostname for host in registered if host.basic}
+        is_heard = {"online", "stale", "offline"}
+        self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
         self._fleet_seq = after
         is_there = {"online", "stale"}
         self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
@@ -187,8 +188,9 @@ class Dispatch:
                 self._open.cancel(task_id)
             case hosts.HostWentOnline() as online:
                 self._came_online(online, stored.seq)
-            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
                 self._fleet_seq = stored.seq
+                self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._to_configure[hostname] = stored.seq
             case Event() as event:
@@ -196,15 +198,17 @@ class Dispatch:
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
         bound = event.heartbeat.get("groups")
-        if event.heartbeat.get("agent_version") is None:
-            self._basic.add(event.hostname)
-        else:
-            self._basic.discard(event.hostname)
+        self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
+        if not self._heard[event.hostname]:
             host = self._authority.fleet.hosts.get(event.hostname)
             assigned = set(host.groups) if host else set()
             if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
                 self._to_configure[event.hostname] = seq
         self._open.online(event.hostname, seq)
+
+    def _is_basic(self, hostname: str) -> bool:
+        host = self._authority.fleet.hosts.get(hostname)
+        return host is None or host.is_basic(self._heard.get(hostname))
 
     def _remember(self, task: TaskAccepted) -> None:
         self._tasks[task.task_id] = task
@@ -272,7 +276,7 @@ class Dispatch:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
             elif due.certainly_not_delivered and self._authority.fleet.is_replaced(due.hostname, task.as_of):
                 said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
-            elif needs and due.hostname in self._basic and not due.is_cancelled:
+            elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
             elif due.is_unsaid and (is_over or not self._may_be_told(task, due.hostname)):
                 said.append(tasks.ExecutionReturned(**known, trigger_seq=due.delivery.trigger_seq))
@@ -285,13 +289,14 @@ class Dispatch:
         return [
             Send(command_key(d.hostname), CancelMessage(task_id=task.task_id, timestamp=now_s), (d,))
             for d in dues
-            if d.is_cancelled and d.hostname not in self._basic
+            if d.is_cancelled and not self._is_basic(d.hostname)
         ]
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
         """By one key where that reaches exactly these hosts, else host by host."""
         dues = [d for d in dues if not d.answered]
-        message, basic = message_of(task), self._basic.union(task.basic)
+        message = message_of(task)
+        basic = {d.hostname for d in dues if self._is_basic(d.hostname)}.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
         is_first = len(dues) == len(task.hosts) and all(d.is_untouched for d in dues)
         if is_first and (key := await self._fan_out_key(task)) is not None:
@@ -332,7 +337,7 @@ class Dispatch:
                 configures=(hostname, seq),
             )
             for hostname, seq in wanted.items()
-            if hostname not in self._basic and self._authority.fleet.public_key(hostname) is not None
+            if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
         ]
         await self._publish(sends)
 

@@ -27,7 +27,7 @@ from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
-from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, host_key
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, a_registration, host_key
 from tests.support.plane import Plane, a_plane, until
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
@@ -567,6 +567,35 @@ class ProcessContract:
             await self.barrier(plane, "t3", db1)
 
         assert [set(message) for message in web1.messages] == [{"task_id", "command", "timeout", "user", "timestamp"}]
+
+    async def test_who_was_registered_by_hand_is_taken_for_basic_until_it_is_heard(self, plane: Plane) -> None:
+        await plane.handling.record(a_registration("foreign", by_hand=True), actor="root")
+        async with plane.agent("foreign") as foreign, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "foreign")
+            await foreign.received()
+            await plane.recorded(SENT)
+            await plane.hosts.set_groups(ADMIN, "foreign", ["db"])
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await self.barrier(plane, "t2", db1)
+            assert [set(message) for message in foreign.messages] == [
+                {"task_id", "command", "timeout", "user", "timestamp"}
+            ]
+
+            await plane.comes_online("foreign", groups=[])
+            await foreign.received(3)
+
+        assert {str(message["kind"]) for message in foreign.messages[1:]} == {"configure", "cancel"}
+
+    async def test_a_new_machine_of_a_name_is_not_what_the_first_one_was(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1")
+            await self.replace(plane, "web1")
+            await plane.authority.refresh()
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await self.barrier(plane, "t1", db1)
+            await self.barrier(plane, "t2", db1)
+
+        assert web1.messages == []
 
     async def test_what_a_basic_agent_cannot_do_is_skipped_when_it_turns_out_to_be_one(self, plane: Plane) -> None:
         async with plane.dispatching():
