@@ -24,6 +24,7 @@ from control_plane.observability import Count
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
@@ -146,10 +147,13 @@ class Dispatch:
         Whoever had the lease before may have died with groups untold, so who has bound others is told again.
         """
         head = await self._log.head(EVENT)
-        while not await self._hub.wait_for(TasksProjection.name, head.seq):
-            if stop.is_set():
-                return head.seq
+        await self._shown(TasksProjection.name, head.seq, stop=stop)
         after, rows = await self._task_queries.open_executions()
+        # What follows `after` is read here; up to there, who is there and what is bound must be in the table.
+        heard = await self._log.head(HEARTBEAT_EVENT)
+        await self._shown(HostsProjection.name, after, heard.seq, stop=stop)
+        if stop.is_set():
+            return after
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
@@ -166,6 +170,11 @@ class Dispatch:
         ]
         await self._record(tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname) for d in unknown)
         return after
+
+    async def _shown(self, name: str, event_seq: int, heartbeat_seq: int = 0, *, stop: asyncio.Event) -> None:
+        """Wait until a read table has come so far, or `stop` is set."""
+        while not stop.is_set() and not await self._hub.wait_for(name, event_seq, heartbeat_seq=heartbeat_seq):
+            continue
 
     def _take_in(self, stored: StoredEvent) -> None:
         """Fold one event; what is wrong with it is counted, and stops nothing else."""

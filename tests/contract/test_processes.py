@@ -426,11 +426,11 @@ class ProcessContract:
     ) -> None:
         wait_for = plane.hub.wait_for
 
-        async def wait_meanwhile(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+        async def wait_meanwhile(name: str, event_seq: int, **given: Any) -> bool:
             await plane.run("t1", "web1", when_offline="skip")
             await plane.shown()
             plane.hub.wait_for = wait_for  # type: ignore[method-assign]
-            return await wait_for(name, event_seq)
+            return await wait_for(name, event_seq, **given)
 
         plane.hub.wait_for = wait_meanwhile  # type: ignore[method-assign]
         async with plane.dispatching():
@@ -475,8 +475,23 @@ class ProcessContract:
         assert await plane.events(UNCONFIRMED) == []
 
     @staticmethod
-    async def never(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+    async def never(name: str, event_seq: int, **_given: Any) -> bool:
         return False
+
+    async def test_whoever_takes_over_knows_of_hosts_all_that_it_will_not_read_itself(self, plane: Plane) -> None:
+        waited: list[tuple[str, int, int]] = []
+        wait_for = plane.hub.wait_for
+
+        async def note(name: str, event_seq: int, *, heartbeat_seq: int = 0) -> bool:
+            waited.append((name, event_seq, heartbeat_seq))
+            return await wait_for(name, event_seq, heartbeat_seq=heartbeat_seq)
+
+        plane.hub.wait_for = note  # type: ignore[method-assign, assignment]
+        online = await plane.comes_online("web1")
+        async with plane.dispatching():
+            pass
+
+        assert waited == [("tasks", online, 0), ("hosts", online, 1)]
 
     # --- dispatch: one message for many
 

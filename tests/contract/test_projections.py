@@ -560,6 +560,7 @@ class ProjectionContract:
 
         assert await shop.hub.wait_for(TasksProjection.name, head, timeout_s=0.01)
         assert not await shop.hub.wait_for(TasksProjection.name, head + 1, timeout_s=0.01)
+        assert not await shop.hub.wait_for(TasksProjection.name, head, heartbeat_seq=1, timeout_s=0.01)
         assert not await Hub(shop.database).wait_for("no-such-projection", 1, timeout_s=0.01)
 
     async def test_the_state_of_a_projection_is_told(self, shop: Shop) -> None:
