@@ -48,6 +48,15 @@ class Host:
     def is_active(self) -> bool:
         return self.status == "registered"
 
+    def is_basic(self, heard: bool | None) -> bool:
+        """Whether its agent knows the required fields only.
+
+        Args:
+            heard: whether it does by what it said last; None where it has not been heard. Then who enrolled with a
+                token has shown that it knows more, and another is taken for basic.
+        """
+        return not self.is_enrolled if heard is None else heard
+
 
 @dataclass(slots=True)
 class FleetState:
@@ -129,6 +138,11 @@ class FleetState:
         if host is None or host.status == "retired":
             raise NotFoundError("unknown_host", f"there is no host {hostname}")
         return host
+
+    def is_replaced(self, hostname: str, as_of: int) -> bool:
+        """Whether the name was registered again after a log position: what was for it then is not for this machine."""
+        host = self.hosts.get(hostname)
+        return host is not None and host.registered_seq > as_of
 
     def public_key(self, hostname: str) -> bytes | None:
         """The key whose signatures count for this host; None where it is unknown, revoked or retired."""

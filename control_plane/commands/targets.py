@@ -159,13 +159,8 @@ def _left_out(host: Host | None, not_possible: str | None) -> str | None:
 
 
 def _is_basic(host: Host | None, presence: Presence | None) -> bool:
-    """Whether its agent knows the required fields only.
-
-    Before its first heartbeat, who enrolled with a token has shown that it knows more; another is taken for basic.
-    """
-    if presence is None or presence.state == "pending":
-        return host is not None and not host.is_enrolled
-    return presence.basic
+    heard = None if presence is None or presence.state == "pending" else presence.basic
+    return host is not None and host.is_basic(heard)
 
 
 def in_words(names: Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 The log is the outbox. What was published is recorded afterwards, so a crash leaves an execution without a record:
 whoever takes over counts it as perhaps delivered and publishes again, and the agent knows what it has. Nothing is
-published after `expires_at`, and nothing that came back is taken for delivered.
+published after `expires_at`, and nothing that came back or was never sent is taken for delivered.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from control_plane.observability import Count
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
@@ -46,7 +47,6 @@ PAGE: Final = 500
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
-MOST_RETRY_S: Final = 300.0
 
 _logger = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class Dispatch:
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
-        self._basic: set[str] = set()
+        self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
+        self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
 
@@ -146,15 +147,20 @@ class Dispatch:
         Whoever had the lease before may have died with groups untold, so who has bound others is told again.
         """
         head = await self._log.head(EVENT)
-        while not await self._hub.wait_for(TasksProjection.name, head.seq):
-            if stop.is_set():
-                return head.seq
+        await self._shown(TasksProjection.name, head.seq, stop=stop)
         after, rows = await self._task_queries.open_executions()
+        # What follows `after` is read here; up to there, who is there and what is bound must be in the table.
+        heard = await self._log.head(HEARTBEAT_EVENT)
+        await self._shown(HostsProjection.name, after, heard.seq, stop=stop)
+        if stop.is_set():
+            return after
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
         registered = await self._host_queries.registered()
-        self._basic = {host.hostname for host in registered if host.basic}
+        is_heard = {"online", "stale", "offline"}
+        self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
+        self._fleet_seq = after
         is_there = {"online", "stale"}
         self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
@@ -164,6 +170,11 @@ class Dispatch:
         ]
         await self._record(tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname) for d in unknown)
         return after
+
+    async def _shown(self, name: str, event_seq: int, heartbeat_seq: int = 0, *, stop: asyncio.Event) -> None:
+        """Wait until a read table has come so far, or `stop` is set."""
+        while not stop.is_set() and not await self._hub.wait_for(name, event_seq, heartbeat_seq=heartbeat_seq):
+            continue
 
     def _take_in(self, stored: StoredEvent) -> None:
         """Fold one event; what is wrong with it is counted, and stops nothing else."""
@@ -186,6 +197,9 @@ class Dispatch:
                 self._open.cancel(task_id)
             case hosts.HostWentOnline() as online:
                 self._came_online(online, stored.seq)
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
+                self._fleet_seq = stored.seq
+                self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._to_configure[hostname] = stored.seq
             case Event() as event:
@@ -193,15 +207,17 @@ class Dispatch:
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
         bound = event.heartbeat.get("groups")
-        if event.heartbeat.get("agent_version") is None:
-            self._basic.add(event.hostname)
-        else:
-            self._basic.discard(event.hostname)
+        self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
+        if not self._heard[event.hostname]:
             host = self._authority.fleet.hosts.get(event.hostname)
             assigned = set(host.groups) if host else set()
             if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
                 self._to_configure[event.hostname] = seq
         self._open.online(event.hostname, seq)
+
+    def _is_basic(self, hostname: str) -> bool:
+        host = self._authority.fleet.hosts.get(hostname)
+        return host is None or host.is_basic(self._heard.get(hostname))
 
     def _remember(self, task: TaskAccepted) -> None:
         self._tasks[task.task_id] = task
@@ -227,36 +243,52 @@ class Dispatch:
     # --- what is to be done -------------------------------------------------------------------------------------
 
     async def _publish_ready(self) -> None:
-        ready = self._open.ready(self._clock.monotonic_s())
+        ready = self._open.take_ready(self._clock.monotonic_s())
         if not ready:
             return
+        if self._authority.position < self._fleet_seq:
+            await self._authority.refresh()  # another process may have said it a moment ago
         by_task: dict[str, list[Due]] = {}
         for due in ready:
-            due.next_s = None
             by_task.setdefault(due.task_id, []).append(due)
         sends: list[Send] = []
         said: list[Event] = []
         for task_id, dues in by_task.items():
             task = await self._task(task_id)
             if task is not None:
+                is_over = self._clock.now_s() >= task.expires_at
                 covered = [d for d in dues if d.hostname in task.hosts]  # a read table authorises nobody
-                said += self._refusals(task, covered)
-                sends += self._cancels(task, covered)
-                open_still = [d for d in covered if not d.is_cancelled and d.key in self._open.due]
-                sends += await self._commands(task, open_still)
+                said += self._refusals(task, covered, is_over=is_over)
+                allowed = [d for d in covered if d.key in self._open.due and self._may_be_told(task, d.hostname)]
+                sends += self._cancels(task, allowed)
+                if not is_over:
+                    sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
         await self._record(said)
         await self._publish(sends)
 
-    def _refusals(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Event]:
-        """What needs no message to end: cancelled before anything was delivered, or more than a basic agent can do."""
+    def _may_be_told(self, task: TaskAccepted, hostname: str) -> bool:
+        """Whether the host is still the one that the task was accepted for, and its key is trusted."""
+        fleet = self._authority.fleet
+        return fleet.public_key(hostname) is not None and not fleet.is_replaced(hostname, task.as_of)
+
+    def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
+        """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
+
+        The last is known only here, and only because every publish of this tenure was waited for. It is said when there
+        will be none for this trigger any more; before that, one might follow and die with us unrecorded.
+        """
         said: list[Event] = []
         needs = [name for name in ("env", "cwd", "stdin") if name in task.request]
         for due in dues:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
-            elif needs and due.hostname in self._basic and not due.is_cancelled:
+            elif due.certainly_not_delivered and self._authority.fleet.is_replaced(due.hostname, task.as_of):
+                said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
+            elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
+            elif due.is_unsaid and (is_over or not self._may_be_told(task, due.hostname)):
+                said.append(tasks.ExecutionReturned(**known, trigger_seq=due.delivery.trigger_seq))
         for event in said:
             self._open.note(event)
         return said
@@ -266,25 +298,22 @@ class Dispatch:
         return [
             Send(command_key(d.hostname), CancelMessage(task_id=task.task_id, timestamp=now_s), (d,))
             for d in dues
-            if d.is_cancelled and d.key in self._open.due and d.hostname not in self._basic
+            if d.is_cancelled and not self._is_basic(d.hostname)
         ]
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
-        """By one key where that reaches exactly these hosts, else host by host; nothing after `expires_at`."""
-        if self._clock.now_s() >= task.expires_at:
-            return []
-        if any(self._authority.fleet.public_key(d.hostname) is None for d in dues):
-            await self._authority.refresh()  # another process may have registered it a moment ago
-        allowed = [d for d in dues if not d.answered and self._authority.fleet.public_key(d.hostname) is not None]
-        message, basic = message_of(task), self._basic.union(task.basic)
+        """By one key where that reaches exactly these hosts, else host by host."""
+        dues = [d for d in dues if not d.answered]
+        message = message_of(task)
+        basic = {d.hostname for d in dues if self._is_basic(d.hostname)}.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
-        is_first = len(allowed) == len(task.hosts) and all(d.is_untouched for d in allowed)
+        is_first = len(dues) == len(task.hosts) and all(d.is_untouched for d in dues)
         if is_first and (key := await self._fan_out_key(task)) is not None:
-            has_basic = any(d.hostname in basic for d in allowed)
-            return [Send(key, message.basic() if has_basic else message, tuple(allowed), **limits)]
+            has_basic = any(d.hostname in basic for d in dues)
+            return [Send(key, message.basic() if has_basic else message, tuple(dues), **limits)]
         return [
             Send(command_key(d.hostname), message.basic() if d.hostname in basic else message, (d,), **limits)
-            for d in allowed
+            for d in dues
         ]
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:
@@ -317,7 +346,7 @@ class Dispatch:
                 configures=(hostname, seq),
             )
             for hostname, seq in wanted.items()
-            if hostname not in self._basic and self._authority.fleet.public_key(hostname) is not None
+            if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
         ]
         await self._publish(sends)
 
@@ -330,7 +359,7 @@ class Dispatch:
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
-                due.was_published = True
+                due.in_doubt = True
         results = await asyncio.gather(*(self._send(send) for send in sends))
         self._failpoints.hit("dispatch.after_publish")
         said = [event for events in results for event in events]
@@ -344,17 +373,18 @@ class Dispatch:
         """Publish one message; what is to be recorded of it."""
         key = self._keyring.active
         body = seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key)
-        left_s = None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
         message = Message(
             exchange=COMMAND_EXCHANGE,
             routing_key=send.key,
             body=body,
-            expiration_s=left_s,
+            expiration_s=self._left_s(send),
             correlation_id=send.message.task_id,
         )
         try:
             outcome = await self._publisher.publish(message)
         except TransportUnavailableError:
+            for due in send.dues:
+                due.in_doubt = False
             self._failed(send)
             return []
         except PublishUnconfirmedError:
@@ -367,7 +397,7 @@ class Dispatch:
             ]
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
-            self._again(send.dues, FIRST_RETRY_S)
+            self._again(send, FIRST_RETRY_S)
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues
@@ -378,16 +408,19 @@ class Dispatch:
 
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
-        self._again(send.dues, RETRY_S)
+        self._again(send, RETRY_S)
         if send.configures is not None:
             hostname, seq = send.configures
             self._to_configure.setdefault(hostname, seq)
             self._configure_s = self._clock.monotonic_s() + RETRY_S
 
-    def _again(self, dues: Iterable[Due], first_s: float) -> None:
-        for due in dues:
-            due.next_s = self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S)
-            due.attempts += 1
+    def _again(self, send: Send, first_s: float) -> None:
+        for due in send.dues:
+            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=self._left_s(send))
+
+    def _left_s(self, send: Send) -> float | None:
+        """How long what is sent now may be delivered; None for ever."""
+        return None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:

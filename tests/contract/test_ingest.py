@@ -253,6 +253,25 @@ class IngestContract:
         assert plane.counts["unexpected_results"] == 1
         assert [row.hostname for row in await plane.rows(FINISHED)] == ["web1"]
 
+    async def test_another_machine_of_that_name_answers_nothing_that_the_first_was_asked(
+        self, plane: Plane, somebody: Session
+    ) -> None:
+        await plane.hosts.retire(ADMIN, "web1", None)
+        await plane.hosts.register(ADMIN, hostname="web1", public_key=SOMEBODY.public_key, groups=[])
+        await plane.run("t2", "web1")
+
+        async with plane.serving(plane.results()):
+            answers = [of_host("web1", a_result(task_id, "web1", key=SOMEBODY)) for task_id in ("t1", "t2")]
+            await self.send(somebody, *answers)
+            [finished] = await plane.recorded(FINISHED)
+            [event] = await plane.recorded(tasks.ExecutionUnexpected.KIND)
+
+        assert isinstance(event, tasks.ExecutionUnexpected)
+        assert (event.task_id, event.reason) == ("t1", "this task was for another machine of that name")
+        assert isinstance(finished, tasks.ExecutionFinished)
+        assert finished.task_id == "t2"
+        assert plane.counts["unexpected_results"] == 1
+
     async def test_a_result_of_a_task_whose_row_nobody_can_read_is_unexpected_and_stops_nobody(
         self, plane: Plane, somebody: Session
     ) -> None:

@@ -14,6 +14,7 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
@@ -26,7 +27,7 @@ from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
-from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, a_registration, host_key
 from tests.support.plane import Plane, a_plane, until
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
@@ -39,6 +40,16 @@ def heard(task_id: str, hostname: str, **changes: Any) -> tasks.ExecutionAccepte
     """What ingest records when the agent says that it has journalled a task."""
     message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, **changes}
     return tasks.ExecutionAccepted(message=message, hostname=hostname)
+
+
+def runs(task_id: str, hostname: str, *, started_at: int) -> tasks.ExecutionStarted:
+    """What ingest records when the agent says that it has started it."""
+    message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, "started_at": started_at}
+    return tasks.ExecutionStarted(message=message, hostname=hostname)
+
+
+def returned(task_id: str, hostname: str, trigger_seq: int) -> tasks.ExecutionReturned:
+    return tasks.ExecutionReturned(task_id=task_id, hostname=hostname, trigger_seq=trigger_seq)
 
 
 def done(task_id: str, hostname: str) -> tasks.ExecutionFinished:
@@ -150,6 +161,47 @@ class ProcessContract:
             await plane.recorded(SENT)
 
         assert web1.messages == []
+
+    async def test_a_name_that_belongs_to_another_machine_by_now_is_not_sent_what_was_for_the_first(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            other = await self.replace(plane, "web1")
+            await other.run("t2", "web1")
+            async with plane.agent("web1") as another:
+                await plane.comes_online("web1", boot_id="b2")
+                [event] = await plane.recorded(tasks.ExecutionSkipped.KIND)
+                await until(self.has(another, "t2"))
+
+        assert set(another.task_ids()) == {"t2"}
+        assert event == tasks.ExecutionSkipped(
+            task_id="t1", hostname="web1", reason="the name belongs to another machine by now"
+        )
+
+    async def test_what_the_first_machine_may_have_run_is_not_skipped_and_not_cancelled_on_the_second(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as first, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await self.replace(plane, "web1")
+            await plane.comes_online("web1", boot_id="b2")
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            plane.clock.advance(FIRST_RETRY_S)
+            await self.barrier(plane, "t2", db1)
+
+        assert [message.get("kind", "command") for message in first.messages] == ["command"]
+        assert await plane.events(tasks.ExecutionSkipped.KIND, tasks.ExecutionCancelled.KIND) == []
+
+    async def replace(self, plane: Plane, hostname: str) -> Plane:
+        """Another process, which has given the name to another machine."""
+        other = plane.beside()
+        await other.authority.refresh()
+        await other.hosts.retire(ADMIN, hostname, None)
+        await other.hosts.register(ADMIN, hostname=hostname, public_key=host_key("another").public_key, groups=[])
+        return other
 
     def authorised(self, task_id: str, *hostnames: str, **request: Any) -> Any:
         """A task that was authorised for these hosts, whatever has become of them since."""
@@ -374,11 +426,11 @@ class ProcessContract:
     ) -> None:
         wait_for = plane.hub.wait_for
 
-        async def wait_meanwhile(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+        async def wait_meanwhile(name: str, event_seq: int, **given: Any) -> bool:
             await plane.run("t1", "web1", when_offline="skip")
             await plane.shown()
             plane.hub.wait_for = wait_for  # type: ignore[method-assign]
-            return await wait_for(name, event_seq)
+            return await wait_for(name, event_seq, **given)
 
         plane.hub.wait_for = wait_meanwhile  # type: ignore[method-assign]
         async with plane.dispatching():
@@ -423,8 +475,23 @@ class ProcessContract:
         assert await plane.events(UNCONFIRMED) == []
 
     @staticmethod
-    async def never(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+    async def never(name: str, event_seq: int, **_given: Any) -> bool:
         return False
+
+    async def test_whoever_takes_over_knows_of_hosts_all_that_it_will_not_read_itself(self, plane: Plane) -> None:
+        waited: list[tuple[str, int, int]] = []
+        wait_for = plane.hub.wait_for
+
+        async def note(name: str, event_seq: int, *, heartbeat_seq: int = 0) -> bool:
+            waited.append((name, event_seq, heartbeat_seq))
+            return await wait_for(name, event_seq, heartbeat_seq=heartbeat_seq)
+
+        plane.hub.wait_for = note  # type: ignore[method-assign, assignment]
+        online = await plane.comes_online("web1")
+        async with plane.dispatching():
+            pass
+
+        assert waited == [("tasks", online, 0), ("hosts", online, 1)]
 
     # --- dispatch: one message for many
 
@@ -515,6 +582,35 @@ class ProcessContract:
             await self.barrier(plane, "t3", db1)
 
         assert [set(message) for message in web1.messages] == [{"task_id", "command", "timeout", "user", "timestamp"}]
+
+    async def test_who_was_registered_by_hand_is_taken_for_basic_until_it_is_heard(self, plane: Plane) -> None:
+        await plane.handling.record(a_registration("foreign", by_hand=True), actor="root")
+        async with plane.agent("foreign") as foreign, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "foreign")
+            await foreign.received()
+            await plane.recorded(SENT)
+            await plane.hosts.set_groups(ADMIN, "foreign", ["db"])
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await self.barrier(plane, "t2", db1)
+            assert [set(message) for message in foreign.messages] == [
+                {"task_id", "command", "timeout", "user", "timestamp"}
+            ]
+
+            await plane.comes_online("foreign", groups=[])
+            await foreign.received(3)
+
+        assert {str(message["kind"]) for message in foreign.messages[1:]} == {"configure", "cancel"}
+
+    async def test_a_new_machine_of_a_name_is_not_what_the_first_one_was(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1")
+            await self.replace(plane, "web1")
+            await plane.authority.refresh()
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await self.barrier(plane, "t1", db1)
+            await self.barrier(plane, "t2", db1)
+
+        assert web1.messages == []
 
     async def test_what_a_basic_agent_cannot_do_is_skipped_when_it_turns_out_to_be_one(self, plane: Plane) -> None:
         async with plane.dispatching():
@@ -645,6 +741,115 @@ class ProcessContract:
         assert await plane.deadlines().decide() == 1
 
         assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_the_table_gives_exactly_those_whose_silence_is_an_outcome(self, plane: Plane) -> None:
+        """What may run for a day yet is not read again each second, and stands before nobody."""
+        names = {"unknown": "db1", "taken": "db1", "runs": "db1", "over": "db1"}
+        came_back = {"returned": "web2", "back": "web1", "twice": "web1"}
+        for timeout in (60, 86_400):
+            for name, hostname in (names | came_back).items():
+                seq = await plane.run(f"{name}-{timeout}", hostname, timeout=timeout, expires_in=30)
+                if name in came_back:
+                    await plane.record(returned(f"{name}-{timeout}", hostname, seq))
+            await plane.record(heard(f"taken-{timeout}", "db1"))
+            await plane.record(runs(f"runs-{timeout}", "db1", started_at=AT))
+            await plane.record(done(f"over-{timeout}", "db1"))
+        online = await plane.comes_online("web1")
+        for timeout in (60, 86_400):
+            await plane.record(returned(f"twice-{timeout}", "web1", online))
+        await plane.shown()
+
+        _, known = await plane.task_queries.open_executions()
+        for seconds in (30, 150, 151, 240, 241, 390, 391, 86_580, 86_581, 86_730, 86_731):
+            due = {e.task_id for e in known if verdict(e, AT + seconds) is not None}
+            found = await plane.task_queries.overdue(AT + seconds, limit=100)
+            assert {e.task_id for e in found} == due, seconds
+        assert len(due) == len(known) == 12
+
+    @pytest.mark.parametrize("started_at", [AT - 600, AT, 253_402_300_799], ids=["slow", "right", "year 9999"])
+    async def test_the_hosts_own_clock_neither_ends_what_runs_nor_keeps_it_open(
+        self, plane: Plane, started_at: int
+    ) -> None:
+        deadlines = plane.deadlines()
+        await plane.run("t1", "web1", timeout=60)
+        await plane.record(runs("t1", "web1", started_at=started_at))
+
+        plane.clock.advance(60 + 180)
+        assert await deadlines.decide() == 0
+        plane.clock.advance(1)
+        assert await deadlines.decide() == 1
+
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_a_host_that_comes_after_the_expiry_has_certainly_not_been_sent_it(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("web1"):
+            await plane.comes_online("web2")
+            seq = await plane.run("t1", "web2", timeout=30, expires_in=60)
+            await plane.recorded(RETURNED)
+            plane.clock.advance(60)
+            online = await plane.comes_online("web2", 2)
+            events = await plane.recorded(RETURNED, number=2)
+
+        assert events == [returned("t1", "web2", seq), returned("t1", "web2", online)]
+        assert len(plane.tap.published) == 1
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_has_certainly_not_been_sent(self, plane: Plane) -> None:
+        plane.tap.answers.extend([TransportUnavailableError("no session")] * 100)
+        async with plane.dispatching():
+            seq = await plane.run("t1", "web1", timeout=30, expires_in=600)
+            for attempts in range(1, 10):  # the last pause but one would be longer than what is left
+                await until(self.has_published(plane, attempts))
+                plane.clock.advance(2 ** (attempts - 1))
+            plane.clock.advance(600 - 511)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web1", seq)]
+
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_is_lost_when_nobody_is_left_to_say_so(self, plane: Plane) -> None:
+        """Between two attempts dispatch dies: whoever takes over cannot tell it from one that died while publishing."""
+        plane.tap.answers.append(TransportUnavailableError("no session"))
+        async with plane.dispatching():
+            await plane.run("t1", "web1", timeout=30, expires_in=60)
+            await until(self.has_published(plane, 1))
+        plane.clock.advance(60)
+        async with plane.beside().dispatching():
+            await plane.recorded(UNCONFIRMED)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_what_was_never_published_to_a_revoked_host_expires(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            await plane.log.append([self.authorised("t1", "web1")])
+            await plane.recorded(RETURNED)
+
+        assert plane.tap.published == []
+        plane.clock.advance(600)
+        await self.expires(plane)
+
+    async def test_what_may_have_reached_a_host_before_it_was_revoked_is_lost(self, plane: Plane) -> None:
+        plane.tap.answers.append(PublishUnconfirmedError("no confirm"))
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.run("t1", "web1")
+            await plane.recorded(UNCONFIRMED)
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            plane.clock.advance(1)
+            await self.barrier(plane, "t2", db1)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def expires(self, plane: Plane) -> None:
+        """What is open ends as expired, when no agent would start it any more."""
+        plane.clock.advance(ALLOWED_SKEW_S + 1)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionExpired.KIND)) == 1
 
     async def test_a_result_that_came_first_stands(self, plane: Plane) -> None:
         await plane.run("t1", "web1")

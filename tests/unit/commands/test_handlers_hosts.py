@@ -53,6 +53,20 @@ async def test_a_name_is_never_taken_over_and_free_again_once_retired() -> None:
     assert (host.generation, host.public_key, host.status) == (2, other, "registered")
 
 
+async def test_a_name_that_was_registered_again_is_another_machine_for_whatever_was_frozen_before() -> None:
+    desk = Desk()
+    first = await desk.register("web1")
+    await desk.hosts.retire(ADMIN, "web1", None)
+    assert not desk.authority.fleet.is_replaced("web1", first)
+
+    second = await desk.register("web1")
+
+    assert desk.authority.fleet.is_replaced("web1", first)
+    assert desk.authority.fleet.is_replaced("web1", second - 1)
+    assert not desk.authority.fleet.is_replaced("web1", second)
+    assert not desk.authority.fleet.is_replaced("web2", first)
+
+
 async def test_a_revoked_hosts_key_is_trusted_no_more() -> None:
     desk = Desk()
     await desk.register("web1")
