@@ -314,6 +314,34 @@ async def test_a_body_over_the_limit_is_refused_whether_it_says_so_or_not(api: A
     problem(unsaid, 413, "body_too_large")
 
 
+async def test_a_body_that_anybody_may_send_is_small(api: ApiUnderTest) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 1000
+
+    headers = {"content-type": "application/json"}
+    for path in ("/api/v1/auth/login", "/api/v1/enrol/begin", "/api/v1/enrol/finish"):
+        said = await api.client(None).post(path, content=b" " * 16_385, headers=headers)
+        unsaid = await api.client(None).post(path, content=chunks(), headers=headers)
+        largest = await api.client(None).post(path, content=b"{}".ljust(16_384), headers=headers)
+
+        problem(said, 413, "body_too_large")
+        problem(unsaid, 413, "body_too_large")
+        problem(largest, 422, "invalid_request")
+
+
+async def test_an_answer_lists_twenty_errors_and_counts_the_others(api: ApiUnderTest) -> None:
+    body = {**A_TASK, **{f"{'x' * 1000}{n}": 1 for n in range(50)}}
+
+    answer = await api.client().post("/api/v1/tasks", json=body)
+
+    told = problem(answer, 422, "invalid_request")
+    assert (len(told["errors"]), told["more_errors"]) == (20, 30)
+    assert "50 errors" in told["detail"]
+    assert len(answer.content) < 10_000
+    assert "more_errors" not in problem(await api.client().get("/api/v1/hosts/web9"), 404, "unknown_host")
+
+
 async def test_a_body_of_another_type_is_refused(api: ApiUnderTest) -> None:
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
         answer = await api.client().post(
