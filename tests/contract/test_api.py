@@ -369,7 +369,7 @@ async def test_what_is_not_there_is_a_problem_too(api: ApiUnderTest) -> None:
         ("/api/v1/tasks/t9", "unknown_task"),
         ("/api/v1/tasks/t9/executions", "unknown_task"),
         ("/api/v1/tasks/t9/outputs", "unknown_task"),
-        ("/api/v1/tasks/t9/executions/web1", "unknown_execution"),
+        ("/api/v1/tasks/t9/executions/web1", "unknown_task"),
         ("/api/v1/events/999999", "unknown_event"),
     ):
         problem(await client.get(path), 404, code)
