@@ -218,8 +218,10 @@ async def list_heartbeats(
     from_: FromTime = None,
     to: ToTime = None,
     points: Annotated[int, Query(ge=1, le=2000)] = 300,
+    min_seq: Seq | None = None,
 ) -> Items[UsagePoint]:
     """The usages over time, oldest first, thinned; the last hour where no time is given."""
+    await wait_for_seq(services, PROJECTION, min_seq)
     to_us = micros_of(to) if to else services.clock.now_us()
     from_us = micros_of(from_) if from_ else to_us - DEFAULT_HISTORY_US
     found = await services.host_queries.usage(hostname, from_us=from_us, to_us=to_us, points=points)

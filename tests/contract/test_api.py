@@ -294,6 +294,20 @@ async def test_a_cursor_or_position_that_we_did_not_give_is_bad(api: ApiUnderTes
     problem(await api.client().get(path), 400, code)
 
 
+async def test_every_read_waits_for_min_seq_and_says_when_it_is_not_there(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.fields.MIN_SEQ_WAIT_S", 0.01)
+    seq = await api.register("web3")
+    client = api.client()
+
+    for method, path in operations(api.app):
+        if method == "GET" and path.startswith("/api/v1/") and path != "/api/v1/stream":
+            there = await client.get(address(path), params={"min_seq": seq})
+            assert there.status_code in {200, 404}, (path, there.text)
+            problem(await client.get(address(path), params={"min_seq": seq + 1}), 503, "read_table_behind")
+
+
 async def test_reading_as_of_a_time_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
     for path in ("/api/v1/hosts", "/api/v1/tasks", "/api/v1/events"):
         problem(await api.client().get(path, params={"at": "2026-01-31T10:42:07Z"}), 422, "not_supported")
