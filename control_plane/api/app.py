@@ -11,6 +11,7 @@ from control_plane.api import (
     audit,
     enrolment,
     executions,
+    exports,
     groups,
     health,
     hosts,
@@ -42,6 +43,7 @@ ROUTERS: Final = (
     tasks.router,
     executions.router,
     executions.outputs,
+    exports.router,  # before the route of one event, which would take it for a seq
     audit.router,
     stream.router,
     projections.router,
