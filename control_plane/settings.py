@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         description="whether a task must carry the preview it was decided on: never, from guard level 2 on, always",
     )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
-    docs_public: bool = Field(False, description="whether /api/openapi.json answers without credentials")
+    docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe line to log")
     drain_s: float = Field(10.0, gt=0, le=300, description="seconds that a stop may take to finish what is under way")

@@ -1,6 +1,7 @@
 """What every route of the API keeps: closed without credentials, problems for all that is wrong, strict about input."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -432,10 +433,29 @@ async def test_the_description_names_every_route_of_the_api_and_which_are_public
             assert "422" not in operation["responses"]
 
 
+async def test_the_page_of_the_api_shows_every_route_with_nothing_but_our_own_files(api: ApiUnderTest) -> None:
+    problem(await api.client(None).get("/api/docs"), 401, "not_signed_in")
+
+    page = await api.client("eve").get("/api/docs")
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for path, methods in describe(api.app)["paths"].items():
+        for method in methods:
+            assert f"{method.upper()} <code>{path}</code>" in page.text
+    assert not re.search(r"<script|<style|style=| on\w+=", page.text)  # the policy lets nothing of that run
+    links = set(re.findall(r'(?:href|src)="([^"]+)"', page.text))
+    anchors = {f"#{name}" for name in re.findall(r' id="([^"]+)"', page.text)}
+    assert {link for link in links if link.startswith("#")} <= anchors
+    digest = (await api.client("eve").get("/api/v1/auth/me")).json()["build"]
+    names = ("reset", "tokens", "base", "layout")
+    ours = {"/api/openapi.json", "/", *(f"/ui/{digest}/css/{name}.css" for name in names)}
+    assert {link for link in links if not link.startswith("#")} == ours
+
+
 async def test_the_description_may_be_public_by_setting(tmp_path: Path) -> None:
     async with an_api(tmp_path, docs_public=True, metrics_public=True) as api:
-        assert (await api.client(None).get("/api/openapi.json")).status_code == 200
-        assert (await api.client(None).get("/metrics")).status_code == 200
+        for path in ("/api/openapi.json", "/api/docs", "/metrics"):
+            assert (await api.client(None).get(path)).status_code == 200
 
 
 async def test_no_answer_of_the_api_is_without_a_described_form(api: ApiUnderTest) -> None:
