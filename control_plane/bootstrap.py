@@ -10,6 +10,7 @@ from typing import Final
 from control_plane.api.server import HttpService
 from control_plane.api.services import Probe, Services
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
@@ -193,7 +194,7 @@ def services_of(
         ],
         "api": [
             HttpService(
-                _api(core, metrics, _probes(roles, publisher, results), dev=dev),
+                services_of_api(core, metrics, _probes(roles, publisher, results), dev=dev),
                 host=core.settings.listen_host,
                 port=core.settings.listen_port,
             )
@@ -204,8 +205,9 @@ def services_of(
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
 
 
-def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) -> Services:
+def services_of_api(core: Core, metrics: Metrics, probes: Sequence[Probe] = (), *, dev: bool = False) -> Services:
     settings = core.settings
+    limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
     broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
         settings=settings,
@@ -216,7 +218,9 @@ def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) ->
         access=core.access,
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
-        tasks=TaskHandler(core.handling, _Presences(core.host_queries), require_preview=settings.require_preview),
+        tasks=TaskHandler(
+            core.handling, _Presences(core.host_queries), limits=limits, require_preview=settings.require_preview
+        ),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
         audit_queries=AuditQueries(core.database),

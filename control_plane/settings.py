@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         "off",
         description="whether a task must carry the preview it was decided on: never, from guard level 2 on, always",
     )
+    guard_many_hosts: int = Field(10, ge=1, description="a task for more hosts than that is guard level 2: confirmed")
+    guard_fleet_fraction: float = Field(
+        0.5, gt=0, le=1, description="and level 3, with number and reason, for more than that part of the fleet, or all"
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")
