@@ -189,13 +189,9 @@ async def get_host(services: Given, hostname: Hostname, min_seq: Seq | None = No
 
 @router.patch("/{hostname}")
 async def change_host(services: Given, caller: Caller, hostname: Hostname, body: ChangeHost) -> HostChange:
-    seq = 0
-    if body.groups is not None:
-        seq = await services.hosts.set_groups(caller, hostname, body.groups)
-    if body.labels is not None:
-        seq = await services.hosts.set_labels(caller, hostname, body.labels)
-    if body.maintenance is not None:
-        seq = await services.hosts.set_maintenance(caller, hostname, body.maintenance)
+    seq = await services.hosts.change(
+        caller, hostname, groups=body.groups, labels=body.labels, maintenance=body.maintenance
+    )
     return HostChange(hostname=hostname, seq=seq)
 
 
