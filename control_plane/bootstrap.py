@@ -2,12 +2,13 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
-from control_plane.api.server import HttpService
+from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.guard import GuardLimits
@@ -131,9 +132,15 @@ async def open_leases(core: Core) -> AsyncIterator[Leases]:
 
 
 def services_of(
-    core: Core, transport: Transport, leases: Leases, *, roles: Collection[str], dev: bool = False
+    core: Core,
+    transport: Transport,
+    leases: Leases,
+    *,
+    roles: Collection[str],
+    listener: socket.socket | None = None,
+    dev: bool = False,
 ) -> list[Service]:
-    """The services of these roles, in the order in which they start."""
+    """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
     metrics = Metrics()
     happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
 
@@ -193,13 +200,9 @@ def services_of(
             ),
         ],
         "api": [
-            HttpService(
-                services_of_api(core, metrics, _probes(roles, publisher, results), dev=dev),
-                host=core.settings.listen_host,
-                port=core.settings.listen_port,
-            )
+            HttpService(services_of_api(core, metrics, _probes(roles, publisher, results), dev=dev), listener),
         ]
-        if "api" in roles
+        if listener is not None
         else [],
     }
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
@@ -251,9 +254,11 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     if settings.amqp_url is None and set(roles) & {"ingest", "processes"}:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
-    async with open_core(settings) as core, open_leases(core) as leases:
-        await prepare(core)
-        await run(services_of(core, RabbitTransport(url), leases, roles=roles), drain_s=settings.drain_s)
+    with bound(settings) if "api" in roles else nullcontext((settings, None)) as (settings, listener):
+        async with open_core(settings) as core, open_leases(core) as leases:
+            await prepare(core)
+            services = services_of(core, RabbitTransport(url), leases, roles=roles, listener=listener)
+            await run(services, drain_s=settings.drain_s)
 
 
 async def prepare(core: Core) -> None:

@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     agents_amqp_url: SecretStr | None = Field(
         None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
     )
-    listen: str = Field("127.0.0.1:8000", description="address and port of the API and the dashboard")
+    listen: str = Field(
+        "127.0.0.1:8000", description="address and port of the API and the dashboard; port 0: any free one"
+    )
     public_url: str | None = Field(
         None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
     )
