@@ -27,7 +27,9 @@ class Settings(BaseSettings):
     admin_database_url: SecretStr | None = Field(
         None, description="the same database by an account that may create tables and triggers: for migrate and init"
     )
-    database_pool_size: int = Field(8, ge=2, le=100, description="database connections of one process")
+    database_pool_size: int = Field(
+        8, ge=2, le=100, description="database connections of one process; all roles together need 7"
+    )
     amqp_url: SecretStr | None = Field(None, description="amqp://user:password@host:port/virtual-host of RabbitMQ")
     agents_amqp_url: SecretStr | None = Field(
         None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
