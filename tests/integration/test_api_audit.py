@@ -1,5 +1,6 @@
 """The audit trail, health, projections and metrics over the API."""
 
+import asyncio
 import base64
 import csv
 from collections.abc import AsyncIterator
@@ -182,13 +183,42 @@ async def test_metrics_are_prometheus_text_and_no_label_grows_with_the_hosts(api
 
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    values = await metrics(api)
     assert values['control_plane_http_requests_total{method="GET",route="/api/v1/hosts/{hostname}",status="200"}'] >= 1
     assert values['control_plane_log_head{log="event"}'] > 0
     assert values['control_plane_projection_lag_events{projection="tasks"}'] == 0
     assert any(name.startswith("control_plane_http_request_seconds_bucket") for name in values)
     assert all(line.startswith(("control_plane_", "# HELP control_plane_", "# TYPE control_plane_")) for line in lines)
     assert "web1" not in answer.text
+
+
+async def metrics(api: ApiUnderTest) -> dict[str, float]:
+    answer = await api.client("eve").get("/metrics")
+    assert answer.status_code == 200, answer.text
+    lines = [line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+@pytest.mark.parametrize("fault", ["an error", "no answer"])
+async def test_what_was_counted_is_told_while_the_database_is_away(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def away(*_: object) -> None:
+        if fault == "no answer":
+            await asyncio.Event().wait()
+        raise StorageUnavailableError("gone")
+
+    before = await metrics(api)
+    with monkeypatch.context() as patch:
+        patch.setattr(api.log, "head", away)
+        patch.setattr("control_plane.api.health.PROBE_S", 0.05)
+        meanwhile = await metrics(api)
+    after = await metrics(api)
+
+    name = 'control_plane_http_requests_total{method="GET",route="/metrics",status="200"}'
+    assert before[name] < meanwhile[name] < after[name]
+    ups = [told["control_plane_database_up"] for told in (before, meanwhile, after)]
+    assert ups == [1, 0, 1]
 
 
 async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Path) -> None:
