@@ -2,14 +2,16 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
-from control_plane.api.server import HttpService
+from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
@@ -18,6 +20,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
@@ -47,6 +50,12 @@ from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
 ROLES: Final = ("api", "ingest", "projectors", "processes")
+APPENDING: Final[Mapping[str, Collection[LogName]]] = {
+    "api": (EVENT,),
+    "ingest": (EVENT, HEARTBEAT_EVENT),
+    "processes": (EVENT,),
+}
+LENT_CONNECTIONS: Final = 2  # where reads share the pool with writes, a write may have a read inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +142,15 @@ async def open_leases(core: Core) -> AsyncIterator[Leases]:
 
 
 def services_of(
-    core: Core, transport: Transport, leases: Leases, *, roles: Collection[str], dev: bool = False
+    core: Core,
+    transport: Transport,
+    leases: Leases,
+    *,
+    roles: Collection[str],
+    listener: socket.socket | None = None,
+    dev: bool = False,
 ) -> list[Service]:
-    """The services of these roles, in the order in which they start."""
+    """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
     metrics = Metrics()
     happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
 
@@ -198,19 +213,20 @@ def services_of(
         "api": [
             rebuilder,
             HttpService(
-                _api(core, metrics, rebuilder, _probes(roles, publisher, results), dev=dev),
-                host=core.settings.listen_host,
-                port=core.settings.listen_port,
+                services_of_api(core, metrics, rebuilder, _probes(roles, publisher, results), dev=dev), listener
             ),
         ]
-        if "api" in roles
+        if listener is not None
         else [],
     }
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
 
 
-def _api(core: Core, metrics: Metrics, rebuilder: Rebuilder, probes: Sequence[Probe], *, dev: bool) -> Services:
+def services_of_api(
+    core: Core, metrics: Metrics, rebuilder: Rebuilder, probes: Sequence[Probe] = (), *, dev: bool = False
+) -> Services:
     settings = core.settings
+    limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
     broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
         settings=settings,
@@ -221,7 +237,9 @@ def _api(core: Core, metrics: Metrics, rebuilder: Rebuilder, probes: Sequence[Pr
         access=core.access,
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
-        tasks=TaskHandler(core.handling, _Presences(core.host_queries), require_preview=settings.require_preview),
+        tasks=TaskHandler(
+            core.handling, _Presences(core.host_queries), limits=limits, require_preview=settings.require_preview
+        ),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
@@ -252,10 +270,27 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     """Run these roles on the database and the broker of the settings until SIGTERM or SIGINT."""
     if settings.amqp_url is None and set(roles) & {"ingest", "processes"}:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
+    check_pool(settings, roles)
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
-    async with open_core(settings) as core, open_leases(core) as leases:
-        await prepare(core)
-        await run(services_of(core, RabbitTransport(url), leases, roles=roles), drain_s=settings.drain_s)
+    with bound(settings) if "api" in roles else nullcontext((settings, None)) as (settings, listener):
+        async with open_core(settings) as core, open_leases(core) as leases:
+            await prepare(core)
+            services = services_of(core, RabbitTransport(url), leases, roles=roles, listener=listener)
+            await run(services, drain_s=settings.drain_s)
+
+
+def check_pool(settings: Settings, roles: Collection[str]) -> None:
+    """Raise ConfigurationError where these roles would leave no connection for anything else.
+
+    Whoever appends to a log keeps a connection for that, and so does each projector.
+    """
+    logs = {log for role in roles for log in APPENDING.get(role, ())}
+    kept = len(logs) + (len(PROJECTIONS) if "projectors" in roles else 0)
+    if settings.database_pool_size < (least := kept + LENT_CONNECTIONS):
+        raise ConfigurationError(
+            f"CONTROL_PLANE_DATABASE_POOL_SIZE: {settings.database_pool_size} is too small: the roles "
+            f"{', '.join(roles)} keep {kept} connections for themselves, so at least {least} are needed"
+        )
 
 
 async def prepare(core: Core) -> None:

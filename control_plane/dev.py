@@ -19,7 +19,8 @@ from typing import Final
 import orjson
 
 from control_plane.administration import initialise
-from control_plane.bootstrap import ROLES, Core, open_core, open_leases, prepare, services_of
+from control_plane.api.server import bound
+from control_plane.bootstrap import ROLES, Core, check_pool, open_core, open_leases, prepare, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.handlers.hosts import HostHandler
@@ -45,7 +46,7 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     """Run until a signal asks to stop; state stays in `state_dir`, an absolute path.
 
     Raises:
-        ConfigurationError: not a loopback address, or another one runs on that state already.
+        ConfigurationError: not a loopback address or a taken one, or another one runs on that state already.
     """
     configure_logging(format="text", level="warning")
     if not 0 <= simulated <= MAX_SIMULATED:
@@ -60,7 +61,8 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     )
     if settings.listen_host not in LOOPBACK:
         raise ConfigurationError(f"--listen: {listen} is not on this machine; `control-plane serve` is for others")
-    with _alone(state_dir):
+    check_pool(settings, ROLES)
+    with _alone(state_dir), bound(settings) as (settings, listener):
         print("starting …", flush=True)
         await initialise(settings, USERNAME, secrets.token_urlsafe(32))
         login_token = secrets.token_urlsafe(32)
@@ -71,7 +73,7 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
             await prepare(core)
             transport = InProcessBroker().transport()
             agents = await _agents(core, transport, state_dir / "agent", simulated)
-            services = services_of(core, transport, leases, roles=ROLES, dev=True)
+            services = services_of(core, transport, leases, roles=ROLES, listener=listener, dev=True)
             greeting = await _greeting(core, settings, login_token, len(agents))
             with contextlib.closing(greeting):
                 await run_services([*services, *agents, greeting], drain_s=settings.drain_s)

@@ -31,11 +31,16 @@ PUBLIC: Final = frozenset(
 )
 METRICS_PATH: Final = "/metrics"
 OPENAPI_PATH: Final = "/api/openapi.json"
+DOCS_PATH: Final = "/api/docs"
 
 
 def public_routes(settings: Settings) -> frozenset[tuple[str, str]]:
     """The routes that answer without credentials, as (method, path template); the pages of the UI come on top."""
-    by_setting = {METRICS_PATH: settings.metrics_public, OPENAPI_PATH: settings.docs_public}
+    by_setting = {
+        METRICS_PATH: settings.metrics_public,
+        OPENAPI_PATH: settings.docs_public,
+        DOCS_PATH: settings.docs_public,
+    }
     return PUBLIC | {("GET", path) for path, is_public in by_setting.items() if is_public}
 
 

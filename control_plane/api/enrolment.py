@@ -6,7 +6,18 @@ from typing import Annotated, Final
 from fastapi import Path
 from pydantic import Field, StrictInt, StrictStr
 
-from control_plane.api.fields import Answer, Items, Name, Request, Time, at_s, decoded, public_key_of
+from control_plane.api.fields import (
+    Answer,
+    Items,
+    Name,
+    Request,
+    Seq,
+    Time,
+    at_s,
+    decoded,
+    public_key_of,
+    wait_for_authority,
+)
 from control_plane.api.keys import PublicKey, public_key_of_state
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
@@ -70,8 +81,9 @@ class Enrolled(Answer):
 
 
 @tokens.get("")
-async def list_enrolment_tokens(services: Given, caller: Caller) -> Items[EnrolmentToken]:
+async def list_enrolment_tokens(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[EnrolmentToken]:
     """Those that may still be used."""
+    await wait_for_authority(services, min_seq)
     return Items(
         items=[
             EnrolmentToken(

@@ -10,6 +10,7 @@ from control_plane.api.authentication import METRICS_PATH
 from control_plane.api.fields import Answer, Time, at
 from control_plane.api.routing import GuardedRoute
 from control_plane.api.services import Given, Probe, Services
+from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.observability import Metrics
 
@@ -89,7 +90,14 @@ async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response
 
 @router.get(METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: Given) -> Response:
-    await _measure(services, services.metrics)
+    """What this process has counted, and how the database was found just now or, while it is away, the last time."""
+    up = services.metrics.gauge("control_plane_database_up", "1 where the database answers, else 0.")
+    try:
+        async with asyncio.timeout(PROBE_S):
+            await _measure(services, services.metrics)
+        up.set(1)
+    except (StorageUnavailableError, TimeoutError):
+        up.set(0)
     return Response(services.metrics.render(), media_type=PROMETHEUS)
 
 

@@ -1,7 +1,7 @@
 """Every error that the API answers: RFC 9457 `application/problem+json` with a stable `code`."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ _logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = {"Retry-After": "1"}
+MAX_ERRORS: Final = 20  # of all that is wrong with a request; who mends them is told the rest
+MAX_FIELD: Final = 256
 
 # A refusal is 422 unless it is about what stands already (409), or about an opaque text that the API gave out (400).
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
@@ -79,7 +81,8 @@ def problem(
     detail: str,
     *,
     request_id: str | None,
-    errors: Iterable[Mapping[str, str]] = (),
+    errors: Sequence[Mapping[str, str]] = (),
+    more_errors: int = 0,
     headers: Mapping[str, str] | None = None,
     more: Mapping[str, object] | None = None,
 ) -> Response:
@@ -92,8 +95,8 @@ def problem(
         "request_id": request_id,
         **(more or {}),
     }
-    if listed := list(errors):
-        body["errors"] = listed
+    if errors:
+        body |= {"errors": list(errors), "more_errors": more_errors}
     # What a client sent may hold lone surrogates; they go out as question marks.
     data = orjson.dumps(_encodable(body))
     return Response(data, status, dict(headers or {}), CONTENT_TYPE)
@@ -148,14 +151,19 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
-    errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in error.errors()]
+    found = error.errors()
+    errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in found[:MAX_ERRORS]]
+    more_errors = len(found) - len(errors)
     detail = f"{errors[0]['field']}: {errors[0]['message']}"
-    return problem(422, "invalid_request", detail, request_id=request_id_of(request), errors=errors)
+    if more_errors:
+        detail += f" ({len(found)} errors, of which {MAX_ERRORS} are listed)"
+    request_id = request_id_of(request)
+    return problem(422, "invalid_request", detail, request_id=request_id, errors=errors, more_errors=more_errors)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
     """`body, target, host` is told as `target.host`; the body as a whole as `body`."""
-    return ".".join(str(part) for part in location[1:]) or str(location[0])
+    return (".".join(str(part) for part in location[1:]) or str(location[0]))[:MAX_FIELD]
 
 
 def _message(error: Mapping[str, Any]) -> str:
@@ -203,5 +211,6 @@ SCHEMA: Final[Mapping[str, Any]] = {
                 "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
             },
         },
+        "more_errors": {"type": "integer", "description": f"that `errors`, which has {MAX_ERRORS} at most, leaves out"},
     },
 }

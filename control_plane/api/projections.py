@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import Path
 
-from control_plane.api.fields import Answer, Items
+from control_plane.api.fields import Answer, Items, Seq, wait_for_seq
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
+from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.queries.projections import ProjectionState
 
 router = noun("/projections", "system", permission="projections.read")
@@ -57,7 +58,10 @@ def projection_of(state: ProjectionState) -> Projection:
 
 
 @router.get("")
-async def list_projections(services: Given) -> Items[Projection]:
+async def list_projections(services: Given, min_seq: Seq | None = None) -> Items[Projection]:
+    """All of them; with `min_seq` once every one has come so far."""
+    for projection in PROJECTIONS:
+        await wait_for_seq(services, projection.name, min_seq)
     return Items(items=[projection_of(state) for state in await services.projection_queries.states()])
 
 

@@ -7,8 +7,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.types import Receive
 
 from control_plane.api.authentication import Authenticator
+from control_plane.api.bodies import MAX_BODY_BYTES, MAX_PUBLIC_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
 from control_plane.api.services import Caller
 from control_plane.commands.access import check_may
@@ -17,7 +19,6 @@ from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
 
 API: Final = "/api/v1"
-MAX_BODY_BYTES: Final = 1024 * 1024
 
 
 class StrictRequest(Request):
@@ -37,12 +38,14 @@ class GuardedRoute(APIRoute):
         known = _query_names(self.dependant)
 
         async def guarded(request: Request) -> Response:
-            actor = await self._let_in(request)
+            is_public = (request.method, self.path) in request.app.state.public_routes
+            actor = "anonymous" if is_public else await _let_in(request)
             self.check_query(request, known)
             if self.body_field is not None:
                 _check_content_type(request)
+            receive = _little_of(request) if is_public else request.receive
             with bound(actor=actor):
-                return await handle(StrictRequest(request.scope, request.receive))
+                return await handle(StrictRequest(request.scope, receive))
 
         return guarded
 
@@ -54,15 +57,19 @@ class GuardedRoute(APIRoute):
             if name not in known:
                 raise ProblemError(422, "invalid_request", "unknown parameter", field=name)
 
-    async def _let_in(self, request: Request) -> str:
-        """Who asks, by name; whoever needs more than that finds the principal in the request's state."""
-        state = request.app.state
-        if (request.method, self.path) in state.public_routes:
-            return "anonymous"
-        authenticator: Authenticator = state.authenticator
-        principal = await authenticator.principal(request)
-        request.state.principal = principal
-        return principal.username
+
+async def _let_in(request: Request) -> str:
+    """Who asks, by name; whoever needs more than that finds the principal in the request's state."""
+    authenticator: Authenticator = request.app.state.authenticator
+    principal = await authenticator.principal(request)
+    request.state.principal = principal
+    return principal.username
+
+
+def _little_of(request: Request) -> Receive:
+    """The body of a request that anybody may send."""
+    check_length(request, MAX_PUBLIC_BODY_BYTES)
+    return LimitedBody(request.receive, MAX_PUBLIC_BODY_BYTES)
 
 
 def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:

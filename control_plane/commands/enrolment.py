@@ -6,17 +6,18 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
-from control_plane.commands.access import new_token, token_id_of
+from control_plane.commands.access import ROLES, new_token, token_id_of
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotSignedInError, RefusedError
-from control_plane.events import enrolment, hosts
+from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
 from control_plane_wire.errors import SignatureError
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, verify
 
+PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
@@ -61,11 +62,21 @@ class EnrolmentState:
                 if event.token_id not in self.tokens:
                     return False
                 self.tokens[event.token_id].revoked = True
+            case access.UserDisabled(username=username):
+                self._revoke_of(username)
+            case access.UserRoleChanged(username=username, role=role):
+                if PERMISSION not in ROLES.get(role, ()):
+                    self._revoke_of(username)
             case hosts.HostRevoked(hostname=hostname) | hosts.HostRetired(hostname=hostname):
                 # The repeat of an enrolment, after a lost answer, must not bring back a host that was sent away.
                 for token in self.tokens.values():
                     token.revoked |= token.used_by is not None and token.used_by[0] == hostname
         return True
+
+    def _revoke_of(self, username: str) -> None:
+        """Nobody lets hosts in who could not make such a token any more."""
+        for token in self.tokens.values():
+            token.revoked |= token.created_by == username
 
 
 def decide_token(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import csv
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from control_plane.api import exports
 from control_plane.api.services import Probe
 from control_plane.errors import StorageUnavailableError
+from control_plane.events.access import AccessDenied
+from control_plane.events.envelope import StoredEvent
 from tests.support.api import ApiUnderTest, an_api
+from tests.support.database import an_event
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,6 +78,97 @@ async def test_an_event_is_shown_with_the_exact_bytes_that_were_signed(api: ApiU
     assert {name: event[name] for name in listed} == listed
 
 
+# --- as a file
+
+
+async def exported(api: ApiUnderTest, **query: Any) -> list[dict[str, Any]]:
+    answer = await api.client("eve").get("/api/v1/events/export", params=query)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
+    return [orjson.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_an_export_has_every_event_whole_and_oldest_first(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "PAGE", 5)
+    monkeypatch.setattr(exports, "RUN", 2)
+
+    events = await exported(api)
+
+    assert [event["seq"] for event in events] == list(range(1, (await api.log.head("event")).seq + 1))
+    for event in events:
+        assert event == (await api.client("eve").get(f"/api/v1/events/{event['seq']}")).json()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"task_id": "t1"},
+        {"kind": "host", "hostname": "web2"},
+        {"actor": "ada"},
+        {"after": 4},
+        {"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"},
+    ],
+)
+async def test_an_export_is_filtered_as_the_list_is(api: ApiUnderTest, query: dict[str, Any]) -> None:
+    listed = (await api.client("eve").get("/api/v1/events", params={"after": 0, **query})).json()["items"]
+
+    events = await exported(api, **query)
+
+    assert [event["seq"] for event in events] == [event["seq"] for event in listed]
+
+
+async def test_an_export_as_csv_holds_no_formula(api: ApiUnderTest) -> None:
+    denied = AccessDenied(denial_id="csv", actor="=1+1", action="+x", resource='a "b", c')
+    [outcome] = await api.log.append([denied.to_new_event(actor="=1+1")])
+    await api.shown(outcome.seq)
+    query, eve = {"after": outcome.seq - 1}, api.client("eve")
+
+    by_format = await eve.get("/api/v1/events/export", params={**query, "format": "csv"})
+    by_accept = await eve.get("/api/v1/events/export", params=query, headers={"accept": "text/csv"})
+    by_both = await eve.get(
+        "/api/v1/events/export", params={**query, "format": "ndjson"}, headers={"accept": "text/csv"}
+    )
+
+    assert by_format.headers["content-type"] == "text/csv; charset=utf-8"
+    assert by_format.headers["content-disposition"] == 'attachment; filename="events.csv"'
+    assert by_format.text == by_accept.text
+    assert by_both.headers["content-disposition"] == 'attachment; filename="events.ndjson"'
+    [row] = csv.DictReader(by_format.text.splitlines())
+    assert (row["seq"], row["kind"], row["actor"]) == (str(outcome.seq), "access.denied", "'=1+1")
+    assert orjson.loads(row["body"]) == denied.to_json()
+    assert base64.b64decode(row["body_base64"]) == denied.body()
+    assert row["hostname"] == ""
+
+
+async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = api.log.read, []
+
+    async def fail_later(*given: Any, **more: Any) -> list[StoredEvent]:
+        calls.append(given)
+        if len(calls) > 1:
+            raise StorageUnavailableError("gone")
+        return await read(*given, **more)
+
+    monkeypatch.setattr(exports, "RUN", 1)
+    monkeypatch.setattr(api.log, "read", fail_later)
+    with pytest.raises(RuntimeError, match="already started"):
+        await exported(api)
+
+
+async def test_an_event_whose_body_is_no_json_is_shown_by_its_bytes(api: ApiUnderTest) -> None:
+    [outcome] = await api.log.append([an_event("odd", kind="odd.event", body=b"\xff")])
+
+    event = (await api.client("eve").get(f"/api/v1/events/{outcome.seq}")).json()
+
+    assert (event["body"], event["body_base64"]) == (None, "/w==")
+
+
+# --- the system
+
+
 async def test_projections_tell_how_far_they_are(api: ApiUnderTest) -> None:
     items = (await api.client("eve").get("/api/v1/projections")).json()["items"]
 
@@ -87,13 +183,42 @@ async def test_metrics_are_prometheus_text_and_no_label_grows_with_the_hosts(api
 
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    values = await metrics(api)
     assert values['control_plane_http_requests_total{method="GET",route="/api/v1/hosts/{hostname}",status="200"}'] >= 1
     assert values['control_plane_log_head{log="event"}'] > 0
     assert values['control_plane_projection_lag_events{projection="tasks"}'] == 0
     assert any(name.startswith("control_plane_http_request_seconds_bucket") for name in values)
     assert all(line.startswith(("control_plane_", "# HELP control_plane_", "# TYPE control_plane_")) for line in lines)
     assert "web1" not in answer.text
+
+
+async def metrics(api: ApiUnderTest) -> dict[str, float]:
+    answer = await api.client("eve").get("/metrics")
+    assert answer.status_code == 200, answer.text
+    lines = [line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+@pytest.mark.parametrize("fault", ["an error", "no answer"])
+async def test_what_was_counted_is_told_while_the_database_is_away(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def away(*_: object) -> None:
+        if fault == "no answer":
+            await asyncio.Event().wait()
+        raise StorageUnavailableError("gone")
+
+    before = await metrics(api)
+    with monkeypatch.context() as patch:
+        patch.setattr(api.log, "head", away)
+        patch.setattr("control_plane.api.health.PROBE_S", 0.05)
+        meanwhile = await metrics(api)
+    after = await metrics(api)
+
+    name = 'control_plane_http_requests_total{method="GET",route="/metrics",status="200"}'
+    assert before[name] < meanwhile[name] < after[name]
+    ups = [told["control_plane_database_up"] for told in (before, meanwhile, after)]
+    assert ups == [1, 0, 1]
 
 
 async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Path) -> None:

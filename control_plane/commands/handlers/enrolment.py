@@ -41,7 +41,7 @@ class EnrolmentHandler:
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
     ) -> NewEnrolmentToken:
-        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        await self._handling.admit(principal, decisions.PERMISSION, "enrolment-tokens")
         event, text = decisions.decide_token(
             hostname=hostname,
             groups=groups,
@@ -54,13 +54,13 @@ class EnrolmentHandler:
 
     async def open_tokens(self, principal: Principal) -> list[decisions.EnrolmentToken]:
         """The tokens that may still be used."""
-        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        await self._handling.admit(principal, decisions.PERMISSION, "enrolment-tokens")
         now_s = self._handling.clock.now_s()
         tokens = self._handling.authority.enrolment.tokens.values()
         return [t for t in tokens if not t.revoked and t.used_by is None and t.expires_at > now_s]
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        await self._handling.admit(principal, "hosts.enrol", f"enrolment-tokens/{token_id}")
+        await self._handling.admit(principal, decisions.PERMISSION, f"enrolment-tokens/{token_id}")
         if token_id not in self._handling.authority.enrolment.tokens:
             raise NotFoundError("unknown_token", "there is no such enrolment token")
         await self._handling.record_new(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)

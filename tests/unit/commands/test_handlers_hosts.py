@@ -107,6 +107,23 @@ async def test_what_breaks_a_rule_is_refused_and_records_nothing(
     assert desk.kinds() == ["host.registered"]
 
 
+async def test_several_changes_at_once_are_made_or_refused_together() -> None:
+    desk = Desk()
+    await desk.register("web1")
+    too_many = {str(number): "x" for number in range(65)}
+
+    for wrong in ({"labels": too_many}, {"labels": {"a": "x\ny"}}):
+        with pytest.raises(RefusedError):
+            await desk.hosts.change(ADMIN, "web1", groups=["web"], maintenance=True, **wrong)
+    assert desk.kinds() == ["host.registered"]
+
+    seq = await desk.hosts.change(ADMIN, "web1", groups=["web"], labels={"a": "b"}, maintenance=True)
+
+    host = desk.authority.fleet.host("web1")
+    assert (list(host.groups), host.labels, host.maintenance, host.changed_seq) == (["web"], {"a": "b"}, True, seq)
+    assert desk.kinds()[1:] == ["host.groups_changed", "host.labels_changed", "host.maintenance_changed"]
+
+
 @pytest.mark.parametrize(
     "ask",
     [
