@@ -20,7 +20,6 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
@@ -50,12 +49,6 @@ from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
 ROLES: Final = ("api", "ingest", "projectors", "processes")
-APPENDING: Final[Mapping[str, Collection[LogName]]] = {
-    "api": (EVENT,),
-    "ingest": (EVENT, HEARTBEAT_EVENT),
-    "processes": (EVENT,),
-}
-LENT_CONNECTIONS: Final = 2  # where reads share the pool with writes, a write may have a read inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,27 +263,12 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     """Run these roles on the database and the broker of the settings until SIGTERM or SIGINT."""
     if settings.amqp_url is None and set(roles) & {"ingest", "processes"}:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
-    check_pool(settings, roles)
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
     with bound(settings) if "api" in roles else nullcontext((settings, None)) as (settings, listener):
         async with open_core(settings) as core, open_leases(core) as leases:
             await prepare(core)
             services = services_of(core, RabbitTransport(url), leases, roles=roles, listener=listener)
             await run(services, drain_s=settings.drain_s)
-
-
-def check_pool(settings: Settings, roles: Collection[str]) -> None:
-    """Raise ConfigurationError where these roles would leave no connection for anything else.
-
-    Whoever appends to a log keeps a connection for that, and so does each projector.
-    """
-    logs = {log for role in roles for log in APPENDING.get(role, ())}
-    kept = len(logs) + (len(PROJECTIONS) if "projectors" in roles else 0)
-    if settings.database_pool_size < (least := kept + LENT_CONNECTIONS):
-        raise ConfigurationError(
-            f"CONTROL_PLANE_DATABASE_POOL_SIZE: {settings.database_pool_size} is too small: the roles "
-            f"{', '.join(roles)} keep {kept} connections for themselves, so at least {least} are needed"
-        )
 
 
 async def prepare(core: Core) -> None:

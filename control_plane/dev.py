@@ -20,7 +20,7 @@ import orjson
 
 from control_plane.administration import initialise
 from control_plane.api.server import bound
-from control_plane.bootstrap import ROLES, Core, check_pool, open_core, open_leases, prepare, services_of
+from control_plane.bootstrap import ROLES, Core, open_core, open_leases, prepare, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.handlers.hosts import HostHandler
@@ -61,7 +61,6 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     )
     if settings.listen_host not in LOOPBACK:
         raise ConfigurationError(f"--listen: {listen} is not on this machine; `control-plane serve` is for others")
-    check_pool(settings, ROLES)
     with _alone(state_dir), bound(settings) as (settings, listener):
         print("starting …", flush=True)
         await initialise(settings, USERNAME, secrets.token_urlsafe(32))

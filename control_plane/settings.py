@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         None, description="the same database by an account that may create tables and triggers: for migrate and init"
     )
     database_pool_size: int = Field(
-        8, ge=2, le=100, description="database connections of one process; all roles together need 7"
+        8, ge=4, le=100, description="database connections of one process for what is short; loops keep their own"
     )
     amqp_url: SecretStr | None = Field(None, description="amqp://user:password@host:port/virtual-host of RabbitMQ")
     agents_amqp_url: SecretStr | None = Field(

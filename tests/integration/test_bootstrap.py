@@ -1,18 +1,15 @@
 """From settings to a running application."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from control_plane.administration import initialise
 from control_plane.api.server import bound
 from control_plane.bootstrap import (
     ROLES,
-    check_pool,
     open_core,
     open_leases,
     prepare,
@@ -21,7 +18,6 @@ from control_plane.bootstrap import (
 )
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.targets import Group
-from control_plane.errors import ConfigurationError
 from control_plane.observability import Metrics
 from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings
@@ -53,19 +49,9 @@ async def test_where_a_task_has_to_be_confirmed_is_a_setting(tmp_path: Path) -> 
     assert levels == {(2, 0.5): 1, (1, 0.5): 3, (1, 1.0): 2}
 
 
-@pytest.mark.parametrize(
-    ("roles", "least"), [(ROLES, 7), (["api"], 3), (["ingest"], 4), (["projectors"], 5), (["api", "processes"], 3)]
-)
-def test_a_pool_that_the_roles_would_use_up_is_refused(tmp_path: Path, roles: Sequence[str], least: int) -> None:
-    check_pool(settings_of(tmp_path, database_pool_size=least), roles)
-
-    with pytest.raises(ConfigurationError, match=f"CONTROL_PLANE_DATABASE_POOL_SIZE.* at least {least}"):
-        check_pool(settings_of(tmp_path, database_pool_size=least - 1), roles)
-
-
 async def test_the_smallest_pool_that_is_taken_is_enough(tmp_path: Path) -> None:
     await initialise(settings_of(tmp_path), "root", PASSWORD)
-    settings = settings_of(tmp_path, database_pool_size=7, listen="127.0.0.1:0")
+    settings = settings_of(tmp_path, database_pool_size=4, listen="127.0.0.1:0")
     stop = asyncio.Event()
 
     with bound(settings) as (settings, listener):
