@@ -207,6 +207,7 @@ async function start() {
   listenForKeys(navigate);
   followLinks();
   stream.onState(drawPill);
+  drawPill(stream.state);
   setInterval(() => drawPill(stream.state), 1000);
   element("pill").addEventListener("click", stream.connect);
   followBuild();
