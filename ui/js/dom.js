@@ -10,7 +10,15 @@ export function clone(id) {
 }
 
 export function translate(root) {
-  for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+  for (const element of root.querySelectorAll("[data-t]")) element.replaceChildren(...t(element.dataset.t).split("`").map(phrase));
+}
+
+/** What stands between backquotes is to be typed as it is. */
+function phrase(words, place) {
+  if (place % 2 === 0) return words;
+  const code = document.createElement("code");
+  code.textContent = words;
+  return code;
 }
 
 /** The elements of a clone that have a `data-r`, by that name; the clone itself is `root`. */
@@ -125,14 +133,15 @@ export function problem(place, error, retry) {
 }
 
 /**
- * Ask before something that cannot be undone. `expect`: a number that has to be typed; `needsReason`: a reason, too.
+ * Ask before something that cannot be undone. `yes` and `no` are what the buttons say; `expect`: a number that has to be typed; `needsReason`: a reason, too.
  * Resolves to null, or to `{reason}`.
  */
-export function confirmDialog({ title, body, yes, expect = null, needsReason = false }) {
+export function confirmDialog({ title, body, yes, no = t("shell.cancel"), expect = null, needsReason = false }) {
   const part = make("confirm");
   part.title.textContent = title;
   part.body.append(...[body].flat().map(paragraph));
   part.yes.textContent = yes;
+  part.no.textContent = no;
   part.numberField.hidden = expect === null;
   part.numberLabel.textContent = t("run.type_number", { n: expect ?? 0 });
   part.reasonField.hidden = !needsReason;

@@ -38,6 +38,7 @@ function show() {
   current?.controller.abort();
   const controller = new AbortController();
   current = { name, controller };
+  stream.opened(name === "login" ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
   for (const link of element("nav").querySelectorAll("a")) {
     if (link.dataset.page === PAGES[name]) link.setAttribute("aria-current", "page");
@@ -207,6 +208,7 @@ async function start() {
   listenForKeys(navigate);
   followLinks();
   stream.onState(drawPill);
+  drawPill(stream.state);
   setInterval(() => drawPill(stream.state), 1000);
   element("pill").addEventListener("click", stream.connect);
   followBuild();

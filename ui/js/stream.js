@@ -11,7 +11,7 @@ const MOST_BACKOFF_S = 30;
 
 const followers = new Set(); // {topics, onReset, onRow}
 const listeners = new Set();
-export const state = { readAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
+export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
 let controller = null;
 let lastId = null;
@@ -45,11 +45,15 @@ export function take(table, rows) {
 export function follow(topics, asOf, signal, onReset) {
   const follower = { topics, onReset };
   followers.add(follower);
-  state.readAt = Date.now();
   signal.addEventListener("abort", () => followers.delete(follower));
   lastId = lastId === null ? asOf : lower(lastId, asOf);
   clearTimeout(timer);
   timer = setTimeout(connect, GATHER_MS);
+}
+
+/** A page is opened, and reads what it shows; null for one that shows nothing that could grow old. */
+export function opened(atMs) {
+  state.openedAt = atMs ?? 0;
 }
 
 export function onState(listener) {
@@ -88,8 +92,8 @@ function parseFrame(part) {
 }
 
 /** How live a page is at a time: `{kind}`, with the number or the time that its words have. */
-export function liveness({ readAt, lastFrameAt, retryAt, ping }, nowMs) {
-  const since = Math.max(readAt, lastFrameAt);
+export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
+  const since = Math.max(openedAt, lastFrameAt);
   if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
     return ping?.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
   }

@@ -132,7 +132,7 @@ test("frames are read however the bytes are cut", () => {
 test("a page is live while frames come and the read tables keep up, and says since when it is not", () => {
   const at = 1_000_000;
   const ping = { lag: { events: 3, seconds: 0.1 } };
-  const heard = { readAt: at - 60_000, lastFrameAt: at, retryAt: 0, ping };
+  const heard = { openedAt: at - 60_000, lastFrameAt: at, retryAt: 0, ping };
   assert.deepEqual(liveness(heard, at + 12_000), { kind: "live" });
   assert.deepEqual(liveness({ ...heard, ping: { lag: { events: 312, seconds: 2 } } }, at + 1000), { kind: "behind", n: 312 });
   assert.deepEqual(liveness(heard, at + 12_001), { kind: "connecting" });
@@ -141,9 +141,9 @@ test("a page is live while frames come and the read tables keep up, and says sin
 });
 
 test("a page that nothing was read for is not old, and one that no frame came to is as old as what it read", () => {
-  const nothing = { readAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
+  const nothing = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
   assert.deepEqual(liveness(nothing, 1_000_000), { kind: "connecting" });
-  assert.deepEqual(liveness({ ...nothing, readAt: 900_000 }, 1_000_000), { kind: "offline", since: 900_000 });
+  assert.deepEqual(liveness({ ...nothing, openedAt: 900_000 }, 1_000_000), { kind: "offline", since: 900_000 });
 });
 
 test("the lower of two positions misses nothing of either", () => {

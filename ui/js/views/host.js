@@ -34,6 +34,7 @@ export function mountHost(root, { hostname }, context) {
     const host = store.one("hosts", hostname);
     if (!host) return;
     badge(part.state, "host", host.state);
+    part.run.hidden = host.state === "revoked" || host.state === "retired";
     part.cause.replaceChildren(visible(because(host.state_cause ?? "")), " · ", timeNode(host.state_since_at));
     facts(part.facts, [
       [t("fleet.groups"), host.groups.join(", ") || "–"],

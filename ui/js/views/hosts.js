@@ -26,6 +26,7 @@ export function mountFleet(root, params, context) {
   const change = (more) => navigate(link("/hosts", { q: filter.q, state: filter.state, group: filter.group, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
   part.group.addEventListener("change", () => change({ group: part.group.value }));
+  text(part.run, t("run.title"));
   permit(part.add, user, "hosts.enrol");
   part.add.addEventListener("click", () => addHost(part.added, context));
   part.all.addEventListener("change", () => {

@@ -60,7 +60,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
     badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
     text(card.hosts, fold(group.hosts));
     text(card.note, t("task.on_hosts", { n: group.count }));
-    keyedList(card.reasons, reasons(group), (reason) => reason, () => note(""), text);
+    keyedList(card.reasons, reasons(group), (reason) => reason, paragraph, text);
     const other = majority();
     card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
   }
@@ -145,9 +145,15 @@ const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha25
 const isReadable = (group) => group.stdout !== null && group.encoding !== "base64" && !group.truncated;
 const hasMore = (group) => group.encoding !== "base64" && (group.truncated || (group.stdout_sha256 !== null && group.stdout === null));
 
-function note(words) {
+function paragraph() {
   const element = document.createElement("p");
-  element.className = "note muted";
+  element.className = "note";
+  return element;
+}
+
+function note(words) {
+  const element = paragraph();
+  element.classList.add("muted");
   element.textContent = words;
   return element;
 }

@@ -18,7 +18,7 @@ export function mount(root, params, context) {
   const form = part.root;
   root.replaceChildren(form);
   const inputs = form.elements;
-  permit(part.submit, context.user, "tasks.run");
+  const mayRun = permit(part.submit, context.user, "tasks.run");
   // Made beforehand, so that a second click, or one after a lost answer, sends the same id and starts nothing twice.
   let taskId = crypto.randomUUID();
   let preview = null;
@@ -56,6 +56,7 @@ export function mount(root, params, context) {
     round += 1; // an answer to what was asked before counts no more
     drawButton();
     clearTimeout(timer);
+    if (!mayRun) return part.preview.replaceChildren(t("shell.needs", { permission: "tasks.run" })); // to ask would be recorded
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
     timer = setTimeout(load, PREVIEW_MS);
   }
@@ -117,7 +118,7 @@ export function mount(root, params, context) {
   function drawButton() {
     const isReady = preview !== null && preview.count > 0 && inputs.command.value.trim() !== "";
     part.submit.disabled = !isReady;
-    text(part.submit, preview ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
+    text(part.submit, preview?.count ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
   }
 
   async function confirmed(body) {

@@ -95,6 +95,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       title: t("task.cancel_title"),
       body: t("task.cancel_what", { done: Object.values(counts).reduce((sum, n) => sum + n, 0) - answersOf(counts).waiting, running }),
       yes: t("task.cancel"),
+      no: t("task.keep"),
     });
     if (!answer) return;
     part.cancel.disabled = true;
