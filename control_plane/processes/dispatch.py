@@ -114,6 +114,7 @@ class Dispatch:
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
+        self._online: dict[str, int] = {}  # those that seem to be there, with the event of their coming online
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
@@ -161,8 +162,10 @@ class Dispatch:
         is_heard = {"online", "stale", "offline"}
         self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
         self._fleet_seq = after
-        is_there = {"online", "stale"}
-        self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
+        there = [host for host in registered if host.state in {"online", "stale"}]
+        since = await self._task_queries.online()
+        self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
+        self._to_configure = {host.hostname: after for host in there if host.drift}
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -200,6 +203,9 @@ class Dispatch:
             case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
                 self._fleet_seq = stored.seq
                 self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
+                self._online.pop(event.hostname, None)
+            case hosts.HostWentOffline(hostname=hostname):
+                self._online.pop(hostname, None)
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._to_configure[hostname] = stored.seq
             case Event() as event:
@@ -207,6 +213,7 @@ class Dispatch:
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
         bound = event.heartbeat.get("groups")
+        self._online[event.hostname] = seq
         self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
         if not self._heard[event.hostname]:
             host = self._authority.fleet.hosts.get(event.hostname)
@@ -432,21 +439,21 @@ class Dispatch:
     async def _unreachable(self, became: Sequence[Event]) -> list[Event]:
         """A host that seems online and whose command came back is not there; its next heartbeat brings it back.
 
-        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile.
+        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile. What
+        counts is the coming online that was read here: a read table may not have it yet.
         """
         came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
-        names = {event.hostname for event in became if isinstance(event, came_back)}
-        views = await self._host_queries.by_name(names) if names else {}
+        names = {event.hostname for event in became if isinstance(event, came_back)} & self._online.keys()
         said: list[Event] = []
-        for host in views.values():
-            stored = await self._log.read_one(HEARTBEAT_EVENT, host.heartbeat_seq) if host.heartbeat_seq else None
-            heartbeat = registry.decode(stored) if stored else None
-            if host.state in {"online", "stale"} and isinstance(heartbeat, hosts.HeartbeatReceived):
+        for hostname in sorted(names):
+            stored = await self._log.read_one(EVENT, self._online.pop(hostname))
+            online = registry.decode(stored) if stored else None
+            if isinstance(online, hosts.HostWentOnline):
                 said.append(
                     hosts.HostWentOffline(
-                        hostname=host.hostname,
-                        heartbeat_seq=host.heartbeat_seq,
-                        heartbeat=heartbeat.message,
+                        hostname=hostname,
+                        heartbeat_seq=online.heartbeat_seq,
+                        heartbeat=online.heartbeat,
                         cause="a command came back: its queue is gone",
                     )
                 )

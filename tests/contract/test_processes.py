@@ -1,7 +1,7 @@
 """What dispatch, deadlines and presence promise, on every database and broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
+from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
 from control_plane_wire.messages import ALLOWED_SKEW_S
@@ -264,6 +265,37 @@ class ProcessContract:
         assert event == hosts.HostWentOffline(
             hostname="web1", heartbeat_seq=1, heartbeat=beat.message, cause="a command came back: its queue is gone"
         )
+
+    async def test_it_is_said_to_be_offline_though_the_table_has_not_seen_it_come(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            before = await plane.host_queries.by_name(["web1"])
+
+            async def behind(_names: Collection[str]) -> dict[str, HostView]:
+                return before
+
+            plane.host_queries.by_name = behind  # type: ignore[method-assign]
+            await plane.comes_online("web1", cpu_usage=0.5)
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1", 2)
+                await web1.received()
+
+        assert isinstance(event, hosts.HostWentOffline)
+        assert (event.hostname, event.heartbeat_seq, event.heartbeat["cpu_usage"]) == ("web1", 1, 0.5)
+        assert web1.task_ids() == ["t1"]
+
+    async def test_whoever_was_said_to_be_offline_is_not_said_to_be_so_again(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.comes_online("web1")
+            await plane.run("t1", "web1")
+            await plane.recorded(hosts.HostWentOffline.KIND)
+            await plane.run("t2", "web1")
+            await self.barrier(plane, "t3", db1)
+
+        assert len(await plane.events(hosts.HostWentOffline.KIND)) == 1
 
     async def test_a_task_that_skips_whoever_is_offline_is_over_for_them_when_it_comes_back(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.dispatching():
