@@ -1,6 +1,7 @@
 """What dispatch, deadlines and presence promise, on every database and broker."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -14,16 +15,17 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes import dispatch
 from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
-from control_plane_wire.messages import ALLOWED_SKEW_S
+from control_plane_wire.messages import ALLOWED_SKEW_S, seal
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
 from control_plane_wire.signing import EVENT as EVENT_TAG
 from control_plane_wire.strict_json import JsonObject
-from control_plane_wire.transport.base import Transport
+from control_plane_wire.transport.base import Message, PublishOutcome, Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
@@ -221,6 +223,59 @@ class ProcessContract:
             await new1.received()
 
         assert new1.task_ids() == ["t1"]
+
+    async def test_many_are_published_some_at_a_time_and_each_host_has_its_tasks_in_their_order(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 4)
+        for number in range(5):
+            await plane.run(f"t{number}", "web1", "web2", "db1")
+        async with AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(plane.agent(name)) for name in ("web1", "web2", "db1")]
+            await stack.enter_async_context(plane.dispatching())
+            for agent in agents:
+                await agent.received(5)
+            await plane.recorded(SENT, number=15)
+
+        assert [agent.task_ids() for agent in agents] == [["t0", "t1", "t2", "t3", "t4"]] * 3
+        assert plane.tap.most_at_once == 4
+
+    async def test_few_are_signed_at_once_and_many_by_a_thread(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: dict[str, set[int]] = {}
+
+        def seal_and_tell(message: JsonObject, *given: Any, **more: Any) -> bytes:
+            threads.setdefault(str(message["task_id"]), set()).add(threading.get_ident())
+            return seal(message, *given, **more)
+
+        monkeypatch.setattr(dispatch, "INLINE", 2)
+        monkeypatch.setattr(dispatch, "seal", seal_and_tell)
+        async with plane.dispatching():
+            await plane.run("few", "web1", "web2")
+            await plane.recorded(RETURNED, number=2)
+            await plane.run("many", "web1", "web2", "db1")
+            await plane.recorded(RETURNED, number=5)
+
+        assert threads["few"] == {threading.get_ident()}
+        assert threads["many"].isdisjoint({threading.get_ident()})
+
+    async def test_what_expires_while_others_are_published_before_it_is_not_published(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def take_a_minute(message: Message) -> PublishOutcome:
+            plane.clock.advance(60)
+            return await publish(message)
+
+        plane.tap.publish = take_a_minute  # type: ignore[method-assign]
+        async with plane.agent("web1"), plane.dispatching():
+            seq = await plane.run("t1", "web1", "web2", expires_in=60)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web2", seq)]
+
+        assert [message.routing_key for message in plane.tap.published] == ["cmd.node.web1"]
 
     # --- dispatch: what comes back
 
