@@ -48,6 +48,7 @@ CHUNK: Final = 64  # messages that are signed, published and recorded at once
 INLINE: Final = 8  # of them, those that are signed sooner here than by a thread
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
+DRIFT_S: Final = 30.0  # an agent that was told its groups says at once that it has bound them
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
 
 _logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class Dispatch:
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
+        self._drift_s = 0.0  # when to look for it again
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
@@ -132,6 +134,7 @@ class Dispatch:
                 self._take_in(stored)
             if events:
                 after = events[-1].seq
+            await self._look_for_drift()
             await self._configure()
             await self._publish_ready()
             if not events:
@@ -168,6 +171,7 @@ class Dispatch:
         since = await self._task_queries.online()
         self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
         self._to_configure = {host.hostname: after for host in there if host.drift}
+        self._drift_s = self._clock.monotonic_s() + DRIFT_S
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -336,6 +340,14 @@ class Dispatch:
         if any(_member_since(fleet.hosts[name], group) > task.as_of for name in members):
             return None  # its agent would refuse a message to many that is older than its membership
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
+
+    async def _look_for_drift(self) -> None:
+        """Whoever goes on saying other groups is told again: what it was sent may have died with its agent's queue."""
+        if self._clock.monotonic_s() < self._drift_s:
+            return
+        self._drift_s = self._clock.monotonic_s() + DRIFT_S
+        for host in await self._host_queries.drifted():
+            self._to_configure.setdefault(host.hostname, host.pos)
 
     async def _configure(self) -> None:
         """Tell hosts their groups, where those have changed or the agent has bound others."""

@@ -17,6 +17,7 @@ from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.processes import dispatch
 from control_plane.processes.deadlines import verdict
+from control_plane.processes.dispatch import DRIFT_S
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
@@ -784,6 +785,29 @@ class ProcessContract:
             await web1.received()
 
         assert web1.messages[0]["groups"] == {}
+
+    async def test_a_host_that_goes_on_saying_other_groups_is_told_again_until_it_has_bound_its_own(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1", groups=["web"])
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await web1.received()
+            await self.beat(plane, "web1", 2, groups=["web"])  # it was lost when the agent started anew
+            await plane.shown()
+            plane.clock.advance(DRIFT_S - 1)
+            await self.barrier(plane, "t1", db1)
+            assert len(web1.messages) == 1
+
+            plane.clock.advance(1)
+            await web1.received(2)
+            await self.beat(plane, "web1", 3, groups=["db"])
+            await plane.shown()
+            plane.clock.advance(DRIFT_S)
+            await self.barrier(plane, "t2", db1)
+            await self.barrier(plane, "t3", db1)
+
+        assert [message["groups"] for message in web1.messages] == [web1.messages[0]["groups"]] * 2
 
     async def test_whoever_takes_over_tells_those_who_have_bound_other_groups(self, plane: Plane) -> None:
         await plane.comes_online("web1", groups=["old"])
