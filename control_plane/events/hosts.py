@@ -97,7 +97,8 @@ class _PresenceChanged(Event):
     """A change of presence by the control plane's clock.
 
     Attributes:
-        heartbeat_seq: the last heartbeat that counted, in the heartbeat log.
+        heartbeat_seq: the last heartbeat that counted, in the heartbeat log; the one that it came online with, where a
+            command that came back tells that it is gone.
         heartbeat: its message, so that a host's last state outlives the heartbeat log's retention.
         cause: one line for people.
     """

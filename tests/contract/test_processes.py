@@ -1,7 +1,8 @@
 """What dispatch, deadlines and presence promise, on every database and broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes import dispatch
 from control_plane.processes.deadlines import verdict
+from control_plane.processes.dispatch import DRIFT_S
 from control_plane.processes.open_executions import FIRST_RETRY_S
+from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
-from control_plane_wire.messages import ALLOWED_SKEW_S
+from control_plane_wire.messages import ALLOWED_SKEW_S, seal
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
 from control_plane_wire.signing import EVENT as EVENT_TAG
 from control_plane_wire.strict_json import JsonObject
-from control_plane_wire.transport.base import Transport
+from control_plane_wire.transport.base import Message, PublishOutcome, Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
@@ -221,6 +225,59 @@ class ProcessContract:
 
         assert new1.task_ids() == ["t1"]
 
+    async def test_many_are_published_some_at_a_time_and_each_host_has_its_tasks_in_their_order(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 4)
+        for number in range(5):
+            await plane.run(f"t{number}", "web1", "web2", "db1")
+        async with AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(plane.agent(name)) for name in ("web1", "web2", "db1")]
+            await stack.enter_async_context(plane.dispatching())
+            for agent in agents:
+                await agent.received(5)
+            await plane.recorded(SENT, number=15)
+
+        assert [agent.task_ids() for agent in agents] == [["t0", "t1", "t2", "t3", "t4"]] * 3
+        assert plane.tap.most_at_once == 4
+
+    async def test_few_are_signed_at_once_and_many_by_a_thread(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: dict[str, set[int]] = {}
+
+        def seal_and_tell(message: JsonObject, *given: Any, **more: Any) -> bytes:
+            threads.setdefault(str(message["task_id"]), set()).add(threading.get_ident())
+            return seal(message, *given, **more)
+
+        monkeypatch.setattr(dispatch, "INLINE", 2)
+        monkeypatch.setattr(dispatch, "seal", seal_and_tell)
+        async with plane.dispatching():
+            await plane.run("few", "web1", "web2")
+            await plane.recorded(RETURNED, number=2)
+            await plane.run("many", "web1", "web2", "db1")
+            await plane.recorded(RETURNED, number=5)
+
+        assert threads["few"] == {threading.get_ident()}
+        assert threads["many"].isdisjoint({threading.get_ident()})
+
+    async def test_what_expires_while_others_are_published_before_it_is_not_published(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def take_a_minute(message: Message) -> PublishOutcome:
+            plane.clock.advance(60)
+            return await publish(message)
+
+        plane.tap.publish = take_a_minute  # type: ignore[method-assign]
+        async with plane.agent("web1"), plane.dispatching():
+            seq = await plane.run("t1", "web1", "web2", expires_in=60)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web2", seq)]
+
+        assert [message.routing_key for message in plane.tap.published] == ["cmd.node.web1"]
+
     # --- dispatch: what comes back
 
     async def test_what_nobody_is_bound_for_is_recorded_as_returned_and_sent_when_the_host_comes(
@@ -264,6 +321,37 @@ class ProcessContract:
         assert event == hosts.HostWentOffline(
             hostname="web1", heartbeat_seq=1, heartbeat=beat.message, cause="a command came back: its queue is gone"
         )
+
+    async def test_it_is_said_to_be_offline_though_the_table_has_not_seen_it_come(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            before = await plane.host_queries.by_name(["web1"])
+
+            async def behind(_names: Collection[str]) -> dict[str, HostView]:
+                return before
+
+            plane.host_queries.by_name = behind  # type: ignore[method-assign]
+            await plane.comes_online("web1", cpu_usage=0.5)
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1", 2)
+                await web1.received()
+
+        assert isinstance(event, hosts.HostWentOffline)
+        assert (event.hostname, event.heartbeat_seq, event.heartbeat["cpu_usage"]) == ("web1", 1, 0.5)
+        assert web1.task_ids() == ["t1"]
+
+    async def test_whoever_was_said_to_be_offline_is_not_said_to_be_so_again(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.comes_online("web1")
+            await plane.run("t1", "web1")
+            await plane.recorded(hosts.HostWentOffline.KIND)
+            await plane.run("t2", "web1")
+            await self.barrier(plane, "t3", db1)
+
+        assert len(await plane.events(hosts.HostWentOffline.KIND)) == 1
 
     async def test_a_task_that_skips_whoever_is_offline_is_over_for_them_when_it_comes_back(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.dispatching():
@@ -697,6 +785,29 @@ class ProcessContract:
             await web1.received()
 
         assert web1.messages[0]["groups"] == {}
+
+    async def test_a_host_that_goes_on_saying_other_groups_is_told_again_until_it_has_bound_its_own(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1", groups=["web"])
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await web1.received()
+            await self.beat(plane, "web1", 2, groups=["web"])  # it was lost when the agent started anew
+            await plane.shown()
+            plane.clock.advance(DRIFT_S - 1)
+            await self.barrier(plane, "t1", db1)
+            assert len(web1.messages) == 1
+
+            plane.clock.advance(1)
+            await web1.received(2)
+            await self.beat(plane, "web1", 3, groups=["db"])
+            await plane.shown()
+            plane.clock.advance(DRIFT_S)
+            await self.barrier(plane, "t2", db1)
+            await self.barrier(plane, "t3", db1)
+
+        assert [message["groups"] for message in web1.messages] == [web1.messages[0]["groups"]] * 2
 
     async def test_whoever_takes_over_tells_those_who_have_bound_other_groups(self, plane: Plane) -> None:
         await plane.comes_online("web1", groups=["old"])

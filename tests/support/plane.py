@@ -80,15 +80,28 @@ class WeakLog(EventLog):
 
 @dataclass
 class Tap:
-    """A publisher that answers what a test says, in turn, and then publishes for good; it keeps what it was given."""
+    """A publisher that answers what a test says, in turn, and then publishes for good; it keeps what it was given.
+
+    Attributes: `most_at_once`: that were in its hands at the same time.
+    """
 
     inner: PublisherPort
     answers: deque[Exception | PublishOutcome] = field(default_factory=deque)
     published: list[Message] = field(default_factory=list)
     hangs: bool = False
+    at_once: int = 0
+    most_at_once: int = 0
 
     async def publish(self, message: Message) -> PublishOutcome:
         self.published.append(message)
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            return await self._publish(message)
+        finally:
+            self.at_once -= 1
+
+    async def _publish(self, message: Message) -> PublishOutcome:
         if self.hangs:
             await asyncio.Event().wait()
         if not self.answers:

@@ -138,6 +138,12 @@ class HostQueries:
         """Every host that ever was, in whatever state: for dispatch and presence."""
         return await self._select()
 
+    async def drifted(self) -> list[HostView]:
+        """Hosts that are there and have bound other groups than they are assigned."""
+        t = self._host
+        differs = (t.c.state.in_(["online", "stale"]), t.c.groups_bound.is_not(None), t.c.groups_bound != t.c.groups)
+        return [host for host in await self._select(*differs) if host.drift]
+
     async def heard(self) -> tuple[Positions, list[HeardHost]]:
         """A position of both logs, and every registered host, at least as new as that."""
         t = self._host

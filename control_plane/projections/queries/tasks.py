@@ -234,6 +234,12 @@ class TaskQueries:
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
 
+    async def online(self) -> dict[str, int]:
+        """The event of each host's last coming online."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(self._online.c.hostname, self._online.c.online_seq))
+            return {row.hostname: row.online_seq for row in rows}
+
     async def overdue(self, now_s: int, *, limit: int) -> list[OpenExecution]:
         """Open executions whose silence is an outcome by now, in the order of their deadlines.
 
