@@ -17,7 +17,7 @@ from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
-from control_plane.commands.handling import Handling
+from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
 from control_plane.events.log import EventLog
@@ -145,11 +145,7 @@ def services_of(
 ) -> list[Service]:
     """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
     metrics = Metrics()
-    happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
-
-    def count(what: str, number: int) -> None:
-        happened.add(number, what=what)
-
+    count = metrics.happenings()
     publisher = Publisher(transport)
     rebuilder = Rebuilder(core.database, core.log)
     streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
@@ -205,6 +201,7 @@ def services_of(
         ],
         "api": [
             rebuilder,
+            DenialRecorder(core.handling),
             HttpService(
                 services_of_api(core, metrics, rebuilder, _probes(roles, publisher, results), dev=dev), listener
             ),
@@ -231,7 +228,11 @@ def services_of_api(
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
         tasks=TaskHandler(
-            core.handling, _Presences(core.host_queries), limits=limits, require_preview=settings.require_preview
+            core.handling,
+            _Presences(core.host_queries),
+            limits=limits,
+            require_preview=settings.require_preview,
+            count=metrics.happenings(),
         ),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,

@@ -61,7 +61,7 @@ async def rebuild(
 
     Raises:
         FoldError: an event cannot be folded; a rebuild sets nothing aside.
-        RefusedError: `rebuild_running`: two at once would fold into the same tables. `not_projected`: there is nothing
+        RefusedError: `rebuild_running`: two at once would fold into the same tables. `not_folded`: there is nothing
             yet to rebuild. `other_version`: a release that knows other tables is running, so they cannot be switched.
         LeaseLostError: this one stood still for so long that another has begun.
     """
@@ -136,7 +136,9 @@ async def _row_of(database: Database, live: Projection) -> tuple[Positions, int]
     async with database.read() as connection:
         row = (await connection.execute(select(follower).where(follower.c.name == live.key))).one_or_none()
     if row is None:
-        raise RefusedError("not_projected", f"{live.name} has never been projected: start the server once")
+        raise RefusedError(
+            "not_folded", f"{live.name} has not been folded yet: run the server with the role projectors"
+        )
     return Positions(row.event_seq, row.heartbeat_seq), row.version
 
 
