@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.projections.folding import create_tables
 from control_plane.projections.hosts import HostsProjection
-from control_plane.projections.projector import create_tables
 from control_plane.projections.queries.hosts import HostQueries, Usage
 from control_plane.storage.engine import Database
 from tests.support.database import migrated, sqlite_url
