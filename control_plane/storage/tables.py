@@ -152,7 +152,7 @@ checkpoint = Table(
     Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the log whose tree was signed"),
     Column("size", Int64, primary_key=True, autoincrement=False, comment="how many events the tree is over"),
     Column("recorded_us", Int64, nullable=False, comment="UTC microseconds at which it was signed"),
-    Column("note", Identifier(NOTE_BYTES), nullable=False, comment="the signed note, as C2SP's tlog-checkpoint"),
+    Column("note", Bytes(NOTE_BYTES), nullable=False, comment="the signed note, as C2SP's tlog-checkpoint"),
     **EXACT,
 )
 
