@@ -93,12 +93,6 @@ class Checkpoints:
         good = [signed for signed in reversed(found) if isinstance(signed, Signed)]
         return good, sorted(size for size in found if isinstance(size, int))
 
-    async def has(self, log: LogName, note: str, size: int) -> bool:
-        """Whether this very note is among the rows."""
-        wanted = select(table.c.note).where(table.c.log == log, table.c.size == size)
-        async with self._database.read() as connection:
-            return await connection.scalar(wanted) == note.encode()
-
     async def put(self, log: LogName, signed: Signed | None, tiles: Collection[Tile]) -> None:
         """Keep a checkpoint, where its size is not there yet, and the tiles that have become complete with it.
 

@@ -106,8 +106,6 @@ class ProofContract:
         good, bad = await checkpoints.all(EVENT)
         assert [signed.size for signed in good] == [10, 300, 301]
         assert bad == [400, 500, 600, 700]
-        assert await checkpoints.has(EVENT, self.signed(leaves, 300).note, 300)
-        assert not await checkpoints.has(EVENT, self.signed(leaves, 300).note, 301)
 
     async def test_the_same_size_again_changes_nothing(self, checkpoints: Checkpoints, leaves: list[bytes]) -> None:
         await checkpoints.put(EVENT, self.signed(leaves, 10), [])

@@ -1,0 +1,86 @@
+"""Every agent is a witness: it keeps the newest checkpoint that it was told, and its heartbeats bring that back.
+
+Whatever they bring back has to be of ours, and of the log as it is. A database that came back without its tail, or was
+rewritten with all that is beside it, does not fit what the hosts remember.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from control_plane.errors import LogDamagedError
+from control_plane.events import registry
+from control_plane.events.checkpoints import Checkpoints
+from control_plane.events.envelope import EVENT, StoredEvent
+from control_plane.events.hosts import CheckpointDisputed, HeartbeatReceived
+from control_plane.events.log import EventLog
+from control_plane.events.tiles import StoredTree
+from control_plane.observability import Count
+from control_plane_wire.errors import MalformedMessageError, WireError
+
+FIELD: Final = b'"checkpoint":"'  # as canonical JSON has it; within a text its quotes would be escaped
+REMEMBERED: Final = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class Witnesses:
+    """Compares what heartbeats bring back with the log.
+
+    Args:
+        tree: of the event log, as the database has it.
+    """
+
+    def __init__(self, log: EventLog, tree: StoredTree, checkpoints: Checkpoints, *, count: Count) -> None:
+        self._log = log
+        self._tree = tree
+        self._checkpoints = checkpoints
+        self._count = count
+        self._fitting: OrderedDict[bytes, None] = OrderedDict()  # hosts bring back the same few, again and again
+        self._disputed: set[str] = set()  # one event a host: it may send another note each time
+
+    async def hear(self, heartbeats: Sequence[StoredEvent]) -> None:
+        """Record a dispute for each host whose checkpoint does not fit.
+
+        Raises:
+            StorageUnavailableError: the same again.
+        """
+        for stored in heartbeats:
+            _, found, rest = stored.body.partition(FIELD)
+            text = rest.partition(b'"')[0]
+            if found and text not in self._fitting:
+                await self._compare(stored, text)
+
+    async def _compare(self, stored: StoredEvent, text: bytes) -> None:
+        try:
+            event = registry.decode(stored)
+        except MalformedMessageError:
+            return
+        note = event.message.get("checkpoint") if isinstance(event, HeartbeatReceived) else None
+        if not isinstance(note, str) or not isinstance(event, HeartbeatReceived):
+            return
+        reason = await self._misfit(note)
+        if reason is None:
+            self._fitting[text] = None
+            while len(self._fitting) > REMEMBERED:
+                self._fitting.popitem(last=False)
+            return
+        self._count("checkpoints_disputed", 1)
+        if event.hostname not in self._disputed:
+            disputed = CheckpointDisputed(hostname=event.hostname, checkpoint=note, reason=reason)
+            await self._log.append([disputed.to_new_event(actor="checkpoints")])
+            self._disputed.add(event.hostname)
+            _logger.error("a host's checkpoint does not fit", extra={"hostname": event.hostname, "reason": reason})
+
+    async def _misfit(self, note: str) -> str | None:
+        """Why a checkpoint cannot be of this log, None where it is."""
+        try:
+            signed = self._checkpoints.opened(EVENT, note)
+            head = await self._log.head(EVENT)
+            if head.seq < signed.size:
+                return f"it was signed over {signed.size} events, and the log has {head.seq}"
+            tree = await self._tree.compact_range(signed.size)
+        except (WireError, LogDamagedError) as error:
+            return str(error)
+        return None if tree.root() == signed.root else f"the tree over the first {signed.size} events is another one"
