@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import insert, select
 
 from control_plane.errors import LogDamagedError, NotFoundError, RefusedError
-from control_plane.events.envelope import LogName
+from control_plane.events.envelope import EVENT, LogName
 from control_plane.events.merkle import inclusion_spans, leaf_data
 from control_plane.events.pages import read_row
 from control_plane.events.proofs import Proof
@@ -86,6 +86,11 @@ class Checkpoints:
             if isinstance(signed, Signed):
                 return signed
         return None
+
+    async def newest_event_note(self) -> str | None:
+        """What agents are told."""
+        signed = await self.newest(EVENT)
+        return None if signed is None else signed.note
 
     async def all(self, log: LogName) -> tuple[list[Signed], list[int]]:
         """Those that count, by their size, and the sizes of the rows that do not."""

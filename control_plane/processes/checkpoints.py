@@ -37,12 +37,6 @@ MOST_TILES: Final = 1024  # kept in memory until the tree is seen to be the head
 
 _logger = logging.getLogger(__name__)
 
-Heard = Callable[[Sequence[StoredEvent]], Awaitable[None]]
-
-
-async def _nobody(_: Sequence[StoredEvent]) -> None:
-    return
-
 
 class Signer:
     """Follows one log and signs it. Attributes: `alarm`: one line on what does not fit, None where all does.
@@ -64,7 +58,7 @@ class Signer:
         clock: Clock,
         *,
         count: Count,
-        heard: Heard = _nobody,
+        heard: Callable[[Sequence[StoredEvent]], Awaitable[None]] | None = None,
         tell: Callable[[str], None] | None = None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
@@ -176,7 +170,8 @@ class Signer:
             page = await self._log.read(self.name, after=growing.size, limit=PAGE, upto=upto)
             if not page:
                 raise LogDamagedError(self.name, growing.size + 1)
-            await self._heard(page)
+            if self._heard is not None:
+                await self._heard(page)
             complete = growing.extend([leaf_hash(row_of_stored(event)) for event in page])
             self._tiles += [tile for tile in complete if tile.idx >= self._stored_tiles]
             if len(self._tiles) > MOST_TILES:

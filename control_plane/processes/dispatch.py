@@ -24,6 +24,7 @@ from control_plane.observability import Count
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.processes.witnesses import Rounds
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
@@ -98,6 +99,7 @@ class Dispatch:
         clock: Clock,
         *,
         count: Count,
+        rounds: Rounds | None = None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
@@ -110,6 +112,7 @@ class Dispatch:
         self._host_queries = host_queries
         self._clock = clock
         self._count = count
+        self._rounds = rounds or Rounds()
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
@@ -157,6 +160,7 @@ class Dispatch:
         self._basic = {host.hostname for host in registered if host.basic}
         is_there = {"online", "stale"}
         self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
+        self._rounds.restart((h.hostname for h in registered if h.state in is_there), self._clock.monotonic_s())
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -201,6 +205,7 @@ class Dispatch:
             assigned = set(host.groups) if host else set()
             if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
                 self._to_configure[event.hostname] = seq
+            self._rounds.online(event.hostname, self._clock.monotonic_s())
         self._open.online(event.hostname, seq)
 
     def _remember(self, task: TaskAccepted) -> None:
@@ -299,8 +304,10 @@ class Dispatch:
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
 
     async def _configure(self) -> None:
-        """Tell hosts their groups, where those have changed or the agent has bound others."""
-        if not self._to_configure or self._clock.monotonic_s() < self._configure_s:
+        """Tell hosts their groups, where those have changed or the agent has bound others, and the checkpoint."""
+        now_s = self._clock.monotonic_s()
+        note = await self._rounds.go(now_s, self._to_configure, seq=self._authority.position)
+        if not self._to_configure or now_s < self._configure_s:
             return
         wanted, self._to_configure = self._to_configure, {}
         as_of = await self._authority.refresh()
@@ -313,6 +320,7 @@ class Dispatch:
                     as_of=as_of,
                     groups=dict(self._authority.fleet.hosts[hostname].groups),
                     keys=self._keyring.states(),
+                    checkpoint=note,
                 ),
                 configures=(hostname, seq),
             )
@@ -368,6 +376,8 @@ class Dispatch:
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
             self._again(send.dues, FIRST_RETRY_S)
+            if send.configures is not None:
+                self._rounds.told(send.configures[0], self._clock.monotonic_s())
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues

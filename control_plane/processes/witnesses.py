@@ -4,9 +4,11 @@ Whatever they bring back has to be of ours, and of the log as it is. A database 
 rewritten with all that is beside it, does not fit what the hosts remember.
 """
 
+import heapq
 import logging
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from control_plane.errors import LogDamagedError
@@ -21,8 +23,64 @@ from control_plane_wire.errors import MalformedMessageError, WireError
 
 FIELD: Final = b'"checkpoint":"'  # as canonical JSON has it; within a text its quotes would be escaped
 REMEMBERED: Final = 1000
+EVERY_S: Final = 3600
+NOTHING_YET_S: Final = 60.0  # until it is looked again whether there is a checkpoint to tell
 
 _logger = logging.getLogger(__name__)
+
+
+class Rounds:
+    """When each host is to be told the newest checkpoint: as it comes online, and then once an hour.
+
+    Args:
+        checkpoint: the newest one, None where there is none yet; without it nobody is ever told.
+    """
+
+    def __init__(self, checkpoint: Callable[[], Awaitable[str | None]] | None = None) -> None:
+        self._checkpoint = checkpoint
+        self._next_s: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+
+    def restart(self, hostnames: Iterable[str], now_s: float) -> None:
+        """Somebody else has told these, who knows when: they are due over the next hour, not all at once."""
+        self._next_s, self._heap = {}, []
+        for hostname in hostnames:
+            self._put(hostname, now_s + zlib.crc32(hostname.encode()) % EVERY_S)
+
+    def online(self, hostname: str, now_s: float) -> None:
+        self._put(hostname, now_s)
+
+    def told(self, hostname: str, now_s: float) -> None:
+        self._put(hostname, now_s + EVERY_S)
+
+    async def go(self, now_s: float, to_configure: dict[str, int], *, seq: int) -> str | None:
+        """Count whoever is due among the hosts to configure, each with the event for which it is; the checkpoint.
+
+        Nobody of them is due again until it was told, or has come online.
+        """
+        due = self._due(now_s)
+        if self._checkpoint is None or not (due or to_configure):
+            return None
+        note = await self._checkpoint()
+        for hostname in due:
+            if note is None:
+                self._put(hostname, now_s + NOTHING_YET_S)
+            else:
+                to_configure.setdefault(hostname, seq)
+        return note
+
+    def _put(self, hostname: str, at_s: float) -> None:
+        self._next_s[hostname] = at_s
+        heapq.heappush(self._heap, (at_s, hostname))
+
+    def _due(self, now_s: float) -> list[str]:
+        found = []
+        while self._heap and self._heap[0][0] <= now_s:
+            at_s, hostname = heapq.heappop(self._heap)
+            if self._next_s.get(hostname) == at_s:  # else it was put at another time since
+                del self._next_s[hostname]
+                found.append(hostname)
+        return found
 
 
 class Witnesses:
