@@ -25,6 +25,7 @@ from control_plane_wire.checkpoints import Checkpoint, verified
 from control_plane_wire.errors import SignatureError, WireError
 
 PAGE: Final = 100
+_ROWS: Final = select(table.c.size, table.c.recorded_us, table.c.note)
 
 
 def origin_of(installation: str, log: LogName) -> str:
@@ -92,11 +93,22 @@ class Checkpoints:
         signed = await self.newest(EVENT)
         return None if signed is None else signed.note
 
-    async def all(self, log: LogName) -> tuple[list[Signed], list[int]]:
-        """Those that count, by their size, and the sizes of the rows that do not."""
-        found = [signed async for signed in self._descending(log)]
-        good = [signed for signed in reversed(found) if isinstance(signed, Signed)]
-        return good, sorted(size for size in found if isinstance(size, int))
+    async def some(self, log: LogName, *, most: int) -> tuple[list[Signed], list[int]]:
+        """Those that count, and the sizes of the rows that do not, by size; of many rows a share that is spread evenly.
+
+        The largest is always among them, and says all that the smaller ones do.
+        """
+        async with self._database.read() as connection:
+            wanted = select(table.c.size).where(table.c.log == log).order_by(table.c.size.desc())
+            sizes = list(await connection.scalars(wanted))
+            sizes = sizes[:: len(sizes) // most + 1]
+            rows: list[tuple[int, int, bytes]] = []
+            for at in range(0, len(sizes), PAGE):
+                part = _ROWS.where(table.c.log == log, table.c.size.in_(sizes[at : at + PAGE]))
+                rows += [(row.size, row.recorded_us, row.note) for row in await connection.execute(part)]
+        found = [self._checked(log, *row) for row in sorted(rows)]
+        good = [signed for signed in found if isinstance(signed, Signed)]
+        return good, [size for size in found if isinstance(size, int)]
 
     async def put(self, log: LogName, signed: Signed | None, tiles: Collection[Tile]) -> None:
         """Keep a checkpoint, where its size is not there yet, and the tiles that have become complete with it.
@@ -145,23 +157,23 @@ class Checkpoints:
 
     async def _descending(self, log: LogName) -> AsyncIterator[Signed | int]:
         """The rows from the largest size down: the checkpoint, or where it does not count, only its size."""
-        below: int | None = None
+        below = 2**63 - 1
         while True:
-            wanted = select(table.c.size, table.c.recorded_us, table.c.note).where(table.c.log == log)
-            if below is not None:
-                wanted = wanted.where(table.c.size < below)
+            wanted = _ROWS.where(table.c.log == log, table.c.size < below)
             async with self._database.read() as connection:
                 rows = (await connection.execute(wanted.order_by(table.c.size.desc()).limit(PAGE))).all()
-            for size, recorded_us, note in rows:
-                below = size
-                try:
-                    signed = self.opened(log, note.decode(errors="replace"), recorded_us)
-                except WireError:
-                    yield size
-                else:
-                    yield signed if signed.size == size else size
+            for row in rows:
+                yield self._checked(log, *row)
             if len(rows) < PAGE:
                 return
+            below = rows[-1].size
+
+    def _checked(self, log: LogName, size: int, recorded_us: int, note: bytes) -> Signed | int:
+        try:
+            signed = self.opened(log, note.decode(errors="replace"), recorded_us)
+        except WireError:
+            return size
+        return signed if signed.size == size else size
 
 
 class CheckpointFile:

@@ -87,3 +87,10 @@ async def large_seqs(connection: AsyncConnection, log: LogName, after: int, upto
     c = EVENT_TABLES[log].c
     wanted = select(c.seq).where(c.seq > after, c.seq <= upto, func.length(c.body) >= LARGE_BYTES)
     return list(await connection.scalars(wanted.order_by(c.seq)))
+
+
+async def next_seq(connection: AsyncConnection, log: LogName, after: int) -> int:
+    """The first seq beyond a gap that an event has; one past all that there can be where none has."""
+    c = EVENT_TABLES[log].c
+    found = await connection.scalar(select(func.min(c.seq)).where(c.seq > after))
+    return 2**63 - 1 if found is None else int(found)

@@ -135,7 +135,7 @@ class CheckpointContract:
         signing.clock.advance(3600)
         assert not await signer.look()
 
-        assert [signed.size for signed in (await signing.checkpoints.all(EVENT))[0]] == [1, 1000, 2000]
+        assert [signed.size for signed in (await signing.checkpoints.some(EVENT, most=100))[0]] == [1, 1000, 2000]
 
     async def test_tiles_are_written_as_they_become_complete_and_are_those_of_the_log(self, signing: Signing) -> None:
         signer, tree = signing.signer(), StoredTree(signing.database, EVENT)
