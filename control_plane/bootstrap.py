@@ -20,13 +20,19 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
+from control_plane.events.access import KeyAdded
+from control_plane.events.checkpoints import CheckpointFile, Checkpoints
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
+from control_plane.events.tiles import StoredTree
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
-from control_plane.observability import Metrics
+from control_plane.observability import Count, Metrics, to_syslog
+from control_plane.processes.checkpoints import CheckpointProcess, Signer
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.presence import Presence as PresenceProcess
+from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
@@ -61,6 +67,7 @@ class Core:
     clock: Clock
     failpoints: Failpoints
     keyring: Keyring
+    checkpoints: Checkpoints
     authority: Authority
     handling: Handling
     access: AccessHandler
@@ -101,6 +108,9 @@ async def open_core(
                 clock=clock,
                 failpoints=failpoints,
                 keyring=keyring,
+                checkpoints=Checkpoints(
+                    database, installation=await installation_of(log, keyring), public_keys=keyring.public_keys
+                ),
                 authority=authority,
                 handling=handling,
                 access=AccessHandler(
@@ -111,6 +121,12 @@ async def open_core(
                 projection_queries=ProjectionQueries(database, log, hub, clock),
                 hub=hub,
             )
+
+
+async def installation_of(log: EventLog, keyring: Keyring) -> str:
+    """What names this installation in its checkpoints, for ever: the id of the first key that it signed with."""
+    first = await log.read(EVENT, after=0, kinds={KeyAdded.KIND}, limit=1)
+    return (first[0].key_id if first else None) or keyring.active.key_id
 
 
 class _Presences:
@@ -168,6 +184,7 @@ def services_of(
             return 0
         return None if publisher.is_blocked else heartbeats.connected_since_us
 
+    signing = _signing(core, leases, count)
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, failpoints=core.failpoints)
@@ -187,6 +204,7 @@ def services_of(
                 core.host_queries,
                 core.clock,
                 count=count,
+                rounds=Rounds(core.checkpoints.newest_event_note),
                 failpoints=core.failpoints,
             ),
             Deadlines(core.log, leases, core.hub, core.task_queries, core.clock, failpoints=core.failpoints),
@@ -198,12 +216,14 @@ def services_of(
                 hearing_since_us=hearing_since_us,
                 failpoints=core.failpoints,
             ),
+            signing,
         ],
         "api": [
             rebuilder,
             DenialRecorder(core.handling),
             HttpService(
-                services_of_api(core, metrics, rebuilder, _probes(roles, publisher, results), dev=dev), listener
+                services_of_api(core, metrics, rebuilder, _probes(roles, publisher, results, signing), dev=dev),
+                listener,
             ),
         ]
         if listener is not None
@@ -224,6 +244,7 @@ def services_of_api(
         log=core.log,
         authority=core.authority,
         keyring=core.keyring,
+        checkpoints=core.checkpoints,
         access=core.access,
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
@@ -247,7 +268,31 @@ def services_of_api(
     )
 
 
-def _probes(roles: Collection[str], publisher: Publisher, results: Ingest) -> list[Probe]:
+def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:
+    """A signer for each log; the one of the heartbeats also hears what hosts bring back."""
+    witnesses = Witnesses(core.log, StoredTree(core.database, EVENT), core.checkpoints, count=count)
+    syslog = core.settings.checkpoint_syslog
+
+    signers = [
+        Signer(
+            name,
+            core.log,
+            StoredTree(core.database, name),
+            core.checkpoints,
+            CheckpointFile(core.settings.state_dir, name),
+            core.keyring,
+            core.clock,
+            count=count,
+            heard=witnesses.hear if name == HEARTBEAT_EVENT else None,
+            tell=to_syslog(syslog, "control-plane-checkpoint") if syslog else None,
+            failpoints=core.failpoints,
+        )
+        for name in (EVENT, HEARTBEAT_EVENT)
+    ]
+    return CheckpointProcess(leases, signers)
+
+
+def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signing: CheckpointProcess) -> list[Probe]:
     """What `/readyz` looks at, beside the database."""
 
     async def broker() -> str | None:
@@ -257,7 +302,11 @@ def _probes(roles: Collection[str], publisher: Publisher, results: Ingest) -> li
             return "no session to consume on"
         return "the broker takes no publishes (memory or disk alarm?)" if publisher.is_blocked else None
 
-    return [Probe("broker", broker)] if {"processes", "ingest"} & set(roles) else []
+    async def checkpoints() -> str | None:
+        return signing.alarm
+
+    probes = [Probe("broker", broker)] if {"processes", "ingest"} & set(roles) else []
+    return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes
 
 
 async def serve(settings: Settings, roles: Collection[str]) -> None:

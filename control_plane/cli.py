@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 USAGE, FAILED = 2, 1
 ROLES = ("viewer", "operator", "administrator")
+FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
+SHOWN = 20  # places of each fault
 
 Then: TypeAlias = Literal["drop", "switch", "keep"]
 Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int | None]]
@@ -116,7 +118,29 @@ def _parser() -> argparse.ArgumentParser:
     retry = _add(projections, "retry", _projections_retry, "fold the events again that were set aside")
     for each in (back, retry):
         each.add_argument("name", metavar="NAME")
+    _audit_parser(commands)
     return parser
+
+
+def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    audit = commands.add_parser("audit", help="the log's proof: verify, prove, check, checkpoint").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    verify = _add(audit, "verify", _audit_verify, "hash a log anew; check gaps, keys, checkpoints, signatures")
+    verify.add_argument("--from", dest="first", type=int, default=1, metavar="SEQ", help="default: %(default)s")
+    verify.add_argument("--to", dest="last", type=int, metavar="SEQ", help="default: the last event")
+    verify.add_argument("--no-signatures", action="store_true", help="hashes and keys alone, which is much quicker")
+    prove = _add(audit, "prove", _audit_prove, "write a proof that an event is in the log, with all of the event in it")
+    prove.add_argument("seq", type=int, metavar="SEQ")
+    prove.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    newest = _add(audit, "checkpoint", _audit_checkpoint, "print the newest signed checkpoint")
+    for parser in (verify, prove, newest):
+        parser.add_argument("--log", choices=("event", "heartbeat_event"), default="event", help="default: %(default)s")
+    check = _add(audit, "check", _audit_check, "verify a proof, without the database and without settings")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--key", required=True, metavar="BASE64|FILE", help="the control plane's public key: GET /api/v1/keys"
+    )
 
 
 def _add(
@@ -302,6 +326,77 @@ def _progress(name: str, done: int, total: int, seconds: float) -> None:
         end = "\n" if done >= total else ""
         text = f"\r{name}: {done}/{total} events  {rate:,.0f}/s  {left_s:.0f} s left "
         print(text, end=end, file=sys.stderr, flush=True)
+
+
+async def _audit_verify(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        report = await office.verify(
+            arguments.log,
+            first=arguments.first,
+            last=arguments.last,
+            signatures=not arguments.no_signatures,
+            progress=_progress,
+        )
+    span = f"{report.first} to {report.last}" if report.last else "none yet"
+    signed = f"{report.checkpoints} checkpoints, the newest over {report.signed} events"
+    print(f"{report.log}: events {span}; {signed}")
+    for fault, meaning in FAULTS.items():
+        found = [finding for finding in report.findings if finding.fault == fault]
+        print(f"{meaning:<20} {sum(finding.last - finding.first + 1 for finding in found):>10}")
+        for finding in found[:SHOWN]:
+            place = str(finding.first) if finding.first == finding.last else f"{finding.first} to {finding.last}"
+            print(f"  {place}: {finding.detail}")
+        if len(found) > SHOWN:
+            print(f"  … and {len(found) - SHOWN} more places")
+    return FAILED if report.findings else 0
+
+
+async def _audit_prove(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        proof = await office.core.checkpoints.prove(arguments.log, arguments.seq, is_patient=True)
+    if arguments.out is None:
+        print(proof.to_text(), end="")
+    else:
+        arguments.out.write_text(proof.to_text(), encoding="utf-8")
+
+
+async def _audit_checkpoint(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        newest = await office.newest_checkpoint(arguments.log)
+    if newest is None:
+        print("control-plane: nothing is signed yet", file=sys.stderr)
+        return FAILED
+    print(newest.note, end="")
+    return 0
+
+
+def _text_or_file(given: str) -> str:
+    path = Path(given)
+    return (path.read_text(encoding="utf-8") if path.is_file() else given).strip()
+
+
+async def _audit_check(arguments: argparse.Namespace) -> int:
+    from control_plane.errors import ConfigurationError
+    from control_plane.events.proofs import Proof
+    from control_plane_wire.errors import WireError
+    from control_plane_wire.signing import decode_public_key
+
+    try:
+        text = arguments.file.read_text(encoding="utf-8")
+        key = decode_public_key(_text_or_file(arguments.key))
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        raise ConfigurationError(f"cannot be read: {error}") from error
+    try:
+        checkpoint, event = Proof.parse(text).check([key])
+    except WireError as error:
+        print(f"not proved: {error}")
+        return FAILED
+    print(f"proved: event {event.seq} is in {checkpoint.origin}, whose first {checkpoint.size} events are signed")
+    for name in ("recorded_us", "kind", "actor", "task_id", "hostname", "key_id"):
+        if (value := getattr(event, name)) is not None:
+            print(f"  {name:<12} {value}")
+    print(f"  {'body':<12} {event.body.decode(errors='backslashreplace')}")
+    return 0
 
 
 if __name__ == "__main__":

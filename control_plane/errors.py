@@ -10,7 +10,7 @@
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     │  └─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
-    ├─ LogDamagedError(log, seq)       hole below the head, still there under its lock: halt, alarm, never skip
+    ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
     └─ ConfigurationError              only at start: one clear line, exit 2
 
@@ -78,10 +78,10 @@ class LeaseLostError(ControlPlaneError):
 
 
 class LogDamagedError(ControlPlaneError):
-    """There is no event `seq` in `log` though its head is beyond it."""
+    """There is no event `seq` in `log` though its head is beyond it; or with a detail, what else does not fit there."""
 
-    def __init__(self, log: str, seq: int) -> None:
-        super().__init__(f"{log} {seq} is missing below the head")
+    def __init__(self, log: str, seq: int, detail: str = "is missing below the head") -> None:
+        super().__init__(f"{log} {seq} {detail}")
         self.log = log
         self.seq = seq
 

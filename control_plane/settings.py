@@ -41,7 +41,11 @@ class Settings(BaseSettings):
         None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
     )
     state_dir: Path = Field(
-        Path("/var/lib/control-plane"), description="directory of the signing key; back it up, and keep it private"
+        Path("/var/lib/control-plane"),
+        description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
+    )
+    checkpoint_syslog: str | None = Field(
+        None, description="ADDRESS:PORT (UDP) or a socket's path: a syslog that is sent each signed checkpoint too"
     )
     require_preview: Literal["off", "guarded", "always"] = Field(
         "off",
@@ -73,6 +77,13 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value and urlsplit(value.get_secret_value()).scheme not in {"amqp", "amqps"}:
             raise ValueError("must begin with amqp:// or amqps://")
+        return value
+
+    @field_validator("checkpoint_syslog")
+    @classmethod
+    def _syslog(cls, value: str | None) -> str | None:
+        if value and not value.startswith("/"):
+            cls._host_and_port(value)
         return value
 
     @field_validator("listen")

@@ -8,6 +8,7 @@ from typing import Final
 
 from control_plane_agent.disk import Disk, RealDisk
 from control_plane_agent.errors import ConfigurationError
+from control_plane_agent.witness import objection
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.fields import Fields
@@ -50,12 +51,21 @@ class Identity:
         """The log position that this is the control plane's word of; an older word changes nothing."""
         return max(self.enrolled_as_of, self.configured_as_of)
 
+    def objection(self, message: ConfigureMessage) -> str | None:
+        """Why the checkpoint of a `configure` does not follow the one that is kept; None where it does."""
+        if message.checkpoint is None:
+            return None
+        keys = self.keys.values() if message.keys is None else [key.public_key for key in message.keys]
+        return objection(self.checkpoint, message.checkpoint, keys)
+
     def configured(self, message: ConfigureMessage) -> "Identity":
+        """What a `configure` makes of it. A checkpoint that does not follow the one that is kept is left out."""
+        checkpoint = message.checkpoint if self.objection(message) is None else None
         changed = replace(
             self,
             groups=dict(message.groups),
             configured_as_of=message.as_of,
-            checkpoint=message.checkpoint or self.checkpoint,
+            checkpoint=checkpoint or self.checkpoint,
         )
         if message.keys is None:
             return changed

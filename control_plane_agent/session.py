@@ -130,11 +130,14 @@ class Agent:
     # --- heartbeats ---------------------------------------------------------------------------------------------
 
     async def _beat(self, session: Session) -> None:
+        is_first = True
         while True:
-            await publish(session, self._heartbeat("online"))
+            await publish(session, self._heartbeat("online", is_witness=is_first))
+            is_first = False
             await asyncio.sleep(self._interval_s)
 
-    def _heartbeat(self, status: str) -> Message:
+    def _heartbeat(self, status: str, *, is_witness: bool = False) -> Message:
+        """A heartbeat; as a witness it brings back the checkpoint, which would double the size of every one."""
         identity = self._identities.current
         # From the boot clock, so that it goes on growing when the agent restarts within a boot.
         self._sequence = max(self._sequence + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
@@ -148,7 +151,7 @@ class Agent:
             interval=self._interval_s,
             groups=tuple(sorted(identity.groups)),
             running=self._executions.running,
-            checkpoint=identity.checkpoint,
+            checkpoint=identity.checkpoint if is_witness else None,
             journal_head=self._journal.head_s,
             **self._facts.read(),
         )
@@ -235,6 +238,9 @@ class Agent:
         if message.as_of < before.as_of:
             log.warning("configure ignored", extra={"reason": "older than the last one taken, or than the enrolment"})
             return
+        if (objection := before.objection(message)) is not None:
+            self.counters["CheckpointRefused"] += 1
+            log.error("checkpoint refused", extra={"hostname": before.hostname, "reason": objection})
         try:
             await self._disk.do(self._identities.replace, before.configured(message))
         except OSError as error:  # the heartbeat goes on saying the old groups, so it is sent again
@@ -248,4 +254,4 @@ class Agent:
                 topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group))
             )
         log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
-        await publish(session, self._heartbeat("online"))
+        await publish(session, self._heartbeat("online", is_witness=True))

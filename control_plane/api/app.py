@@ -54,6 +54,7 @@ ROUTERS: Final = (
     executions.outputs,
     exports.router,  # before the route of one event, which would take it for a seq
     audit.router,
+    audit.proofs,
     stream.router,
     projections.router,
     access.users,

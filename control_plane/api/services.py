@@ -15,6 +15,7 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
+from control_plane.events.checkpoints import Checkpoints
 from control_plane.observability import Metrics
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.audit import AuditQueries
@@ -46,6 +47,7 @@ class Services:
     log: Log
     authority: Authority
     keyring: Keyring
+    checkpoints: Checkpoints
     access: AccessHandler
     enrolment: EnrolmentHandler
     hosts: HostHandler

@@ -10,7 +10,13 @@ from typing import Final
 from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
+from control_plane.errors import (
+    ConfigurationError,
+    DuplicateKeyError,
+    LogDamagedError,
+    StorageUnavailableError,
+    UnstorableError,
+)
 from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan, stored_event
 from control_plane.events.envelope import Head, LogName, Outcome, Recorded, StoredEvent
 from control_plane.events.merkle import CompactRange
@@ -36,7 +42,11 @@ _logger = logging.getLogger(__name__)
 def head_of(row: RowMapping | None) -> Head:
     if row is None:
         raise ConfigurationError("the database has no log yet: run control-plane migrate")
-    return Head(row["seq"], row["recorded_us"], CompactRange.from_bytes(row["seq"], row["tree"]))
+    try:
+        tree = CompactRange.from_bytes(row["seq"], row["tree"])
+    except ValueError as error:
+        raise LogDamagedError(row["log"], row["seq"], f"is a head that cannot be: {error}") from error
+    return Head(row["seq"], row["recorded_us"], tree)
 
 
 @dataclass(frozen=True, slots=True)

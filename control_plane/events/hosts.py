@@ -1,5 +1,6 @@
 """What happens to hosts: their registration and groups, which give authority, and their coming and going."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -127,6 +128,25 @@ class HostWentStale(_PresenceChanged):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWentOffline(_PresenceChanged):
     KIND: ClassVar[str] = "host.went_offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDisputed(Event):
+    """A host has brought back a checkpoint that does not fit the log: a security event, once for each such checkpoint.
+
+    Attributes:
+        checkpoint: the note, as the host has it.
+        reason: what does not fit; one line.
+    """
+
+    KIND: ClassVar[str] = "checkpoint.disputed"
+
+    hostname: str
+    checkpoint: str
+    reason: str
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, hashlib.sha256(self.checkpoint.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

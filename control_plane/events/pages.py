@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Final, NamedTuple, cast
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.batch import stored_event
@@ -72,3 +72,25 @@ async def read_one(connection: AsyncConnection, log: LogName, seq: int) -> Store
     table = EVENT_TABLES[log]
     row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
     return None if row is None else StoredEvent(*row)
+
+
+async def read_row(connection: AsyncConnection, log: LogName, seq: int) -> EventRow | None:
+    """The raw columns of one event."""
+    columns = ", ".join(EVENT_TABLES[log].c.keys())
+    sql = f"SELECT {columns} FROM {log} WHERE seq = {seq:d}"  # noqa: S608 - names of ours and a number
+    row = (await connection.exec_driver_sql(sql)).one_or_none()
+    return None if row is None else cast("EventRow", tuple(row))
+
+
+async def large_seqs(connection: AsyncConnection, log: LogName, after: int, upto: int) -> list[int]:
+    """The events after one seq and up to another whose body has `LARGE_BYTES` or more."""
+    c = EVENT_TABLES[log].c
+    wanted = select(c.seq).where(c.seq > after, c.seq <= upto, func.length(c.body) >= LARGE_BYTES)
+    return list(await connection.scalars(wanted.order_by(c.seq)))
+
+
+async def next_seq(connection: AsyncConnection, log: LogName, after: int) -> int:
+    """The first seq beyond a gap that an event has; one past all that there can be where none has."""
+    c = EVENT_TABLES[log].c
+    found = await connection.scalar(select(func.min(c.seq)).where(c.seq > after))
+    return 2**63 - 1 if found is None else int(found)

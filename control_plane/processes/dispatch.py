@@ -24,6 +24,7 @@ from control_plane.observability import Count
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.processes.witnesses import Rounds
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
@@ -101,6 +102,7 @@ class Dispatch:
         clock: Clock,
         *,
         count: Count,
+        rounds: Rounds | None = None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
@@ -113,6 +115,7 @@ class Dispatch:
         self._host_queries = host_queries
         self._clock = clock
         self._count = count
+        self._rounds = rounds or Rounds()
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
@@ -172,6 +175,7 @@ class Dispatch:
         self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
         self._to_configure = {host.hostname: after for host in there if host.drift}
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
+        self._rounds.restart((host.hostname for host in there), self._clock.monotonic_s())
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -226,6 +230,7 @@ class Dispatch:
             assigned = set(host.groups) if host else set()
             if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
                 self._to_configure[event.hostname] = seq
+            self._rounds.online(event.hostname, self._clock.monotonic_s())
         self._open.online(event.hostname, seq)
 
     def _is_basic(self, hostname: str) -> bool:
@@ -350,8 +355,10 @@ class Dispatch:
             self._to_configure.setdefault(host.hostname, host.pos)
 
     async def _configure(self) -> None:
-        """Tell hosts their groups, where those have changed or the agent has bound others."""
-        if not self._to_configure or self._clock.monotonic_s() < self._configure_s:
+        """Tell hosts their groups, where those have changed or the agent has bound others, and the checkpoint."""
+        now_s = self._clock.monotonic_s()
+        note = await self._rounds.go(now_s, self._to_configure, seq=self._authority.position)
+        if not self._to_configure or now_s < self._configure_s:
             return
         wanted, self._to_configure = self._to_configure, {}
         as_of = await self._authority.refresh()
@@ -364,6 +371,7 @@ class Dispatch:
                     as_of=as_of,
                     groups=dict(self._authority.fleet.hosts[hostname].groups),
                     keys=self._keyring.states(),
+                    checkpoint=note,
                 ),
                 configures=(hostname, seq),
             )
@@ -444,6 +452,8 @@ class Dispatch:
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
             self._again(send, FIRST_RETRY_S)
+            if send.configures is not None:
+                self._rounds.told(send.configures[0], self._clock.monotonic_s())
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues

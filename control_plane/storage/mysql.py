@@ -26,7 +26,7 @@ POOL_OPTIONS: Final = {"pool_recycle": 1800, "pool_pre_ping": True, "pool_use_li
 _CONNECT: Final = {
     "connect_timeout": 5,
     "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
-    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', group_concat_max_len=67108864",
 }
 WRITING_OPTIONS: Final = {
     "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
@@ -58,6 +58,15 @@ _LITERALS: Final[Mapping[type, Callable[..., str]]] = {
     bytes: lambda value: f"x'{value.hex()}'",
     str: lambda value: f"x'{value.encode().hex()}'",
 }
+
+
+_TEXTS: Final = ("kind", "task_id", "hostname", "actor", "body", "signature", "key_id")
+_LENGTHS: Final = ",".join(f"LPAD(HEX(IFNULL(LENGTH({name}),4294967295)),8,'0')" for name in _TEXTS)
+# CONCAT_WS leaves out what is NULL. HEX writes a negative number in two's complement, as it is hashed.
+LEAF: Final = (
+    "CONCAT_WS('',x'00',UNHEX(CONCAT(LPAD(HEX(seq),16,'0'),LPAD(HEX(recorded_us),16,'0'),LPAD(HEX(schema_v),4,'0'),"
+    f"IF(occurred_us IS NULL,'00','01'),LPAD(HEX(IFNULL(occurred_us,0)),16,'0'),{_LENGTHS})),{','.join(_TEXTS)})"
+)
 
 
 def _finite(value: float) -> str:
@@ -203,6 +212,16 @@ class MysqlDialect:
             await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
         ).all()
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
+
+    async def leaf_data(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> bytes:
+        sql = (
+            f"SELECT GROUP_CONCAT({LEAF} SEPARATOR '') FROM {self._name(table)} "  # noqa: S608 - names and numbers
+            f"WHERE seq > {after:d} AND seq <= {upto:d} AND LENGTH(body) < {below_bytes:d}"
+        )
+        data: bytes | None = (await connection.exec_driver_sql(sql)).scalar_one()
+        return data or b""
 
     async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         try:

@@ -41,6 +41,15 @@ REFUSED_VALUE: Final = frozenset(
 DUPLICATE_KEY: Final = frozenset({sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE})
 OUR_DEFECT: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_CONSTRAINT_TRIGGER})
 
+_TEXTS: Final = ("kind", "task_id", "hostname", "actor", "body", "signature", "key_id")
+_LENGTHS: Final = ", ".join(f"ifnull(length({name}), 4294967295)" for name in _TEXTS)
+# In hex: SQLite concatenates text only. %X writes a negative number in two's complement, as it is hashed.
+LEAF: Final = (
+    f"printf('00%016X%016X%04X%02X%016X{'%08X' * len(_TEXTS)}', "
+    f"seq, recorded_us, schema_v, occurred_us IS NOT NULL, ifnull(occurred_us, 0), {_LENGTHS})"
+    f" || {' || '.join(f'hex({name})' for name in _TEXTS)}"
+)
+
 
 def append_only(table: str, keys: Sequence[str]) -> list[str]:
     """Statements that make the database refuse to change a table's rows, whoever asks. Migrations have run them."""
@@ -155,6 +164,18 @@ class SqliteDialect:
         with _translated():
             found = await driver.execute_fetchall(sql, [part for key in keys for part in key])
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
+
+    async def leaf_data(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> bytes:
+        sql = (
+            f"SELECT group_concat({LEAF}, '') FROM \"{table.name}\" "  # noqa: S608 - names of ours
+            "WHERE seq > ? AND seq <= ? AND length(body) < ?"
+        )
+        driver = await _driver(connection)
+        with _translated():
+            found = list(await driver.execute_fetchall(sql, (after, upto, below_bytes)))
+        return bytes.fromhex(found[0][0] or "")
 
     async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))

@@ -25,6 +25,7 @@ from sqlalchemy.types import TypeEngine
 
 NAME_BYTES = 200  # hostnames, groups and ids, by the protocol's grammar
 KIND_BYTES = 64
+NOTE_BYTES = 1024
 READ_SCHEMA = "read"  # stands for `<database>_read`; the engine puts the real name in its place
 
 # SQLite's STRICT tables know five types only, so each type names its own there.
@@ -134,6 +135,26 @@ event = _event_table("event", Index("event_kind", "kind", "seq"))
 event_key = _key_table("event_key")
 heartbeat_event = _event_table("heartbeat_event")
 heartbeat_key = _key_table("heartbeat_key")
+
+log_tile = Table(
+    "log_tile",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the log whose tree it is a part of"),
+    Column("idx", Int64, primary_key=True, autoincrement=False, comment="which 256 events; 0: those from 1 to 256"),
+    Column("leaves", Bytes(8192), nullable=False, comment="their 256 leaf hashes"),
+    Column("nodes", Bytes(2048), nullable=False, comment="hashes of the subtrees that end here, 256 events upwards"),
+    **EXACT,
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the log whose tree was signed"),
+    Column("size", Int64, primary_key=True, autoincrement=False, comment="how many events the tree is over"),
+    Column("recorded_us", Int64, nullable=False, comment="UTC microseconds at which it was signed"),
+    Column("note", Bytes(NOTE_BYTES), nullable=False, comment="the signed note, as C2SP's tlog-checkpoint"),
+    **EXACT,
+)
 
 EVENT_TABLES: Final[dict[str, Table]] = {"event": event, "heartbeat_event": heartbeat_event}
 KEY_TABLES: Final[dict[str, Table]] = {"event": event_key, "heartbeat_event": heartbeat_key}

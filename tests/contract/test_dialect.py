@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Callable
+from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from control_plane.errors import (
     LogDamagedError,
     UnstorableError,
 )
+from control_plane.events.merkle import EventRow, leaf_hash, leaves_in
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
@@ -83,6 +85,22 @@ class DialectContract:
         async with database.read() as connection:
             found = await connection.exec_driver_sql("SELECT * FROM heartbeat_event ORDER BY seq")
             assert [tuple(row) for row in found] == rows
+
+    async def test_the_database_gives_the_bytes_that_the_tree_hashes(self, database: Database) -> None:
+        """As Python makes them of the columns, with every text missing, empty and full, and numbers at their ends."""
+        texts: list[bytes | None] = [None, b"", b"\x00", bytes(range(200)), b"\xff" * 64]
+        rows: list[EventRow] = [
+            (n, 2**63 - n, b"k" * n, n, text, text, text, occurred, b"b" * n, text and text[:64], text and text[:64])
+            for n, (text, occurred) in enumerate(product(texts, (None, 0, -1, -(2**63), 2**63 - 1)), start=1)
+        ]
+        large = (len(rows) + 1, 1, b"k", 1, None, None, None, None, b"b" * 1000, None, None)
+        async with database.write() as connection:
+            await database.dialect.bulk_insert(connection, heartbeat_event, [*rows, large])
+
+        async with database.read() as connection:
+            for after, upto in ((0, len(rows)), (3, 4), (7, 7), (3, 2**62)):
+                data = await database.dialect.leaf_data(connection, heartbeat_event, after, upto, below_bytes=1000)
+                assert dict(leaves_in(data)) == {row[0]: leaf_hash(row) for row in rows if after < row[0] <= upto}
 
     async def test_an_upsert_writes_new_rows_and_changes_the_given_columns_of_old_ones(
         self, database: Database, read_tables: None

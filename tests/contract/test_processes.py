@@ -773,6 +773,24 @@ class ProcessContract:
         assert web2.messages[0]["groups"] == {"web": 2}
         assert web1.messages == []
 
+    async def test_a_host_is_told_the_newest_checkpoint_as_it_comes_online_and_once_an_hour(self, plane: Plane) -> None:
+        plane.note = "the newest checkpoint"
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("db1", agent_version=None)  # a basic agent is never told anything
+            await plane.comes_online("web1", groups=["web"])
+            await web1.received()
+            plane.clock.advance(3599)
+            await plane.run("t1", "web1")
+            await web1.received(2)
+            plane.clock.advance(1)
+            await web1.received(3)
+            await plane.run("t2", "db1")
+            await db1.received()
+
+        assert [message.get("checkpoint") for message in web1.messages] == [plane.note, None, plane.note]
+        assert [message.get("groups") for message in web1.messages] == [{"web": 1}, None, {"web": 1}]
+        assert db1.task_ids() == ["t2"]
+
     @pytest.mark.parametrize(
         "error", [TransportUnavailableError("gone"), PublishUnconfirmedError("unknown")], ids=lambda e: type(e).__name__
     )

@@ -24,6 +24,7 @@ from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort
 from control_plane.processes.presence import Presence
+from control_plane.processes.witnesses import Rounds
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
@@ -147,7 +148,10 @@ class AgentEnd:
 
 
 class Plane:
-    """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ."""
+    """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ.
+
+    `note` is the newest checkpoint, where a test says that there is one.
+    """
 
     def __init__(
         self, database: Database, log: EventLog, transport: Transport, clock: ManualClock, owner: str = "one"
@@ -157,6 +161,7 @@ class Plane:
         self.transport = transport
         self.clock = clock
         self.counts: Counter[str] = Counter()
+        self.note: str | None = None
         self.keyring = Keyring(CONTROL_PLANE_KEY)
         self.authority = Authority(log, self.keyring)
         self.hub = Hub(database)
@@ -182,6 +187,9 @@ class Plane:
 
     # --- services
 
+    async def newest_note(self) -> str | None:
+        return self.note
+
     def dispatch(self) -> Dispatch:
         return Dispatch(
             self.log,
@@ -194,6 +202,7 @@ class Plane:
             self.host_queries,
             self.clock,
             count=self.count,
+            rounds=Rounds(self.newest_note),
         )
 
     def deadlines(self) -> Deadlines:
