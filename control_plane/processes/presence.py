@@ -180,7 +180,8 @@ class Presence:
                     event_seq = await self._listen(fleet, event_seq, patience_s=0)
                 await self._record(self._news(fleet, heartbeats))
                 heartbeat_seq = heartbeats[-1].seq
-                continue
+                if len(heartbeats) == PAGE:
+                    continue  # nobody is judged by what is not read yet
             now_s = self._clock.monotonic_s()
             if now_s - looked_s >= LOOK_S:
                 looked_s = now_s
