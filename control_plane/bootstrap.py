@@ -1,6 +1,7 @@
 """Settings in, a running application out: the one place that chooses implementations."""
 
 import asyncio
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -172,17 +173,17 @@ def services_of(
             core.log,
             core.authority,
             count=count,
-            now_us=core.clock.now_us,
+            monotonic_s=core.clock.monotonic_s,
             failpoints=core.failpoints,
         )
         for stream in streams
     )
 
-    def hearing_since_us() -> int | None:
+    def hearing_since_s() -> float | None:
         """Since when every heartbeat is heard; from here that is known only where this process takes them in."""
         if "ingest" not in roles:
-            return 0
-        return None if publisher.is_blocked else heartbeats.connected_since_us
+            return -math.inf
+        return None if publisher.is_blocked else heartbeats.connected_since_s
 
     signing = _signing(core, leases, count)
     by_role: dict[str, Sequence[Service]] = {
@@ -213,7 +214,7 @@ def services_of(
                 leases,
                 core.host_queries,
                 core.clock,
-                hearing_since_us=hearing_since_us,
+                hearing_since_s=hearing_since_s,
                 failpoints=core.failpoints,
             ),
             signing,
@@ -298,7 +299,7 @@ def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signi
     async def broker() -> str | None:
         if "processes" in roles and not publisher.is_connected:
             return "no session to publish on"
-        if "ingest" in roles and results.connected_since_us is None:
+        if "ingest" in roles and results.connected_since_s is None:
             return "no session to consume on"
         return "the broker takes no publishes (memory or disk alarm?)" if publisher.is_blocked else None
 

@@ -85,7 +85,7 @@ class Ingest:
         authority: Authority,
         *,
         count: Count,
-        now_us: Callable[[], int],
+        monotonic_s: Callable[[], float],
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.name = f"ingest {stream.name}"
@@ -94,14 +94,14 @@ class Ingest:
         self._log = log
         self._authority = authority
         self._count = count
-        self._now_us = now_us
+        self._monotonic_s = monotonic_s
         self._failpoints = failpoints
-        self.connected_since_us: int | None = None
+        self.connected_since_s: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
-            self.connected_since_us = self._now_us()
+            self.connected_since_s = self._monotonic_s()
             try:
                 async for batch in until_stopped(
                     session.consume(self._stream.queue, prefetch=self._stream.prefetch), stop
@@ -109,7 +109,7 @@ class Ingest:
                     for part in parts_of(batch):
                         await self._take(session, part, stop)
             finally:
-                self.connected_since_us = None
+                self.connected_since_s = None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)

@@ -28,7 +28,6 @@ from control_plane_wire.topology import (
 from control_plane_wire.transport.base import Confirmed, Message, Session, Transport, Unroutable
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
-from tests.support.clock import START_US
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, a_registration, host_key
@@ -590,13 +589,15 @@ class IngestContract:
     async def test_it_tells_since_when_it_hears(self, plane: Plane) -> None:
         consumer = plane.heartbeats()
 
-        async def since_us() -> int | None:
-            return consumer.connected_since_us
+        plane.clock.advance(5)
 
-        assert await since_us() is None
+        async def since_s() -> float | None:
+            return consumer.connected_since_s
+
+        assert await since_s() is None
         async with plane.serving(consumer):
-            assert await until(since_us) == START_US
-        assert await since_us() is None
+            assert await until(since_s) == 5.0
+        assert await since_s() is None
 
     # --- publishing
 

@@ -1,6 +1,7 @@
 """What dispatch, deadlines and presence promise, on every database and broker."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
@@ -1046,6 +1047,25 @@ class ProcessContract:
             await plane.recorded(hosts.HostWentOffline.KIND)
 
         assert len(await plane.events(hosts.HostWentOnline.KIND)) == 3
+
+    async def test_a_stream_of_heartbeats_that_never_ends_keeps_no_silent_host_online(self, plane: Plane) -> None:
+        read, sequences = plane.log.read, itertools.count(1)
+
+        async def read_meanwhile(name: LogName, **given: Any) -> list[StoredEvent]:
+            if name == HEARTBEAT_EVENT:
+                await self.beat(plane, "web2", next(sequences))
+            return await read(name, **given)
+
+        async with plane.watching():
+            await self.beat(plane, "web1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+            plane.log.read = read_meanwhile  # type: ignore[method-assign, assignment]
+            await plane.recorded(hosts.HostWentOnline.KIND, number=2)
+            plane.clock.advance(30)
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+        assert isinstance(event, hosts.HostWentOffline)
+        assert event.hostname == "web1"
 
     async def test_the_first_heartbeat_of_a_host_that_has_just_been_registered_brings_it_online(
         self, plane: Plane

@@ -218,7 +218,9 @@ class Plane:
         return self._ingest(Heartbeats(self.authority))
 
     def _ingest(self, stream: Results | Heartbeats) -> Ingest:
-        return Ingest(stream, self.transport, self.log, self.authority, count=self.count, now_us=self.clock.now_us)
+        return Ingest(
+            stream, self.transport, self.log, self.authority, count=self.count, monotonic_s=self.clock.monotonic_s
+        )
 
     def projectors(self) -> list[Projector]:
         return [Projector(projection(), self.database, self.log, self.leases, self.hub) for projection in PROJECTIONS]
