@@ -206,8 +206,10 @@ async def get_checkpoint(
     services: Given,
     log: Log = EVENT,
     since: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="prove that it has grown from this size")] = None,
+    min_seq: Seq | None = None,
 ) -> SignedCheckpoint:
     """The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed."""
+    await wait_for_seq(services, PROJECTION, min_seq)
     signed = await services.checkpoints.newest(log)
     if signed is None:
         raise NotFoundError("no_checkpoint", "nothing is signed yet")
@@ -223,8 +225,11 @@ async def get_checkpoint(
 
 
 @proofs.get("/proof/{seq}")
-async def get_proof(services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT) -> EventProof:
+async def get_proof(
+    services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT, min_seq: Seq | None = None
+) -> EventProof:
     """That one event is in the log, and has been since its checkpoint was signed."""
+    await wait_for_seq(services, PROJECTION, min_seq)
     proof = await services.checkpoints.prove(log, seq)
     return EventProof(
         seq=seq,

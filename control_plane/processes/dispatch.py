@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
@@ -21,9 +20,11 @@ from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
 from control_plane.observability import Count
+from control_plane.processes.configures import Configures
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.processes.sends import Send, sealed
 from control_plane.processes.witnesses import Rounds
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
@@ -38,38 +39,18 @@ from control_plane_wire.errors import (
     TransportUnavailableError,
 )
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE
+from control_plane_wire.messages import CancelMessage
 from control_plane_wire.strict_json import Json
 from control_plane_wire.topology import COMMAND_EXCHANGE, command_key
 from control_plane_wire.transport.base import Confirmed, Message
 
 PAGE: Final = 500
 CHUNK: Final = 64  # messages that are signed, published and recorded at once
-INLINE: Final = 8  # of them, those that are signed sooner here than by a thread
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
-DRIFT_S: Final = 30.0  # an agent that was told its groups says at once that it has bound them
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """One message to publish: its key, and the executions that it is for.
-
-    Attributes:
-        skips: whoever is offline is to be left out.
-        configures: the host, and the event for which it is told its groups.
-    """
-
-    key: str
-    message: CommandMessage | CancelMessage | ConfigureMessage
-    dues: tuple[Due, ...] = ()
-    expires_at: int | None = None
-    skips: bool = False
-    configures: tuple[str, int] | None = None
 
 
 class _Limits(TypedDict):
@@ -115,16 +96,15 @@ class Dispatch:
         self._host_queries = host_queries
         self._clock = clock
         self._count = count
-        self._rounds = rounds or Rounds()
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
         self._online: dict[str, int] = {}  # those that seem to be there, with the event of their coming online
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
-        self._to_configure: dict[str, int] = {}
-        self._configure_s = 0.0  # not before this, by the monotonic clock
-        self._drift_s = 0.0  # when to look for it again
+        self._configures = Configures(
+            authority, keyring, host_queries, clock, rounds or Rounds(), is_basic=self._is_basic
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
@@ -137,8 +117,7 @@ class Dispatch:
                 self._take_in(stored)
             if events:
                 after = events[-1].seq
-            await self._look_for_drift()
-            await self._configure()
+            await self._publish(await self._configures.sends())
             await self._publish_ready()
             if not events:
                 await self._log.wait_beyond(EVENT, after, timeout_s=self._patience_s())
@@ -151,10 +130,7 @@ class Dispatch:
     # --- what is known ------------------------------------------------------------------------------------------
 
     async def _take_over(self, stop: asyncio.Event) -> int:
-        """Load what is open, and say of each execution without a record that it may have been delivered.
-
-        Whoever had the lease before may have died with groups untold, so who has bound others is told again.
-        """
+        """Load what is open, and say of each execution without a record that it may have been delivered."""
         head = await self._log.head(EVENT)
         await self._shown(TasksProjection.name, head.seq, stop=stop)
         after, rows = await self._task_queries.open_executions()
@@ -173,9 +149,7 @@ class Dispatch:
         there = [host for host in registered if host.state in {"online", "stale"}]
         since = await self._task_queries.online()
         self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
-        self._to_configure = {host.hostname: after for host in there if host.drift}
-        self._drift_s = self._clock.monotonic_s() + DRIFT_S
-        self._rounds.restart((host.hostname for host in there), self._clock.monotonic_s())
+        self._configures.restart(there, after)
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -217,20 +191,15 @@ class Dispatch:
             case hosts.HostWentOffline(hostname=hostname):
                 self._online.pop(hostname, None)
             case hosts.HostGroupsChanged(hostname=hostname):
-                self._to_configure[hostname] = stored.seq
+                self._configures.changed(hostname, stored.seq)
             case Event() as event:
                 self._open.note(event)
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
-        bound = event.heartbeat.get("groups")
         self._online[event.hostname] = seq
         self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
         if not self._heard[event.hostname]:
-            host = self._authority.fleet.hosts.get(event.hostname)
-            assigned = set(host.groups) if host else set()
-            if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
-                self._to_configure[event.hostname] = seq
-            self._rounds.online(event.hostname, self._clock.monotonic_s())
+            self._configures.came_online(event, seq)
         self._open.online(event.hostname, seq)
 
     def _is_basic(self, hostname: str) -> bool:
@@ -346,40 +315,6 @@ class Dispatch:
             return None  # its agent would refuse a message to many that is older than its membership
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
 
-    async def _look_for_drift(self) -> None:
-        """Whoever goes on saying other groups is told again: what it was sent may have died with its agent's queue."""
-        if self._clock.monotonic_s() < self._drift_s:
-            return
-        self._drift_s = self._clock.monotonic_s() + DRIFT_S
-        for host in await self._host_queries.drifted():
-            self._to_configure.setdefault(host.hostname, host.pos)
-
-    async def _configure(self) -> None:
-        """Tell hosts their groups, where those have changed or the agent has bound others, and the checkpoint."""
-        now_s = self._clock.monotonic_s()
-        note = await self._rounds.go(now_s, self._to_configure, seq=self._authority.position)
-        if not self._to_configure or now_s < self._configure_s:
-            return
-        wanted, self._to_configure = self._to_configure, {}
-        as_of = await self._authority.refresh()
-        sends = [
-            Send(
-                command_key(hostname),
-                ConfigureMessage(
-                    task_id=f"configure-{seq}",
-                    timestamp=self._clock.now_s(),
-                    as_of=as_of,
-                    groups=dict(self._authority.fleet.hosts[hostname].groups),
-                    keys=self._keyring.states(),
-                    checkpoint=note,
-                ),
-                configures=(hostname, seq),
-            )
-            for hostname, seq in wanted.items()
-            if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
-        ]
-        await self._publish(sends)
-
     # --- doing it -----------------------------------------------------------------------------------------------
 
     async def _publish(self, sends: Sequence[Send]) -> None:
@@ -401,7 +336,7 @@ class Dispatch:
         return in_time
 
     async def _publish_some(self, sends: Sequence[Send]) -> None:
-        bodies = await self._sealed(sends)
+        bodies = await sealed(sends, self._keyring)
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
@@ -415,23 +350,13 @@ class Dispatch:
             await self._record(said)
             self._failpoints.hit("dispatch.after_sent")
 
-    async def _sealed(self, sends: Sequence[Send]) -> list[bytes]:
-        """The bytes of each. A signature takes a tenth of a millisecond: many would hold up the loop."""
-        if len(sends) <= INLINE:
-            return self._seal_all(sends)
-        return await asyncio.to_thread(self._seal_all, sends)
-
-    def _seal_all(self, sends: Iterable[Send]) -> list[bytes]:
-        key = self._keyring.active
-        return [seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key) for send in sends]
-
     async def _send(self, send: Send, body: bytes) -> list[Event]:
         """Publish one message; what is to be recorded of it."""
         message = Message(
             exchange=COMMAND_EXCHANGE,
             routing_key=send.key,
             body=body,
-            expiration_s=self._left_s(send),
+            expiration_s=send.left_s(self._clock.now_s()),
             correlation_id=send.message.task_id,
         )
         try:
@@ -452,8 +377,7 @@ class Dispatch:
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
             self._again(send, FIRST_RETRY_S)
-            if send.configures is not None:
-                self._rounds.told(send.configures[0], self._clock.monotonic_s())
+            self._configures.told(send)
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues
@@ -465,18 +389,12 @@ class Dispatch:
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
         self._again(send, RETRY_S)
-        if send.configures is not None:
-            hostname, seq = send.configures
-            self._to_configure.setdefault(hostname, seq)
-            self._configure_s = self._clock.monotonic_s() + RETRY_S
+        self._configures.failed(send)
 
     def _again(self, send: Send, first_s: float) -> None:
+        left_s = send.left_s(self._clock.now_s())
         for due in send.dues:
-            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=self._left_s(send))
-
-    def _left_s(self, send: Send) -> float | None:
-        """How long what is sent now may be delivered; None for ever."""
-        return None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
+            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=left_s)
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:

@@ -17,8 +17,8 @@ from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.processes import dispatch
+from control_plane.processes.configures import DRIFT_S
 from control_plane.processes.deadlines import verdict
-from control_plane.processes.dispatch import DRIFT_S
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection

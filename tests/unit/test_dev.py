@@ -21,7 +21,17 @@ async def test_the_greeting_names_the_uid_where_it_has_no_account(
     stop = asyncio.Event()
     stop.set()
 
-    document = {"login_url": "http://127.0.0.1:8000/login"}
-    await _Greeting("http://127.0.0.1:8000", ("127.0.0.1", 8000), document, tmp_path / "dev.json", hosts=1).run(stop)
+    async def revoke_token() -> None:
+        return
+
+    greeting = _Greeting(
+        "http://127.0.0.1:8000",
+        ("127.0.0.1", 8000),
+        {"login_url": "http://127.0.0.1:8000/login"},
+        tmp_path / "dev.json",
+        hosts=1,
+        revoke_token=revoke_token,
+    )
+    await greeting.run(stop)
 
     assert "commands run as uid 4000000000 (no account on this host)\n" in capsys.readouterr().out
