@@ -232,6 +232,7 @@ def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) ->
         log=core.log,
         authority=core.authority,
         keyring=core.keyring,
+        checkpoints=core.checkpoints,
         access=core.access,
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),

@@ -43,6 +43,7 @@ ROUTERS: Final = (
     executions.router,
     executions.outputs,
     audit.router,
+    audit.proofs,
     stream.router,
     projections.router,
     access.users,

@@ -26,7 +26,7 @@ from control_plane.api.fields import (
 from control_plane.api.routing import noun
 from control_plane.api.services import Given
 from control_plane.errors import NotFoundError
-from control_plane.events.envelope import EVENT
+from control_plane.events.envelope import EVENT, LogName
 from control_plane.projections.queries.audit import AuditFilter, AuditRow
 from control_plane.projections.queries.pages import cursor_of, parse_cursor
 from control_plane_wire import strict_json
@@ -36,6 +36,9 @@ PROJECTION: Final = "audit"
 KIND: Final = r"\A[a-z_]{1,32}(\.[a-z_]{1,32})?\z"
 
 router = noun("/events", "audit", permission="events.read")
+proofs = noun("/audit", "audit", permission="events.read")
+
+Log = Annotated[LogName, Query(description="which of the two logs")]
 
 
 class AuditEvent(Answer):
@@ -65,6 +68,39 @@ class WholeEvent(AuditEvent):
     body_base64: str
     signature: str | None
     key_id: str | None
+
+
+class SignedCheckpoint(Answer):
+    """The newest checkpoint of a log.
+
+    Attributes:
+        root: base64 of the tree's root over the first `size` events.
+        note: the signed text, as C2SP's tlog-checkpoint.
+        consistency: base64 of the hashes that prove that it has grown from the tree over `since` events.
+    """
+
+    origin: str
+    size: int
+    root: str
+    recorded_at: Time
+    note: str
+    consistency: list[str] | None = None
+
+
+class EventProof(Answer):
+    """That an event is in the tree of a checkpoint.
+
+    Attributes:
+        leaf: base64 of the event's leaf hash; `hashes`: of the inclusion proof, nearest first.
+        note: the checkpoint that they lead to.
+        proof: all of it with the whole event, as C2SP's tlog-proof: what `control-plane audit check` verifies.
+    """
+
+    seq: int
+    leaf: str
+    hashes: list[str]
+    note: str
+    proof: str
 
 
 def event_of(row: AuditRow) -> AuditEvent:
@@ -141,4 +177,38 @@ async def get_event(
         body_base64=base64.b64encode(stored.body).decode(),
         signature=None if stored.signature is None else encode_base64(stored.signature),
         key_id=stored.key_id,
+    )
+
+
+@proofs.get("/checkpoint")
+async def get_checkpoint(
+    services: Given,
+    log: Log = EVENT,
+    since: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="prove that it has grown from this size")] = None,
+) -> SignedCheckpoint:
+    """The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed."""
+    signed = await services.checkpoints.newest(log)
+    if signed is None:
+        raise NotFoundError("no_checkpoint", "nothing is signed yet")
+    hashes = None if since is None else await services.checkpoints.consistency(log, since, signed)
+    return SignedCheckpoint(
+        origin=signed.checkpoint.origin,
+        size=signed.size,
+        root=encode_base64(signed.root),
+        recorded_at=at(signed.recorded_us),
+        note=signed.note,
+        consistency=None if hashes is None else [encode_base64(hash_) for hash_ in hashes],
+    )
+
+
+@proofs.get("/proof/{seq}")
+async def get_proof(services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT) -> EventProof:
+    """That one event is in the log, and has been since its checkpoint was signed."""
+    proof = await services.checkpoints.prove(log, seq)
+    return EventProof(
+        seq=seq,
+        leaf=encode_base64(proof.leaf),
+        hashes=[encode_base64(hash_) for hash_ in proof.hashes],
+        note=proof.note,
+        proof=proof.to_text(),
     )

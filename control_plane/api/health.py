@@ -96,8 +96,11 @@ async def metrics(services: Given) -> Response:
 async def _measure(services: Services, metrics: Metrics) -> None:
     """What is read from the database when somebody asks, since it belongs to no single process."""
     head = metrics.gauge("control_plane_log_head", "Seq of the last event.", "log")
+    signed = metrics.gauge("control_plane_checkpoint_size", "Events that the newest checkpoint covers.", "log")
     for name in (EVENT, HEARTBEAT_EVENT):
         head.set((await services.log.head(name)).seq, log=name)
+        newest = await services.checkpoints.newest(name)
+        signed.set(newest.size if newest is not None else 0, log=name)
     lag = metrics.gauge("control_plane_projection_lag_seconds", "How far a read table is behind.", "projection")
     behind = metrics.gauge("control_plane_projection_lag_events", "Events that it has yet to fold.", "projection")
     parked = metrics.gauge("control_plane_projection_parked_events", "Events set aside as unreadable.", "projection")

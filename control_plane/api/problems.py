@@ -36,6 +36,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "host_exists",
             "key_conflict",
             "last_administrator",
+            "not_provable",
             "preview_expired",
             "preview_required",
             "target_changed",

@@ -14,6 +14,7 @@ from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
+from control_plane.events.checkpoints import Checkpoints
 from control_plane.observability import Metrics
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.audit import AuditQueries
@@ -45,6 +46,7 @@ class Services:
     log: Log
     authority: Authority
     keyring: Keyring
+    checkpoints: Checkpoints
     access: AccessHandler
     enrolment: EnrolmentHandler
     hosts: HostHandler

@@ -14,7 +14,7 @@ from sqlalchemy import insert, select
 
 from control_plane.errors import LogDamagedError, NotFoundError, RefusedError
 from control_plane.events.envelope import EVENT, LogName
-from control_plane.events.merkle import inclusion_spans, leaf_data
+from control_plane.events.merkle import consistency_spans, inclusion_spans, leaf_data
 from control_plane.events.pages import read_row
 from control_plane.events.proofs import Proof
 from control_plane.events.tiles import StoredTree, Tile
@@ -134,8 +134,8 @@ class Checkpoints:
             is_patient: where the tiles do not lead to the signed root, hash every event instead, however long it takes.
 
         Raises:
-            NotFoundError: `unknown_event`.
-            RefusedError: `not_covered`: no checkpoint has it yet; `not_provable`: it does not fit the checkpoint.
+            NotFoundError: `unknown_event`; `not_covered`: no checkpoint has it yet.
+            RefusedError: `not_provable`: it does not fit the checkpoint.
         """
         signed = await self.newest(log)
         async with self._database.read() as connection:
@@ -143,7 +143,7 @@ class Checkpoints:
         if row is None:
             raise NotFoundError("unknown_event", f"there is no event {seq}")
         if signed is None or signed.size < seq:
-            raise RefusedError("not_covered", f"no checkpoint covers event {seq} yet; one is signed every 10 s")
+            raise NotFoundError("not_covered", f"no checkpoint covers event {seq} yet; one is signed every 10 s")
         for use_tiles in (True, False) if is_patient else (True,):
             tree = StoredTree(self._database, log, use_tiles=use_tiles)
             try:
@@ -154,6 +154,20 @@ class Checkpoints:
                 continue
             return proof
         raise RefusedError("not_provable", f"event {seq} does not fit the signed tree: control-plane audit verify")
+
+    async def consistency(self, log: LogName, since: int, signed: Signed) -> list[bytes]:
+        """What proves that a checkpoint has grown from the tree over `since` events.
+
+        Raises:
+            NotFoundError: `not_covered`: the checkpoint is smaller.
+            RefusedError: `not_provable`: an event is gone.
+        """
+        if since > signed.size:
+            raise NotFoundError("not_covered", f"the newest checkpoint is over {signed.size} events")
+        try:
+            return await StoredTree(self._database, log).proof(consistency_spans(since, signed.size))
+        except LogDamagedError as error:
+            raise RefusedError("not_provable", f"{error}: control-plane audit verify") from error
 
     async def _descending(self, log: LogName) -> AsyncIterator[Signed | int]:
         """The rows from the largest size down: the checkpoint, or where it does not count, only its size."""

@@ -10,6 +10,13 @@ import pytest_asyncio
 
 from control_plane.api.services import Probe
 from control_plane.errors import StorageUnavailableError
+from control_plane.events.access import AccessDenied
+from control_plane.events.checkpoints import Signed
+from control_plane.events.envelope import EVENT
+from control_plane.events.merkle import verify_consistency
+from control_plane.events.proofs import Proof
+from control_plane_wire.checkpoints import Checkpoint, sign, verified
+from control_plane_wire.signing import decode_base64
 from tests.support.api import ApiUnderTest, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,6 +44,34 @@ async def test_events_are_listed_newest_first_or_after_a_seq(api: ApiUnderTest) 
     assert [event["seq"] for event in first["items"] + rest["items"]] == [1, 2, 3, 4, 5, 6]
     assert newest["items"][0]["kind"] == "execution.finished"
     assert newest["items"][0]["outcome"] == "failed"
+
+
+async def test_an_event_is_proved_by_the_newest_checkpoint_and_that_by_an_older_one(api: ApiUnderTest) -> None:
+    eve, services = api.client("eve"), api.services
+    key = services.keyring.active
+    before = await eve.get("/api/v1/audit/checkpoint", params={"log": "heartbeat_event"})
+    tree = (await api.log.head(EVENT)).tree
+    checkpoint = Checkpoint(services.checkpoints.origin(EVENT), tree.size, tree.root())
+    await services.checkpoints.put(EVENT, Signed(checkpoint, sign(checkpoint, key), 1_700_000_000_000_000), [])
+    later = await api.record(AccessDenied(denial_id="d9", actor="eve", action="tasks.run", resource="tasks/t9"))
+
+    newest = (await eve.get("/api/v1/audit/checkpoint", params={"since": 1})).json()
+    proof = (await eve.get("/api/v1/audit/proof/3")).json()
+    uncovered = await eve.get(f"/api/v1/audit/proof/{later}")
+    beyond = await eve.get("/api/v1/audit/checkpoint", params={"since": tree.size + 1})
+
+    assert (before.status_code, before.json()["code"]) == (404, "no_checkpoint")
+    assert verified(newest["note"], [key.public_key]) == checkpoint
+    assert (newest["size"], newest["recorded_at"]) == (tree.size, "2023-11-14T22:13:20.000000Z")
+    first = decode_base64((await eve.get("/api/v1/audit/proof/1")).json()["leaf"])
+    hashes = [decode_base64(text) for text in newest["consistency"]]
+    assert verify_consistency(1, first, tree.size, tree.root(), hashes)
+    assert Proof.parse(proof["proof"]).check([key.public_key])[1] == await api.log.read_one(EVENT, 3)
+    assert proof["note"] == newest["note"]
+    assert (uncovered.status_code, uncovered.json()["code"]) == (404, "not_covered")
+    assert (beyond.status_code, beyond.json()["code"]) == (404, "not_covered")
+    metrics = (await eve.get("/metrics")).text
+    assert f'control_plane_checkpoint_size{{log="event"}} {tree.size}' in metrics
 
 
 @pytest.mark.parametrize(

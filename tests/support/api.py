@@ -25,6 +25,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
+from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
@@ -191,6 +192,7 @@ def _services(
         log=log,
         authority=authority,
         keyring=keyring,
+        checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
