@@ -166,7 +166,7 @@ class Verification:
                 return after, upto, await hashes_of_events(connection, self._database, self._name, after, upto)
 
         async with asyncio.TaskGroup() as tasks:
-            waiting = deque(tasks.create_task(read(after)) for after, _ in zip(starts, range(IN_FLIGHT), strict=False))
+            waiting = deque(tasks.create_task(read(after)) for _, after in zip(range(IN_FLIGHT), starts, strict=False))
 
             async def results() -> AsyncIterator[tuple[int, int, dict[int, bytes]]]:
                 while waiting:

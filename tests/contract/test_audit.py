@@ -16,6 +16,7 @@ from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.targets import Hosts
 from control_plane.errors import RefusedError
+from control_plane.events import verification
 from control_plane.events.access import UserCreated
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent
 from control_plane.events.hosts import HeartbeatReceived
@@ -132,6 +133,13 @@ class AuditContract:
 
         assert report == Report(EVENT, 1, EVENTS, signed=EVENTS - 10, checkpoints=3, findings=[])
         assert (await audited.verify(HEARTBEAT_EVENT)).findings == []
+
+    async def test_it_is_read_in_many_chunks(self, audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(verification, "CHUNK", 7)
+        assert (await audited.verify()).findings == []
+        await audited.administrator.delete(100, with_keys=True)
+
+        assert await audited.found() == [("gap", 100, 100), ("missing", 100, 100)]
 
     @pytest.mark.parametrize(("first", "last"), [(1, 1), (300, 310), (EVENTS - 15, EVENTS - 12), (EVENTS, None)])
     async def test_a_part_reaches_from_one_checkpoint_to_another(
