@@ -6,7 +6,6 @@ rewritten with all that is beside it, does not fit what the hosts remember.
 
 import heapq
 import logging
-import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
@@ -24,7 +23,8 @@ from control_plane_wire.errors import MalformedMessageError, WireError
 FIELD: Final = b'"checkpoint":"'  # as canonical JSON has it; within a text its quotes would be escaped
 REMEMBERED: Final = 1000
 EVERY_S: Final = 3600
-NOTHING_YET_S: Final = 60.0  # until it is looked again whether there is a checkpoint to tell
+APART_S: Final = 0.1  # between two hosts, after a restart
+NOTHING_YET_S: Final = 15.0  # until it is looked again whether there is a checkpoint to tell
 
 _logger = logging.getLogger(__name__)
 
@@ -42,10 +42,11 @@ class Rounds:
         self._heap: list[tuple[float, str]] = []
 
     def restart(self, hostnames: Iterable[str], now_s: float) -> None:
-        """Somebody else has told these, who knows when: they are due over the next hour, not all at once."""
+        """Somebody else has told these, who knows when: they are due soon, but not all at once."""
         self._next_s, self._heap = {}, []
-        for hostname in hostnames:
-            self._put(hostname, now_s + zlib.crc32(hostname.encode()) % EVERY_S)
+        names = sorted(hostnames)
+        for place, hostname in enumerate(names):
+            self._put(hostname, now_s + place * min(APART_S, EVERY_S / len(names)))
 
     def online(self, hostname: str, now_s: float) -> None:
         self._put(hostname, now_s)
