@@ -16,7 +16,7 @@ from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.tasks import TaskHandler
-from control_plane.commands.handling import Handling
+from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
@@ -207,6 +207,7 @@ def services_of(
             ),
         ],
         "api": [
+            DenialRecorder(core.handling),
             HttpService(services_of_api(core, metrics, _probes(roles, publisher, results), dev=dev), listener),
         ]
         if listener is not None

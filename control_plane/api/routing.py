@@ -12,8 +12,7 @@ from starlette.types import Receive
 from control_plane.api.authentication import Authenticator
 from control_plane.api.bodies import MAX_BODY_BYTES, MAX_PUBLIC_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
-from control_plane.api.services import Caller
-from control_plane.commands.access import check_may
+from control_plane.api.services import Caller, Given
 from control_plane.observability import bound
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
@@ -78,9 +77,9 @@ def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
     return APIRouter(prefix=API + path, tags=[tag], route_class=GuardedRoute, dependencies=needs)
 
 
-def _requires(permission: str) -> Callable[[Caller], Coroutine[Any, Any, None]]:
-    async def check(caller: Caller) -> None:
-        check_may(caller, permission)
+def _requires(permission: str) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def check(request: Request, services: Given, caller: Caller) -> None:
+        await services.access.check(caller, permission, f"{request.method} {request.scope['route'].path}")
 
     return check
 

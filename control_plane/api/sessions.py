@@ -6,7 +6,7 @@ from fastapi import Request as HttpRequest
 from fastapi import Response
 from pydantic import Field, StrictStr, model_validator
 
-from control_plane.api.authentication import SessionCookie, address_of, check_origin, csrf_token
+from control_plane.api.authentication import Authenticator, SessionCookie, address_of, csrf_token
 from control_plane.api.fields import Answer, Request, Seq, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
@@ -47,7 +47,8 @@ class Me(Answer):
 
 @router.post("/login")
 async def login(request: HttpRequest, response: Response, services: Given, body: Login) -> Me:
-    check_origin(request)
+    authenticator: Authenticator = request.app.state.authenticator
+    await authenticator.check_origin(request)
     address = address_of(request)
     if body.login_token is not None:
         opened = await services.access.login_by_link(body.login_token, address=address)

@@ -129,7 +129,12 @@ class TokenRevoked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessDenied(Event):
-    """Somebody wanted what they may not; `denial_id` tells one attempt from the next."""
+    """Somebody wanted what they may not; `denial_id` tells one attempt from the next.
+
+    Attributes:
+        code: what the answer said; None in events of before it was kept.
+        count: so many more attempts of the same person or address within a minute, of which this was the last.
+    """
 
     KIND: ClassVar[str] = "access.denied"
 
@@ -138,6 +143,8 @@ class AccessDenied(Event):
     action: str
     resource: str
     address: str | None = None
+    code: str | None = None
+    count: int | None = None
 
     def key(self) -> Key:
         return Key(self.denial_id, self.KIND)

@@ -3,18 +3,16 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from control_plane.commands import users as decisions
 from control_plane.commands.access import IDLE_S, SESSION_S, AccessState, Principal, Token, User, may, new_secret
+from control_plane.commands.denials import UNKNOWN
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
 from control_plane.errors import NotFoundError, NotSignedInError
 from control_plane.events import access
 from control_plane.events.event import Event
-
-UNKNOWN: Final = "(unknown)"  # in the record of a failed login, for a name that is no user's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +88,14 @@ class AccessHandler:
         token = state.tokens.get(principal.token_id or "")
         return token is not None and token.expires_at > now_s
 
+    async def check(self, principal: Principal, permission: str, resource: str) -> None:
+        """Let pass who may. Raises NotAllowedError, and records it."""
+        await self._handling.check(principal, permission, resource)
+
+    async def deny(self, username: str | None, action: str, resource: str, *, address: str | None, code: str) -> None:
+        """Record that somebody was not let in; None: it is not known who that was."""
+        await self._handling.deny(username, action, resource, address=address, code=code)
+
     # --- sessions -----------------------------------------------------------------------------------------------
 
     async def login(self, username: str, password: str, *, address: str | None) -> LoggedIn:
@@ -111,6 +117,7 @@ class AccessHandler:
         """Open a session by the token of the embedded mode's login link. Raises NotSignedInError."""
         expected = self._login_token_sha256
         if expected is None or not secrets.compare_digest(expected, digest(token)):
+            await self.deny(None, "login", "login link", address=address, code="login_failed")
             raise NotSignedInError("login_failed", "this login link has ended; start the program again for a new one")
         await self._handling.authority.refresh()
         return await self._open_session(self._handling.authority.access.user(self._login_user or ""), address)
