@@ -11,9 +11,10 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +25,10 @@ from control_plane.api.server import bound
 from control_plane.bootstrap import ROLES, Core, check_pool, open_core, open_leases, prepare, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
+from control_plane.commands.handlers.access import AccessHandler, NewToken
 from control_plane.commands.handlers.hosts import HostHandler
-from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.commands.users import MAX_TOKEN_DAYS
+from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
 from control_plane.observability import configure_logging
 from control_plane.settings import LOOPBACK, Settings, load
 from control_plane_agent.assembly import real_agent, simulated_agent
@@ -38,6 +41,7 @@ from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 
 USERNAME: Final = "admin"
+TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.json is called
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
 
@@ -141,6 +145,7 @@ class _Greeting:
     document: dict[str, str]
     path: Path
     hosts: int
+    revoke_token: Callable[[], Awaitable[None]]
     name: str = "greeting"
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -157,6 +162,8 @@ class _Greeting:
             flush=True,
         )
         await stop.wait()
+        with contextlib.suppress(NotFoundError):  # somebody has ended it before
+            await self.revoke_token()
 
     async def _answers(self) -> bool:
         try:
@@ -171,11 +178,20 @@ class _Greeting:
 
 
 async def _greeting(core: Core, settings: Settings, login_token: str, hosts: int) -> _Greeting:
-    token = await core.access.create_token(CONSOLE, username=USERNAME, name="control-plane dev", days=1)
+    token = await _new_token(core.access)
     return _Greeting(
         url=settings.url,
         address=(settings.listen_host, settings.listen_port),
         document={"url": settings.url, "login_url": f"{settings.url}/login#token={login_token}", "token": token.text},
         path=settings.state_dir / "dev.json",
         hosts=hosts,
+        revoke_token=partial(core.access.revoke_token, CONSOLE, token.token_id),
     )
+
+
+async def _new_token(access: AccessHandler) -> NewToken:
+    """A token that is good until this process ends; one that a killed process has left ends now."""
+    for token in await access.tokens(CONSOLE):
+        if (token.username, token.name) == (USERNAME, TOKEN_NAME):
+            await access.revoke_token(CONSOLE, token.token_id)
+    return await access.create_token(CONSOLE, username=USERNAME, name=TOKEN_NAME, days=MAX_TOKEN_DAYS)
