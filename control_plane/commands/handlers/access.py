@@ -5,7 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from control_plane.commands import users as decisions
-from control_plane.commands.access import IDLE_S, SESSION_S, AccessState, Principal, Token, User, may, new_secret
+from control_plane.commands.access import (
+    IDLE_S,
+    SESSION_S,
+    AccessState,
+    Principal,
+    Session,
+    Token,
+    User,
+    may,
+    new_secret,
+)
 from control_plane.commands.denials import UNKNOWN
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
@@ -61,12 +71,14 @@ class AccessHandler:
         principal = state.by_session(secret, now_s)
         if principal is None or (sha := principal.session_sha256) is None:
             raise NotSignedInError
-        # Nobody knows what other replicas, or this one before its start, have seen of it.
-        seen_s = self._last_seen_s.get(sha, max(state.sessions[sha].opened_at, self._started_s))
-        if now_s - seen_s > IDLE_S:
+        if self._is_idle(sha, state.sessions[sha], now_s):
             raise NotSignedInError
         self._last_seen_s[sha] = now_s
         return replace(principal, address=address)
+
+    def _is_idle(self, sha: str, session: Session, now_s: int) -> bool:
+        # Nobody knows what other replicas, or this one before its start, have seen of it.
+        return now_s - self._last_seen_s.get(sha, max(session.opened_at, self._started_s)) > IDLE_S
 
     def by_token(self, text: str, *, address: str | None = None) -> Principal:
         """Whose API token this is, from memory alone. Raises NotSignedInError."""
@@ -76,15 +88,18 @@ class AccessHandler:
         return replace(principal, address=address)
 
     def still_valid(self, principal: Principal) -> bool:
-        """Whether the session or token that a principal came by still stands, with the same role."""
+        """Whether the session or token that a principal came by still stands, with the same role.
+
+        Asking is no use of it: a stream that is merely open ends when its session has been idle for too long.
+        """
         state = self._handling.authority.access
         user = state.users.get(principal.username)
         if user is None or not user.enabled or user.role != principal.role:
             return False
         now_s = self._handling.clock.now_s()
-        if principal.session_sha256 is not None:
-            session = state.sessions.get(principal.session_sha256)
-            return session is not None and session.expires_at > now_s
+        if (sha := principal.session_sha256) is not None:
+            session = state.sessions.get(sha)
+            return session is not None and session.expires_at > now_s and not self._is_idle(sha, session, now_s)
         token = state.tokens.get(principal.token_id or "")
         return token is not None and token.expires_at > now_s
 
