@@ -1,6 +1,8 @@
 """The one kind of route there is: closed unless listed as public, and strict about what it is sent."""
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -13,11 +15,13 @@ from control_plane.api.authentication import Authenticator
 from control_plane.api.bodies import MAX_BODY_BYTES, MAX_PUBLIC_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
 from control_plane.api.services import Caller, Given
+from control_plane.errors import StorageUnavailableError
 from control_plane.observability import bound
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
 
 API: Final = "/api/v1"
+ANSWER_S: Final = 8.0  # then a client is told to come again; letting go of a connection that hangs takes time, too
 
 
 class StrictRequest(Request):
@@ -37,16 +41,33 @@ class GuardedRoute(APIRoute):
         known = _query_names(self.dependant)
 
         async def guarded(request: Request) -> Response:
-            is_public = (request.method, self.path) in request.app.state.public_routes
-            actor = "anonymous" if is_public else await _let_in(request)
-            self.check_query(request, known)
-            if self.body_field is not None:
-                _check_content_type(request)
-            receive = _little_of(request) if is_public else request.receive
-            with bound(actor=actor):
-                return await handle(StrictRequest(request.scope, receive))
+            try:
+                async with asyncio.timeout(ANSWER_S) as limit:
+                    return await self._answer(request, handle, known, limit)
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise StorageUnavailableError(f"no answer within {ANSWER_S:g} s") from error
 
         return guarded
+
+    async def _answer(
+        self,
+        request: Request,
+        handle: Callable[[Request], Coroutine[Any, Any, Response]],
+        known: set[str],
+        limit: asyncio.Timeout,
+    ) -> Response:
+        is_public = (request.method, self.path) in request.app.state.public_routes
+        actor = "anonymous" if is_public else await _let_in(request)
+        self.check_query(request, known)
+        strict = StrictRequest(request.scope, _little_of(request) if is_public else request.receive)
+        if self.body_field is not None:
+            _check_content_type(request)
+            with _stopped(limit):  # the sender's time, which has a limit of its own
+                await strict.body()
+        with bound(actor=actor):
+            return await handle(strict)
 
     def check_query(self, request: Request, known: set[str]) -> None:
         """Refuse a parameter that would be ignored: its sender believes that it counts."""
@@ -55,6 +76,16 @@ class GuardedRoute(APIRoute):
                 raise ProblemError(422, "not_supported", "reading as of a time is not supported yet", field="at")
             if name not in known:
                 raise ProblemError(422, "invalid_request", "unknown parameter", field=name)
+
+
+@contextmanager
+def _stopped(limit: asyncio.Timeout) -> Iterator[None]:
+    """Let a time limit stand still inside this block."""
+    loop, ends_s = asyncio.get_running_loop(), limit.when() or 0.0
+    left_s = ends_s - loop.time()
+    limit.reschedule(None)
+    yield
+    limit.reschedule(loop.time() + left_s)
 
 
 async def _let_in(request: Request) -> str:

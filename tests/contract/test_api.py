@@ -409,6 +409,39 @@ async def test_a_failure_that_nobody_foresaw_is_a_problem_without_its_trace(
     assert "a secret in a trace" in caplog.text
 
 
+async def test_an_answer_that_the_database_holds_up_is_a_503_in_time(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("control_plane.api.routing.ANSWER_S", 0.1)
+    monkeypatch.setattr(type(api.services.host_queries), "page", hang)
+    reading = await api.client().get("/api/v1/hosts")
+    monkeypatch.setattr(api.log, "append", hang)
+    writing = await api.client().post("/api/v1/tasks", json=A_TASK)
+    monkeypatch.setattr(api.log, "head", hang)
+    entering = await api.client(None, authorization="Bearer cp_0_0").get("/api/v1/hosts")
+
+    for answer in (reading, writing, entering):
+        problem(answer, 503, "storage_unavailable")
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_body_that_does_not_come_is_its_sender_s_fault_and_not_the_database_s(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("control_plane.api.routing.ANSWER_S", 0.05)
+    monkeypatch.setattr("control_plane.api.bodies.BODY_S", 0.2)
+    headers = {"content-type": "application/json"}
+
+    problem(await api.client().post("/api/v1/tasks", content=chunks(), headers=headers), 408, "body_too_slow")
+
+
 async def test_every_answer_has_the_headers_that_protect_a_browser(api: ApiUnderTest) -> None:
     for path in ("/", "/api/v1/hosts", "/api/v1/nothing", "/healthz"):
         headers = (await api.client().get(path)).headers
