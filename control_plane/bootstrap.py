@@ -149,11 +149,7 @@ def services_of(
 ) -> list[Service]:
     """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
     metrics = Metrics()
-    happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
-
-    def count(what: str, number: int) -> None:
-        happened.add(number, what=what)
-
+    count = metrics.happenings()
     publisher = Publisher(transport)
     streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
     results, heartbeats = (
@@ -230,7 +226,11 @@ def services_of_api(core: Core, metrics: Metrics, probes: Sequence[Probe] = (), 
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
         tasks=TaskHandler(
-            core.handling, _Presences(core.host_queries), limits=limits, require_preview=settings.require_preview
+            core.handling,
+            _Presences(core.host_queries),
+            limits=limits,
+            require_preview=settings.require_preview,
+            count=metrics.happenings(),
         ),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

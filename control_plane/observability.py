@@ -164,6 +164,15 @@ class Metrics:
     def histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return self._metric(Histogram(name, meaning, labels))
 
+    def happenings(self) -> Count:
+        """One counter for whatever happens, by its name."""
+        happened = self.counter("control_plane_happened_total", "How often something has happened.", "what")
+
+        def count(what: str, number: int) -> None:
+            happened.add(number, what=what)
+
+        return count
+
     def _metric(self, new: _M) -> _M:
         there = self._metrics.setdefault(new.name, new)
         if not isinstance(there, type(new)) or there.labels != new.labels:

@@ -20,6 +20,7 @@ from control_plane.errors import (
     RefusedError,
     StorageUnavailableError,
 )
+from control_plane.observability import Metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -76,23 +77,25 @@ class ReadTableBehindError(ProblemError):
 
 
 def problem(
+    request: Request,
     status: int,
     code: str,
     detail: str,
     *,
-    request_id: str | None,
     errors: Sequence[Mapping[str, str]] = (),
     more_errors: int = 0,
     headers: Mapping[str, str] | None = None,
     more: Mapping[str, object] | None = None,
 ) -> Response:
+    metrics: Metrics = request.app.state.services.metrics
+    metrics.counter("control_plane_http_problems_total", "Requests answered with a problem.", "code").add(code=code)
     body: dict[str, object] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": request_id,
+        "request_id": getattr(request.state, "request_id", None),
         **(more or {}),
     }
     if errors:
@@ -111,10 +114,6 @@ def _encodable(value: object) -> object:
         case list():
             return [_encodable(item) for item in value]
     return value
-
-
-def request_id_of(request: Request) -> str | None:
-    return getattr(request.state, "request_id", None)
 
 
 def install(app: FastAPI) -> None:
@@ -140,13 +139,13 @@ async def _refused(request: Request, error: Exception) -> Response:
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
     more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}
-    return problem(status, error.code, error.detail, request_id=request_id_of(request), headers=headers, more=more)
+    return problem(request, status, error.code, error.detail, headers=headers, more=more)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     _logger.warning("storage unavailable", extra={"reason": str(error)})
     detail = "the database does not answer; the same request again is safe"
-    return problem(503, "storage_unavailable", detail, request_id=request_id_of(request), headers=RETRY_AFTER)
+    return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -157,8 +156,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     detail = f"{errors[0]['field']}: {errors[0]['message']}"
     if more_errors:
         detail += f" ({len(found)} errors, of which {MAX_ERRORS} are listed)"
-    request_id = request_id_of(request)
-    return problem(422, "invalid_request", detail, request_id=request_id, errors=errors, more_errors=more_errors)
+    return problem(request, 422, "invalid_request", detail, errors=errors, more_errors=more_errors)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -177,21 +175,14 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, ProblemError):
         code = error.code
         errors = [{"field": error.field, "message": error.detail}] if error.field else []
-    return problem(
-        error.status_code,
-        code,
-        error.detail,
-        request_id=request_id_of(request),
-        errors=errors,
-        headers=error.headers,
-    )
+    return problem(request, error.status_code, code, error.detail, errors=errors, headers=error.headers)
 
 
 async def internal_error(request: Request, error: Exception) -> Response:
     """Whatever was not foreseen: the log has the trace, and the answer the id to find it by."""
     _logger.error("request failed", exc_info=error)
     detail = "something went wrong here; the server's log has it under this request_id"
-    return problem(500, "internal_error", detail, request_id=request_id_of(request))
+    return problem(request, 500, "internal_error", detail)
 
 
 SCHEMA: Final[Mapping[str, Any]] = {

@@ -199,6 +199,25 @@ async def metrics(api: ApiUnderTest) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
+async def test_tasks_are_counted_when_they_are_accepted_and_refusals_by_their_code(api: ApiUnderTest) -> None:
+    before = await metrics(api)
+    ada, body = api.client("ada"), {"target": {"host": "web1"}, "command": "id", "timeout": 5, "user": "root"}
+
+    for task_id, command in (("c1", "id"), ("c1", "id"), ("c2", "id"), ("c2", "whoami"), ("c.3", "id")):
+        await ada.post("/api/v1/tasks", json={**body, "task_id": task_id, "command": command})
+    await api.client(None).get("/api/v1/hosts", headers={"host": "evil.example"})
+
+    after = await metrics(api)
+    assert {
+        name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)
+    }.items() >= {
+        'control_plane_happened_total{what="tasks_accepted"}': 2,
+        'control_plane_http_problems_total{code="key_conflict"}': 1,
+        'control_plane_http_problems_total{code="invalid_request"}': 1,
+        'control_plane_http_problems_total{code="host_refused"}': 1,
+    }.items()
+
+
 @pytest.mark.parametrize("fault", ["an error", "no answer"])
 async def test_what_was_counted_is_told_while_the_database_is_away(
     api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, fault: str

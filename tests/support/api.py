@@ -29,6 +29,7 @@ from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionFinished
+from control_plane.observability import Metrics
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector
@@ -177,7 +178,7 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
 def _services(
     settings: Settings, database: Database, log: EventLog, probes: tuple[Probe, ...]
 ) -> tuple[Services, _Presences]:
-    clock = SystemClock()
+    clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
     authority = Authority(log, keyring)
     handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock)
@@ -194,12 +195,13 @@ def _services(
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(handling, presences),
+        tasks=TaskHandler(handling, presences, count=metrics.happenings()),
         host_queries=HostQueries(database),
         task_queries=TaskQueries(database),
         audit_queries=AuditQueries(database),
         projection_queries=ProjectionQueries(database, log, hub, clock),
         hub=hub,
+        metrics=metrics,
         probes=probes,
         amqp_url_for_agents="amqp://broker",
     )

@@ -15,6 +15,7 @@ from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundErro
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Conflict, Key, Recorded
 from control_plane.events.tasks import OUTCOME, TaskAccepted, TaskCancelRequested
+from control_plane.observability import Count
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
 
 
@@ -35,11 +36,13 @@ class TaskHandler:
         *,
         limits: GuardLimits | None = None,
         require_preview: RequirePreview = "off",
+        count: Count = lambda _what, _number: None,
     ) -> None:
         self._handling = handling
         self._presences = presences
         self._limits = limits or GuardLimits()
         self._require_preview = require_preview
+        self._count = count
 
     async def preview(
         self, principal: Principal, target: Target, command: str, *, needs_full_agent: str | None = None
@@ -120,7 +123,9 @@ class TaskHandler:
         handling.failpoints.hit("accept.after_commit")
         if isinstance(outcome, Conflict):
             raise KeyConflictError(event.task_id, outcome.seq)
-        return Accepted(task_id=event.task_id, seq=outcome.seq, created=isinstance(outcome, Recorded))
+        if created := isinstance(outcome, Recorded):
+            self._count("tasks_accepted", 1)
+        return Accepted(task_id=event.task_id, seq=outcome.seq, created=created)
 
     async def _existing(self, principal: Principal, request: CreateTask) -> Accepted | None:
         """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""
