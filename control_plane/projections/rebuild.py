@@ -55,10 +55,12 @@ async def rebuild(
 
     Raises:
         FoldError: an event cannot be folded; a rebuild sets nothing aside.
-        RefusedError: `rebuild_running`: two at once would fold into the same tables.
+        RefusedError: `rebuild_running`: two at once would fold into the same tables. `not_folded`: there is nothing
+            live to compare with.
         LeaseLostError: this one stood still for so long that another has begun.
     """
     live, rebuilt = projection(), projection(SUFFIX)
+    await _check_folded(database, projection.name)
     async with _alone(database, projection.name) as renew:
         await drop_tables(database, rebuilt)
         await create_tables(database, rebuilt)
@@ -84,6 +86,12 @@ async def rebuild(
             with suppress(LeaseLostError):  # then they are another one's tables by now
                 await renew()
                 await drop_tables(database, rebuilt)
+
+
+async def _check_folded(database: Database, name: str) -> None:
+    async with database.read() as connection:
+        if await connection.scalar(select(follower.c.name).where(follower.c.name == name)) is None:
+            raise RefusedError("not_folded", f"{name} has not been folded yet: run the server with the role projectors")
 
 
 @asynccontextmanager

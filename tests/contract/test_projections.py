@@ -538,6 +538,24 @@ class ProjectionContract:
         assert main(["projections", "verify", "nothing"]) == 1
         assert "there are hosts, tasks, audit" in capsys.readouterr().err
 
+    def test_before_anything_is_folded_verify_and_rebuild_say_so_in_one_line(
+        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", url)
+        monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path / "state"))
+        create(tmp_path / "state")
+
+        async def migrate() -> None:
+            async with migrated(url):
+                pass
+
+        asyncio.run(migrate())
+
+        for action in ("verify", "rebuild"):
+            assert main(["projections", action]) == 1
+            [line] = capsys.readouterr().err.splitlines()
+            assert line.startswith("control-plane: not_folded: hosts has not been folded yet")
+
     # --- those who wait
 
     async def test_who_waits_for_an_event_reads_rows_that_have_it(self, url: str, shop: Shop) -> None:
