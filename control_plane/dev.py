@@ -40,6 +40,7 @@ from control_plane_wire.topology import is_name
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 
+DATABASE: Final = "control-plane.db"
 USERNAME: Final = "admin"
 TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.json is called
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
@@ -56,7 +57,7 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     if not 0 <= simulated <= MAX_SIMULATED:
         raise ConfigurationError(f"--agents: a number from 0 to {MAX_SIMULATED}")
     settings = load(
-        database_url=f"sqlite+aiosqlite:///{state_dir}/control-plane.db",
+        database_url=f"sqlite+aiosqlite:///{state_dir / DATABASE}",
         state_dir=state_dir,
         listen=listen,
         log_format="text",
@@ -86,7 +87,10 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
 @contextmanager
 def _alone(state_dir: Path) -> Iterator[None]:
     """Make the state directory, and hold it for this process."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        _make_private(state_dir)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {state_dir}: {error.strerror}; give another --state-dir") from error
     with (state_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,6 +99,21 @@ def _alone(state_dir: Path) -> Iterator[None]:
                 f"another `control-plane dev` runs on {state_dir}; stop it, or give another --state-dir"
             ) from error
         yield
+
+
+def _make_private(state_dir: Path) -> None:
+    """Keep others out of the directory and of the database in it, if it is ours: new, empty, or with our database."""
+    os.umask(0o077)  # for all that is made from here on
+    state_dir.mkdir(parents=True, exist_ok=True)
+    databases = list(state_dir.glob(f"{DATABASE}*"))
+    if state_dir.stat().st_mode & 0o077:
+        if not databases and any(state_dir.iterdir()):
+            raise ConfigurationError(
+                f"{state_dir} may be read by others and has other files in it: chmod 700 it or give another --state-dir"
+            )
+        state_dir.chmod(0o700)
+    for database in databases:
+        database.chmod(0o600)
 
 
 async def _agents(core: Core, transport: Transport, state_dir: Path, simulated: int) -> list[Service]:

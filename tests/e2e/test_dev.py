@@ -53,8 +53,49 @@ def test_the_token_for_programs_is_good_while_it_runs_and_new_at_each_start(star
 
     third, api = start()
     with api:
-        ended = api.get("/events", params={"kind": "token.revoked", "after": 0}).raise_for_status().json()["items"]
-        made = api.get("/events", params={"kind": "token.created", "after": 0}).raise_for_status().json()["items"]
-    assert [event["actor"] for event in ended] == ["console"] * 2
-    assert ended[0]["seq"] < made[1]["seq"] < ended[1]["seq"] < made[2]["seq"]
+
+        def seqs(kind: str) -> list[int]:
+            listed = api.get("/events", params={"kind": kind, "after": 0}).raise_for_status().json()["items"]
+            return [event["seq"] for event in listed]
+
+        wait_until(lambda: len(seqs("token.created")) == 3, timeout_s=20, what="three tokens are in the trail")
+        [first_made, second_made, third_made] = seqs("token.created")
+        [first_ended, second_ended] = seqs("token.revoked")
+    assert first_made < first_ended < second_made < second_ended < third_made
     third.stop()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_its_state_is_its_owner_s_alone_and_what_was_wider_is_narrowed(start: Start, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+
+    for _ in range(2):
+        program, api = start()
+        api.close()
+        files = [path for path in state.rglob("*") if path.is_file()]
+        assert {path.name for path in files} >= {"control-plane.db", "control-plane.db-wal", "signing.key", "dev.json"}
+        assert [path for path in files if mode(path) & 0o077 and path.parent == state] == []
+        assert mode(state) == 0o700
+        program.stop()
+        state.chmod(0o755)
+        (state / "control-plane.db").chmod(0o644)
+
+
+def test_a_directory_that_is_somebody_else_s_is_left_as_it_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    (state / "thesis.txt").write_text("all there is")
+    argv = ["control-plane", "dev", "--state-dir", str(state), "--listen", "127.0.0.1:0"]
+
+    program = Program(argv, log=tmp_path / "dev.log", environment={}).start()
+    wait_until(program.has_ended, timeout_s=30, what="it ends")
+
+    assert program.process is not None
+    assert program.process.returncode == 2
+    [line] = program.text().splitlines()
+    assert line.startswith(f"control-plane: {state} may be read by others and has other files in it")
+    assert (mode(state), [path.name for path in state.iterdir()]) == (0o755, ["thesis.txt"])
