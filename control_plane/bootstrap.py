@@ -98,7 +98,7 @@ async def open_core(
         if not await migrate.is_current(database):
             raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
         async with EventLog.open(database, clock=clock, failpoints=failpoints) as log:
-            authority = Authority(log, keyring)
+            authority = Authority(log, keyring, clock)
             await authority.refresh()
             handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock, failpoints=failpoints)
             hub = Hub(database)

@@ -120,8 +120,9 @@ async def test_a_viewer_may_change_nothing(api: ApiUnderTest) -> None:
             answer = await client.request(method, address(path), json=BODIES.get((method, path)))
             problem(answer, 403, "not_allowed")
 
-    denied = (await api.client().get("/api/v1/events", params={"kind": "access.denied", "limit": 1000})).json()["items"]
-    assert [event["actor"] for event in denied].count("eve") == SINGLY  # the others are counted
+    query = {"kind": "access.denied", "actor": "eve", "limit": 1000, "min_seq": (await api.log.head("event")).seq}
+    denied = (await api.client().get("/api/v1/events", params=query)).json()["items"]
+    assert len(denied) == SINGLY  # the others are counted
 
 
 async def test_a_viewer_may_read_everything_but_people(api: ApiUnderTest) -> None:

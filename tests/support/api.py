@@ -185,7 +185,7 @@ def _services(
 ) -> tuple[Services, _Presences]:
     clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
-    authority = Authority(log, keyring)
+    authority = Authority(log, keyring, clock)
     handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock)
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)

@@ -163,7 +163,7 @@ class Plane:
         self.counts: Counter[str] = Counter()
         self.note: str | None = None
         self.keyring = Keyring(CONTROL_PLANE_KEY)
-        self.authority = Authority(log, self.keyring)
+        self.authority = Authority(log, self.keyring, clock)
         self.hub = Hub(database)
         self.leases = Leases(database, owner=owner)
         self.task_queries = TaskQueries(database)

@@ -107,11 +107,13 @@ class TaskHandler:
         return freeze(authority.fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
 
     def _previewed(self, request: CreateTask, presences: Mapping[str, Presence]) -> FrozenList | None:
-        """The target as it was when the request's preview was made, None where it has none."""
+        """The target as it was when the request's preview was made, None where it has none or that is long ago."""
         if request.preview_id is None:
             return None
         as_of = PreviewId.parse(request.preview_id).as_of
         fleet = self._handling.authority.fleet.at(as_of)
+        if fleet is None:
+            return None
         return freeze(fleet, request.target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
 
     async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
