@@ -53,6 +53,7 @@ class Leases:
         )
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
         self._exists = select(table.c.name).where(is_named)
+        self._held = select(table.c.epoch).where(is_named, table.c.until_us >= now_us)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
         self._end_all = update(table).where(table.c.owner == bindparam("dead")).values(until_us=0)
@@ -71,6 +72,15 @@ class Leases:
                 await connection.execute(self._create, {"lease": name})
             epoch = await connection.scalar(self._read_epoch, {"lease": name})
         return None if epoch is None else Lease(name, epoch)
+
+    async def held(self, name: str) -> int | None:
+        """The epoch under which somebody holds the lease now; None while nobody does.
+
+        Raises:
+            StorageUnavailableError: try again.
+        """
+        async with self._database.read() as connection:
+            return await connection.scalar(self._held, {"lease": name})
 
     async def renew(self, lease: Lease) -> None:
         """Hold on for another four seconds.
@@ -93,6 +103,14 @@ class Leases:
         """End the leases of a process that is certainly dead, so that nobody waits for them."""
         async with self._database.write() as connection:
             await connection.execute(self._end_all, {"dead": owner})
+
+    async def hold(self, name: str, until: asyncio.Event) -> None:
+        """Hold the lease, whenever no other process does, until the event is set."""
+
+        async def work(_lease: Lease) -> None:
+            await until.wait()
+
+        await self.keep(name, work, stop=until)
 
     async def keep(self, name: str, work: Callable[[Lease], Awaitable[None]], *, stop: asyncio.Event) -> None:
         """Do `work` whenever the lease is ours, again and again, until `stop` is set.
