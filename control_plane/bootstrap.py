@@ -1,12 +1,12 @@
 """Settings in, a running application out: the one place that chooses implementations."""
 
 import asyncio
-import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from control_plane.api.server import HttpService, bound
@@ -32,6 +32,7 @@ from control_plane.observability import Count, Metrics, to_syslog
 from control_plane.processes.checkpoints import CheckpointProcess, Signer
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
+from control_plane.processes.presence import HEARING
 from control_plane.processes.presence import Presence as PresenceProcess
 from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
@@ -165,25 +166,15 @@ def services_of(
     count = metrics.happenings()
     publisher = Publisher(transport)
     rebuilder = Rebuilder(core.database, core.log)
-    streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
-    results, heartbeats = (
-        Ingest(
-            stream,
-            transport,
-            core.log,
-            core.authority,
-            count=count,
-            monotonic_s=core.clock.monotonic_s,
-            failpoints=core.failpoints,
-        )
-        for stream in streams
-    )
 
-    def hearing_since_s() -> float | None:
-        """Since when every heartbeat is heard; from here that is known only where this process takes them in."""
-        if "ingest" not in roles:
-            return -math.inf
-        return None if publisher.is_blocked else heartbeats.connected_since_s
+    async def heard_under() -> int | None:
+        return None if publisher.is_blocked else await leases.held(HEARING)
+
+    ingest = partial(
+        Ingest, transport=transport, log=core.log, authority=core.authority, count=count, failpoints=core.failpoints
+    )
+    results = ingest(Results(core.log, core.authority, count))
+    heartbeats = ingest(Heartbeats(core.authority), meanwhile=partial(leases.hold, HEARING))
 
     signing = _signing(core, leases, count)
     by_role: dict[str, Sequence[Service]] = {
@@ -214,7 +205,7 @@ def services_of(
                 leases,
                 core.host_queries,
                 core.clock,
-                hearing_since_s=hearing_since_s,
+                heard_under=heard_under,
                 failpoints=core.failpoints,
             ),
             signing,
@@ -299,7 +290,7 @@ def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signi
     async def broker() -> str | None:
         if "processes" in roles and not publisher.is_connected:
             return "no session to publish on"
-        if "ingest" in roles and results.connected_since_s is None:
+        if "ingest" in roles and not results.is_connected:
             return "no session to consume on"
         return "the broker takes no publishes (memory or disk alarm?)" if publisher.is_blocked else None
 

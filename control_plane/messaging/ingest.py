@@ -7,9 +7,9 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from control_plane.commands.authority import Authority
 from control_plane.errors import StorageUnavailableError, UnstorableError
@@ -74,8 +74,16 @@ class Stream(Protocol):
         ...
 
 
+async def _nothing(over: asyncio.Event) -> None:
+    return
+
+
 class Ingest:
-    """One stream's consumer, as a service; any number may compete for a queue."""
+    """One stream's consumer, as a service; any number may compete for a queue.
+
+    Args:
+        meanwhile: done beside, from when a session consumes until the event is set or the session is lost.
+    """
 
     def __init__(
         self,
@@ -85,7 +93,7 @@ class Ingest:
         authority: Authority,
         *,
         count: Count,
-        monotonic_s: Callable[[], float],
+        meanwhile: Callable[[asyncio.Event], Coroutine[Any, Any, None]] = _nothing,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.name = f"ingest {stream.name}"
@@ -94,22 +102,24 @@ class Ingest:
         self._log = log
         self._authority = authority
         self._count = count
-        self._monotonic_s = monotonic_s
+        self._meanwhile = meanwhile
         self._failpoints = failpoints
-        self.connected_since_s: float | None = None
+        self.is_connected = False
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
-            self.connected_since_s = self._monotonic_s()
+            self.is_connected, over = True, asyncio.Event()
             try:
-                async for batch in until_stopped(
-                    session.consume(self._stream.queue, prefetch=self._stream.prefetch), stop
-                ):
-                    for part in parts_of(batch):
-                        await self._take(session, part, stop)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._meanwhile(over), name=f"meanwhile {self.name}")
+                    deliveries = session.consume(self._stream.queue, prefetch=self._stream.prefetch)
+                    async for batch in until_stopped(deliveries, stop):
+                        for part in parts_of(batch):
+                            await self._take(session, part, stop)
+                    over.set()
             finally:
-                self.connected_since_s = None
+                self.is_connected = False
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)

@@ -2,13 +2,12 @@
 
 Silence is measured by the monotonic clock, from when this process heard the host: a step of the wall clock makes nobody
 silent, and keeps nobody alive. Nobody is judged who could not be heard: not within three intervals after this process,
-its broker connection or the broker itself came back.
+the consumer of heartbeats or the broker itself came back.
 """
 
 import asyncio
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +23,7 @@ from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
 
+HEARING: Final = "ingest:heartbeats"  # the lease of whoever takes heartbeats in
 STALE_AFTER: Final = 2  # missed intervals
 OFFLINE_AFTER: Final = 3
 LOOK_S: Final = 1.0
@@ -139,11 +139,34 @@ class Fleet:
         return found
 
 
+@dataclass(slots=True)
+class Hearing:
+    """Since when heartbeats are heard without a gap.
+
+    Whoever takes them in holds a lease for as long as its session with the broker lasts, in whichever process that is.
+    Another epoch is another session, and between two there may have been none. The heartbeats themselves would not do:
+    in a fleet of one host its own silence and the consumer's look the same.
+    """
+
+    epoch: int | None
+    since_s: float
+
+    def look(self, epoch: int | None, now_s: float) -> float | None:
+        """Since when, in monotonic seconds; None while nobody takes them in.
+
+        Args:
+            epoch: of the lease as it is held now; None: nobody holds it, or the broker lets nothing through.
+        """
+        if epoch != self.epoch:
+            self.epoch, self.since_s = epoch, now_s
+        return None if epoch is None else self.since_s
+
+
 class Presence:
     """The process, as a service; any number may run, and the one with the lease works.
 
     Args:
-        hearing_since_s: since when heartbeats are heard without a gap, in monotonic seconds; None while they are not.
+        heard_under: the epoch under which somebody takes heartbeats in now; None while nobody can.
     """
 
     name = "presence"
@@ -155,14 +178,14 @@ class Presence:
         queries: HostQueries,
         clock: Clock,
         *,
-        hearing_since_s: Callable[[], float | None] = lambda: -math.inf,
+        heard_under: Callable[[], Awaitable[int | None]],
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
         self._leases = leases
         self._queries = queries
         self._clock = clock
-        self._hearing_since_s = hearing_since_s
+        self._heard_under = heard_under
         self._failpoints = failpoints
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -170,8 +193,8 @@ class Presence:
 
     async def _work(self, _lease: object, stop: asyncio.Event) -> None:
         as_of, heard = await self._queries.heard()
-        started_s = looked_s = self._clock.monotonic_s()
-        fleet = Fleet(heard, started_s)
+        looked_s = self._clock.monotonic_s()
+        fleet, hearing = Fleet(heard, looked_s), Hearing(await self._heard_under(), looked_s)
         event_seq, heartbeat_seq = as_of.event, as_of.heartbeat
         while not stop.is_set():
             event_seq = await self._listen(fleet, event_seq)
@@ -185,7 +208,7 @@ class Presence:
             now_s = self._clock.monotonic_s()
             if now_s - looked_s >= LOOK_S:
                 looked_s = now_s
-                await self._judge(fleet, now_s, started_s)
+                await self._judge(fleet, now_s, hearing.look(await self._heard_under(), now_s))
             await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
 
     async def _listen(self, fleet: Fleet, after: int, *, patience_s: float = POLL_S) -> int:
@@ -212,12 +235,11 @@ class Presence:
                 fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
         return news
 
-    async def _judge(self, fleet: Fleet, now_s: float, started_s: float) -> None:
-        since_s = self._hearing_since_s()
-        if since_s is None:
+    async def _judge(self, fleet: Fleet, now_s: float, hearing_since_s: float | None) -> None:
+        if hearing_since_s is None:
             return
         silent: list[Event] = []
-        for host, state in fleet.silent(now_s, max(since_s, started_s)):
+        for host, state in fleet.silent(now_s, hearing_since_s):
             silent.append(await self._silence(host, state))
             fleet.hosts[host.hostname] = replace(host, state=state)
         await self._record(silent)

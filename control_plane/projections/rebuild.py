@@ -118,7 +118,7 @@ async def retry_parked(projection: type[Projection], database: Database, log: Ev
     await _row_of(database, live)
     leases = Leases(database, owner=f"retry {uuid4()}")
     lease = await leases.take(live.lease)
-    async with leases.held(lease), folding(live, database, log, lease) as tenure:
+    async with leases.renewing(lease), folding(live, database, log, lease) as tenure:
         return await tenure.retry()
 
 
@@ -127,7 +127,7 @@ async def _alone(leases: Leases, copy: Projection) -> AsyncIterator[Lease]:
     lease = await leases.acquire(copy.lease)
     if lease is None:
         raise RefusedError("rebuild_running", f"{copy.name} is being folded already; wait until that has ended")
-    async with leases.held(lease):
+    async with leases.renewing(lease):
         yield lease
 
 
@@ -176,7 +176,7 @@ async def _compared(database: Database, live: Projection, fresh: Projection, ten
 async def _switch(database: Database, leases: Leases, live: Projection, copy: Projection, tenure: Folding) -> None:
     """Put a copy in place of the live tables. After a crash anywhere either are live, whole, at the same position."""
     taken = await leases.take(live.lease)
-    async with leases.held(taken):
+    async with leases.renewing(taken):
         upto = await claim(live, database, taken)  # from here on nobody but us moves it
         while await tenure.step(upto=upto, limit=PAGE):
             pass

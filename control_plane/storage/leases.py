@@ -55,6 +55,7 @@ class Leases:
         self._steal = update(table).where(is_named).values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
         self._exists = select(table.c.name).where(is_named)
+        self._held = select(table.c.epoch).where(is_named, table.c.until_us >= now_us)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
         self._end_all = update(table).where(table.c.owner == bindparam("dead")).values(until_us=0)
@@ -86,6 +87,15 @@ class Leases:
             epoch = await connection.scalar(self._read_epoch, {"lease": name})
         return None if epoch is None else Lease(name, epoch)
 
+    async def held(self, name: str) -> int | None:
+        """The epoch under which somebody holds the lease now; None while nobody does.
+
+        Raises:
+            StorageUnavailableError: try again.
+        """
+        async with self._database.read() as connection:
+            return await connection.scalar(self._held, {"lease": name})
+
     async def renew(self, lease: Lease) -> None:
         """Hold on for another four seconds.
 
@@ -108,6 +118,14 @@ class Leases:
         async with self._database.write() as connection:
             await connection.execute(self._end_all, {"dead": owner})
 
+    async def hold(self, name: str, until: asyncio.Event) -> None:
+        """Hold the lease, whenever no other process does, until the event is set."""
+
+        async def work(_lease: Lease) -> None:
+            await until.wait()
+
+        await self.keep(name, work, stop=until)
+
     async def keep(self, name: str, work: Callable[[Lease], Awaitable[None]], *, stop: asyncio.Event) -> None:
         """Do `work` whenever the lease is ours, again and again, until `stop` is set.
 
@@ -123,7 +141,7 @@ class Leases:
                     await _wait(stop, RENEWAL_S)
                     continue
                 backoff.reset()
-                async with self.held(lease):
+                async with self.renewing(lease):
                     await work(lease)
             except* (LeaseLostError, StorageUnavailableError) as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
@@ -135,7 +153,7 @@ class Leases:
                 await _wait(stop, HALTED_S)
 
     @asynccontextmanager
-    async def held(self, lease: Lease) -> AsyncIterator[None]:
+    async def renewing(self, lease: Lease) -> AsyncIterator[None]:
         """Renew the lease as long as the block lasts, and release it after; a block that loses it is cancelled.
 
         Raises:

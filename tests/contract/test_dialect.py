@@ -275,6 +275,31 @@ class DialectContract:
         await one.release(first)
         assert await one.acquire("dispatch") is None
 
+    async def test_anybody_may_see_under_which_epoch_a_lease_is_held(self, database: Database) -> None:
+        one, two = Leases(database, owner="one"), Leases(database, owner="two")
+        assert await two.held("dispatch") is None
+        first = await one.acquire("dispatch")
+        assert first is not None
+        assert (await one.held("dispatch"), await two.held("dispatch")) == (1, 1)
+        assert await two.held("deadlines") is None
+
+        await one.release(first)
+        assert await two.held("dispatch") is None
+        await two.acquire("dispatch")
+        assert await one.held("dispatch") == 2
+        await expire(database)
+        assert await one.held("dispatch") is None
+
+    async def test_a_lease_is_held_until_it_is_over(self, database: Database) -> None:
+        leases, over = Leases(database, owner="one"), asyncio.Event()
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks:
+            tasks.create_task(leases.hold("hearing", over))
+            while await leases.held("hearing") is None:
+                continue
+            over.set()
+
+        assert await leases.held("hearing") is None
+
     async def test_a_lease_that_is_not_renewed_is_taken_over_under_a_new_epoch(self, database: Database) -> None:
         one, two = Leases(database, owner="one"), Leases(database, owner="two")
         await one.acquire("dispatch")

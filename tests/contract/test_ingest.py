@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from control_plane.events import access, hosts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.messaging.publisher import Publisher
+from control_plane.processes.presence import HEARING
 from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.messages import MAX_HEARTBEAT_BYTES, MAX_RESULT_BYTES, seal
 from control_plane_wire.signing import CONTROL_PLANE, HEARTBEAT, RESULT, encode_base64, verify
@@ -586,18 +588,12 @@ class IngestContract:
 
         assert (await plane.log.head(HEARTBEAT_EVENT)).seq == 100
 
-    async def test_it_tells_since_when_it_hears(self, plane: Plane) -> None:
-        consumer = plane.heartbeats()
-
-        plane.clock.advance(5)
-
-        async def since_s() -> float | None:
-            return consumer.connected_since_s
-
-        assert await since_s() is None
-        async with plane.serving(consumer):
-            assert await until(since_s) == 5.0
-        assert await since_s() is None
+    async def test_whoever_takes_heartbeats_in_holds_a_lease_for_as_long(self, plane: Plane) -> None:
+        held = partial(plane.leases.held, HEARING)
+        async with plane.serving(plane.results()):
+            async with plane.serving(plane.heartbeats()):
+                assert await until(held) == 1
+            assert await held() is None
 
     # --- publishing
 
@@ -679,6 +675,20 @@ class TestSqliteInProcess(IngestContract):
 
         assert len(await plane.events(FINISHED)) == 1
         assert plane.counts["duplicates"] == 1
+
+    async def test_another_session_that_takes_heartbeats_in_has_another_lease(
+        self, plane: Plane, broker_in_process: InProcessBroker
+    ) -> None:
+        """So presence knows that between the two nobody was heard."""
+        consumer = plane.heartbeats()
+        async with plane.serving(consumer):
+            await until(partial(plane.leases.held, HEARING))
+            broker_in_process.cut(f"control-plane {consumer.name}")
+
+            async def is_another() -> bool:
+                return await plane.leases.held(HEARING) == 2
+
+            await until(is_another)
 
     async def test_the_publisher_opens_another_session_when_it_has_lost_its_own(
         self, plane: Plane, broker_in_process: InProcessBroker

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from control_plane.processes import dispatch, sends
 from control_plane.processes.configures import DRIFT_S
 from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
+from control_plane.processes.presence import HEARING
 from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
@@ -1047,6 +1049,41 @@ class ProcessContract:
             await plane.recorded(hosts.HostWentOffline.KIND)
 
         assert len(await plane.events(hosts.HostWentOnline.KIND)) == 3
+
+    async def test_nobody_is_missed_while_nobody_takes_heartbeats_in_nor_right_after(self, plane: Plane) -> None:
+        """Whoever does may be another process, and only its lease tells that it is at work."""
+        other, looks = plane.beside(), 0
+        held = plane.leases.held
+
+        async def look(name: str) -> int | None:
+            nonlocal looks
+            looks += 1
+            return await held(name)
+
+        async def has_looked() -> bool:
+            return looks > 0
+
+        async def look_after(seconds: float) -> None:
+            """The second of two looks comes when all that follows from the first is recorded."""
+            nonlocal looks
+            for part in (seconds - 1, 1):
+                looks = 0
+                plane.clock.advance(part)
+                await until(has_looked)
+
+        plane.leases.held = look  # type: ignore[method-assign]
+        async with plane.watching(heard=False):
+            await self.beat(plane, "web1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+            await look_after(1000)
+
+            async with other.serving(other.heartbeats()):
+                await until(partial(held, HEARING))
+                await look_after(2)
+                await look_after(28)
+                assert await plane.events(hosts.HostWentOffline.KIND) == []
+                await look_after(2)
+                await plane.recorded(hosts.HostWentOffline.KIND)
 
     async def test_a_stream_of_heartbeats_that_never_ends_keeps_no_silent_host_online(self, plane: Plane) -> None:
         read, sequences = plane.log.read, itertools.count(1)

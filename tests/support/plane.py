@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from control_plane.commands.authority import Authority, Keyring
@@ -23,7 +24,7 @@ from control_plane.messaging.publisher import Publisher
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort
-from control_plane.processes.presence import Presence
+from control_plane.processes.presence import HEARING, Presence
 from control_plane.processes.witnesses import Rounds
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import create_tables
@@ -147,6 +148,17 @@ class AgentEnd:
         return [str(message["task_id"]) for message in self.messages]
 
 
+@dataclass
+class _Listener:
+    """Whoever takes heartbeats in, for all that presence can tell."""
+
+    leases: Leases
+    name: str = "listener"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self.leases.hold(HEARING, stop)
+
+
 class Plane:
     """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ.
 
@@ -209,18 +221,17 @@ class Plane:
         return Deadlines(self.log, self.leases, self.hub, self.task_queries, self.clock)
 
     def presence(self) -> Presence:
-        return Presence(self.log, self.leases, self.host_queries, self.clock)
+        heard_under = partial(self.leases.held, HEARING)
+        return Presence(self.log, self.leases, self.host_queries, self.clock, heard_under=heard_under)
 
     def results(self) -> Ingest:
         return self._ingest(Results(self.log, self.authority, self.count))
 
     def heartbeats(self) -> Ingest:
-        return self._ingest(Heartbeats(self.authority))
+        return self._ingest(Heartbeats(self.authority), meanwhile=partial(self.leases.hold, HEARING))
 
-    def _ingest(self, stream: Results | Heartbeats) -> Ingest:
-        return Ingest(
-            stream, self.transport, self.log, self.authority, count=self.count, monotonic_s=self.clock.monotonic_s
-        )
+    def _ingest(self, stream: Results | Heartbeats, **given: Any) -> Ingest:
+        return Ingest(stream, self.transport, self.log, self.authority, count=self.count, **given)
 
     def projectors(self) -> list[Projector]:
         return [Projector(projection(), self.database, self.log, self.leases, self.hub) for projection in PROJECTIONS]
@@ -264,8 +275,12 @@ class Plane:
                 yield
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Presence at work, with what was said and heard before in its mind."""
+    async def watching(self, *, heard: bool = True) -> AsyncIterator[None]:
+        """Presence at work, with what was said and heard before in its mind.
+
+        Args:
+            heard: somebody takes heartbeats in all that time.
+        """
         presence, has_taken_over = self.presence(), asyncio.Event()
         listen = presence._listen
 
@@ -274,7 +289,12 @@ class Plane:
             return await listen(*given, **more)
 
         presence._listen = tell  # type: ignore[method-assign]
-        async with self.serving(presence), asyncio.timeout(BOUND_S):
+        async with AsyncExitStack() as stack:
+            if heard:
+                await stack.enter_async_context(self.serving(_Listener(self.leases)))
+                await until(partial(self.leases.held, HEARING))
+            await stack.enter_async_context(self.serving(presence))
+            await stack.enter_async_context(asyncio.timeout(BOUND_S))
             await has_taken_over.wait()
             yield
 

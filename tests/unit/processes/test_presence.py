@@ -13,7 +13,7 @@ from control_plane.events import hosts, registry
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat
-from control_plane.processes.presence import KINDS, STATES, Fleet, Presence
+from control_plane.processes.presence import KINDS, STATES, Fleet, Hearing, Presence
 from control_plane.projections.queries.hosts import HeardHost
 from control_plane_wire.strict_json import JsonObject
 from tests.support.clock import START_US, ManualClock
@@ -54,7 +54,7 @@ class Watch:
         self.said: list[Event] = []
         self.fleet = Fleet(list(heard), self.clock.monotonic_s())
         self.log = MemoryLog(clock=self.clock)
-        self.process = Presence(self.log, None, None, self.clock)  # type: ignore[arg-type] # what these tests use of it
+        self.process = Presence(self.log, None, None, self.clock, heard_under=None)  # type: ignore[arg-type] # not used
 
     def registered(self, hostname: str = HOST, generation: int = 1) -> "Watch":
         self.event(a_registration(hostname, generation=generation))
@@ -73,11 +73,10 @@ class Watch:
         self.said += news
         return news
 
-    async def look(self, *, hearing_since_s: float = LONG_AGO) -> list[Event]:
+    async def look(self, *, hearing_since_s: float | None = LONG_AGO) -> list[Event]:
         """What the silence means by now."""
         before = len(self.log.rows)
-        self.process._hearing_since_s = lambda: hearing_since_s
-        await self.process._judge(self.fleet, self.clock.monotonic_s(), LONG_AGO)
+        await self.process._judge(self.fleet, self.clock.monotonic_s(), hearing_since_s)
         return [_decoded(row) for row in self.log.rows[before:]]
 
     @property
@@ -342,11 +341,20 @@ async def test_nobody_is_missed_within_three_intervals_of_beginning_to_listen() 
 async def test_nobody_is_missed_while_nothing_is_heard() -> None:
     watch = online()
     watch.clock.advance(1000)
-    watch.process._hearing_since_s = lambda: None
 
-    await watch.process._judge(watch.fleet, watch.clock.monotonic_s(), LONG_AGO)
-
+    assert await watch.look(hearing_since_s=None) == []
     assert watch.state == "online"
+
+
+def test_heartbeats_are_heard_since_the_last_change_of_who_takes_them_in() -> None:
+    hearing = Hearing(7, 100.0)
+
+    assert hearing.look(7, 150.0) == 100.0
+    assert hearing.look(None, 160.0) is None
+    assert hearing.look(None, 170.0) is None
+    assert hearing.look(7, 180.0) == 180.0, "an alarm of the broker is over"
+    assert hearing.look(8, 190.0) == 190.0
+    assert hearing.look(8, 200.0) == 190.0
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600], ids=["back", "forward"])
