@@ -9,11 +9,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
-from control_plane.commands.hosts import Host
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
@@ -21,31 +19,24 @@ from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
 from control_plane.observability import Count
+from control_plane.processes.agents import Agents
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
-from control_plane.processes.routes import fan_out
+from control_plane.processes.post import Fate, Post, Send
+from control_plane.processes.routes import fan_out, members_of
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.clock import Clock
-from control_plane_wire.errors import (
-    MalformedMessageError,
-    PublishUnconfirmedError,
-    SignatureError,
-    TransportUnavailableError,
-)
+from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE
-from control_plane_wire.strict_json import Json
-from control_plane_wire.topology import COMMAND_EXCHANGE, command_key
-from control_plane_wire.transport.base import Confirmed, Message
+from control_plane_wire.messages import CancelMessage, ConfigureMessage
+from control_plane_wire.topology import command_key
 
 PAGE: Final = 500
 CHUNK: Final = 64  # messages that are signed, published and recorded at once
-INLINE: Final = 8  # of them, those that are signed sooner here than by a thread
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
 DRIFT_S: Final = 30.0  # an agent that was told its groups says at once that it has bound them
@@ -54,33 +45,11 @@ RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobo
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """One message to publish: its key, and the executions that it is for.
-
-    Attributes:
-        skips: whoever is offline is to be left out.
-        configures: the host, and the event for which it is told its groups.
-    """
-
-    key: str
-    message: CommandMessage | CancelMessage | ConfigureMessage
-    dues: tuple[Due, ...] = ()
-    expires_at: int | None = None
-    skips: bool = False
-    configures: tuple[str, int] | None = None
-
-
 class _Limits(TypedDict):
     """What every message of one task has."""
 
     expires_at: int
     skips: bool
-
-
-def _member_since(host: Host, group: Json) -> int:
-    """The log position since which a host is in a group, or, without one, in the fleet."""
-    return host.groups[group] if isinstance(group, str) else host.registered_seq
 
 
 class Dispatch:
@@ -106,7 +75,7 @@ class Dispatch:
         self._log = log
         self._leases = leases
         self._hub = hub
-        self._publisher = publisher
+        self._post = Post(publisher, keyring, clock)
         self._authority = authority
         self._keyring = keyring
         self._task_queries = task_queries
@@ -116,8 +85,7 @@ class Dispatch:
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
-        self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
-        self._online: dict[str, int] = {}  # those that seem to be there, with the event of their coming online
+        self._agents = Agents()
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._to_configure: dict[str, int] = {}
         self._configure_s = 0.0  # not before this, by the monotonic clock
@@ -163,14 +131,9 @@ class Dispatch:
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
-        registered = await self._host_queries.registered()
-        is_heard = {"online", "stale", "offline"}
-        self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
+        self._agents = Agents.of(await self._host_queries.registered(), await self._task_queries.online())
         self._fleet_seq = after
-        there = [host for host in registered if host.state in {"online", "stale"}]
-        since = await self._task_queries.online()
-        self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
-        self._to_configure = {host.hostname: after for host in there if host.drift}
+        self._to_configure = {host.hostname: after for host in await self._host_queries.drifted()}
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
@@ -196,7 +159,8 @@ class Dispatch:
             )
 
     def _fold(self, stored: StoredEvent) -> None:
-        match registry.decode(stored):
+        event = registry.decode(stored)
+        match event:
             case TaskAccepted():
                 task = verify_authorisation(stored, self._keyring.public_keys)
                 self._remember(task)
@@ -204,33 +168,26 @@ class Dispatch:
             case tasks.TaskCancelRequested(task_id=task_id):
                 self._keyring.verify_event(stored)
                 self._open.cancel(task_id)
-            case hosts.HostWentOnline() as online:
-                self._came_online(online, stored.seq)
-            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
+            case hosts.HostWentOnline():
+                self._came_online(event, stored.seq)
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
                 self._fleet_seq = stored.seq
-                self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
-                self._online.pop(event.hostname, None)
-            case hosts.HostWentOffline(hostname=hostname):
-                self._online.pop(hostname, None)
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._to_configure[hostname] = stored.seq
-            case Event() as event:
-                self._open.note(event)
+        if event is not None:
+            self._agents.note(event, stored.seq)
+            self._open.note(event)
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
         bound = event.heartbeat.get("groups")
-        self._online[event.hostname] = seq
-        self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
-        if not self._heard[event.hostname]:
-            host = self._authority.fleet.hosts.get(event.hostname)
-            assigned = set(host.groups) if host else set()
-            if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
-                self._to_configure[event.hostname] = seq
+        host = self._authority.fleet.hosts.get(event.hostname)
+        assigned = set(host.groups) if host else set()
+        if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
+            self._to_configure[event.hostname] = seq
         self._open.online(event.hostname, seq)
 
     def _is_basic(self, hostname: str) -> bool:
-        host = self._authority.fleet.hosts.get(hostname)
-        return host is None or host.is_basic(self._heard.get(hostname))
+        return self._agents.is_basic(self._authority.fleet.hosts.get(hostname))
 
     def _remember(self, task: TaskAccepted) -> None:
         self._tasks[task.task_id] = task
@@ -335,10 +292,9 @@ class Dispatch:
         if not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
         await self._authority.refresh()
-        fleet, group = self._authority.fleet, target.get("group")
-        members = fleet.members(group) if isinstance(group, str) else fleet.active()
-        if any(_member_since(fleet.hosts[name], group) > task.as_of for name in members):
-            return None  # its agent would refuse a message to many that is older than its membership
+        members = members_of(self._authority.fleet, target, as_of=task.as_of)
+        if members is None:
+            return None
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
 
     async def _look_for_drift(self) -> None:
@@ -393,64 +349,47 @@ class Dispatch:
         return in_time
 
     async def _publish_some(self, sends: Sequence[Send]) -> None:
-        bodies = await self._sealed(sends)
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
                 due.in_doubt = True
-        results = await asyncio.gather(*map(self._send, sends, bodies))
+        fates = await self._post.publish(sends)
         self._failpoints.hit("dispatch.after_publish")
-        said = [event for events in results for event in events]
+        said = [event for send, fate in zip(sends, fates, strict=True) for event in self._became(send, fate)]
         said += await self._unreachable(said)
         if said:
             self._failpoints.hit("dispatch.before_sent")
             await self._record(said)
             self._failpoints.hit("dispatch.after_sent")
 
-    async def _sealed(self, sends: Sequence[Send]) -> list[bytes]:
-        """The bytes of each. A signature takes a tenth of a millisecond: many would hold up the loop."""
-        if len(sends) <= INLINE:
-            return self._seal_all(sends)
-        return await asyncio.to_thread(self._seal_all, sends)
-
-    def _seal_all(self, sends: Iterable[Send]) -> list[bytes]:
-        key = self._keyring.active
-        return [seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key) for send in sends]
-
-    async def _send(self, send: Send, body: bytes) -> list[Event]:
-        """Publish one message; what is to be recorded of it."""
-        message = Message(
-            exchange=COMMAND_EXCHANGE,
-            routing_key=send.key,
-            body=body,
-            expiration_s=self._left_s(send),
-            correlation_id=send.message.task_id,
-        )
-        try:
-            outcome = await self._publisher.publish(message)
-        except TransportUnavailableError:
-            for due in send.dues:
-                due.in_doubt = False
-            self._failed(send)
-            return []
-        except PublishUnconfirmedError:
-            self._count("publishes_unconfirmed", 1)
-            self._failed(send)
-            return [
-                tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
-                for d in send.dues
-                if not d.delivery.may_have_arrived
-            ]
-        self._count("publishes", 1)
-        if isinstance(outcome, Confirmed):
-            self._again(send, FIRST_RETRY_S)
-            return [
-                tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
-                for d in send.dues
-                if not d.was_sent and not d.is_cancelled
-            ]
-        self._count("publishes_returned", 1)
-        return [self._returned(due, skips=send.skips) for due in send.dues]
+    def _became(self, send: Send, fate: Fate) -> list[Event]:
+        """What is to be recorded of a message; and when it is sent again."""
+        match fate:
+            case "confirmed":
+                self._count("publishes", 1)
+                self._again(send, FIRST_RETRY_S)
+                return [
+                    tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
+                    for d in send.dues
+                    if not d.was_sent and not d.is_cancelled
+                ]
+            case "returned":
+                self._count("publishes", 1)
+                self._count("publishes_returned", 1)
+                return [self._returned(due, skips=send.skips) for due in send.dues]
+            case "unconfirmed":
+                self._count("publishes_unconfirmed", 1)
+                self._failed(send)
+                return [
+                    tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
+                    for d in send.dues
+                    if not d.delivery.may_have_arrived
+                ]
+            case "unsent":
+                for due in send.dues:
+                    due.in_doubt = False
+                self._failed(send)
+                return []
 
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
@@ -461,12 +400,9 @@ class Dispatch:
             self._configure_s = self._clock.monotonic_s() + RETRY_S
 
     def _again(self, send: Send, first_s: float) -> None:
+        now_s, left_s = self._clock.monotonic_s(), send.left_s(self._clock.now_s())
         for due in send.dues:
-            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=self._left_s(send))
-
-    def _left_s(self, send: Send) -> float | None:
-        """How long what is sent now may be delivered; None for ever."""
-        return None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
+            self._open.again(due, now_s, first_s=first_s, left_s=left_s)
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:
@@ -482,10 +418,10 @@ class Dispatch:
         counts is the coming online that was read here: a read table may not have it yet.
         """
         came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
-        names = {event.hostname for event in became if isinstance(event, came_back)} & self._online.keys()
+        names = {event.hostname for event in became if isinstance(event, came_back)} & self._agents.online.keys()
         said: list[Event] = []
         for hostname in sorted(names):
-            stored = await self._log.read_one(EVENT, self._online.pop(hostname))
+            stored = await self._log.read_one(EVENT, self._agents.online.pop(hostname))
             online = registry.decode(stored) if stored else None
             if isinstance(online, hosts.HostWentOnline):
                 said.append(

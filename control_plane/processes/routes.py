@@ -7,8 +7,22 @@ list is the whole confirmed membership, all of it is online, and nobody else has
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from control_plane.commands.hosts import FleetState
 from control_plane.projections.queries.hosts import HostView
 from control_plane_wire.topology import COMMAND_ALL, group_key
+
+
+def members_of(fleet: FleetState, target: Mapping[str, Any], *, as_of: int) -> list[str] | None:
+    """The members of the target's group, or everybody, by the signed assignments.
+
+    None where one has come since the log position `as_of`: its agent would refuse a message to many that is older than
+    its membership.
+    """
+    group = target.get("group")
+    members = fleet.members(group) if isinstance(group, str) else fleet.active()
+    hosts = [fleet.hosts[name] for name in members]
+    since = [host.groups[group] if isinstance(group, str) else host.registered_seq for host in hosts]
+    return members if max(since, default=0) <= as_of else None
 
 
 def fan_out(

@@ -17,7 +17,7 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
-from control_plane.processes import dispatch
+from control_plane.processes import dispatch, post
 from control_plane.processes.deadlines import verdict
 from control_plane.processes.dispatch import DRIFT_S
 from control_plane.processes.open_executions import FIRST_RETRY_S
@@ -253,8 +253,8 @@ class ProcessContract:
             threads.setdefault(str(message["task_id"]), set()).add(threading.get_ident())
             return seal(message, *given, **more)
 
-        monkeypatch.setattr(dispatch, "INLINE", 2)
-        monkeypatch.setattr(dispatch, "seal", seal_and_tell)
+        monkeypatch.setattr(post, "INLINE", 2)
+        monkeypatch.setattr(post, "seal", seal_and_tell)
         async with plane.dispatching():
             await plane.run("few", "web1", "web2")
             await plane.recorded(RETURNED, number=2)

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.processes.routes import fan_out
+from control_plane.processes.routes import fan_out, members_of
 from control_plane.projections.queries.hosts import HostView
 from control_plane_wire.errors import MalformedMessageError
 from tests.support.clock import START_US
+from tests.support.fleet import a_fleet
 
 ALL = {"all": True}
 WEB = {"group": "web"}
@@ -48,6 +49,16 @@ def key_for(
     members: Iterable[str] = ("web1", "web2"),
 ) -> str | None:
     return fan_out(target, list(hosts), fleet, list(members))
+
+
+def test_members_are_those_of_the_group_or_everybody_unless_one_has_come_since() -> None:
+    fleet = a_fleet({"web1": ["web"], "web2": ["web"], "db1": ["db"]})
+
+    assert members_of(fleet, WEB, as_of=2) == ["web1", "web2"]
+    assert members_of(fleet, WEB, as_of=1) is None
+    assert members_of(fleet, ALL, as_of=3) == ["db1", "web1", "web2"]
+    assert members_of(fleet, ALL, as_of=2) is None
+    assert members_of(fleet, {"group": "nobody"}, as_of=0) == []
 
 
 def test_a_whole_group_that_is_online_gets_one_message() -> None:
