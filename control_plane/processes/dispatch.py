@@ -230,17 +230,18 @@ class Dispatch:
                 targets = frozenset(task.hosts)  # a read table authorises nobody
                 covered = [d for d in dues if d.hostname in targets]
                 said += self._refusals(task, covered, is_over=is_over)
-                allowed = [d for d in covered if d.key in self._open.due and self._may_be_told(task, d.hostname)]
-                sends += self._cancels(task, allowed)
+                same = [d for d in covered if d.key in self._open.due and not self._is_replaced(task, d.hostname)]
+                sends += self._cancels(task, same)
                 if not is_over:
-                    sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
+                    sends += await self._commands(task, [d for d in same if not d.is_cancelled])
         await self._record(said)
         await self._publish(sends)
 
-    def _may_be_told(self, task: TaskAccepted, hostname: str) -> bool:
-        """Whether the host is still the one that the task was accepted for, and its key is trusted."""
-        fleet = self._authority.fleet
-        return fleet.public_key(hostname) is not None and not fleet.is_replaced(hostname, task.as_of)
+    def _is_replaced(self, task: TaskAccepted, hostname: str) -> bool:
+        return self._authority.fleet.is_replaced(hostname, task.as_of)
+
+    def _is_trusted(self, hostname: str) -> bool:
+        return self._authority.fleet.public_key(hostname) is not None
 
     def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
         """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
@@ -254,11 +255,11 @@ class Dispatch:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
-            elif due.certainly_not_delivered and self._authority.fleet.is_replaced(due.hostname, task.as_of):
+            elif due.certainly_not_delivered and self._is_replaced(task, due.hostname):
                 said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
             elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
-            elif due.is_unsaid and (is_over or not self._may_be_told(task, due.hostname)):
+            elif due.is_unsaid and (is_over or not self._is_trusted(due.hostname)):
                 said.append(tasks.ExecutionReturned(**known, trigger_seq=due.delivery.trigger_seq))
         for event in said:
             self._open.note(event)
@@ -274,7 +275,7 @@ class Dispatch:
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
         """By one key where that reaches exactly these hosts, else host by host."""
-        dues = [d for d in dues if not d.answered]
+        dues = [d for d in dues if not d.answered and self._is_trusted(d.hostname)]
         message = message_of(task)
         basic = {d.hostname for d in dues if self._is_basic(d.hostname)}.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
@@ -324,7 +325,7 @@ class Dispatch:
                 configures=(hostname, seq),
             )
             for hostname, seq in wanted.items()
-            if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
+            if self._is_trusted(hostname) and not self._is_basic(hostname)
         ]
         await self._publish(sends)
 

@@ -744,6 +744,16 @@ class ProcessContract:
         assert [message.get("kind", "command") for message in web1.messages] == ["command", "cancel", "cancel"]
         assert await plane.events(tasks.ExecutionCancelled.KIND) == []
 
+    async def test_what_runs_on_a_host_that_was_revoked_may_still_be_cancelled(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await web1.received(2)
+
+        assert [message.get("kind", "command") for message in web1.messages] == ["command", "cancel"]
+
     async def test_a_forged_wish_to_cancel_cancels_nothing_and_is_counted(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
             await plane.run("t1", "web1")
