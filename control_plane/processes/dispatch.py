@@ -292,11 +292,14 @@ class Dispatch:
         target = task.request["target"]
         if not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
+        if not self._agents.online.keys() >= set(task.hosts):
+            return None
         await self._authority.refresh()
         members = members_of(self._authority.fleet, target, as_of=task.as_of)
         if members is None:
             return None
-        return fan_out(target, task.hosts, await self._host_queries.registered(), members)
+        found = fan_out(target, task.hosts, await self._host_queries.registered(), members)
+        return found.key if found is not None and await self._post.are_gone(found.unless_there) else None
 
     async def _look_for_drift(self) -> None:
         """Whoever goes on saying other groups is told again: what it was sent may have died with its agent's queue."""

@@ -1,4 +1,4 @@
-"""Signs messages and publishes them, and tells what became of each."""
+"""Signs messages and publishes them, and tells what became of each; and whether an agent is there to get one."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,11 @@ from control_plane_wire.clock import Clock
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
 from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
 from control_plane_wire.signing import COMMAND, CONTROL_PLANE
-from control_plane_wire.topology import COMMAND_EXCHANGE
+from control_plane_wire.topology import COMMAND_EXCHANGE, agent_queue
 from control_plane_wire.transport.base import Confirmed, Message
 
 INLINE: Final = 8  # messages that are signed sooner here than by a thread
+LOOKS: Final = 32  # for queues, at once
 
 # A queue has it; it came back; nobody knows; it was certainly not sent.
 Fate: TypeAlias = Literal["confirmed", "returned", "unconfirmed", "unsent"]
@@ -52,6 +53,17 @@ class Post:
         """Publish all of them at once, in their order; the fate of each."""
         bodies = await self._sealed(sends)
         return await asyncio.gather(*map(self._publish, sends, bodies))
+
+    async def are_gone(self, hostnames: Sequence[str]) -> bool:
+        """Whether each of these agents certainly has no queue, so that nothing can reach it."""
+        try:
+            for start in range(0, len(hostnames), LOOKS):
+                queues = [agent_queue(hostname) for hostname in hostnames[start : start + LOOKS]]
+                if any(await asyncio.gather(*map(self._publisher.queue_exists, queues))):
+                    return False
+        except TransportUnavailableError:
+            return False
+        return True
 
     async def _sealed(self, sends: Sequence[Send]) -> list[bytes]:
         """The bytes of each. A signature takes a tenth of a millisecond: many would hold up the loop."""

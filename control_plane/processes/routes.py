@@ -2,9 +2,13 @@
 
 One message to a group or to everybody is an optimisation, and only right where it reaches exactly the frozen list: that
 list is the whole confirmed membership, all of it is online, and nobody else has bound the key. Else host by host.
+
+The heartbeats of a revoked or retired host are refused, so its last one tells nothing: its agent may be connected, and
+would run what reaches it. What tells is its queue at the broker, which is there exactly as long as its agent is.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from control_plane.commands.hosts import FleetState
@@ -25,9 +29,17 @@ def members_of(fleet: FleetState, target: Mapping[str, Any], *, as_of: int) -> l
     return members if max(since, default=0) <= as_of else None
 
 
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """The one key that reaches exactly the frozen list, unless one of these hosts still has its queue."""
+
+    key: str
+    unless_there: tuple[str, ...] = ()
+
+
 def fan_out(
     target: Mapping[str, Any], hosts: Collection[str], fleet: Iterable[HostView], members: Collection[str]
-) -> str | None:
+) -> FanOut | None:
     """The one key that reaches exactly these hosts, or None.
 
     Args:
@@ -45,8 +57,9 @@ def fan_out(
         return None
     wanted = set(hosts)
     ready = {host.hostname for host in fleet if host.hostname in wanted and _is_ready(host, group)}
-    others = any(host.hostname not in wanted and _may_have_bound(host, group) for host in fleet)
-    return key if ready == wanted and not others else None
+    others = [host for host in fleet if host.hostname not in wanted and _may_have_bound(host, group)]
+    gone = tuple(host.hostname for host in others if host.state in {"revoked", "retired"})
+    return FanOut(key, gone) if ready == wanted and len(gone) == len(others) else None
 
 
 def _is_ready(host: HostView, group: str | None) -> bool:
