@@ -140,7 +140,7 @@ class PrivateDatabase:
             "--no-defaults",
             f"--datadir={inside}/data",
             f"--socket={inside}/sock",
-            f"--tmpdir={inside}/data",  # a server that starts empties the one it shares
+            f"--tmpdir={inside}/tmp",  # a server that starts empties the one it shares
             f"--pid-file={inside}/pid",
             f"--port={self.server.port}",
             "--bind-address=127.0.0.1",
@@ -160,6 +160,7 @@ class PrivateDatabase:
             f"CREATE USER IF NOT EXISTS {account};\nGRANT ALL ON *.* TO '{self.server.user}'@'%' WITH GRANT OPTION;\n"
         )
         init.chmod(0o644)
+        (self.place.host / "tmp").mkdir()
         if self.is_mysql:
             subprocess.run(
                 self.place.command("chown", "-R", "mysql", str(inside)), check=True, capture_output=True, timeout=60
