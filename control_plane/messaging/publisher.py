@@ -51,9 +51,16 @@ class Publisher:
             PublishUnconfirmedError: nothing is known; it may have been delivered.
             TransportUnavailableError: it was not sent.
         """
+        return await self._current().publish(message)
+
+    async def queue_exists(self, name: str) -> bool:
+        """Whether there is a queue of this name, be it an agent's own. Raises TransportUnavailableError."""
+        return await self._current().queue_exists(name)
+
+    def _current(self) -> Session:
         if self._session is None:
             raise TransportUnavailableError("there is no session with the broker")
-        return await self._session.publish(message)
+        return self._session
 
 
 async def _until_lost(session: Session, stop: asyncio.Event) -> None:

@@ -1,13 +1,13 @@
 """Which hosts are to be told their groups, the control plane's keys and the newest checkpoint, and when."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.events import hosts
-from control_plane.processes.sends import Send
+from control_plane.processes.post import Send
 from control_plane.processes.witnesses import Rounds
-from control_plane.projections.queries.hosts import HostQueries, HostView
+from control_plane.projections.queries.hosts import HostQueries
 from control_plane_wire.clock import Clock
 from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.topology import command_key
@@ -43,17 +43,18 @@ class Configures:
         self._not_before_s = 0.0  # by the monotonic clock, as is the next
         self._drift_s = 0.0  # when to look for it again
 
-    def restart(self, there: Sequence[HostView], seq: int) -> None:
+    async def restart(self, there: Iterable[str], seq: int) -> None:
         """Whoever did this before may have died with groups untold, so who has bound others is told again."""
-        self._due = {host.hostname: seq for host in there if host.drift}
+        self._due = {host.hostname: seq for host in await self._host_queries.drifted()}
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
-        self._rounds.restart((host.hostname for host in there), self._clock.monotonic_s())
+        self._rounds.restart(there, self._clock.monotonic_s())
 
     def changed(self, hostname: str, seq: int) -> None:
         """Its groups are others from this event on."""
         self._due[hostname] = seq
 
     def came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
+        """A basic agent is told nothing, and is passed over when it is due."""
         host = self._authority.fleet.hosts.get(event.hostname)
         assigned = set(host.groups) if host else set()
         bound = event.heartbeat.get("groups")

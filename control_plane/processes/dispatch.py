@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
-from control_plane.commands.hosts import Host
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
@@ -20,11 +19,12 @@ from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
 from control_plane.observability import Count
+from control_plane.processes.agents import Agents
 from control_plane.processes.configures import Configures
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
-from control_plane.processes.routes import fan_out
-from control_plane.processes.sends import Send, sealed
+from control_plane.processes.post import Fate, Post, Send
+from control_plane.processes.routes import fan_out, members_of
 from control_plane.processes.witnesses import Rounds
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
@@ -32,17 +32,10 @@ from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.clock import Clock
-from control_plane_wire.errors import (
-    MalformedMessageError,
-    PublishUnconfirmedError,
-    SignatureError,
-    TransportUnavailableError,
-)
+from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import CancelMessage
-from control_plane_wire.strict_json import Json
-from control_plane_wire.topology import COMMAND_EXCHANGE, command_key
-from control_plane_wire.transport.base import Confirmed, Message
+from control_plane_wire.topology import command_key
 
 PAGE: Final = 500
 CHUNK: Final = 64  # messages that are signed, published and recorded at once
@@ -58,11 +51,6 @@ class _Limits(TypedDict):
 
     expires_at: int
     skips: bool
-
-
-def _member_since(host: Host, group: Json) -> int:
-    """The log position since which a host is in a group, or, without one, in the fleet."""
-    return host.groups[group] if isinstance(group, str) else host.registered_seq
 
 
 class Dispatch:
@@ -89,7 +77,7 @@ class Dispatch:
         self._log = log
         self._leases = leases
         self._hub = hub
-        self._publisher = publisher
+        self._post = Post(publisher, keyring, clock)
         self._authority = authority
         self._keyring = keyring
         self._task_queries = task_queries
@@ -99,8 +87,7 @@ class Dispatch:
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
-        self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
-        self._online: dict[str, int] = {}  # those that seem to be there, with the event of their coming online
+        self._agents = Agents()
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
         self._configures = Configures(
             authority, keyring, host_queries, clock, rounds or Rounds(), is_basic=self._is_basic
@@ -142,14 +129,9 @@ class Dispatch:
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
-        registered = await self._host_queries.registered()
-        is_heard = {"online", "stale", "offline"}
-        self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
+        self._agents = Agents.of(await self._host_queries.registered(), await self._task_queries.online())
         self._fleet_seq = after
-        there = [host for host in registered if host.state in {"online", "stale"}]
-        since = await self._task_queries.online()
-        self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
-        self._configures.restart(there, after)
+        await self._configures.restart(self._agents.online, after)
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -174,7 +156,8 @@ class Dispatch:
             )
 
     def _fold(self, stored: StoredEvent) -> None:
-        match registry.decode(stored):
+        event = registry.decode(stored)
+        match event:
             case TaskAccepted():
                 task = verify_authorisation(stored, self._keyring.public_keys)
                 self._remember(task)
@@ -182,29 +165,19 @@ class Dispatch:
             case tasks.TaskCancelRequested(task_id=task_id):
                 self._keyring.verify_event(stored)
                 self._open.cancel(task_id)
-            case hosts.HostWentOnline() as online:
-                self._came_online(online, stored.seq)
-            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
+            case hosts.HostWentOnline():
+                self._configures.came_online(event, stored.seq)
+                self._open.online(event.hostname, stored.seq)
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
                 self._fleet_seq = stored.seq
-                self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
-                self._online.pop(event.hostname, None)
-            case hosts.HostWentOffline(hostname=hostname):
-                self._online.pop(hostname, None)
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._configures.changed(hostname, stored.seq)
-            case Event() as event:
-                self._open.note(event)
-
-    def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
-        self._online[event.hostname] = seq
-        self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
-        if not self._heard[event.hostname]:
-            self._configures.came_online(event, seq)
-        self._open.online(event.hostname, seq)
+        if event is not None:
+            self._agents.note(event, stored.seq)
+            self._open.note(event)
 
     def _is_basic(self, hostname: str) -> bool:
-        host = self._authority.fleet.hosts.get(hostname)
-        return host is None or host.is_basic(self._heard.get(hostname))
+        return self._agents.is_basic(self._authority.fleet.hosts.get(hostname))
 
     def _remember(self, task: TaskAccepted) -> None:
         self._tasks[task.task_id] = task
@@ -309,12 +282,14 @@ class Dispatch:
         target = task.request["target"]
         if not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
+        if not self._agents.online.keys() >= set(task.hosts):
+            return None
         await self._authority.refresh()
-        fleet, group = self._authority.fleet, target.get("group")
-        members = fleet.members(group) if isinstance(group, str) else fleet.active()
-        if any(_member_since(fleet.hosts[name], group) > task.as_of for name in members):
-            return None  # its agent would refuse a message to many that is older than its membership
-        return fan_out(target, task.hosts, await self._host_queries.registered(), members)
+        members = members_of(self._authority.fleet, target, as_of=task.as_of)
+        if members is None:
+            return None
+        found = fan_out(target, task.hosts, await self._host_queries.registered(), members)
+        return found.key if found is not None and await self._post.are_gone(found.unless_there) else None
 
     # --- doing it -----------------------------------------------------------------------------------------------
 
@@ -337,55 +312,48 @@ class Dispatch:
         return in_time
 
     async def _publish_some(self, sends: Sequence[Send]) -> None:
-        bodies = await sealed(sends, self._keyring)
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
                 due.in_doubt = True
-        results = await asyncio.gather(*map(self._send, sends, bodies))
+        fates = await self._post.publish(sends)
         self._failpoints.hit("dispatch.after_publish")
-        said = [event for events in results for event in events]
+        said = [event for send, fate in zip(sends, fates, strict=True) for event in self._became(send, fate)]
         said += await self._unreachable(said)
         if said:
             self._failpoints.hit("dispatch.before_sent")
             await self._record(said)
             self._failpoints.hit("dispatch.after_sent")
 
-    async def _send(self, send: Send, body: bytes) -> list[Event]:
-        """Publish one message; what is to be recorded of it."""
-        message = Message(
-            exchange=COMMAND_EXCHANGE,
-            routing_key=send.key,
-            body=body,
-            expiration_s=send.left_s(self._clock.now_s()),
-            correlation_id=send.message.task_id,
-        )
-        try:
-            outcome = await self._publisher.publish(message)
-        except TransportUnavailableError:
-            for due in send.dues:
-                due.in_doubt = False
-            self._failed(send)
-            return []
-        except PublishUnconfirmedError:
-            self._count("publishes_unconfirmed", 1)
-            self._failed(send)
-            return [
-                tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
-                for d in send.dues
-                if not d.delivery.may_have_arrived
-            ]
-        self._count("publishes", 1)
-        if isinstance(outcome, Confirmed):
-            self._again(send, FIRST_RETRY_S)
-            self._configures.told(send)
-            return [
-                tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
-                for d in send.dues
-                if not d.was_sent and not d.is_cancelled
-            ]
-        self._count("publishes_returned", 1)
-        return [self._returned(due, skips=send.skips) for due in send.dues]
+    def _became(self, send: Send, fate: Fate) -> list[Event]:
+        """What is to be recorded of a message; and when it is sent again."""
+        match fate:
+            case "confirmed":
+                self._count("publishes", 1)
+                self._again(send, FIRST_RETRY_S)
+                self._configures.told(send)
+                return [
+                    tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
+                    for d in send.dues
+                    if not d.was_sent and not d.is_cancelled
+                ]
+            case "returned":
+                self._count("publishes", 1)
+                self._count("publishes_returned", 1)
+                return [self._returned(due, skips=send.skips) for due in send.dues]
+            case "unconfirmed":
+                self._count("publishes_unconfirmed", 1)
+                self._failed(send)
+                return [
+                    tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
+                    for d in send.dues
+                    if not d.delivery.may_have_arrived
+                ]
+            case "unsent":
+                for due in send.dues:
+                    due.in_doubt = False
+                self._failed(send)
+                return []
 
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
@@ -393,9 +361,9 @@ class Dispatch:
         self._configures.failed(send)
 
     def _again(self, send: Send, first_s: float) -> None:
-        left_s = send.left_s(self._clock.now_s())
+        now_s, left_s = self._clock.monotonic_s(), send.left_s(self._clock.now_s())
         for due in send.dues:
-            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=left_s)
+            self._open.again(due, now_s, first_s=first_s, left_s=left_s)
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:
@@ -411,10 +379,10 @@ class Dispatch:
         counts is the coming online that was read here: a read table may not have it yet.
         """
         came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
-        names = {event.hostname for event in became if isinstance(event, came_back)} & self._online.keys()
+        names = {event.hostname for event in became if isinstance(event, came_back)} & self._agents.online.keys()
         said: list[Event] = []
         for hostname in sorted(names):
-            stored = await self._log.read_one(EVENT, self._online.pop(hostname))
+            stored = await self._log.read_one(EVENT, self._agents.online.pop(hostname))
             online = registry.decode(stored) if stored else None
             if isinstance(online, hosts.HostWentOnline):
                 said.append(

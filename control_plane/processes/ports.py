@@ -12,6 +12,8 @@ class Publisher(Protocol):
 
     async def publish(self, message: Message) -> PublishOutcome: ...
 
+    async def queue_exists(self, name: str) -> bool: ...
+
 
 class Leases(Protocol):
     """Lets one of several processes work; see `storage.leases` for the contract."""

@@ -25,6 +25,7 @@ from control_plane_wire.topology import (
     RESULT_DEAD_QUEUE,
     RESULT_EXCHANGE,
     RESULT_QUEUE,
+    agent_queue,
     command_key,
 )
 from control_plane_wire.transport.base import Confirmed, Message, Session, Transport, Unroutable
@@ -604,6 +605,8 @@ class IngestContract:
 
             assert await plane.publisher.publish(message) == Unroutable()
             assert web1.messages == []
+            assert await plane.publisher.queue_exists(agent_queue("web1"))
+            assert not await plane.publisher.queue_exists(agent_queue("nobody"))
             assert not plane.publisher.is_blocked
 
     @staticmethod
@@ -618,6 +621,8 @@ class IngestContract:
         assert not plane.publisher.is_connected
         with pytest.raises(TransportUnavailableError):
             await plane.publisher.publish(message)
+        with pytest.raises(TransportUnavailableError):
+            await plane.publisher.queue_exists(agent_queue("web1"))
 
         async with plane.serving(plane.publisher):
             await until(self.is_connected(plane.publisher))

@@ -17,7 +17,7 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
-from control_plane.processes import dispatch, sends
+from control_plane.processes import dispatch, post
 from control_plane.processes.configures import DRIFT_S
 from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
@@ -253,8 +253,8 @@ class ProcessContract:
             threads.setdefault(str(message["task_id"]), set()).add(threading.get_ident())
             return seal(message, *given, **more)
 
-        monkeypatch.setattr(sends, "INLINE", 2)
-        monkeypatch.setattr(sends, "seal", seal_and_tell)
+        monkeypatch.setattr(post, "INLINE", 2)
+        monkeypatch.setattr(post, "seal", seal_and_tell)
         async with plane.dispatching():
             await plane.run("few", "web1", "web2")
             await plane.recorded(RETURNED, number=2)
@@ -610,6 +610,49 @@ class ProcessContract:
                 await agent.received()
 
         assert [message.routing_key for message in plane.tap.published] == ["cmd.all"]
+
+    @pytest.mark.parametrize("is_there", [False, True], ids=["gone", "still there"])
+    @pytest.mark.parametrize("change", ["retire", "revoke"])
+    async def test_who_was_retired_or_revoked_is_in_the_way_of_one_message_only_while_its_queue_is_there(
+        self, plane: Plane, change: str, is_there: bool
+    ) -> None:
+        """Its agent would run what reaches everybody, and its heartbeats are refused: only the broker knows."""
+        async with AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(plane.agent(name)) for name in ("web1", "web2")]
+            if is_there:
+                db1 = await stack.enter_async_context(plane.agent("db1"))
+            await stack.enter_async_context(plane.dispatching())
+            for hostname in ("web1", "web2", "db1"):
+                await plane.comes_online(hostname)
+            await getattr(plane.hosts, change)(ADMIN, "db1", None)
+            await plane.shown()
+            await plane.run("t1", target=All())
+            for agent in agents:
+                await agent.received()
+            if is_there:
+                assert db1.messages == []
+
+        routes = {"cmd.node.web1", "cmd.node.web2"} if is_there else {"cmd.all"}
+        assert {message.routing_key for message in plane.tap.published} == routes
+
+    async def test_whoever_dispatch_has_read_to_be_gone_is_not_online_because_a_table_says_so(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1", "web"), plane.agent("web2", "web"), plane.dispatching():
+            for hostname in ("web1", "web2"):
+                await plane.comes_online(hostname, groups=["web"])
+            before = await plane.host_queries.registered()
+
+            async def behind() -> list[HostView]:
+                return before
+
+            plane.host_queries.registered = behind  # type: ignore[method-assign]
+            gone = hosts.HostWentOffline(hostname="web2", heartbeat_seq=2, heartbeat={}, cause="a test")
+            await plane.record(gone)
+            await plane.run("t1", target=Group("web"))
+            await plane.recorded(SENT, number=2)
+
+        assert {message.routing_key for message in plane.tap.published} == {"cmd.node.web1", "cmd.node.web2"}
 
     async def test_a_group_of_which_one_is_offline_gets_its_messages_host_by_host(self, plane: Plane) -> None:
         async with plane.agent("web1", "web") as web1, plane.dispatching():

@@ -103,6 +103,9 @@ class Tap:
         finally:
             self.at_once -= 1
 
+    async def queue_exists(self, name: str) -> bool:
+        return await self.inner.queue_exists(name)
+
     async def _publish(self, message: Message) -> PublishOutcome:
         if self.hangs:
             await asyncio.Event().wait()

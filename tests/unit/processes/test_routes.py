@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.processes.routes import fan_out
+from control_plane.processes.routes import FanOut, fan_out, members_of
 from control_plane.projections.queries.hosts import HostView
 from control_plane_wire.errors import MalformedMessageError
 from tests.support.clock import START_US
+from tests.support.fleet import a_fleet
 
 ALL = {"all": True}
 WEB = {"group": "web"}
@@ -47,7 +48,28 @@ def key_for(
     hosts: Iterable[str] = ("web1", "web2"),
     members: Iterable[str] = ("web1", "web2"),
 ) -> str | None:
+    found = found_for(target, *fleet, hosts=hosts, members=members)
+    assert found is None or found.unless_there == ()
+    return found.key if found else None
+
+
+def found_for(
+    target: dict[str, Any],
+    *fleet: HostView,
+    hosts: Iterable[str] = ("web1", "web2"),
+    members: Iterable[str] = ("web1", "web2"),
+) -> FanOut | None:
     return fan_out(target, list(hosts), fleet, list(members))
+
+
+def test_members_are_those_of_the_group_or_everybody_unless_one_has_come_since() -> None:
+    fleet = a_fleet({"web1": ["web"], "web2": ["web"], "db1": ["db"]})
+
+    assert members_of(fleet, WEB, as_of=2) == ["web1", "web2"]
+    assert members_of(fleet, WEB, as_of=1) is None
+    assert members_of(fleet, ALL, as_of=3) == ["db1", "web1", "web2"]
+    assert members_of(fleet, ALL, as_of=2) is None
+    assert members_of(fleet, {"group": "nobody"}, as_of=0) == []
 
 
 def test_a_whole_group_that_is_online_gets_one_message() -> None:
@@ -100,7 +122,7 @@ def test_a_basic_agent_says_nothing_of_its_groups_and_is_taken_to_have_those_it_
     assert key_for(WEB, a_view("web1"), a_view("web2", groups_bound=None, groups=["db"])) is None
 
 
-@pytest.mark.parametrize("state", ["online", "stale", "pending", "revoked", "retired"])
+@pytest.mark.parametrize("state", ["online", "stale", "pending"])
 def test_somebody_else_who_may_still_have_bound_the_group_means_host_by_host(state: str) -> None:
     left = a_view("web3", groups=["db"], groups_bound=["web"], state=state)
     basic = a_view("web3", groups=["web"], groups_bound=None, state=state)
@@ -108,6 +130,22 @@ def test_somebody_else_who_may_still_have_bound_the_group_means_host_by_host(sta
     assert key_for(WEB, a_view("web1"), a_view("web2"), left) is None
     assert key_for(WEB, a_view("web1"), a_view("web2"), basic) is None
     assert key_for(ALL, a_view("web1"), a_view("web2"), a_view("web3", state=state)) is None
+
+
+@pytest.mark.parametrize("state", ["revoked", "retired"])
+def test_somebody_whose_heartbeats_are_refused_is_in_the_way_only_while_its_queue_is_there(state: str) -> None:
+    left = a_view("web3", groups=["db"], groups_bound=["web"], state=state)
+    basic = a_view("web3", groups=["web"], groups_bound=None, state=state)
+    other_group = a_view("web3", groups_bound=["db"], state=state)
+    never_heard = a_view("web3", state=state, last_heartbeat_us=None)
+    ours = (a_view("web1"), a_view("web2"))
+
+    assert found_for(WEB, *ours, left) == FanOut("cmd.group.web", ("web3",))
+    assert found_for(WEB, *ours, basic) == FanOut("cmd.group.web", ("web3",))
+    assert found_for(ALL, *ours, other_group) == FanOut("cmd.all", ("web3",))
+    assert found_for(WEB, *ours, other_group) == FanOut("cmd.group.web")
+    assert found_for(ALL, *ours, never_heard) == FanOut("cmd.all")
+    assert found_for(ALL, *ours, left, a_view("web4")) is None
 
 
 @pytest.mark.parametrize(
