@@ -19,6 +19,7 @@ USAGE, FAILED = 2, 1
 ROLES = ("viewer", "operator", "administrator")
 FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
 SHOWN = 20  # places of each fault
+MOST_KEYS, MOST_KEYS_BYTES = 100, 64 * 1024
 
 Then: TypeAlias = Literal["drop", "switch", "keep"]
 Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int | None]]
@@ -139,7 +140,10 @@ def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     check = _add(audit, "check", _audit_check, "verify a proof, without the database and without settings")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument(
-        "--key", required=True, metavar="BASE64|FILE", help="the control plane's public key: GET /api/v1/keys"
+        "--key",
+        required=True,
+        metavar="BASE64|FILE",
+        help="the control plane's public key, or what GET /api/v1/keys answered",
     )
 
 
@@ -370,24 +374,41 @@ async def _audit_checkpoint(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _text_or_file(given: str) -> str:
+def _public_keys(given: str) -> list[bytes]:
+    """The keys that are given: one as base64, or a file with one, or with the answer of GET /api/v1/keys.
+
+    Raises:
+        ConfigurationError: it is nothing of that.
+    """
+    from control_plane.errors import ConfigurationError
+    from control_plane_wire import strict_json
+    from control_plane_wire.errors import WireError
+    from control_plane_wire.fields import Fields
+    from control_plane_wire.signing import decode_public_key
+
     path = Path(given)
-    return (path.read_text(encoding="utf-8") if path.is_file() else given).strip()
+    try:
+        text = (path.read_bytes() if path.is_file() else given.encode()).strip()
+        if not text.startswith(b"{"):
+            return [decode_public_key(text.decode("ascii"))]
+        items = Fields(strict_json.parse(text, max_bytes=MOST_KEYS_BYTES)).objects("items", most=MOST_KEYS)
+        return [item.decoded("public_key", decode_public_key) for item in items]
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        raise ConfigurationError(f"--key: {given} is no file with a public key, and no public key: {error}") from error
 
 
 async def _audit_check(arguments: argparse.Namespace) -> int:
     from control_plane.errors import ConfigurationError
     from control_plane.events.proofs import Proof
     from control_plane_wire.errors import WireError
-    from control_plane_wire.signing import decode_public_key
 
+    keys = _public_keys(arguments.key)
     try:
         text = arguments.file.read_text(encoding="utf-8")
-        key = decode_public_key(_text_or_file(arguments.key))
-    except (OSError, UnicodeDecodeError, WireError) as error:
-        raise ConfigurationError(f"cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{arguments.file} cannot be read: {error}") from error
     try:
-        checkpoint, event = Proof.parse(text).check([key])
+        checkpoint, event = Proof.parse(text).check(keys)
     except WireError as error:
         print(f"not proved: {error}")
         return FAILED

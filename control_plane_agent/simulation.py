@@ -135,4 +135,4 @@ def pretend(words: list[str], *, hostname: str, number: int) -> Answer:
         case [program, *_] if program.startswith("no-such"):
             return Answer(stderr=f"/bin/sh: 1: {program}: not found\n", exit_code=NOT_FOUND)
         case _:
-            return Answer(f"{hostname}: {' '.join(words)}\n")
+            return Answer(f"pretended to run: {' '.join(words)}\n")

@@ -58,11 +58,17 @@ def _argument(text: str) -> str:
     return text
 
 
+def _command(text: str) -> str:
+    if not text.strip():
+        raise ValueError("says nothing to run")
+    return _argument(text)
+
+
 Name = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
 TaskId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_task_id)]
 Line = Annotated[StrictStr, Field(min_length=1, max_length=MAX_LINE), AfterValidator(one_line)]
 Text = Annotated[StrictStr, AfterValidator(_argument)]
-Command = Annotated[StrictStr, Field(min_length=1), AfterValidator(_argument)]
+Command = Annotated[StrictStr, AfterValidator(_command)]
 Username = Annotated[StrictStr, Field(pattern=r"\A[a-z][a-z0-9._-]{0,63}\z")]
 Seconds = Annotated[StrictInt, Field(ge=1, le=86_400)]
 

@@ -203,6 +203,7 @@ WRONG_TASKS = {
     "timeout huge": ({"timeout": 2**53 - 1}, "timeout"),
     "command a number": ({"command": 1}, "command"),
     "command empty": ({"command": ""}, "command"),
+    "command blank": ({"command": " \n\t"}, "command"),
     "command with NUL": ({"command": "a\0b"}, "command"),
     "command too long": ({"command": "x" * 131_072}, "command"),
     "an unknown field": ({"sudo": True}, "sudo"),
