@@ -143,7 +143,10 @@ class Leases:
                 backoff.reset()
                 async with self.renewing(lease):
                     await work(lease)
-            except* (LeaseLostError, StorageUnavailableError) as errors:
+            except* LeaseLostError:  # another process was quicker, or a rebuild has taken it
+                _logger.info("lease is another's now", extra={"lease": name})
+                await _wait(stop, backoff.next_s())
+            except* StorageUnavailableError as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
                 await _wait(stop, backoff.next_s())
             except* LogDamagedError as errors:
