@@ -196,7 +196,7 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
     page.get_by_role("button", name="Cancel task").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel task").click()
 
-    finished(page, "1 not run")
+    finished(page, "1 cancelled")
     expect(page.get_by_text("Cancelled").first).to_be_visible()
 
 
@@ -218,7 +218,7 @@ def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: 
 
     dev.api.post(f"/tasks/{task_id}/cancel")
     page.goto(f"{dev.url}/tasks/{task_id}")
-    finished(page, "1 not run")
+    finished(page, "1 cancelled")
     expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_hidden()
     assert [c for c in visitor.complaints if "401" not in c and "403" not in c] == []
     visitor.complaints.clear()
