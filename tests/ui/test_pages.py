@@ -183,6 +183,22 @@ def test_more_than_half_of_the_fleet_is_asked_for_again(page: Page, dev: Dev) ->
     expect(page.get_by_text("test", exact=True)).to_be_visible()
 
 
+def test_what_asks_again_says_as_whom_and_what_becomes_of_hosts_that_are_away(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-2", "away")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-2"))
+    run(page, dev, "group=away&user=nobody", "reboot")
+    dialog = page.get_by_role("dialog")
+
+    expect(dialog).to_contain_text("It runs as nobody.")
+    expect(dialog).to_contain_text("1 host may be away (1 Pending): if it is, this is delivered when it returns.")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_label("Hosts that are offline").select_option("skip")
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(dialog).to_contain_text("if it is, it is skipped.")
+
+
 def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
     run(page, dev, "host=sim-0003", "sleep 3")
     expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()

@@ -10,6 +10,7 @@ const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const FIRST_HOSTS = 50;
 const MOST_OFFERED = 1_000;
+const AWAY = ["stale", "offline", "pending"];
 
 export function mount(root, params, context) {
   const { api, store, stream, signal, t, title, navigate } = context;
@@ -106,11 +107,14 @@ export function mount(root, params, context) {
   }
 
   /** Its hosts by their state as it is now; as the preview has them where not all of them are known here. */
+  function countStates() {
+    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
+    return now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
+  }
+
   function drawStates() {
     if (!preview) return;
-    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
-    const counts = now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
-    keyedList(states, counts, ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
+    keyedList(states, countStates(), ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
   }
@@ -121,12 +125,20 @@ export function mount(root, params, context) {
     text(part.submit, preview?.count ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
   }
 
+  /** How many of its hosts may not be there, and what becomes of the command then. */
+  function awayText(whenOffline) {
+    const away = countStates().filter(([state]) => AWAY.includes(state));
+    const n = away.reduce((sum, [, count]) => sum + count, 0);
+    const words = away.map(([state, count]) => `${count} ${t(`state.host.${state}`)}`).join(", ");
+    return n ? [t(`run.away_${whenOffline}`, { n, states: words })] : [];
+  }
+
   async function confirmed(body) {
     const { level } = preview.guard;
     if (level < 2) return body;
     const answer = await confirmDialog({
       title: t("run.confirm", { n: preview.count }),
-      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS))],
+      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS)), visible(t("run.confirm_user", { user: body.user })), ...awayText(body.when_offline)],
       yes: t("run.submit", { n: preview.count }),
       expect: level >= 3 ? preview.count : null,
       needsReason: level >= 3 && !body.reason,
