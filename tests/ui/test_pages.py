@@ -199,6 +199,22 @@ def test_what_asks_again_says_as_whom_and_what_becomes_of_hosts_that_are_away(
     expect(dialog).to_contain_text("if it is, it is skipped.")
 
 
+def test_a_button_that_is_off_says_what_it_waits_for(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run")
+    submit = page.get_by_role("button", name=re.compile("^Run"))
+    expect(submit).to_have_accessible_description("Choose where it shall run.")
+    page.get_by_label("One host").check()
+    page.get_by_role("combobox", name="Hostname").fill("nosuch")
+    expect(submit).to_have_accessible_description("Say what shall run: the command is empty.")
+    page.get_by_label("Command").fill("uptime")
+    expect(page.get_by_role("alert").filter(has_text="Left out: nosuch: not registered")).to_be_visible()
+    expect(submit).to_have_accessible_description("There is no host to run it on.")
+    page.get_by_role("combobox", name="Hostname").fill("sim-0001")
+
+    expect(submit).to_be_enabled()
+    expect(submit).to_have_accessible_description("")
+
+
 def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
     run(page, dev, "host=sim-0003", "sleep 3")
     expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()
