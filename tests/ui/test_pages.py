@@ -218,8 +218,10 @@ def test_a_button_that_is_off_says_what_it_waits_for(page: Page, dev: Dev) -> No
 def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
     run(page, dev, "host=sim-0003", "sleep 3")
     expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()
+    expect(page.get_by_text("Not started after")).to_be_visible()
 
     finished(page, "1 ok")
+    expect(page.get_by_text("Not started after")).to_have_count(0)
 
 
 def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev: Dev) -> None:
