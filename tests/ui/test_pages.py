@@ -183,11 +183,45 @@ def test_more_than_half_of_the_fleet_is_asked_for_again(page: Page, dev: Dev) ->
     expect(page.get_by_text("test", exact=True)).to_be_visible()
 
 
+def test_what_asks_again_says_as_whom_and_what_becomes_of_hosts_that_are_away(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-2", "away")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-2"))
+    run(page, dev, "group=away&user=nobody", "reboot")
+    dialog = page.get_by_role("dialog")
+
+    expect(dialog).to_contain_text("It runs as nobody.")
+    expect(dialog).to_contain_text("1 host may be away (1 Pending): if it is, this is delivered when it returns.")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_label("Hosts that are offline").select_option("skip")
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(dialog).to_contain_text("if it is, it is skipped.")
+
+
+def test_a_button_that_is_off_says_what_it_waits_for(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run")
+    submit = page.get_by_role("button", name=re.compile("^Run"))
+    expect(submit).to_have_accessible_description("Choose where it shall run.")
+    page.get_by_label("One host").check()
+    page.get_by_role("combobox", name="Hostname").fill("nosuch")
+    expect(submit).to_have_accessible_description("Say what shall run: the command is empty.")
+    page.get_by_label("Command").fill("uptime")
+    expect(page.get_by_role("alert").filter(has_text="Left out: nosuch: not registered")).to_be_visible()
+    expect(submit).to_have_accessible_description("There is no host to run it on.")
+    page.get_by_role("combobox", name="Hostname").fill("sim-0001")
+
+    expect(submit).to_be_enabled()
+    expect(submit).to_have_accessible_description("")
+
+
 def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
     run(page, dev, "host=sim-0003", "sleep 3")
     expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()
+    expect(page.get_by_text("Not started after")).to_be_visible()
 
     finished(page, "1 ok")
+    expect(page.get_by_text("Not started after")).to_have_count(0)
 
 
 def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev: Dev) -> None:
@@ -196,7 +230,7 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
     page.get_by_role("button", name="Cancel task").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel task").click()
 
-    finished(page, "1 not run")
+    finished(page, "1 cancelled")
     expect(page.get_by_text("Cancelled").first).to_be_visible()
 
 
@@ -218,7 +252,7 @@ def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: 
 
     dev.api.post(f"/tasks/{task_id}/cancel")
     page.goto(f"{dev.url}/tasks/{task_id}")
-    finished(page, "1 not run")
+    finished(page, "1 cancelled")
     expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_hidden()
     assert [c for c in visitor.complaints if "401" not in c and "403" not in c] == []
     visitor.complaints.clear()

@@ -15,8 +15,8 @@ export const EXECUTION = {
   interrupted: is("warn", "gap", "failed"),
   lost: is("none", "question", "silent"),
   expired: is("none", "hourglass", "silent"),
-  skipped: is("stop", "skip", "stopped"),
-  cancelled: is("stop", "bar", "stopped"),
+  skipped: is("stop", "skip", "skipped"),
+  cancelled: is("stop", "bar", "cancelled"),
 };
 
 export const HOST = {
@@ -57,9 +57,9 @@ export function taskState(task) {
   return task.state === "finished" ? task.outcome : task.state;
 }
 
-export const ANSWERS = ["worked", "failed", "silent", "stopped", "waiting"];
+export const ANSWERS = ["worked", "failed", "silent", "cancelled", "skipped", "waiting"];
 
-/** How many hosts worked, did not work, did not answer, were stopped, and are not there yet. */
+/** How many hosts worked, did not work, did not answer, were cancelled (some had run by then), never ran it, and are not there yet. */
 export function answersOf(counts) {
   const sums = Object.fromEntries(ANSWERS.map((answer) => [answer, 0]));
   for (const [state, count] of Object.entries(counts)) sums[EXECUTION[state]?.answer ?? "waiting"] += count;

@@ -97,6 +97,7 @@ test("every execution state has one answer and one role, and counts add up", () 
   assert.equal(sum(segments(counts).map(([, count]) => count)), sum(Object.values(counts)));
   assert.equal(answersOf({ lost: 2, expired: 1 }).silent, 3);
   assert.equal(answersOf({ from_the_future: 1 }).waiting, 1);
+  assert.deepEqual([answersOf({ cancelled: 2 }).skipped, answersOf({ cancelled: 2 }).cancelled], [0, 2]); // it may have run
 });
 
 test("a state of a newer server is shown, not hidden", () => {

@@ -10,6 +10,7 @@ const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const FIRST_HOSTS = 50;
 const MOST_OFFERED = 1_000;
+const AWAY = ["stale", "offline", "pending"];
 
 export function mount(root, params, context) {
   const { api, store, stream, signal, t, title, navigate } = context;
@@ -77,7 +78,7 @@ export function mount(root, params, context) {
       if (asked !== round) return;
       if (!isRefused(error)) throw error;
       preview = null;
-      part.preview.replaceChildren(visible(told(error)));
+      part.preview.replaceChildren(wrong(told(error)));
     }
     drawButton();
   }
@@ -93,24 +94,28 @@ export function mount(root, params, context) {
     list.className = "facts";
     const hosts = document.createElement("code");
     hosts.textContent = fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "");
-    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
+    const leftOut = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
+    const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
     ends.role = "timer"; // which is not read out as it goes
     facts(list, [
       [t("run.exactly", { n: preview.count }), hosts],
-      [t("run.left_out"), excluded],
+      [t("run.left_out"), isNamed ? null : leftOut],
       [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null],
       [t("run.valid"), ends],
     ]);
-    part.preview.replaceChildren(states, list);
+    part.preview.replaceChildren(...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
   }
 
   /** Its hosts by their state as it is now; as the preview has them where not all of them are known here. */
+  function countStates() {
+    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
+    return now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
+  }
+
   function drawStates() {
     if (!preview) return;
-    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
-    const counts = now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
-    keyedList(states, counts, ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
+    keyedList(states, countStates(), ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
   }
@@ -119,6 +124,22 @@ export function mount(root, params, context) {
     const isReady = preview !== null && preview.count > 0 && inputs.command.value.trim() !== "";
     part.submit.disabled = !isReady;
     text(part.submit, preview?.count ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
+    text(part.why, mayRun && !isReady ? missing() : "");
+  }
+
+  /** How many of its hosts may not be there, and what becomes of the command then. */
+  function awayText(whenOffline) {
+    const away = countStates().filter(([state]) => AWAY.includes(state));
+    const n = away.reduce((sum, [, count]) => sum + count, 0);
+    const words = away.map(([state, count]) => `${count} ${t(`state.host.${state}`)}`).join(", ");
+    return n ? [t(`run.away_${whenOffline}`, { n, states: words })] : [];
+  }
+
+  /** What the button waits for; nothing where it is only the preview that is on its way. */
+  function missing() {
+    if (!target()) return t("run.choose");
+    if (inputs.command.value.trim() === "") return t("run.no_command");
+    return preview?.count === 0 ? t("run.no_host") : "";
   }
 
   async function confirmed(body) {
@@ -126,7 +147,7 @@ export function mount(root, params, context) {
     if (level < 2) return body;
     const answer = await confirmDialog({
       title: t("run.confirm", { n: preview.count }),
-      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS))],
+      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS)), visible(t("run.confirm_user", { user: body.user })), ...awayText(body.when_offline)],
       yes: t("run.submit", { n: preview.count }),
       expect: level >= 3 ? preview.count : null,
       needsReason: level >= 3 && !body.reason,
@@ -202,3 +223,11 @@ export function mount(root, params, context) {
 
 /** The server has looked at it and said no; the same again would not help. */
 const isRefused = (error) => error.status >= 400 && error.status < 500;
+
+function wrong(words) {
+  const element = document.createElement("p");
+  element.className = "field-error";
+  element.role = "alert";
+  element.textContent = visible(words);
+  return element;
+}

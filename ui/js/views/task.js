@@ -69,7 +69,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("task.timeout"), duration(task.timeout * 1000)],
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
-      [t("task.expires"), timeNode(task.expires_at)],
+      [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
       [t("task.position"), String(task.seq)],
     ]);
   }
