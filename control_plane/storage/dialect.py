@@ -50,6 +50,37 @@ class Dialect(Protocol):
         """The (key, digest, seq) of those `keys`, primary keys of the key table `table`, that are there."""
         ...
 
+    async def delete_keys(self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes], upto: int) -> None:
+        """Delete those of `keys` from the key table `table` that belong to events up to that seq."""
+        ...
+
+    async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
+        """The last seqs of a log's segments, ascending; of those that exist, or are planned.
+
+        Args:
+            rows: how many events a segment has where the database does not know segments of its own; the last one
+                then never fills.
+        """
+        ...
+
+    async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
+        """Plan further segments after those that are there. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: readers were in the way; try again.
+        """
+        ...
+
+    async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
+        """Remove the rows up to that seq, the end of a segment, which `log_segment` must have; whether all are gone.
+
+        Where they are not, some are: commit, and call it again. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: readers were in the way; try again.
+        """
+        ...
+
     async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
         """Create a read table, and the read schema, where they are missing. MySQL commits by itself here.
 

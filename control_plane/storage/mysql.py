@@ -21,6 +21,7 @@ STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as ma
 ALONE_CHARS: Final = 2 * 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
 LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with room
 STATEMENT_ROWS: Final = 1000
+ALTER_WAITS_S: Final = 2
 
 ENGINE_OPTIONS: Final = {
     "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
@@ -202,6 +203,53 @@ class MysqlDialect:
             await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
         ).all()
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
+
+    async def delete_keys(self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes], upto: int) -> None:
+        if not keys:
+            return
+        names = ",".join(_quoted(column.name) for column in table.primary_key)
+        sql = (
+            f"DELETE FROM {self._name(table)} "  # noqa: S608 - names of ours and hex
+            f"WHERE ({names}) IN ({','.join(map(literals, keys))}) AND seq <= {upto:d}"
+        )
+        await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+    async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
+        return [last for last, _ in await self._partitions(connection, table)]
+
+    async def _partitions(self, connection: AsyncConnection, table: Table) -> list[tuple[int, str]]:
+        """The last seq and the name of each, but for the one that takes what they do not."""
+        found = await connection.execute(
+            text(
+                "SELECT partition_description, partition_name FROM information_schema.partitions WHERE table_schema = "
+                "DATABASE() AND table_name = :name AND partition_description <> 'MAXVALUE'"
+            ),
+            {"name": table.name},
+        )
+        return sorted((int(bound) - 1, name) for bound, name in found)
+
+    async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
+        new = [f"PARTITION p{last} VALUES LESS THAN ({last + 1})" for last in sorted(last_seqs)]
+        new.append("PARTITION pmax VALUES LESS THAN MAXVALUE")
+        # Of the empty last one, so no row is copied; while it is done there is a place for every seq.
+        await self._alter(
+            connection, f"ALTER TABLE {self._name(table)} REORGANIZE PARTITION pmax INTO ({','.join(new)})"
+        )
+
+    async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
+        old = [_quoted(name) for last, name in await self._partitions(connection, table) if last <= upto]
+        if old:
+            await self._alter(connection, f"ALTER TABLE {self._name(table)} DROP PARTITION {','.join(old)}")
+        return True
+
+    @staticmethod
+    async def _alter(connection: AsyncConnection, statement: str) -> None:
+        """Wait for open reads of the table only shortly: every later read queues behind whoever waits."""
+        await connection.exec_driver_sql(f"SET lock_wait_timeout = {ALTER_WAITS_S}")
+        try:
+            await connection.exec_driver_sql(statement)
+        finally:
+            await connection.exec_driver_sql("SET lock_wait_timeout = DEFAULT")
 
     async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
         try:
