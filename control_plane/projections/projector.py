@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import FoldError, LeaseLostError
@@ -23,7 +23,7 @@ from control_plane.events.log import EventLog
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Remembered, Row, Rows
+from control_plane.projections.rows import Remembered, Row, RowKey, Rows
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import follower
@@ -259,7 +259,11 @@ def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
 
 async def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:
     """Load all rows that the events touch, then apply them in their order."""
-    await rows.load(touched for _, event in events for touched in projection.touched(event))
+    touched: list[tuple[Table, RowKey]] = []
+    for stored, event in events:
+        with _poisoned_by(stored):
+            touched += projection.touched(event)
+    await rows.load(touched)
     for stored, event in events:
         with _poisoned_by(stored):
             projection.apply(rows, stored, event)

@@ -13,7 +13,8 @@ from sqlalchemy import select, update
 from control_plane.cli import main
 from control_plane.errors import FoldError, LeaseLostError, RefusedError, StorageUnavailableError
 from control_plane.events import tasks
-from control_plane.events.envelope import EVENT, LogName, NewEvent, StoredEvent
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent, StoredEvent
+from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
@@ -29,7 +30,7 @@ from control_plane.storage.signing_key import create
 from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from tests.support.database import migrated, sqlite_url
+from tests.support.database import an_event, migrated, sqlite_url
 from tests.support.events import RESULT
 from tests.support.history import HOSTS, Counting, a_poisoned_event, some_history
 
@@ -290,6 +291,17 @@ class ProjectionContract:
 
         assert [seq for seq, _, _ in await self.parked(shop, projector)] == [poisoned, beside, later, after_restart]
         assert [row[0] for row in (await shop.rows(TasksProjection()))["task"]] == ["t1", "t2", "t3"]
+
+    async def test_an_event_of_which_not_even_the_row_can_be_told_is_set_aside_too(self, shop: Shop) -> None:
+        await shop.turns(0, 1)
+        bad = an_event("x", log=HEARTBEAT_EVENT, kind=HeartbeatReceived.KIND)  # its body names no host
+        seq = await shop.append(bad)
+        await shop.turns(2, 2)
+
+        await shop.project(HostsProjection)
+
+        projector = Projector(HostsProjection(), shop.database, shop.log, shop.leases, shop.hub)
+        assert [row[:2] for row in await self.parked(shop, projector)] == [(seq, "x")]
 
     @staticmethod
     async def parked(shop: Shop, projector: Projector) -> list[tuple[Any, ...]]:
