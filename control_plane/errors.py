@@ -10,6 +10,7 @@
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, still there under its lock: halt, alarm, never skip
+    ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
     └─ ConfigurationError              only at start: one clear line, exit 2
 
@@ -79,6 +80,14 @@ class LogDamagedError(ControlPlaneError):
         super().__init__(f"{log} {seq} is missing below the head")
         self.log = log
         self.seq = seq
+
+
+class ArchiveDamagedError(ControlPlaneError):
+    """An archive of a segment is not whole, or not as it was written."""
+
+    def __init__(self, line: int, detail: str) -> None:
+        super().__init__(f"line {line}: {detail}")
+        self.line = line
 
 
 class FoldError(ControlPlaneError):

@@ -127,3 +127,20 @@ def stored_event(row: EventRow) -> StoredEvent:
         signature,
         None if key_id is None else key_id.decode(),
     )
+
+
+def event_row(stored: StoredEvent) -> EventRow:
+    """The raw columns of an event, as they are written and hashed."""
+    return (
+        stored.seq,
+        stored.recorded_us,
+        stored.kind.encode(),
+        stored.schema_v,
+        _text(stored.task_id),
+        _text(stored.hostname),
+        _text(stored.actor),
+        stored.occurred_us,
+        stored.body,
+        stored.signature,
+        _text(stored.key_id),
+    )

@@ -3,13 +3,13 @@
 from collections.abc import Collection
 from typing import Final, NamedTuple, cast
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.batch import stored_event
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.merkle import EventRow
-from control_plane.storage.tables import EVENT_TABLES
+from control_plane.storage.tables import EVENT_TABLES, KEPT_TABLES, log_segment
 
 PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fill the memory of whoever follows
 LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
@@ -69,6 +69,32 @@ async def read_kinds(
 
 
 async def read_one(connection: AsyncConnection, log: LogName, seq: int) -> StoredEvent | None:
-    table = EVENT_TABLES[log]
-    row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
-    return None if row is None else StoredEvent(*row)
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if (table := tables.get(log)) is not None:
+            row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
+            if row is not None:
+                return StoredEvent(*row)
+    return None
+
+
+class Dropped(NamedTuple):
+    """Up to where the segments of a log are dropped: the seq and the time of the last such event, or zeros."""
+
+    seq: int
+    recorded_us: int
+
+
+async def read_dropped(connection: AsyncConnection, log: LogName) -> Dropped:
+    """Ask for it after a hole was seen: a segment is written down before its rows go."""
+    if log not in KEPT_TABLES:
+        return Dropped(0, 0)
+    newest = select(func.max(log_segment.c.last_seq), func.max(log_segment.c.last_us)).where(log_segment.c.log == log)
+    seq, recorded_us = (await connection.execute(newest)).one()
+    return Dropped(seq or 0, recorded_us or 0)
+
+
+async def read_kept(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+    """The events of a page that have outlived their segments, in order and with holes."""
+    table = KEPT_TABLES[log]
+    kept = select(table).where(table.c.seq > page.after, table.c.seq <= page.upto)
+    return [StoredEvent(*row) for row in await connection.execute(kept.order_by(table.c.seq).limit(page.limit))]

@@ -17,6 +17,7 @@ from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.projections.projector import create_tables, drop_tables, fold
 from control_plane.projections.rows import Rows, json_text
+from control_plane.projections.trimming import read_floor_us
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
 from control_plane.storage.tables import follower
@@ -66,14 +67,18 @@ async def rebuild(
             position = await _fold_most(rebuilt, database, log, renew, progress)
             async with database.write() as connection:
                 upto = await _locked_position(connection, projection.name)
-                for name, after, end in (
+                for name, at, end in (
                     (EVENT, position.event, upto.event),
                     (HEARTBEAT_EVENT, position.heartbeat, upto.heartbeat),
                 ):
-                    if name in rebuilt.logs:
-                        await _fold_range(rebuilt, connection, database, log, name, after, end)
+                    while name in rebuilt.logs and at < end:
+                        at = await _fold_page(rebuilt, connection, database, log, name, at, end)
+                floor_us = await read_floor_us(connection)
                 pairs = list(zip(live.tables, rebuilt.tables, strict=True))
-                compared = [await _compare(connection, a, b) for a, b in pairs]
+                compared = [
+                    await _compare(connection, old, new, floor_us if old in live.passing else None)
+                    for old, new in pairs
+                ]
                 if switch:
                     for old, new in pairs:
                         await connection.execute(delete(old))
@@ -116,21 +121,19 @@ async def _fold_most(
     """Fold up to where the live projection stands at the start, page by page; it may have gone on by the end."""
     async with database.read() as connection:
         upto = await _position(connection, rebuilt.name)
-    done, total = 0, upto.event + (upto.heartbeat if HEARTBEAT_EVENT in rebuilt.logs else 0)
+    before, total = 0, upto.event + (upto.heartbeat if HEARTBEAT_EVENT in rebuilt.logs else 0)
     for name, end in ((EVENT, upto.event), (HEARTBEAT_EVENT, upto.heartbeat)):
         at = 0
         while name in rebuilt.logs and at < end:
-            step = min(PAGE, end - at)
             async with database.write() as connection:
-                await _fold_range(rebuilt, connection, database, log, name, at, at + step)
+                at = await _fold_page(rebuilt, connection, database, log, name, at, end)
             await renew()
-            at += step
-            done += step
-            progress(done, total)
+            progress(before + at, total)
+        before += at
     return upto
 
 
-async def _fold_range(
+async def _fold_page(
     rebuilt: Projection,
     connection: AsyncConnection,
     database: Database,
@@ -138,13 +141,13 @@ async def _fold_range(
     name: LogName,
     after: int,
     end: int,
-) -> None:
-    while after < end:
-        events = await log.read(name, after=after, limit=min(PAGE, end - after))
-        rows = Rows(connection, database.dialect)
-        await fold(rebuilt, rows, events)
-        await rows.flush()
-        after = events[-1].seq
+) -> int:
+    """Fold the next events up to `end`; how far that has come."""
+    events = await log.read(name, after=after, limit=PAGE, upto=end)
+    rows = Rows(connection, database.dialect)
+    await fold(rebuilt, rows, events)
+    await rows.flush()
+    return events[-1].seq if events else end  # none are there where the rest is dropped, and nothing of it kept
 
 
 async def _position(connection: AsyncConnection, name: str) -> Positions:
@@ -159,15 +162,17 @@ async def _locked_position(connection: AsyncConnection, name: str) -> Positions:
     return await _position(connection, name)
 
 
-async def _compare(connection: AsyncConnection, live: Table, rebuilt: Table) -> TableComparison:
-    return TableComparison(live.name, await digest(connection, live), await digest(connection, rebuilt))
+async def _compare(connection: AsyncConnection, live: Table, rebuilt: Table, floor_us: int | None) -> TableComparison:
+    digests = [await digest(connection, table, floor_us) for table in (live, rebuilt)]
+    return TableComparison(live.name, digests[0], digests[1])
 
 
-async def digest(connection: AsyncConnection, table: Table) -> tuple[int, str]:
-    """The number of rows, and SHA-256 over them in the order of their keys."""
+async def digest(connection: AsyncConnection, table: Table, floor_us: int | None = None) -> tuple[int, str]:
+    """The number of rows, and SHA-256 over them in the order of their keys; of those from a time on, if it is given."""
     count, whole = 0, hashlib.sha256()
     keys = list(table.primary_key.columns)
-    result = await connection.stream(select(table).order_by(*keys).execution_options(yield_per=ROWS_A_READ))
+    wanted = select(table) if floor_us is None else select(table).where(table.c.recorded_us >= floor_us)
+    result = await connection.stream(wanted.order_by(*keys).execution_options(yield_per=ROWS_A_READ))
     async for row in result:
         count += 1
         for value in row:

@@ -120,6 +120,24 @@ class Leases:
                 )
                 await _wait(stop, HALTED_S)
 
+    async def once(self, name: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do `work` one time under the lease; False, and nothing is done, while another process holds it.
+
+        Raises:
+            LeaseLostError: `work` was cancelled, since another one has taken the lease. And whatever `work` raises.
+        """
+        lease = await self.acquire(name)
+        if lease is None:
+            return False
+        try:
+            await self._work_under(lease, lambda _: work())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            with suppress(StorageUnavailableError):  # it ends by itself in four seconds
+                await self.release(lease)
+        return True
+
     async def _work_under(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
         async with asyncio.TaskGroup() as tasks:
             renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")

@@ -167,14 +167,14 @@ class SqliteDialect:
         await _write_many(connection, sql, [(*key, upto) for key in keys])
 
     async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
-        newest = (await connection.execute(select(func.max(table.c.seq)))).scalar() or 0
+        newest: int = (await connection.execute(select(func.max(table.c.seq)))).scalar() or 0
         return [*range(rows, newest + 1, rows), ENDLESS]
 
     async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
         """Nothing to do: a segment here is a range of seq, and no more."""
 
     async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
-        first = (await connection.execute(select(func.min(table.c.seq)))).scalar()
+        first: int | None = (await connection.execute(select(func.min(table.c.seq)))).scalar()
         if first is None or first > upto:
             return True
         some = min(upto, first + DELETED_ROWS - 1)
