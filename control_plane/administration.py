@@ -8,23 +8,42 @@ from control_plane.bootstrap import Core, open_core
 from control_plane.commands.access import CONSOLE, User
 from control_plane.errors import ConfigurationError, RefusedError
 from control_plane.events.access import KeyAdded
+from control_plane.events.segments import Progress
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.queries.projections import ProjectionState
 from control_plane.projections.rebuild import TableComparison, rebuild
+from control_plane.projections.upkeep import Done, maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate as migrations
 from control_plane.storage import signing_key
-from control_plane.storage.engine import open_database
+from control_plane.storage.engine import Database, open_database
+from control_plane_wire.clock import SystemClock
 from control_plane_wire.signing import encode_base64
 
 
 async def migrate(settings: Settings) -> None:
     """Bring the log's schema up to date, by the administrator's account where one is set."""
+    async with _administered(settings) as database:
+        await migrations.upgrade(database)
+
+
+async def maintain_logs(settings: Settings, progress: Progress) -> Done | None:
+    """See `projections.upkeep`; by the administrator's account where one is set."""
+    async with _administered(settings) as database:
+        if not await migrations.is_current(database):
+            raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
+        days, directory = settings.heartbeat_days, settings.archives
+        clock = SystemClock()
+        return await maintain(database, heartbeat_days=days, archive_dir=directory, clock=clock, progress=progress)
+
+
+@asynccontextmanager
+async def _administered(settings: Settings) -> AsyncIterator[Database]:
     url = settings.admin_database_url or settings.database_url
     if url is None:
         raise ConfigurationError("CONTROL_PLANE_DATABASE_URL is not set")
     async with open_database(url.get_secret_value(), pool_size=2) as database:
-        await migrations.upgrade(database)
+        yield database
 
 
 async def initialise(settings: Settings, username: str, password: str) -> str:

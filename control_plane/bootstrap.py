@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +17,16 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
+from control_plane.events.envelope import LogName
 from control_plane.events.log import EventLog
+from control_plane.events.segments import Rooms
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
 from control_plane.observability import Metrics
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.presence import Presence as PresenceProcess
+from control_plane.processes.upkeep import Upkeep
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector, create_tables
@@ -31,6 +34,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.upkeep import maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate, signing_key
 from control_plane.storage.credentials import CredentialTable
@@ -160,6 +164,8 @@ def services_of(
             return 0
         return None if publisher.is_blocked else heartbeats.connected_since_us
 
+    rooms = Rooms(core.database)
+    room_probe = Probe("room in the logs", rooms.check, warns=True)
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, failpoints=core.failpoints)
@@ -190,10 +196,11 @@ def services_of(
                 hearing_since_us=hearing_since_us,
                 failpoints=core.failpoints,
             ),
+            *_upkeep(core),
         ],
         "api": [
             HttpService(
-                _api(core, metrics, _probes(roles, publisher, results), dev=dev),
+                _api(core, metrics, [*_probes(roles, publisher, results), room_probe], rooms.look, dev=dev),
                 host=core.settings.listen_host,
                 port=core.settings.listen_port,
             )
@@ -204,7 +211,31 @@ def services_of(
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
 
 
-def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) -> Services:
+def _upkeep(core: Core) -> list[Service]:
+    """Only where this process may do it: by an administrator's account, or on a database that has no accounts."""
+    url = core.settings.admin_database_url
+    if url is None and core.database.dialect.needs_administrator:
+        return []
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            database = core.database
+            if url is not None and database.dialect.needs_administrator:
+                database = await stack.enter_async_context(open_database(url.get_secret_value(), pool_size=2))
+            days, directory = core.settings.heartbeat_days, core.settings.archives
+            await maintain(database, heartbeat_days=days, archive_dir=directory, clock=core.clock)
+
+    return [Upkeep(work)]
+
+
+def _api(
+    core: Core,
+    metrics: Metrics,
+    probes: Sequence[Probe],
+    rooms: Callable[[], Awaitable[Mapping[LogName, int]]],
+    *,
+    dev: bool,
+) -> Services:
     settings = core.settings
     broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
@@ -224,6 +255,7 @@ def _api(core: Core, metrics: Metrics, probes: Sequence[Probe], *, dev: bool) ->
         hub=core.hub,
         metrics=metrics,
         probes=probes,
+        rooms=rooms,
         dev=dev,
         amqp_url_for_agents=broker.get_secret_value() if broker else None,
     )

@@ -6,7 +6,9 @@ a segment that is written down goes on from there.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,7 +21,7 @@ from control_plane.events import registry
 from control_plane.events.appender import SELECT_HEAD, head_of
 from control_plane.events.archive import Archive, Archived, check
 from control_plane.events.batch import event_row, key_bytes
-from control_plane.events.envelope import LogName, StoredEvent
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.merkle import CompactRange
 from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept
 from control_plane.events.retention import Kept
@@ -35,9 +37,13 @@ from control_plane.storage.tables import (
 )
 from control_plane_wire.backoff import Backoff
 
+LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
+LOOK_S: Final = 30.0
 PAGE: Final = 1000
 ATTEMPTS: Final = 10  # at what waits for readers, some seconds each
 DELETED_AT_ONCE: Final = 500
+
+_logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 _T = TypeVar("_T")
@@ -59,6 +65,34 @@ async def room(database: Database, log: LogName) -> int:
         head = head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())
         planned = await database.dialect.segments(connection, EVENT_TABLES[log], SEGMENT_ROWS[log])
     return max(0, planned[-1] - head.seq) if planned else 0
+
+
+class Rooms:
+    """How much room each log has, for whoever asks often: the database is asked now and then."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._looked_s = -math.inf
+        self._rooms: dict[LogName, int] = {}
+
+    async def look(self) -> Mapping[LogName, int]:
+        """The number of events until the last planned segment of each log is full."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._looked_s + LOOK_S:
+            self._rooms = {log: await room(self._database, log) for log in LOGS}
+            self._looked_s = now_s
+            if (wrong := self._low()) is not None:
+                _logger.warning("the upkeep of the logs is behind", extra={"cause": wrong})
+        return self._rooms
+
+    async def check(self) -> str | None:
+        """What is wrong where a log has room for less than a segment."""
+        await self.look()
+        return self._low()
+
+    def _low(self) -> str | None:
+        low = [f"{log} has room for {left} events" for log, left in self._rooms.items() if left < SEGMENT_ROWS[log]]
+        return f"{', '.join(low)}: does `control-plane log maintain` run?" if low else None
 
 
 async def plan_ahead(database: Database, log: LogName) -> list[int]:

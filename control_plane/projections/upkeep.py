@@ -8,8 +8,8 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from control_plane.events.archive import Archived
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
-from control_plane.events.segments import Progress, drop, finish, oldest, plan_ahead, room
+from control_plane.events.envelope import HEARTBEAT_EVENT, LogName
+from control_plane.events.segments import LOGS, Progress, drop, finish, oldest, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.trimming import trim
 from control_plane.storage.engine import Database
@@ -64,7 +64,7 @@ async def maintain(
     done = Done()
 
     async def work() -> None:
-        for log in (EVENT, HEARTBEAT_EVENT):  # first: for want of room everything else can wait
+        for log in LOGS:  # first: for want of room everything else can wait
             done.planned[log] = await plan_ahead(database, log)
             done.room[log] = await room(database, log)
         await finish(database, HEARTBEAT_EVENT, progress=progress)

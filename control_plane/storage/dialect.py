@@ -29,6 +29,11 @@ class Dialect(Protocol):
         """Whether a second writing transaction fails or polls, instead of waiting its turn."""
         ...
 
+    @property
+    def needs_administrator(self) -> bool:
+        """Whether the upkeep of the logs wants rights that the application's account should not have."""
+        ...
+
     def clock_us(self) -> ColumnElement[int]:
         """The database's own clock at the statement, in UTC microseconds: one for all processes."""
         ...

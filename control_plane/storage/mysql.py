@@ -145,6 +145,7 @@ class MysqlDialect:
     """See `Dialect`."""
 
     has_one_writer = False
+    needs_administrator = True
 
     def __init__(self, database: str, version: str) -> None:
         self.read_schema = f"{database}_read"

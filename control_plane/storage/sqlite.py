@@ -124,6 +124,7 @@ class SqliteDialect:
     name = f"SQLite {sqlite3.sqlite_version}"
     read_schema = None  # attached files do not commit together
     has_one_writer = True
+    needs_administrator = False
 
     def clock_us(self) -> ColumnElement[int]:
         # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.

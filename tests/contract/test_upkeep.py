@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from control_plane.cli import main
 from control_plane.errors import FoldError, LogDamagedError, StorageUnavailableError
 from control_plane.events import hosts
 from control_plane.events.archive import check
@@ -15,7 +16,7 @@ from control_plane.events.batch import event_row
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
-from control_plane.events.segments import plan_ahead, room
+from control_plane.events.segments import Rooms, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.queries.hosts import HostQueries
@@ -321,6 +322,37 @@ class UpkeepContract:
         async with plane.database.read() as connection:
             assert await connection.scalar(select(func.count()).select_from(heartbeat_event)) == 47
 
+    def test_it_is_done_and_its_archives_are_checked_on_the_command_line(
+        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(tables.SEGMENT_ROWS, "heartbeat_event", 10)  # type: ignore[arg-type] # a dict all the same
+        monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", url)
+        monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path))
+
+        async def prepare() -> None:
+            async with a_plane(url, InProcessBroker().transport()) as plane:
+                await self.make_small_segments(plane)
+                await self.a_week(plane)
+
+        asyncio.run(prepare())
+
+        assert main(["log", "maintain"]) == 0
+
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(", root")[0] for line in lines[2:]] == [
+            f"heartbeat_event: dropped {first} to {first + 9}" for first in (1, 11, 21)
+        ]
+        root = lines[2].rpartition(" ")[2]
+        file = str(tmp_path / "archive" / files(tmp_path / "archive")[0])
+        assert main(["log", "archive-check", file]) == 0
+        assert main(["log", "archive-check", file, "--root", root]) == 0
+        assert root in capsys.readouterr().out
+        assert main(["log", "archive-check", file, "--root", "00" * 32]) == 1
+        Path(file).write_bytes(Path(file).read_bytes()[:-9])
+        assert main(["log", "archive-check", file]) == 1
+        assert "line 13" in capsys.readouterr().err
+        assert main(["log", "archive-check", str(tmp_path / "none")]) == 1
+
     @staticmethod
     async def lose(plane: Plane, seq: int) -> None:
         """What only somebody with an administrator's rights can do."""
@@ -356,6 +388,25 @@ class TestMysqlUpkeep(UpkeepContract):
                 f"ALTER TABLE heartbeat_event REORGANIZE PARTITION p1, p2, p3, p4, pmax INTO ({small}, "
                 "PARTITION pmax VALUES LESS THAN MAXVALUE)"
             )
+
+    async def test_little_room_is_told_in_time(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await plane.register("web1")
+        rooms = Rooms(plane.database)
+        assert await rooms.look() == {"event": 40_000_000 - 1, "heartbeat_event": 30}
+        assert await rooms.check() is None
+        for sequence in range(1, 23):
+            await self.beat(plane, "web1", sequence)
+        assert await rooms.check() is None, "it does not ask all the time"
+
+        monkeypatch.setattr("control_plane.events.segments.LOOK_S", 0.0)
+
+        told = "heartbeat_event has room for 8 events: does `control-plane log maintain` run?"
+        assert await rooms.check() == told
+        assert told in {record.__dict__.get("cause") for record in caplog.records}
+        await plan_ahead(plane.database, HEARTBEAT_EVENT)
+        assert await rooms.check() is None
 
     async def test_what_went_where_nothing_was_planned_finds_its_segment_afterwards(
         self, plane: Plane, tmp_path: Path
