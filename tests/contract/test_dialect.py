@@ -253,6 +253,28 @@ class DialectContract:
         async with database.read() as connection:
             assert (await connection.execute(select(credential))).all() == []
 
+    @pytest.mark.parametrize("error", [None, StorageUnavailableError("lost"), ValueError("x")])
+    async def test_a_cancellation_that_the_driver_loses_is_not_lost(
+        self, database: Database, error: Exception | None
+    ) -> None:
+        has_begun = asyncio.Event()
+
+        async def lose_it() -> None:
+            async with database.write():
+                has_begun.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if error is not None:
+                        raise error from None
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(lose_it())
+            await has_begun.wait()
+            task.cancel()
+
+        assert task.cancelled()
+
     async def test_a_duplicate_key_means_try_again(self, database: Database) -> None:
         ada = credential.insert().values(username="ada", phc="x", changed_us=1)
         async with database.write() as connection:
