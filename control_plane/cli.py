@@ -180,8 +180,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 async def _migrate(_: argparse.Namespace) -> None:
     from control_plane.administration import migrate
 
-    await migrate(_settings())
-    print("the schema is up to date")
+    print(*await migrate(_settings()), "the schema is up to date", sep="\n")
 
 
 async def _init(arguments: argparse.Namespace) -> None:

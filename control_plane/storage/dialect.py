@@ -1,6 +1,7 @@
 """All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
@@ -9,6 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of a database.
+
+    Attributes:
+        name: as SQL has it, with its quotes.
+        grants: what it has, in the server's words.
+    """
+
+    name: str
+    grants: Sequence[str] = ()
 
 
 class Dialect(Protocol):
@@ -96,6 +110,14 @@ class Dialect(Protocol):
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         """Drop a read table where it is there. MySQL commits by itself here."""
+        ...
+
+    def grants(self, account: Account) -> list[str]:
+        """Statements that give the application's account all that it needs; none where there are no accounts."""
+        ...
+
+    def excess(self, account: Account) -> list[str]:
+        """Statements that take from the application's account what lets it change the log."""
         ...
 
     def translate(self, error: DBAPIError) -> Exception:

@@ -1,6 +1,7 @@
 """MySQL 8 and MariaDB 10.6, by aiomysql: the only file that knows them."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import NoneType
@@ -10,12 +11,13 @@ from sqlalchemy import URL, ColumnElement, Engine, Table, literal_column, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value
+from control_plane.storage.dialect import Account, KeyBytes, Value
+from control_plane.storage.tables import RIGHTS
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
 ALONE_CHARS: Final = 2 * 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
@@ -48,7 +50,7 @@ READING_OPTIONS: Final = {
 IDLE_S: Final = 5.0
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
-MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
+MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
@@ -141,6 +143,28 @@ def translate(error: DBAPIError) -> Exception:
     return StorageUnavailableError(detail)
 
 
+async def account_of(url: URL) -> Account:
+    """Whom the server takes the account of an URL for; it needs no rights to be asked.
+
+    Raises:
+        ConfigurationError: the server does not let it in.
+        StorageUnavailableError: nobody answers.
+    """
+    whole = with_defaults(url)
+    nowhere = URL.create(whole.drivername, whole.username, whole.password, whole.host, whole.port, query=whole.query)
+    engine = create_async_engine(nowhere, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    try:
+        async with engine.connect() as connection:
+            user = str((await connection.execute(text("SELECT CURRENT_USER()"))).scalar_one())
+            grants = [str(line) for (line,) in await connection.execute(text("SHOW GRANTS"))]
+    except DBAPIError as error:
+        raise translate(error) from error.orig
+    finally:
+        await engine.dispose()
+    quoted = ["'" + part.replace("\\", "\\\\").replace("'", "''") + "'" for part in user.rsplit("@", 1)]
+    return Account("@".join(quoted), grants)
+
+
 class MysqlDialect:
     """See `Dialect`."""
 
@@ -148,6 +172,7 @@ class MysqlDialect:
     needs_administrator = True
 
     def __init__(self, database: str, version: str) -> None:
+        self.database = database
         self.read_schema = f"{database}_read"
         self.is_mariadb = "mariadb" in version.lower()
         # Old MariaDBs put 5.5.5- before their version, for replicas of their time.
@@ -264,12 +289,24 @@ class MysqlDialect:
             if _code(error) not in MISSING_RIGHT:
                 raise
             raise ConfigurationError(
-                f"the account may not make read tables: GRANT ALL ON `{self.read_schema}`.* TO the account of "
+                f"the account may not make read tables: GRANT ALL ON {_pattern(self.read_schema)}.* TO the account of "
                 "CONTROL_PLANE_DATABASE_URL"
             ) from error.orig
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    def grants(self, account: Account) -> list[str]:
+        of_tables = [
+            f"GRANT {rights} ON {_quoted(self.database)}.{_quoted(table)} TO {account.name}"
+            for table, rights in RIGHTS.items()
+        ]
+        return [*of_tables, f"GRANT ALL ON {_pattern(self.read_schema)}.* TO {account.name}"]
+
+    def excess(self, account: Account) -> list[str]:
+        scopes = [match[1] for line in account.grants if (match := _WIDE_GRANT.match(line))]
+        too_wide = {f"{_quoted(self.database)}.*", f"{_pattern(self.database)}.*", "*.*"}
+        return [f"REVOKE ALL PRIVILEGES ON {scope} FROM {account.name}" for scope in scopes if scope in too_wide]
 
     def translate(self, error: DBAPIError) -> Exception:
         return translate(error)
@@ -298,6 +335,15 @@ def _statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Valu
 
 def _quoted(name: str) -> str:
     return f"`{name}`"
+
+
+def _pattern(name: str) -> str:
+    """A schema as GRANT wants it, where an underscore stands for any character."""
+    return _quoted(name.replace("_", "\\_"))
+
+
+# Of a whole schema or of all, anything but the right to connect.
+_WIDE_GRANT: Final = re.compile(r"GRANT (?!USAGE ON)[^`]* ON ((?:`[^`]+`|\*)\.\*) TO ")
 
 
 def _by_key(names: list[str], keys: list[str]) -> Callable[[list[Value]], tuple[Value, ...]]:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value
+from control_plane.storage.dialect import Account, KeyBytes, Value
 from control_plane.storage.tables import Identifier
 
 ENGINE_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
@@ -189,6 +189,12 @@ class SqliteDialect:
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    def grants(self, account: Account) -> list[str]:
+        return []
+
+    def excess(self, account: Account) -> list[str]:
+        return []
 
     def translate(self, error: DBAPIError) -> Exception:
         meaning = _meaning(error.orig) if isinstance(error.orig, sqlite3.Error) else error

@@ -191,3 +191,11 @@ credential = Table(
     Column("changed_us", Int64, nullable=False, comment="UTC microseconds of the last change"),
     **EXACT,
 )
+
+# What the application's account may do; the read schema is its own. A log is only ever added to.
+RIGHTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
+    "log_head": "SELECT, UPDATE",
+    **dict.fromkeys(("follower", "lease", "credential"), "SELECT, INSERT, UPDATE"),
+    **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),
+}
