@@ -168,7 +168,7 @@ def services_of(
     room_probe = Probe("room in the logs", rooms.check, warns=True)
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
-            Projector(projection(), core.database, core.log, leases, core.hub, failpoints=core.failpoints)
+            Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
             for projection in PROJECTIONS
         ],
         "ingest": [results, heartbeats],

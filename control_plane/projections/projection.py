@@ -21,6 +21,8 @@ class Projection:
     name: ClassVar[str]
     version: ClassVar[int]  # a new shape of a table, or a new meaning of a column, is a new version and a rebuild
     logs: ClassVar[Sequence[LogName]] = (EVENT,)
+    # Whether it folds events of kinds that this release does not know, as `UnknownEvent`; others skip them.
+    takes_unknown: ClassVar[bool] = False
 
     def __init__(self, suffix: str = "") -> None:
         self.metadata = MetaData()

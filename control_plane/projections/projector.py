@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from control_plane.errors import FoldError, LeaseLostError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
-from control_plane.events.event import Event
+from control_plane.events.event import Event, UnknownEvent
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
+from control_plane.observability import Count
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
@@ -56,6 +57,7 @@ class Projector:
         leases: Leases,
         hub: Hub,
         *,
+        count: Count = lambda _what, _number: None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.projection = projection
@@ -64,6 +66,7 @@ class Projector:
         self._log = log
         self._leases = leases
         self._hub = hub
+        self._count = count
         self._failpoints = failpoints
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -168,7 +171,7 @@ class Projector:
             else:
                 good.append(stored)
         rows = Rows(tenure.connection, self._database.dialect, tenure.remembered)
-        events = decode(good)
+        events = decode(self.projection, good)
         # A batch that touches nothing moves the position in memory alone; it is saved with the next one that does.
         if parked or any(self.projection.concerns(event) for _, event in events):
             async with self._database.write(tenure.connection) as connection:
@@ -181,6 +184,8 @@ class Projector:
             self._failpoints.hit("projector.after_commit")
             rows.committed()
             tenure.saved = batch.upto
+        if skipped := len(good) - len(events):
+            self._count(f"unknown_kinds_skipped_by_{self.projection.name}", skipped)
         tenure.position = batch.upto
         tenure.subjects = aside
 
@@ -236,22 +241,24 @@ class _PoisonError(Exception):
 
 
 async def fold(projection: Projection, rows: Rows, events: Sequence[StoredEvent]) -> None:
-    """Fold events into rows; kinds that this release does not know are skipped.
+    """Fold events into rows; kinds that this release does not know are skipped by who does not need them.
 
     Raises:
         FoldError: one of them cannot be folded.
     """
     try:
-        await apply(projection, rows, decode(events))
+        await apply(projection, rows, decode(projection, events))
     except _PoisonError as poison:
         raise poison.error from poison.__cause__
 
 
-def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
+def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
+    """The events that a projection folds; without those of unknown kinds, where it does not take them."""
     decoded: list[tuple[StoredEvent, Event]] = []
+    unknown = UnknownEvent() if projection.takes_unknown else None
     for stored in events:
         with _poisoned_by(stored):
-            event = registry.decode(stored)
+            event = registry.decode(stored) or unknown
         if event is not None:
             decoded.append((stored, event))
     return decoded

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from control_plane.events import tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent, StoredEvent
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
+from control_plane.projections.audit import AuditProjection
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
@@ -31,7 +34,7 @@ from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from tests.support.database import an_event, migrated, sqlite_url
-from tests.support.events import RESULT
+from tests.support.events import RESULT, a_task_accepted
 from tests.support.history import HOSTS, Counting, a_poisoned_event, some_history
 
 BOUND_S = 30
@@ -258,6 +261,41 @@ class ProjectionContract:
             await other.caught_up(*everything)
 
         await shop.rebuilds_equal(*everything)
+
+    # --- what a later release has written
+
+    async def test_unknown_kinds_are_counted_and_skipped_but_for_the_audit_trail_which_shows_every_event(
+        self, shop: Shop
+    ) -> None:
+        await shop.turns(0, 1)
+        later = [
+            await shop.append(an_event("t1", kind="task.blessed", hostname="web1")),
+            await shop.append(replace(a_task_accepted("t7").to_new_event(), schema_v=99)),
+        ]
+        await shop.turns(2, 2)
+        counts: Counter[str] = Counter()
+        stop = asyncio.Event()
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
+            for projection in PROJECTIONS:
+                projector = Projector(
+                    projection(),
+                    shop.database,
+                    shop.log,
+                    shop.leases,
+                    shop.hub,
+                    count=lambda what, number: counts.update({what: number}),
+                )
+                group.create_task(projector.run(stop))
+            await shop.caught_up(*PROJECTIONS)
+            stop.set()
+
+        assert counts == {"unknown_kinds_skipped_by_hosts": 2, "unknown_kinds_skipped_by_tasks": 2}
+        audit = {row[0]: row[2:] for row in (await shop.rows(AuditProjection()))["audit"]}
+        assert audit[later[0]] == ("task.blessed", "user:ada", "t1", "web1", None)
+        assert len(audit) == (await shop.log.head(EVENT)).seq
+        assert [row[0] for row in (await shop.rows(TasksProjection()))["task"]] == ["t1", "t2"]
+        await shop.rebuilds_equal(*PROJECTIONS)
 
     # --- poison
 
