@@ -8,6 +8,7 @@ from control_plane.bootstrap import Core, open_core
 from control_plane.commands.access import CONSOLE, User
 from control_plane.errors import ConfigurationError, RefusedError
 from control_plane.events.access import KeyAdded
+from control_plane.events.log import EventLog
 from control_plane.events.segments import Progress
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.queries.projections import ProjectionState
@@ -80,6 +81,22 @@ async def initialise(settings: Settings, username: str, password: str) -> str:
             return "\n".join([*told, f"ready; the user {username} was there already"])
         await office.create_user(username, "administrator", password)
     return "\n".join([*told, f"ready; {username} is an administrator"])
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[tuple[Database, EventLog]]:
+    """The log for who only reads it, and needs no signing key.
+
+    Raises:
+        ConfigurationError, StorageUnavailableError: as `open_database`, or the schema is not up to date.
+    """
+    if settings.database_url is None:
+        raise ConfigurationError("CONTROL_PLANE_DATABASE_URL is not set")
+    async with open_database(settings.database_url.get_secret_value(), pool_size=2) as database:
+        if not await migrations.is_current(database):
+            raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
+        async with EventLog.open(database) as log:
+            yield database, log
 
 
 @asynccontextmanager

@@ -2,10 +2,13 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from control_plane import cli_log
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -36,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except ControlPlaneError as error:
         print(f"control-plane: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -92,13 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
     token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
 
-    log = commands.add_parser("log", help="the event logs: maintain, archive-check").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    _add(log, "maintain", _log_maintain, "plan segments ahead, archive and drop old heartbeats; for a timer")
-    archive = _add(log, "archive-check", _log_archive_check, "check the archive of a segment, without the database")
-    archive.add_argument("file", type=Path, metavar="FILE")
-    archive.add_argument("--root", metavar="HEX", help="the Merkle root that it has to have")
+    cli_log.add_commands(commands, _add, _progress)
 
     projections = commands.add_parser("projections", help="read tables: list, verify, rebuild").add_subparsers(
         required=True, metavar="ACTION"
@@ -223,40 +223,6 @@ async def _users_role(arguments: argparse.Namespace) -> None:
 async def _tokens_create(arguments: argparse.Namespace) -> None:
     async with _office() as office:
         print(await office.create_token(arguments.user, arguments.name, arguments.days))
-
-
-async def _log_maintain(_: argparse.Namespace) -> None:
-    from time import monotonic
-
-    from control_plane.administration import maintain_logs
-
-    started = monotonic()
-    done = await maintain_logs(_settings(), lambda what, at, total: _progress(what, at, total, monotonic() - started))
-    if done is None:
-        print("another process is at it")
-        return
-    for log, room in done.room.items():
-        left = f"room for {room:,} events" if room < 2**62 else "room without end"
-        print(f"{log}: {left}, {len(done.planned[log])} segments planned")
-    for dropped in done.dropped:
-        print(f"{dropped.log}: dropped {dropped.first_seq} to {dropped.last_seq}, root {dropped.root.hex()}")
-    if done.waits:
-        print(f"not dropped yet: {done.waits}")
-
-
-async def _log_archive_check(arguments: argparse.Namespace) -> int:
-    from control_plane.events.archive import check
-
-    try:
-        found = check(arguments.file)
-    except OSError as error:
-        print(f"control-plane: {error}", file=sys.stderr)
-        return FAILED
-    print(f"{found.log} {found.first_seq} to {found.last_seq}, root {found.root.hex()}, sha256 {found.sha256.hex()}")
-    if arguments.root is not None and arguments.root.lower() != found.root.hex():
-        print(f"control-plane: the root is not {arguments.root}", file=sys.stderr)
-        return FAILED
-    return 0
 
 
 async def _projections_list(_: argparse.Namespace) -> None:

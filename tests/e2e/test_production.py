@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,9 +94,16 @@ def test_a_server_whose_account_may_only_add_to_the_log_does_the_main_job(
             installation.add_agent("web1", "web")
             api.online(["web1"])
 
+            argv = ["control-plane", "events", "tail", "--follow", "--kind", "execution", "--host", "web1"]
+            tail = Program(argv, log=tmp_path / "tail.log", environment=installation.environment).start()
+
             done = api.finished(api.run({"group": "web"}, "echo done"))
 
             assert {row["state"] for row in done.values()} == {"succeeded"}
+            wait_until(lambda: "execution.finished" in tail.text(), timeout_s=20, what="the result is in the tail")
+            tail.signal(signal.SIGINT)
+            wait_until(tail.has_ended, timeout_s=20, what="the tail ends")
+            assert "Traceback" not in tail.text()
             assert "differs" not in installation.control_plane("projections", "rebuild")
             ready = httpx.get(f"{installation.url}/readyz").json()
             assert {check["name"]: check["state"] for check in ready["checks"]}["room in the logs"] == "ok"
