@@ -1,25 +1,37 @@
 """What an administrator does on the server's own command line, where whoever can read the signing key may do it."""
 
+import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Final, Literal
 
 from control_plane.bootstrap import Core, open_core
 from control_plane.commands.access import CONSOLE, User
-from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.commands.signatures import Signatures
+from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
+from control_plane.events.checkpoints import CheckpointFile, Signed
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.log import EventLog
+from control_plane.events.pages import Page, next_seq, read_gapless
 from control_plane.events.segments import Progress
-from control_plane.projections.every import PROJECTIONS
+from control_plane.events.verification import Report, Verification
+from control_plane.projections.compare import TableComparison
+from control_plane.projections.every import PROJECTIONS, projection_named
 from control_plane.projections.queries.projections import ProjectionState
-from control_plane.projections.rebuild import TableComparison, rebuild
+from control_plane.projections.rebuild import rebuild, retry_parked, roll_back
 from control_plane.projections.upkeep import Done, maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate as migrations
 from control_plane.storage import signing_key
 from control_plane.storage.engine import Database, account_of, open_database
 from control_plane_wire.clock import SystemClock
+from control_plane_wire.errors import WireError
 from control_plane_wire.signing import encode_base64
+
+SIGNATURES: Final = 2000  # verified together
 
 
 async def migrate(settings: Settings) -> list[str]:
@@ -134,14 +146,15 @@ class Office:
         return await self.core.projection_queries.states()
 
     async def rebuild(
-        self, name: str | None, *, switch: bool, progress: Callable[[str, int, int, float], None]
+        self,
+        name: str | None,
+        *,
+        then: Literal["drop", "switch", "keep"],
+        resume: bool,
+        progress: Callable[[str, int, int, float], None],
     ) -> AsyncIterator[tuple[str, list[TableComparison]]]:
-        """Fold one projection or all of them from zero, and compare with the live tables; then use the new ones."""
-        wanted = [projection for projection in PROJECTIONS if name in {None, projection.name}]
-        if not wanted:
-            names = ", ".join(projection.name for projection in PROJECTIONS)
-            raise RefusedError("unknown_projection", f"there is no projection {name}; there are {names}")
-        for projection in wanted:
+        """Fold one projection or all of them from zero, and compare with the live tables; see `rebuild`."""
+        for projection in PROJECTIONS if name is None else (projection_named(name),):
             started = time.monotonic()
 
             def told(done: int, total: int, name: str = projection.name, since: float = started) -> None:
@@ -149,5 +162,87 @@ class Office:
 
             yield (
                 projection.name,
-                await rebuild(projection, self.core.database, self.core.log, switch=switch, progress=told),
+                await rebuild(projection, self.core.database, self.core.log, then=then, resume=resume, progress=told),
             )
+
+    async def roll_back(self, name: str) -> None:
+        await roll_back(projection_named(name), self.core.database, self.core.log)
+
+    async def retry(self, name: str) -> tuple[int, int]:
+        """Fold the events that a projection has set aside; how many could be, and how many still cannot."""
+        return await retry_parked(projection_named(name), self.core.database, self.core.log)
+
+    async def verify(
+        self,
+        log: LogName,
+        *,
+        first: int,
+        last: int | None,
+        signatures: bool,
+        progress: Callable[[str, int, int, float], None],
+    ) -> Report:
+        """Hash a log's events anew and compare them with what was signed; then check whose signatures they carry."""
+        started = time.monotonic()
+        kept, detail = await self._kept(log)
+        verification = Verification(self.core.database, self.core.log, self.core.checkpoints, log, kept)
+        report = await verification.run(
+            first=first,
+            last=last,
+            progress=lambda done, total: progress("hashes", done, total, time.monotonic() - started),
+        )
+        if detail is not None:
+            report.add("signature", 0, 0, detail)
+        if signatures:
+            await self._verify_signatures(report, progress)
+        return report
+
+    async def newest_checkpoint(self, log: LogName) -> Signed | None:
+        """The one outside the database, or a later one of another replica."""
+        kept, _ = await self._kept(log)
+        stored = await self.core.checkpoints.newest(log)
+        return max((signed for signed in (kept, stored) if signed), key=lambda signed: signed.size, default=None)
+
+    async def _kept(self, log: LogName) -> tuple[Signed | None, str | None]:
+        """The checkpoint outside the database, or why it is of no use."""
+        file = CheckpointFile(self.core.settings.state_dir, log)
+        try:
+            note = file.read()
+            return (None if note is None else self.core.checkpoints.opened(log, note)), None
+        except (OSError, WireError) as error:
+            return None, f"{file.path} is of no use: {error}"
+
+    async def _verify_signatures(self, report: Report, progress: Callable[[str, int, int, float], None]) -> None:
+        """With a thread for each core, and the next events on their way meanwhile."""
+        started, cores = time.monotonic(), os.cpu_count() or 1
+        checked = Signatures(self.core.keyring)
+        before = None if report.log == HEARTBEAT_EVENT else report.first - 1
+        async for page in self._pages(EVENT, 0, before):
+            await asyncio.to_thread(checked.learn, page)
+        async for page in self._pages(report.log, report.first - 1, report.last):
+            if report.log == EVENT:
+                await asyncio.to_thread(checked.learn, page)
+            parts = [page[at::cores] for at in range(cores)]
+            for wrong in await asyncio.gather(*(asyncio.to_thread(checked.wrong, part) for part in parts)):
+                for seq, reason in wrong:
+                    report.add("signature", seq, seq, reason)
+            done, total = page[-1].seq - report.first + 1, report.last - report.first + 1
+            progress("signatures", done, total, time.monotonic() - started)
+        report.findings.sort()
+
+    async def _pages(self, log: LogName, after: int, end: int | None) -> AsyncIterator[Sequence[StoredEvent]]:
+        """The events after one seq and up to another, or all that there are, past every gap; one page is read ahead."""
+        upto = (await self.core.log.head(log)).seq if end is None else end
+
+        async def read(after: int) -> Sequence[StoredEvent]:
+            async with self.core.database.read() as connection:
+                while after < upto:
+                    if page := await read_gapless(connection, log, Page(after, upto, SIGNATURES)):
+                        return page
+                    after = await next_seq(connection, log, after + 1) - 1
+            return ()
+
+        async with asyncio.TaskGroup() as tasks:
+            coming = tasks.create_task(read(after))
+            while page := await coming:
+                coming = tasks.create_task(read(page[-1].seq))
+                yield page

@@ -2,38 +2,50 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from control_plane.api.server import HttpService
+from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
-from control_plane.commands.handling import Handling
+from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
-from control_plane.events.envelope import LogName
+from control_plane.events.access import KeyAdded
+from control_plane.events.checkpoints import CheckpointFile, Checkpoints
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.events.segments import Rooms
+from control_plane.events.tiles import StoredTree
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
-from control_plane.observability import Metrics
+from control_plane.observability import Count, Metrics, to_syslog
+from control_plane.processes.checkpoints import CheckpointProcess, Signer
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
+from control_plane.processes.presence import HEARING
 from control_plane.processes.presence import Presence as PresenceProcess
 from control_plane.processes.upkeep import Upkeep
+from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
-from control_plane.projections.projector import Projector, create_tables
+from control_plane.projections.projector import Projector
 from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.rebuilder import Rebuilder
 from control_plane.projections.upkeep import maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate, signing_key
@@ -60,6 +72,7 @@ class Core:
     clock: Clock
     failpoints: Failpoints
     keyring: Keyring
+    checkpoints: Checkpoints
     authority: Authority
     handling: Handling
     access: AccessHandler
@@ -89,7 +102,7 @@ async def open_core(
         if not await migrate.is_current(database):
             raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
         async with EventLog.open(database, clock=clock, failpoints=failpoints) as log:
-            authority = Authority(log, keyring)
+            authority = Authority(log, keyring, clock)
             await authority.refresh()
             handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock, failpoints=failpoints)
             hub = Hub(database)
@@ -100,6 +113,9 @@ async def open_core(
                 clock=clock,
                 failpoints=failpoints,
                 keyring=keyring,
+                checkpoints=Checkpoints(
+                    database, installation=await installation_of(log, keyring), public_keys=keyring.public_keys
+                ),
                 authority=authority,
                 handling=handling,
                 access=AccessHandler(
@@ -110,6 +126,12 @@ async def open_core(
                 projection_queries=ProjectionQueries(database, log, hub, clock),
                 hub=hub,
             )
+
+
+async def installation_of(log: EventLog, keyring: Keyring) -> str:
+    """What names this installation in its checkpoints, for ever: the id of the first key that it signed with."""
+    first = await log.read(EVENT, after=0, kinds={KeyAdded.KIND}, limit=1)
+    return (first[0].key_id if first else None) or keyring.active.key_id
 
 
 class _Presences:
@@ -134,38 +156,32 @@ async def open_leases(core: Core) -> AsyncIterator[Leases]:
 
 
 def services_of(
-    core: Core, transport: Transport, leases: Leases, *, roles: Collection[str], dev: bool = False
+    core: Core,
+    transport: Transport,
+    leases: Leases,
+    *,
+    roles: Collection[str],
+    listener: socket.socket | None = None,
+    dev: bool = False,
 ) -> list[Service]:
-    """The services of these roles, in the order in which they start."""
+    """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
     metrics = Metrics()
-    happened = metrics.counter("control_plane_happened_total", "how often something has happened", "what")
-
-    def count(what: str, number: int) -> None:
-        happened.add(number, what=what)
-
+    count = metrics.happenings()
     publisher = Publisher(transport)
-    streams = (Results(core.log, core.authority, count), Heartbeats(core.authority))
-    results, heartbeats = (
-        Ingest(
-            stream,
-            transport,
-            core.log,
-            core.authority,
-            count=count,
-            now_us=core.clock.now_us,
-            failpoints=core.failpoints,
-        )
-        for stream in streams
-    )
+    rebuilder = Rebuilder(core.database, core.log)
 
-    def hearing_since_us() -> int | None:
-        """Since when every heartbeat is heard; from here that is known only where this process takes them in."""
-        if "ingest" not in roles:
-            return 0
-        return None if publisher.is_blocked else heartbeats.connected_since_us
+    async def heard_under() -> int | None:
+        return None if publisher.is_blocked else await leases.held(HEARING)
+
+    ingest = partial(
+        Ingest, transport=transport, log=core.log, authority=core.authority, count=count, failpoints=core.failpoints
+    )
+    results = ingest(Results(core.log, core.authority, count))
+    heartbeats = ingest(Heartbeats(core.authority), meanwhile=partial(leases.hold, HEARING))
 
     rooms = Rooms(core.database)
-    room_probe = Probe("room in the logs", rooms.check, warns=True)
+    signing = _signing(core, leases, count)
+    probes = [*_probes(roles, publisher, results, signing), Probe("room in the logs", rooms.check, warns=True)]
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
@@ -185,6 +201,7 @@ def services_of(
                 core.host_queries,
                 core.clock,
                 count=count,
+                rounds=Rounds(core.checkpoints.newest_event_note),
                 failpoints=core.failpoints,
             ),
             Deadlines(core.log, leases, core.hub, core.task_queries, core.clock, failpoints=core.failpoints),
@@ -193,19 +210,21 @@ def services_of(
                 leases,
                 core.host_queries,
                 core.clock,
-                hearing_since_us=hearing_since_us,
+                heard_under=heard_under,
                 failpoints=core.failpoints,
             ),
+            signing,
             *_upkeep(core),
         ],
         "api": [
+            rebuilder,
+            DenialRecorder(core.handling),
             HttpService(
-                _api(core, metrics, [*_probes(roles, publisher, results), room_probe], rooms.look, dev=dev),
-                host=core.settings.listen_host,
-                port=core.settings.listen_port,
-            )
+                services_of_api(core, metrics, rebuilder, probes, rooms.look, dev=dev),
+                listener,
+            ),
         ]
-        if "api" in roles
+        if listener is not None
         else [],
     }
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
@@ -228,15 +247,17 @@ def _upkeep(core: Core) -> list[Service]:
     return [Upkeep(work)]
 
 
-def _api(
+def services_of_api(
     core: Core,
     metrics: Metrics,
-    probes: Sequence[Probe],
-    rooms: Callable[[], Awaitable[Mapping[LogName, int]]],
+    rebuilder: Rebuilder,
+    probes: Sequence[Probe] = (),
+    rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None,
     *,
-    dev: bool,
+    dev: bool = False,
 ) -> Services:
     settings = core.settings
+    limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
     broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
         settings=settings,
@@ -244,10 +265,18 @@ def _api(
         log=core.log,
         authority=core.authority,
         keyring=core.keyring,
+        checkpoints=core.checkpoints,
         access=core.access,
         enrolment=EnrolmentHandler(core.handling),
         hosts=HostHandler(core.handling),
-        tasks=TaskHandler(core.handling, _Presences(core.host_queries), require_preview=settings.require_preview),
+        tasks=TaskHandler(
+            core.handling,
+            _Presences(core.host_queries),
+            limits=limits,
+            require_preview=settings.require_preview,
+            count=metrics.happenings(),
+        ),
+        projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
         audit_queries=AuditQueries(core.database),
@@ -261,17 +290,45 @@ def _api(
     )
 
 
-def _probes(roles: Collection[str], publisher: Publisher, results: Ingest) -> list[Probe]:
+def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:
+    """A signer for each log; the one of the heartbeats also hears what hosts bring back."""
+    witnesses = Witnesses(core.log, StoredTree(core.database, EVENT), core.checkpoints, count=count)
+    syslog = core.settings.checkpoint_syslog
+
+    signers = [
+        Signer(
+            name,
+            core.log,
+            StoredTree(core.database, name),
+            core.checkpoints,
+            CheckpointFile(core.settings.state_dir, name),
+            core.keyring,
+            core.clock,
+            count=count,
+            heard=witnesses.hear if name == HEARTBEAT_EVENT else None,
+            tell=to_syslog(syslog, "control-plane-checkpoint") if syslog else None,
+            failpoints=core.failpoints,
+        )
+        for name in (EVENT, HEARTBEAT_EVENT)
+    ]
+    return CheckpointProcess(leases, signers)
+
+
+def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signing: CheckpointProcess) -> list[Probe]:
     """What `/readyz` looks at, beside the database."""
 
     async def broker() -> str | None:
         if "processes" in roles and not publisher.is_connected:
             return "no session to publish on"
-        if "ingest" in roles and results.connected_since_us is None:
+        if "ingest" in roles and not results.is_connected:
             return "no session to consume on"
         return "the broker takes no publishes (memory or disk alarm?)" if publisher.is_blocked else None
 
-    return [Probe("broker", broker)] if {"processes", "ingest"} & set(roles) else []
+    async def checkpoints() -> str | None:
+        return signing.alarm
+
+    probes = [Probe("broker", broker)] if {"processes", "ingest"} & set(roles) else []
+    return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes
 
 
 async def serve(settings: Settings, roles: Collection[str]) -> None:
@@ -279,9 +336,11 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     if settings.amqp_url is None and set(roles) & {"ingest", "processes"}:
         raise ConfigurationError("CONTROL_PLANE_AMQP_URL is not set")
     url = settings.amqp_url.get_secret_value() if settings.amqp_url else ""
-    async with open_core(settings) as core, open_leases(core) as leases:
-        await prepare(core)
-        await run(services_of(core, RabbitTransport(url), leases, roles=roles), drain_s=settings.drain_s)
+    with bound(settings) if "api" in roles else nullcontext((settings, None)) as (settings, listener):
+        async with open_core(settings) as core, open_leases(core) as leases:
+            await prepare(core)
+            services = services_of(core, RabbitTransport(url), leases, roles=roles, listener=listener)
+            await run(services, drain_s=settings.drain_s)
 
 
 async def prepare(core: Core) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from control_plane import cli_log
 
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from control_plane.administration import Office
+    from control_plane.projections.compare import Difference
     from control_plane.settings import Settings
 
 
 USAGE, FAILED = 2, 1
 ROLES = ("viewer", "operator", "administrator")
+FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
+SHOWN = 20  # places of each fault
 
+Then: TypeAlias = Literal["drop", "switch", "keep"]
 Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int | None]]
 
 
@@ -55,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument(
         "--agents", type=int, default=0, metavar="N", help="simulated hosts beside this machine (default: 0)"
     )
-    dev.add_argument("--listen", default="127.0.0.1:8000", metavar="ADDRESS:PORT", help="default: %(default)s")
+    dev.add_argument(
+        "--listen", default="127.0.0.1:8000", metavar="ADDRESS:PORT", help="port 0: any free one (default: %(default)s)"
+    )
     dev.add_argument(
         "--state-dir", type=Path, default=Path(".control-plane"), metavar="DIR", help="default: %(default)s"
     )
@@ -100,18 +106,49 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_log.add_commands(commands, _add, _progress)
 
-    projections = commands.add_parser("projections", help="read tables: list, verify, rebuild").add_subparsers(
+    projections = commands.add_parser(
+        "projections", help="read tables: list, verify, rebuild, rollback, retry"
+    ).add_subparsers(required=True, metavar="ACTION")
+    _add(projections, "list", _projections_list, "each projection's position, lag, parked events and rebuild")
+    verify = _add(
+        projections, "verify", _projections_verify, "fold the log from zero beside the live tables and compare them"
+    )
+    rebuild = _add(
+        projections, "rebuild", _projections_rebuild, "the same while all goes on, and then use the new tables"
+    )
+    rebuild.add_argument("--resume", action="store_true", help="go on where a rebuild was stopped, not from zero")
+    rebuild.add_argument(
+        "--prepare", action="store_true", help="before an upgrade: leave the new tables for the start of this release"
+    )
+    for each in (verify, rebuild):
+        each.add_argument("name", nargs="?", metavar="NAME", help="default: all of them")
+    back = _add(projections, "rollback", _projections_rollback, "put the tables from before the last rebuild back")
+    retry = _add(projections, "retry", _projections_retry, "fold the events again that were set aside")
+    for each in (back, retry):
+        each.add_argument("name", metavar="NAME")
+    _audit_parser(commands)
+    return parser
+
+
+def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    audit = commands.add_parser("audit", help="the log's proof: verify, prove, check, checkpoint").add_subparsers(
         required=True, metavar="ACTION"
     )
-    _add(projections, "list", _projections_list, "each projection's position, lag and parked events")
-    for name, run, meaning in (
-        ("verify", _projections_verify, "fold the log from zero beside the live tables and compare them"),
-        ("rebuild", _projections_rebuild, "the same, and then use the new tables"),
-    ):
-        _add(projections, name, run, meaning).add_argument(
-            "name", nargs="?", metavar="NAME", help="default: all of them"
-        )
-    return parser
+    verify = _add(audit, "verify", _audit_verify, "hash a log anew; check gaps, keys, checkpoints, signatures")
+    verify.add_argument("--from", dest="first", type=int, default=1, metavar="SEQ", help="default: %(default)s")
+    verify.add_argument("--to", dest="last", type=int, metavar="SEQ", help="default: the last event")
+    verify.add_argument("--no-signatures", action="store_true", help="hashes and keys alone, which is much quicker")
+    prove = _add(audit, "prove", _audit_prove, "write a proof that an event is in the log, with all of the event in it")
+    prove.add_argument("seq", type=int, metavar="SEQ")
+    prove.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    newest = _add(audit, "checkpoint", _audit_checkpoint, "print the newest signed checkpoint")
+    for parser in (verify, prove, newest):
+        parser.add_argument("--log", choices=("event", "heartbeat_event"), default="event", help="default: %(default)s")
+    check = _add(audit, "check", _audit_check, "verify a proof, without the database and without settings")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--key", required=True, metavar="BASE64|FILE", help="the control plane's public key: GET /api/v1/keys"
+    )
 
 
 def _add(
@@ -227,30 +264,66 @@ async def _tokens_create(arguments: argparse.Namespace) -> None:
 
 async def _projections_list(_: argparse.Namespace) -> None:
     async with _office() as office:
-        print(f"{'NAME':<12} {'STATE':<12} {'POSITION':>20} {'LAG':>8} {'PARKED':>7}")
+        print(
+            f"{'NAME':<10} {'VERSION':>7} {'STATE':<12} {'POSITION':>20} {'LAG':>8} {'SECONDS':>8} {'PARKED':>6}"
+            "  REBUILD"
+        )
         for state in await office.projections():
-            position, lag = str(state.position), state.lag_events
-            print(f"{state.name:<12} {state.state:<12} {position:>20} {lag:>8} {state.parked:>7}")
+            rebuilt = f"{state.rebuilt_events} events folded" if state.rebuilt_events is not None else "-"
+            print(
+                f"{state.name:<10} {state.version:>7} {state.state:<12} {state.position!s:>20} {state.lag_events:>8} "
+                f"{state.lag_us / 1e6:>8.1f} {state.parked:>6}  {rebuilt}"
+            )
 
 
 async def _projections_verify(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=False)
+    return await _compare(arguments.name, then="drop", resume=False)
 
 
 async def _projections_rebuild(arguments: argparse.Namespace) -> int:
-    return await _compare(arguments.name, switch=True)
+    then: Then = "keep" if arguments.prepare else "switch"
+    return await _compare(arguments.name, then=then, resume=arguments.resume)
 
 
-async def _compare(name: str | None, *, switch: bool) -> int:
+async def _compare(name: str | None, *, then: Then, resume: bool) -> int:
     """Fold from zero and compare, with progress on a terminal; 1 where something differs and is not replaced."""
     differs = False
     async with _office() as office:
-        async for projection, tables in office.rebuild(name, switch=switch, progress=_progress):
+        async for projection, tables in office.rebuild(name, then=then, resume=resume, progress=_progress):
             for table in tables:
                 verdict = "equal" if table.is_equal else "differs"
                 differs = differs or not table.is_equal
-                print(f"{projection:<12} {table.name:<16} {table.live[0]:>10} rows  {verdict}  {table.rebuilt[1][:16]}")
-    return FAILED if differs and not switch else 0
+                rows = f"{table.live.rows:>10} rows"
+                print(f"{projection:<10} {table.name:<16} {rows}  {verdict:<7}  {table.rebuilt.digest[:16]}")
+                for difference in table.differences:
+                    print(f"    {_difference(difference)}")
+            if not tables:
+                print(f"{projection:<10} ready for the start of this release: the live tables are of another version")
+    if then == "switch" and differs:
+        print("what differed is replaced; `control-plane projections rollback NAME` puts it back")
+    return FAILED if differs and then == "drop" else 0
+
+
+def _difference(difference: "Difference") -> str:
+    """One row that is not the same, in one line."""
+    key = ", ".join(map(str, difference.key))
+    if difference.missing_in is not None:
+        return f"{key}: only in the {'rebuilt' if difference.missing_in == 'live' else 'live'} table"
+    columns = "; ".join(f"{name} is {live!r}, rebuilt {new!r}" for name, (live, new) in difference.columns.items())
+    return f"{key}: {columns}"
+
+
+async def _projections_rollback(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.roll_back(arguments.name)
+    print(f"{arguments.name}: the tables from before the last rebuild are in place again, up to date")
+
+
+async def _projections_retry(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        done, left = await office.retry(arguments.name)
+    print(f"{arguments.name}: {done} events folded, {left} still set aside")
+    return FAILED if left else 0
 
 
 def _progress(name: str, done: int, total: int, seconds: float) -> None:
@@ -260,6 +333,79 @@ def _progress(name: str, done: int, total: int, seconds: float) -> None:
         end = "\n" if done >= total else ""
         text = f"\r{name}: {done}/{total} events  {rate:,.0f}/s  {left_s:.0f} s left "
         print(text, end=end, file=sys.stderr, flush=True)
+
+
+async def _audit_verify(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        report = await office.verify(
+            arguments.log,
+            first=arguments.first,
+            last=arguments.last,
+            signatures=not arguments.no_signatures,
+            progress=_progress,
+        )
+    span = f"{report.first} to {report.last}" if report.last else "none yet"
+    signed = f"{report.checkpoints} checkpoints, the newest over {report.signed} events"
+    if report.dropped:
+        signed += f"; the first {report.dropped} are in archives: control-plane log archive-check"
+    print(f"{report.log}: events {span}; {signed}")
+    for fault, meaning in FAULTS.items():
+        found = [finding for finding in report.findings if finding.fault == fault]
+        print(f"{meaning:<20} {sum(finding.last - finding.first + 1 for finding in found):>10}")
+        for finding in found[:SHOWN]:
+            place = str(finding.first) if finding.first == finding.last else f"{finding.first} to {finding.last}"
+            print(f"  {place}: {finding.detail}")
+        if len(found) > SHOWN:
+            print(f"  … and {len(found) - SHOWN} more places")
+    return FAILED if report.findings else 0
+
+
+async def _audit_prove(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        proof = await office.core.checkpoints.prove(arguments.log, arguments.seq, is_patient=True)
+    if arguments.out is None:
+        print(proof.to_text(), end="")
+    else:
+        arguments.out.write_text(proof.to_text(), encoding="utf-8")
+
+
+async def _audit_checkpoint(arguments: argparse.Namespace) -> int:
+    async with _office() as office:
+        newest = await office.newest_checkpoint(arguments.log)
+    if newest is None:
+        print("control-plane: nothing is signed yet", file=sys.stderr)
+        return FAILED
+    print(newest.note, end="")
+    return 0
+
+
+def _text_or_file(given: str) -> str:
+    path = Path(given)
+    return (path.read_text(encoding="utf-8") if path.is_file() else given).strip()
+
+
+async def _audit_check(arguments: argparse.Namespace) -> int:
+    from control_plane.errors import ConfigurationError
+    from control_plane.events.proofs import Proof
+    from control_plane_wire.errors import WireError
+    from control_plane_wire.signing import decode_public_key
+
+    try:
+        text = arguments.file.read_text(encoding="utf-8")
+        key = decode_public_key(_text_or_file(arguments.key))
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        raise ConfigurationError(f"cannot be read: {error}") from error
+    try:
+        checkpoint, event = Proof.parse(text).check([key])
+    except WireError as error:
+        print(f"not proved: {error}")
+        return FAILED
+    print(f"proved: event {event.seq} is in {checkpoint.origin}, whose first {checkpoint.size} events are signed")
+    for name in ("recorded_us", "kind", "actor", "task_id", "hostname", "key_id"):
+        if (value := getattr(event, name)) is not None:
+            print(f"  {name:<12} {value}")
+    print(f"  {'body':<12} {event.body.decode(errors='backslashreplace')}")
+    return 0
 
 
 if __name__ == "__main__":

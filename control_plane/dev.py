@@ -6,29 +6,33 @@ The real application over SQLite and the in-process broker, a real agent for thi
 import asyncio
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import orjson
 
 from control_plane.administration import initialise
+from control_plane.api.server import bound
 from control_plane.bootstrap import ROLES, Core, open_core, open_leases, prepare, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
+from control_plane.commands.handlers.access import AccessHandler, NewToken
 from control_plane.commands.handlers.hosts import HostHandler
-from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.commands.users import MAX_TOKEN_DAYS
+from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
 from control_plane.observability import configure_logging
 from control_plane.settings import LOOPBACK, Settings, load
 from control_plane_agent.assembly import real_agent, simulated_agent
 from control_plane_agent.identity import Identity, create_key
+from control_plane_agent.policy import own_account
 from control_plane_agent.settings import Settings as AgentSettings
 from control_plane_wire.lifecycle import Service, wait_for_any
 from control_plane_wire.signing import SigningKey, key_id
@@ -36,7 +40,9 @@ from control_plane_wire.topology import is_name
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 
+DATABASE: Final = "control-plane.db"
 USERNAME: Final = "admin"
+TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.json is called
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
 
@@ -45,13 +51,13 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     """Run until a signal asks to stop; state stays in `state_dir`, an absolute path.
 
     Raises:
-        ConfigurationError: not a loopback address, or another one runs on that state already.
+        ConfigurationError: not a loopback address or a taken one, or another one runs on that state already.
     """
     configure_logging(format="text", level="warning")
     if not 0 <= simulated <= MAX_SIMULATED:
         raise ConfigurationError(f"--agents: a number from 0 to {MAX_SIMULATED}")
     settings = load(
-        database_url=f"sqlite+aiosqlite:///{state_dir}/control-plane.db",
+        database_url=f"sqlite+aiosqlite:///{state_dir / DATABASE}",
         state_dir=state_dir,
         listen=listen,
         log_format="text",
@@ -60,7 +66,7 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     )
     if settings.listen_host not in LOOPBACK:
         raise ConfigurationError(f"--listen: {listen} is not on this machine; `control-plane serve` is for others")
-    with _alone(state_dir):
+    with _alone(state_dir), bound(settings) as (settings, listener):
         print("starting …", flush=True)
         await initialise(settings, USERNAME, secrets.token_urlsafe(32))
         login_token = secrets.token_urlsafe(32)
@@ -71,7 +77,7 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
             await prepare(core)
             transport = InProcessBroker().transport()
             agents = await _agents(core, transport, state_dir / "agent", simulated)
-            services = services_of(core, transport, leases, roles=ROLES, dev=True)
+            services = services_of(core, transport, leases, roles=ROLES, listener=listener, dev=True)
             greeting = await _greeting(core, settings, login_token, len(agents))
             with contextlib.closing(greeting):
                 await run_services([*services, *agents, greeting], drain_s=settings.drain_s)
@@ -80,7 +86,10 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
 @contextmanager
 def _alone(state_dir: Path) -> Iterator[None]:
     """Make the state directory, and hold it for this process."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        _make_private(state_dir)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {state_dir}: {error.strerror}; give another --state-dir") from error
     with (state_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,6 +98,21 @@ def _alone(state_dir: Path) -> Iterator[None]:
                 f"another `control-plane dev` runs on {state_dir}; stop it, or give another --state-dir"
             ) from error
         yield
+
+
+def _make_private(state_dir: Path) -> None:
+    """Keep others out of the directory and of the database in it, if it is ours: new, empty, or with our database."""
+    os.umask(0o077)  # for all that is made from here on
+    state_dir.mkdir(parents=True, exist_ok=True)
+    databases = list(state_dir.glob(f"{DATABASE}*"))
+    if state_dir.stat().st_mode & 0o077:
+        if not databases and any(state_dir.iterdir()):
+            raise ConfigurationError(
+                f"{state_dir} may be read by others and has other files in it: chmod 700 it or give another --state-dir"
+            )
+        state_dir.chmod(0o700)
+    for database in databases:
+        database.chmod(0o600)
 
 
 async def _agents(core: Core, transport: Transport, state_dir: Path, simulated: int) -> list[Service]:
@@ -139,6 +163,7 @@ class _Greeting:
     document: dict[str, str]
     path: Path
     hosts: int
+    revoke_token: Callable[[], Awaitable[None]]
     name: str = "greeting"
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -149,12 +174,14 @@ class _Greeting:
         os.close(file)
         hosts = "1 host" if self.hosts == 1 else f"{self.hosts} hosts"
         print(
-            f"\ncontrol plane: {self.url}   {hosts}, commands run as {getpass.getuser()}\n"
+            f"\ncontrol plane: {self.url}   {hosts}, commands run as {own_account()}\n"
             f"log in:        {self.document['login_url']}\n"
             f"for programs:  {self.path}\n\nCtrl-C stops it; its state stays in {self.path.parent}\n",
             flush=True,
         )
         await stop.wait()
+        with contextlib.suppress(NotFoundError):  # somebody has ended it before
+            await self.revoke_token()
 
     async def _answers(self) -> bool:
         try:
@@ -169,11 +196,20 @@ class _Greeting:
 
 
 async def _greeting(core: Core, settings: Settings, login_token: str, hosts: int) -> _Greeting:
-    token = await core.access.create_token(CONSOLE, username=USERNAME, name="control-plane dev", days=1)
+    token = await _new_token(core.access)
     return _Greeting(
         url=settings.url,
         address=(settings.listen_host, settings.listen_port),
         document={"url": settings.url, "login_url": f"{settings.url}/login#token={login_token}", "token": token.text},
         path=settings.state_dir / "dev.json",
         hosts=hosts,
+        revoke_token=partial(core.access.revoke_token, CONSOLE, token.token_id),
     )
+
+
+async def _new_token(access: AccessHandler) -> NewToken:
+    """A token that is good until this process ends; one that a killed process has left ends now."""
+    for token in await access.tokens(CONSOLE):
+        if (token.username, token.name) == (USERNAME, TOKEN_NAME):
+            await access.revoke_token(CONSOLE, token.token_id)
+    return await access.create_token(CONSOLE, username=USERNAME, name=TOKEN_NAME, days=MAX_TOKEN_DAYS)

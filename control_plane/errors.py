@@ -8,8 +8,9 @@
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
+    │  └─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
-    ├─ LogDamagedError(log, seq)       hole below the head, still there under its lock: halt, alarm, never skip
+    ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
     └─ ConfigurationError              only at start: one clear line, exit 2
@@ -67,6 +68,10 @@ class StorageUnavailableError(ControlPlaneError):
     """Nothing is known about the outcome; the same again, with backoff, is right."""
 
 
+class DuplicateKeyError(StorageUnavailableError):
+    """A row with that primary key is there already, perhaps since a moment; the transaction wrote nothing."""
+
+
 class LeaseLostError(ControlPlaneError):
     def __init__(self, name: str) -> None:
         super().__init__(f"the lease {name} is no longer ours")
@@ -74,10 +79,10 @@ class LeaseLostError(ControlPlaneError):
 
 
 class LogDamagedError(ControlPlaneError):
-    """There is no event `seq` in `log` though its head is beyond it."""
+    """There is no event `seq` in `log` though its head is beyond it; or with a detail, what else does not fit there."""
 
-    def __init__(self, log: str, seq: int) -> None:
-        super().__init__(f"{log} {seq} is missing below the head")
+    def __init__(self, log: str, seq: int, detail: str = "is missing below the head") -> None:
+        super().__init__(f"{log} {seq} {detail}")
         self.log = log
         self.seq = seq
 

@@ -5,9 +5,10 @@ import logging
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from logging.handlers import SysLogHandler
 from typing import Final, Literal, TypeAlias, TypeVar
 
 # --- logs -------------------------------------------------------------------------------------------------------------
@@ -37,6 +38,29 @@ def configure_logging(*, format: Literal["json", "text"], level: str) -> None:  
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Syslog(SysLogHandler):
+    append_nul = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of the standard library
+        raise
+
+
+def to_syslog(address: str, tag: str) -> Callable[[str], None]:
+    """What sends a text to a syslog (ADDRESS:PORT by UDP, or a socket's path) as one line of JSON; it never raises."""
+    host, _, port = address.rpartition(":")
+    where = address if address.startswith("/") else (host.strip("[]"), int(port))
+
+    def send(text: str) -> None:
+        try:
+            with closing(_Syslog(where, facility=SysLogHandler.LOG_AUTH)) as handler:
+                handler.ident = f"{tag}: "
+                handler.emit(logging.makeLogRecord({"msg": json.dumps(text), "levelname": "INFO"}))
+        except OSError as error:
+            logging.getLogger(__name__).warning("syslog not reached", extra={"address": address, "reason": str(error)})
+
+    return send
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -163,6 +187,15 @@ class Metrics:
 
     def histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return self._metric(Histogram(name, meaning, labels))
+
+    def happenings(self) -> Count:
+        """One counter for whatever happens, by its name."""
+        happened = self.counter("control_plane_happened_total", "How often something has happened.", "what")
+
+        def count(what: str, number: int) -> None:
+            happened.add(number, what=what)
+
+        return count
 
     def _metric(self, new: _M) -> _M:
         there = self._metrics.setdefault(new.name, new)

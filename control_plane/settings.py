@@ -28,17 +28,25 @@ class Settings(BaseSettings):
         None,
         description="the same database by an account that may do all: for init, migrate and the log's upkeep",
     )
-    database_pool_size: int = Field(8, ge=2, le=100, description="database connections of one process")
+    database_pool_size: int = Field(
+        8, ge=4, le=100, description="database connections of one process for what is short; loops keep their own"
+    )
     amqp_url: SecretStr | None = Field(None, description="amqp://user:password@host:port/virtual-host of RabbitMQ")
     agents_amqp_url: SecretStr | None = Field(
         None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
     )
-    listen: str = Field("127.0.0.1:8000", description="address and port of the API and the dashboard")
+    listen: str = Field(
+        "127.0.0.1:8000", description="address and port of the API and the dashboard; port 0: any free one"
+    )
     public_url: str | None = Field(
         None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
     )
     state_dir: Path = Field(
-        Path("/var/lib/control-plane"), description="directory of the signing key; back it up, and keep it private"
+        Path("/var/lib/control-plane"),
+        description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
+    )
+    checkpoint_syslog: str | None = Field(
+        None, description="ADDRESS:PORT (UDP) or a socket's path: a syslog that is sent each signed checkpoint too"
     )
     heartbeat_days: float = Field(
         7.0, gt=0, le=3650, description="days that heartbeats stay in the log, and a whole segment's span more"
@@ -50,8 +58,12 @@ class Settings(BaseSettings):
         "off",
         description="whether a task must carry the preview it was decided on: never, from guard level 2 on, always",
     )
+    guard_many_hosts: int = Field(10, ge=1, description="a task for more hosts than that is guard level 2: confirmed")
+    guard_fleet_fraction: float = Field(
+        0.5, gt=0, le=1, description="and level 3, with number and reason, for more than that part of the fleet, or all"
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
-    docs_public: bool = Field(False, description="whether /api/openapi.json answers without credentials")
+    docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe line to log")
     drain_s: float = Field(10.0, gt=0, le=300, description="seconds that a stop may take to finish what is under way")
@@ -72,6 +84,13 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value and urlsplit(value.get_secret_value()).scheme not in {"amqp", "amqps"}:
             raise ValueError("must begin with amqp:// or amqps://")
+        return value
+
+    @field_validator("checkpoint_syslog")
+    @classmethod
+    def _syslog(cls, value: str | None) -> str | None:
+        if value and not value.startswith("/"):
+            cls._host_and_port(value)
         return value
 
     @field_validator("listen")

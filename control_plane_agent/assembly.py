@@ -8,7 +8,7 @@ from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.executor import LauncherExecutor
 from control_plane_agent.facts import MachineFacts, SimulatedFacts
 from control_plane_agent.identity import Identities, Identity
-from control_plane_agent.journal import Journal
+from control_plane_agent.journal import LEAST_TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.policy import AnyPolicy, HostPolicy
 from control_plane_agent.session import Agent
@@ -55,7 +55,7 @@ def simulated_agent(number: int, who: Identity, transport: Transport, *, interva
     return Agent(
         Identities(disk, who),
         transport,
-        Journal(disk, clock),
+        Journal(disk, clock, tombstone_s=LEAST_TOMBSTONE_S),  # 10 KiB each, and there may be thousands of hosts
         DiskThread(is_blocking=disk.is_blocking),
         SimulatedExecutor(disk, clock, hostname=who.hostname, number=number),
         AnyPolicy(),

@@ -64,7 +64,7 @@ def environment(command: Mapping[str, Any], account: Account, nonce: str) -> dic
         "LOGNAME": account.name,
         "SHELL": account.shell,
         "LANG": "C.UTF-8",
-        **command.get("env", {}),
+        **(command.get("env") or {}),
         "CONTROL_PLANE_TASK_ID": command["task_id"],
         EXECUTION: nonce,
     }

@@ -26,6 +26,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 DRAIN_S: Final = 5.0
 LOCK: Final = "lock"
 
+log = logging.getLogger(__name__)
+
 Run: TypeAlias = Callable[[Settings, argparse.Namespace], None]
 
 
@@ -39,12 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(given, arguments)
     except AgentError as error:
         for line in str(error).splitlines():
-            print(f"control-plane-agent: {line}", file=sys.stderr)
+            _say(line)
         return USAGE if isinstance(error, ConfigurationError) else FAILED
     except WireError as error:
-        print(f"control-plane-agent: the control plane's answer is not as the protocol says: {error}", file=sys.stderr)
+        _say(f"the control plane's answer is not as the protocol says: {error}")
         return FAILED
     return DONE
+
+
+def _say(line: str) -> None:
+    print(f"control-plane-agent: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,8 +121,11 @@ class _Lines(logging.Formatter):
 
 def _enrol(given: Settings, arguments: argparse.Namespace) -> None:
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105 - no password
+    server = enrolment.Server(arguments.server)
+    if server.is_exposed:
+        _say(f"{arguments.server} is not encrypted: who sits between can give this host another key to trust")
     with _state_directory(given.state_dir):
-        who = enrolment.enrol(given.state_dir, enrolment.Server(arguments.server), token, arguments.hostname)
+        who = enrolment.enrol(given.state_dir, server, token, arguments.hostname)
     print(f"{who.hostname} is enrolled, groups: {', '.join(sorted(who.groups)) or 'none'}")
     print("next: control-plane-agent run")
 
@@ -125,7 +134,7 @@ def _run(given: Settings, arguments: argparse.Namespace) -> None:
     with _state_directory(given.state_dir):
         who = identity.load(given.state_dir)
         url = given.amqp_url or who.amqp_url
-        if not url:
+        if not settings.is_broker(url):
             raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
         _serve([assembly.real_agent(given, who, RabbitTransport(url))])
 
@@ -165,7 +174,10 @@ def _serve(agents: Iterable[Agent]) -> None:
             loop.add_signal_handler(number, stop.set)
         await run_until_stopped(agents, stop=stop, drain_s=DRAIN_S)
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except TimeoutError:  # of the drain, above all where a broker took the connection and says nothing
+        log.warning("stopped without waiting any longer", extra={"seconds": DRAIN_S})
 
 
 @contextmanager

@@ -74,19 +74,42 @@ class Leaf:
             _write(f"{self.cgroup}/cgroup.procs", "0")
 
     def kill(self, keep: int) -> int:
-        killed = self.empty()
+        killed = self.empty() | _until_none(_descendants, _kill_each)  # root's may have gone to another cgroup
         _reap(keep)
         return len(killed - {keep})
 
     def empty(self) -> set[int]:
-        """Kill until nobody is left inside; who it was."""
-        return _until_none(self._inside, self._kill)
+        """Kill until nobody is left inside, nor in a cgroup that was made below; who it was."""
+        killed: set[int] = set()
+        ends_s = time.monotonic() + KILL_S
+        while self._is_populated() and time.monotonic() < ends_s:
+            inside = self._inside()
+            killed.update(inside)
+            self._kill(inside)
+            time.sleep(ROUND_S)
+        return killed
+
+    def _is_populated(self) -> bool:
+        """What the kernel says of it and all below, also where the processes cannot be listed."""
+        try:
+            return "populated 1" in _read(f"{self.cgroup}/cgroup.events").splitlines()
+        except OSError:
+            return False
 
     def _inside(self) -> list[int]:
-        try:
-            return [int(pid) for pid in _read(f"{self.cgroup}/cgroup.procs").split()]
-        except FileNotFoundError:
-            return []
+        found: list[int] = []
+        for cgroup in self._nested():
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in _read(f"{cgroup}/cgroup.procs").split()]
+        return found
+
+    def _nested(self) -> list[str]:
+        """The leaf, and every cgroup that root has made below it, the deepest last."""
+        found = [self.cgroup]
+        for cgroup in found:  # grows while it is walked
+            with contextlib.suppress(OSError), os.scandir(cgroup) as entries:
+                found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return found
 
     def _kill(self, inside: list[int]) -> None:
         try:
@@ -97,10 +120,10 @@ class Leaf:
             _kill_each(inside)
 
     def close(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # somebody unkillable is still inside; the next start of the machine removes it
-            os.rmdir(self.cgroup)
+        for cgroup in reversed(self._nested()):
+            # Where somebody unkillable is still inside, the next start of the machine removes it.
+            with contextlib.suppress(OSError):
+                os.rmdir(cgroup)
 
 
 class Descendants:
@@ -115,7 +138,7 @@ class Descendants:
         return
 
     def kill(self, keep: int) -> int:
-        killed = _until_none(lambda: _descendants(os.getpid()), _kill_each)
+        killed = _until_none(_descendants, _kill_each)
         _reap(keep)
         return len(killed - {keep})
 
@@ -210,8 +233,9 @@ def _own_cgroup() -> str | None:
     return None
 
 
-def _descendants(pid: int) -> list[int]:
-    found = _children(pid)
+def _descendants() -> list[int]:
+    """All processes below this one."""
+    found = _children(os.getpid())
     for child in found:  # grows while it is walked
         found += _children(child)
     return found

@@ -1,6 +1,8 @@
 """Makes this host known to the control plane: a key of its own, a single-use token, a proof that it has the key."""
 
 import hashlib
+import http.client
+import ipaddress
 import json
 import socket
 import urllib.error
@@ -11,8 +13,9 @@ from urllib.parse import urlsplit
 
 from control_plane_agent import identity as identities
 from control_plane_agent.disk import RealDisk
-from control_plane_agent.errors import EnrolmentError
+from control_plane_agent.errors import ConfigurationError, EnrolmentError
 from control_plane_agent.identity import Identity
+from control_plane_agent.settings import is_address
 from control_plane_wire import strict_json
 from control_plane_wire.errors import WireError
 from control_plane_wire.fields import Fields
@@ -26,11 +29,16 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 
 
 class Server:
-    """The control plane's HTTP API, as far as an agent needs it."""
+    """The control plane's HTTP API, as far as an agent needs it. Raises ConfigurationError for what is no address.
+
+    Attributes:
+        is_exposed: whether what is said to it, and what it says, crosses a network unencrypted.
+    """
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
-        if urlsplit(url).scheme not in {"http", "https"}:
-            raise EnrolmentError(f"{url} is no http or https address")
+        if not is_address(url, schemes={"http", "https"}):
+            raise ConfigurationError(f"{url} is no http or https address")
+        self.is_exposed = urlsplit(url).scheme == "http" and not _is_loopback(urlsplit(url).hostname or "")
         self._url = url.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if token:
@@ -52,17 +60,26 @@ class Server:
                 return strict_json.parse(answer.read(MAX_ANSWER_BYTES), max_bytes=MAX_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             raise EnrolmentError(f"refused: {_detail(error)}") from error
-        except (urllib.error.URLError, OSError) as error:
+        except (urllib.error.URLError, OSError, UnicodeError) as error:  # the last one for what can be no host's name
             raise EnrolmentError(f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
+        except http.client.HTTPException as error:
+            raise EnrolmentError(f"{self._url} does not answer like a control plane: no HTTP") from error
         except WireError as error:
             raise EnrolmentError(f"{self._url} does not answer like a control plane: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
     try:
         problem = json.loads(error.read(65_536))
         return str(problem.get("detail") or problem.get("title") or error.reason)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, OSError, http.client.HTTPException):
         return str(error.reason)
 
 

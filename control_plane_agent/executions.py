@@ -2,8 +2,9 @@
 
     accept ─▶ journal (fsync) ─▶ a free worker ─▶ executor ─▶ slot 1 in the journal ─▶ outbox
 
-What a start finds in the journal goes the same way: `_next_step` looks how far an entry has come, and who comes back to
-it after a crash of anything does no step a second time that may be done only once.
+What is never to run, because it was refused, cancelled or has expired, comes to its end without a worker. What a start
+finds in the journal goes the same way: `_next_step` looks how far an entry has come, and who comes back to it after a
+crash of anything does no step a second time that may be done only once.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
 from control_plane_agent.executor import Executor
 from control_plane_agent.identity import Identities
-from control_plane_agent.journal import Entry, Journal
+from control_plane_agent.journal import LIVE, Entry, Journal
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.policy import Policy
 from control_plane_agent.results import DISK_FULL, accepted_of, never_run
@@ -35,6 +36,7 @@ MOST_WAITING: Final = 1000
 ANNOUNCE_AFTER_S: Final = 0.5  # an execution that is over sooner says only its result
 FIRST_RETRY_S: Final = 0.1  # after a supervisor that ended before it began
 MOST_RETRY_S: Final = 5.0
+EXPIRY_LOOK_S: Final = 1.0  # between looks whether something that waits for a worker has expired
 PRUNE_S: Final = 600.0
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ class Executions:
         self._failpoints = failpoints
         self._tasks: asyncio.TaskGroup  # from `going_on` on
         self._open: set[asyncio.Task[None]] = set()
+        self._has_stopped = False
         self._workers = asyncio.Semaphore(WORKERS)
+        self._waiting: dict[str, asyncio.Timeout] = {}  # for a worker; whose limit is over is looked at again
+        self._somebody_waits = asyncio.Event()
         self._damaged: set[str] = set()
         self.running = 0
         self.counters: Counter[str] = Counter()
@@ -84,10 +89,12 @@ class Executions:
             for task_id in await self._disk.do(self._journal.live):
                 self._start(task_id)
             pruning = self._tasks.create_task(self._prune(), name="prune")
+            watching = self._tasks.create_task(self._watch_expiry(), name="expiry")
             try:
                 yield
             finally:
-                for task in [pruning, *self._open]:
+                self._has_stopped = True  # what is being journalled now is left to the next start
+                for task in [pruning, watching, *self._open]:
                     task.cancel()  # commands go on without us, and are found again
 
     # --- from outside -------------------------------------------------------------------------------------------
@@ -121,14 +128,17 @@ class Executions:
             raise failure
 
     async def _accept(self, command: CommandMessage, body: bytes, route: str) -> None:
-        now_s = self._journal.now_s()
-        refused = admit(command, route=route, identity=self._identities.current, policy=self._policy, now_s=now_s)
+        identity, policy, now_s = self._identities.current, self._policy, self._journal.now_s()
+        # Not on the loop: where accounts come from a directory service, looking one up may take long.
+        refused = await self._disk.do(admit, command, route=route, identity=identity, policy=policy, now_s=now_s)
         finished = None if refused is None else never_run(refused.outcome, refused.reason, self._clock.now_s())
         await self._disk.do(self._journal.accept, command.task_id, body, route, finished=finished)
         self._failpoints.hit("agent.journalled")
-        if refused is not None:
+        if refused is None:
+            self._start(command.task_id)
+        else:
             log.warning("command refused", extra={"task_id": command.task_id, "reason": refused.reason})
-        self._start(command.task_id)
+            self._outbox.add_result(command.task_id)
 
     async def cancel(self, cancel: CancelMessage, body: bytes, route: str) -> None:
         """End an execution, or see to it that it never begins; its result is sent in any case.
@@ -154,6 +164,8 @@ class Executions:
                     self._outbox.add_result(task_id)
                 elif entry.state.started is not None:
                     self._executor.wake(task_id, entry.state.started)
+                else:
+                    self._look_again(task_id)
             case "reserve":
                 return  # it was refused, and said so
             case _:
@@ -162,15 +174,18 @@ class Executions:
     async def say_again(self, task_id: str) -> None:
         """Answer the copy of a known command with what is known of it."""
         self.counters["repeated_commands"] += 1
-        entry = await self._disk.do(self._journal.read, task_id)
-        if entry.state.finished is not None:
-            self._outbox.add_result(task_id)
-        else:
-            self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+        if self._journal.find(task_id) == LIVE:
+            entry = await self._disk.do(self._journal.read, task_id)
+            if entry.state.finished is None:
+                self._outbox.add_notice(accepted_of(entry, self._clock.now_s()))
+                return
+        self._outbox.add_result(task_id)
 
     # --- one execution ------------------------------------------------------------------------------------------
 
     def _start(self, task_id: str) -> None:
+        if self._has_stopped:
+            return
         task = self._tasks.create_task(self._bring_to_end(task_id), name=f"execution {task_id}")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
@@ -179,15 +194,45 @@ class Executions:
         has_worker = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             announcing = group.create_task(self._announce(task_id, has_worker))
-            async with self._workers:
+            if await self._got_worker(task_id):
                 has_worker.set()
                 self.running += 1
                 try:
                     await self._work(task_id)
                 finally:
                     self.running -= 1
+                    self._workers.release()
             announcing.cancel()
         self._outbox.add_result(task_id, is_damaged=task_id in self._damaged)
+
+    async def _got_worker(self, task_id: str) -> bool:
+        """Wait for a free worker; False where the entry has come to its end without one."""
+        while self._workers.locked():
+            try:
+                async with asyncio.timeout(None) as self._waiting[task_id]:
+                    self._somebody_waits.set()
+                    if await self._step(task_id) is _Step.NOTHING:
+                        return False
+                    return await self._workers.acquire()
+            except TimeoutError:
+                continue
+            finally:
+                del self._waiting[task_id]
+        return await self._workers.acquire()
+
+    def _look_again(self, task_id: str) -> None:
+        if (waiting := self._waiting.get(task_id)) is not None and not waiting.expired():
+            waiting.reschedule(0)
+
+    async def _watch_expiry(self) -> None:
+        while True:
+            await self._somebody_waits.wait()
+            self._somebody_waits.clear()
+            while self._waiting:
+                await asyncio.sleep(EXPIRY_LOOK_S)  # and not until it is due: the clock may be set, the machine sleep
+                for task_id in list(self._waiting):
+                    if self._journal.start_within_s(task_id) < 0:
+                        self._look_again(task_id)
 
     async def _work(self, task_id: str) -> None:
         """Return when slot 1 is written, by the execution's supervisor or by us."""

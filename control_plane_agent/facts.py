@@ -1,5 +1,6 @@
 """How this machine is, from /proc: cheap enough to look every few seconds."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -111,10 +112,8 @@ def _addresses() -> tuple[str, ...]:
     """The address that this host is reached by, as far as the routing table tells; nothing is sent."""
     found = []
     for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as connection:
-            try:
-                connection.connect((probe, 9))
-                found.append(str(connection.getsockname()[0]))
-            except OSError:
-                continue
+        # No route to there, or a kernel without that family.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as connection:
+            connection.connect((probe, 9))
+            found.append(str(connection.getsockname()[0]))
     return tuple(found)

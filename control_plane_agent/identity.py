@@ -8,6 +8,7 @@ from typing import Final
 
 from control_plane_agent.disk import Disk, RealDisk
 from control_plane_agent.errors import ConfigurationError
+from control_plane_agent.witness import objection
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.fields import Fields
@@ -30,7 +31,7 @@ class Identity:
         retired: its earlier ones: they still verify what is in the journal.
         groups: each with the log position of its assignment; an older command to that group is not for us.
         enrolled_as_of: the log position of the registration; an older command to everybody is not for us.
-        configured_as_of: of the last `configure` that was taken.
+        configured_as_of: of the last `configure` that was taken since the registration.
         checkpoint: the newest one of the control plane's log that this host has seen: it is a witness.
         amqp_url: the broker's address with our credentials.
     """
@@ -45,12 +46,26 @@ class Identity:
     checkpoint: str | None = None
     amqp_url: str = field(default="", repr=False)
 
+    @property
+    def as_of(self) -> int:
+        """The log position that this is the control plane's word of; an older word changes nothing."""
+        return max(self.enrolled_as_of, self.configured_as_of)
+
+    def objection(self, message: ConfigureMessage) -> str | None:
+        """Why the checkpoint of a `configure` does not follow the one that is kept; None where it does."""
+        if message.checkpoint is None:
+            return None
+        keys = self.keys.values() if message.keys is None else [key.public_key for key in message.keys]
+        return objection(self.checkpoint, message.checkpoint, keys)
+
     def configured(self, message: ConfigureMessage) -> "Identity":
+        """What a `configure` makes of it. A checkpoint that does not follow the one that is kept is left out."""
+        checkpoint = message.checkpoint if self.objection(message) is None else None
         changed = replace(
             self,
             groups=dict(message.groups),
             configured_as_of=message.as_of,
-            checkpoint=message.checkpoint or self.checkpoint,
+            checkpoint=checkpoint or self.checkpoint,
         )
         if message.keys is None:
             return changed

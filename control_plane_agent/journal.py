@@ -6,6 +6,7 @@
         cancel                     there when it is to be ended
         stdout.head .tail  stderr.head .tail
     done/<task_id>/       the same directory once the broker has the result: tombstone, and what is sent again if asked
+    told/<task_id>/       such a tombstone without its output; never sent again, for that would be another result
     quarantine/<task_id>/ an entry that did not verify, after it was reported
 
 An entry is made under another name and renamed, so half of one can only be `.new-*`, and a second one of the same
@@ -32,12 +33,14 @@ from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S, MAX_EX
 
 LIVE: Final = "journal"
 DONE: Final = "done"
+TOLD: Final = "told"
 QUARANTINE: Final = "quarantine"
 ROUTE: Final = "route"
-TOMBSTONE_S: Final = 86_400  # after expires_at; from then on a copy is refused as expired
+TOMBSTONE_S: Final = 86_400  # after expires_at
+LEAST_TOMBSTONE_S: Final = 2 * ALLOWED_SKEW_S  # any sooner, and a clock that was set back could let a copy run
 MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
 
-Place: TypeAlias = Literal["journal", "done", "quarantine"]
+Place: TypeAlias = Literal["journal", "done", "told", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +69,23 @@ class _Times:
 class Journal:
     """The journal below a disk's root. Opening it removes what was never acknowledged.
 
+    Args:
+        tombstone_s: how long after expires_at an entry is kept, at least LEAST_TOMBSTONE_S.
+
     Attributes:
         head_s: the highest timestamp of a verified message. Its entry is never pruned.
     """
 
-    def __init__(self, disk: Disk, clock: Clock) -> None:
+    def __init__(self, disk: Disk, clock: Clock, *, tombstone_s: int = TOMBSTONE_S) -> None:
         self._disk = disk
         self._clock = clock
+        self._tombstone_s = tombstone_s
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
-        for name in (LIVE, DONE, QUARANTINE):
+        self._left: set[str] = set()  # paths of what could neither be made durable nor removed
+        self._unreadable: set[str] = set()  # whose output could not be read when it was asked for
+        for name in (LIVE, DONE, TOLD, QUARANTINE):
             if name not in disk.names("."):
                 disk.make_dir(name)
         disk.sync_dir(".")
@@ -88,7 +97,7 @@ class Journal:
         for name in self._disk.names(LIVE):
             if name.startswith(".new-"):
                 self._disk.remove(f"{LIVE}/{name}")
-        places: tuple[Place, ...] = (QUARANTINE, DONE, LIVE)
+        places: tuple[Place, ...] = (QUARANTINE, TOLD, DONE, LIVE)
         for place in places:
             for task_id in self._disk.names(place):
                 self._places[task_id] = place
@@ -96,7 +105,8 @@ class Journal:
         for task_id in self._disk.names(LIVE):
             with contextlib.suppress(FileExistsError):  # a state that is lost is a damaged one, never a new one
                 self._disk.create(f"{LIVE}/{task_id}/{STATE}", b"lost")
-        for task_id in sorted(self._disk.names(DONE), key=lambda task_id: self._times[task_id].timestamp):
+        over = self._disk.names(DONE) + self._disk.names(TOLD)  # there too, where a crash came between
+        for task_id in sorted(over, key=lambda task_id: self._times[task_id].timestamp):
             self._note_output(task_id)
 
     # --- what is known ------------------------------------------------------------------------------------------
@@ -121,7 +131,7 @@ class Journal:
     def read(self, task_id: str) -> Entry:
         try:
             names = self._disk.names(self._path(task_id))
-        except FileNotFoundError:
+        except OSError:
             names = []
         return Entry(
             task_id=task_id,
@@ -136,11 +146,23 @@ class Journal:
         finished = self.read(task_id).state.finished
         size = None if finished is None else getattr(finished, f"{stream}_bytes")
         sha256 = None if finished is None else getattr(finished, f"{stream}_sha256")
-        return read_output(self._disk, self._path(task_id), stream, size, sha256)
+        output = read_output(self._disk, self._path(task_id), stream, size, sha256)
+        if output.error is not None:
+            self._unreadable.add(task_id)
+        return output
 
     def start_within_s(self, task_id: str) -> int:
         """Seconds until it must not be started any more; negative when that is past."""
         return self._times[task_id].last_start_s + ALLOWED_SKEW_S - self.now_s()
+
+    @property
+    def _forget_before_s(self) -> int:
+        """What was not to be started after this may be forgotten: `now_s` has a copy of it refused as expired.
+
+        It follows the highest verified timestamp and never the clock, which may be ahead for a while and is then set
+        back. The journal stays bounded all the same: it grows by verified messages alone, which move this on.
+        """
+        return self.head_s - self._tombstone_s
 
     def _path(self, task_id: str) -> str:
         return f"{self._places[task_id]}/{task_id}"
@@ -161,6 +183,9 @@ class Journal:
         new, entry = f"{LIVE}/.new-{os.urandom(8).hex()}", f"{LIVE}/{task_id}"
         made = new
         with _journal_errors(f"{task_id} cannot be journalled"):
+            if entry in self._left:
+                self._disk.remove(entry)
+                self._left.remove(entry)
             try:
                 state = EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished)
                 self._write_entry(new, body, route, state)
@@ -168,12 +193,18 @@ class Journal:
                 made = entry
                 self._disk.sync_dir(LIVE)
             except OSError:
-                with contextlib.suppress(OSError):
-                    self._disk.remove(made)  # also once it has its name: what was not answered for must not be found
+                self._undo(made)
                 raise
         self._places[task_id] = LIVE
         self._times[task_id] = _times(body)
         self.head_s = max(self.head_s, self._times[task_id].timestamp)
+
+    def _undo(self, path: str) -> None:
+        """Remove what was begun, also once it has its name: what was not answered for must not be found."""
+        try:
+            self._disk.remove(path)
+        except OSError:
+            self._left.add(path)  # or its name would stand in the way of every copy
 
     def _write_entry(self, path: str, body: bytes, route: str, state: bytes) -> None:
         self._disk.make_dir(path)
@@ -187,7 +218,7 @@ class Journal:
     def reserve(self, task_id: str, body: bytes) -> bool:
         """Remember a refused task where no entry can be made; False where there is no room for that either."""
         with _journal_errors(f"{task_id} cannot be reserved"):
-            return self._reserve.add(task_id, _times(body).last_start_s, self.now_s())
+            return self._reserve.add(task_id, _times(body).last_start_s, forget_before_s=self._forget_before_s)
 
     def try_lock(self, task_id: str) -> Lock | None:
         """The lock of an entry's state, or None while a supervisor has it."""
@@ -217,13 +248,16 @@ class Journal:
         Raises:
             JournalError: it stays where it is, and its result is sent again.
         """
-        if self._places[task_id] != LIVE:
+        if self._places.get(task_id) != LIVE:  # a repeat, whose tombstone may be gone by now
             return
-        place: Place = QUARANTINE if is_damaged else DONE
+        place: Place = QUARANTINE if is_damaged else TOLD if task_id in self._unreadable else DONE
         with _journal_errors(f"{task_id} cannot be retired"):
-            self._disk.rename(self._path(task_id), f"{place}/{task_id}")
-        self._places[task_id] = place
+            self._move(task_id, place)
         self._note_output(task_id)
+
+    def _move(self, task_id: str, place: Place) -> None:
+        self._disk.rename(self._path(task_id), f"{place}/{task_id}")
+        self._places[task_id] = place
 
     # --- what is removed ----------------------------------------------------------------------------------------
 
@@ -238,27 +272,29 @@ class Journal:
             self._prune_outputs()
 
     def _prune_tombstones(self) -> None:
-        now_s = self.now_s()
         for task_id, times in list(self._times.items()):
-            is_over = self._places[task_id] == DONE and times.last_start_s + TOMBSTONE_S < now_s
+            is_over = self._places[task_id] in {DONE, TOLD} and times.last_start_s < self._forget_before_s
             # One that cannot be read any more has no times, so nobody can tell when a copy of it would be late.
             if is_over and 0 < times.timestamp < self.head_s:
                 self._disk.remove(self._path(task_id))
                 del self._places[task_id], self._times[task_id]
                 self._done_output.pop(task_id, None)
+                self._unreadable.discard(task_id)
 
     def _prune_outputs(self) -> None:
         total = sum(self._done_output.values())
         while total > MAX_DONE_OUTPUT_BYTES:
             task_id = next(iter(self._done_output))
-            total -= self._done_output.pop(task_id)
+            if self._places[task_id] != TOLD:  # first: what is left of a result must not be sent as if it were all
+                self._move(task_id, TOLD)
             for name in _output_names():
                 self._disk.remove(f"{self._path(task_id)}/{name}")
+            total -= self._done_output.pop(task_id)
 
     def _note_output(self, task_id: str) -> None:
         size = 0
         for name in _output_names():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 size += self._disk.size(f"{self._path(task_id)}/{name}")
         if size:
             self._done_output[task_id] = size

@@ -57,22 +57,27 @@ class Outbox:
             self._notices.popleft()
         for task_id, is_damaged in list(self._results.items()):
             message = await self._disk.do(self._sealed_result, task_id)
-            self._failpoints.hit("agent.before_publish")
-            await publish(session, message)
-            self._failpoints.hit("agent.confirmed")
-            try:
-                await self._disk.do(self._journal.retire, task_id, is_damaged=is_damaged)
-            except JournalError as error:  # the next start sends it once more, and nobody minds
-                log.warning("not retired", extra={"task_id": task_id, "reason": str(error)})
+            if message is not None:
+                await self._send_result(session, message, task_id, is_damaged=is_damaged)
             self._results.pop(task_id, None)
-            self._failpoints.hit("agent.done")
+
+    async def _send_result(self, session: Session, message: Message, task_id: str, *, is_damaged: bool) -> None:
+        self._failpoints.hit("agent.before_publish")
+        await publish(session, message)
+        self._failpoints.hit("agent.confirmed")
+        try:
+            await self._disk.do(self._journal.retire, task_id, is_damaged=is_damaged)
+        except JournalError as error:  # the next start sends it once more, and nobody minds
+            log.warning("not retired", extra={"task_id": task_id, "reason": str(error)})
+        self._failpoints.hit("agent.done")
 
     async def send(self, session: Session, message: messages.FromAgent) -> None:
         """Sign and publish one message, and wait for the broker's confirm."""
         await publish(session, self._sealed(message.to_json()))
 
-    def _sealed_result(self, task_id: str) -> Message:
-        return self._sealed(result_of(self._journal, task_id).to_json())
+    def _sealed_result(self, task_id: str) -> Message | None:
+        result = result_of(self._journal, task_id)
+        return None if result is None else self._sealed(result.to_json())
 
     def _sealed(self, message: JsonObject) -> Message:
         identity = self._identities.current

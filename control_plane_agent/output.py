@@ -75,12 +75,18 @@ class Capture:
 
 
 class Output(NamedTuple):
-    """What was kept of a stream; `size` and `sha256` are those of all of it, None where nobody knows."""
+    """What was kept of a stream.
+
+    Attributes:
+        size, sha256: of all of it; None where nobody knows.
+        error: why something that was kept cannot be read.
+    """
 
     head: bytes
     tail: bytes
     size: int | None
     sha256: str | None
+    error: str | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -95,18 +101,22 @@ def read_output(disk: Disk, entry: str, stream: str, size: int | None, sha256: s
         size: of the whole stream; None where its supervisor died. What the files hold is then all that is known, and
             of a ring that is full nobody can tell where it begins.
     """
-    head = _read(disk, f"{entry}/{stream}.head")[:HEAD_BYTES]
-    ring = _read(disk, f"{entry}/{stream}.tail")[:TAIL_BYTES]
+    head, head_error = _read(disk, f"{entry}/{stream}.head")
+    ring, ring_error = _read(disk, f"{entry}/{stream}.tail")
+    head, ring, error = head[:HEAD_BYTES], ring[:TAIL_BYTES], head_error or ring_error
     if size is None:
-        if len(ring) == TAIL_BYTES:
-            return Output(head, b"", None, None)
+        if len(ring) == TAIL_BYTES or error:
+            return Output(head, b"", None, None, error)
         return Output(head, ring, len(head) + len(ring), hashlib.sha256(head + ring).hexdigest())
     begins = (size - HEAD_BYTES) % TAIL_BYTES if size > KEPT_BYTES and len(ring) == TAIL_BYTES else 0
-    return Output(head, ring[begins:] + ring[:begins], size, sha256)
+    return Output(head, ring[begins:] + ring[:begins], size, sha256, error)
 
 
-def _read(disk: Disk, path: str) -> bytes:
+def _read(disk: Disk, path: str) -> tuple[bytes, str | None]:
+    """What is in a file, and why it cannot be read."""
     try:
-        return disk.read(path)
+        return disk.read(path), None
     except FileNotFoundError:
-        return b""
+        return b"", None
+    except OSError as error:
+        return b"", error.strerror or str(error)

@@ -11,7 +11,7 @@ from control_plane_wire.messages import MAX_TIMEOUT_S, CommandMessage
 
 class Policy(Protocol):
     def refusal(self, command: CommandMessage) -> str | None:
-        """Why this host does not run that, in one line; None where it does."""
+        """Why this host does not run that, in one line; None where it does. May wait for a directory of accounts."""
         ...
 
 
@@ -30,10 +30,19 @@ class HostPolicy:
         except KeyError:
             return f"there is no account {command.user} on this host"
         if os.geteuid() not in {0, account.pw_uid}:
-            return f"the agent is not root and runs commands as {pwd.getpwuid(os.geteuid()).pw_name} only"
+            return f"the agent is not root and runs commands as {own_account()} only"
         if command.timeout > self.max_timeout_s:
             return f"the timeout is longer than the {self.max_timeout_s} s that this host allows"
         return None
+
+
+def own_account() -> str:
+    """What this process runs as, for people: a container's uid need not be anybody's."""
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid} (no account on this host)"
 
 
 class AnyPolicy:

@@ -35,9 +35,9 @@ class Reserve:
     def __contains__(self, task_id: str) -> bool:
         return _key(task_id) in self._slots
 
-    def add(self, task_id: str, expires_at: int, now_s: int) -> bool:
-        """Remember a task for as long as a copy of it could be taken; False where no slot is free."""
-        self._forget_before(now_s)
+    def add(self, task_id: str, expires_at: int, *, forget_before_s: int) -> bool:
+        """Remember a task; False where no slot is free, those of tasks that expired before then among them."""
+        self._slots = {key: slot for key, slot in self._slots.items() if slot[1] >= forget_before_s}
         taken = {number for number, _ in self._slots.values()}
         number = next((number for number in range(SLOTS) if number not in taken), None)
         if number is None:
@@ -49,10 +49,6 @@ class Reserve:
         self._disk.sync(PATH)
         self._slots[key] = number, expires_at
         return True
-
-    def _forget_before(self, now_s: int) -> None:
-        """Free what has expired a day ago: a copy is refused as expired by then."""
-        self._slots = {key: slot for key, slot in self._slots.items() if slot[1] + 86_400 >= now_s}
 
 
 def _key(task_id: str) -> bytes:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from typing import Final
 
-from control_plane_agent.journal import Entry, Journal
+from control_plane_agent.journal import LIVE, TOLD, Entry, Journal
 from control_plane_agent.output import STREAMS, Output
 from control_plane_agent.slots import Finished
 from control_plane_wire.messages import AcceptedMessage, ResultMessage
@@ -16,13 +16,18 @@ SHORT_BYTES: Final = 4096  # that escaping may add to what stays readable: colou
 _ESCAPED: Final = bytes(code for code in range(32) if code not in b"\b\t\n\f\r")  # each takes six bytes in JSON
 
 
-def result_of(journal: Journal, task_id: str) -> ResultMessage:
-    """The result of a finished entry."""
+def result_of(journal: Journal, task_id: str) -> ResultMessage | None:
+    """The result of a finished entry; None where it cannot be made as it was sent before, or is gone by now."""
+    place = journal.find(task_id)
+    if place in {None, "reserve", TOLD}:
+        return None
     entry = journal.read(task_id)
     finished = entry.state.finished
-    assert finished is not None, "only a finished entry is sent"  # noqa: S101 - narrows the type
-    has_run = entry.state.started is not None
     stdout, stderr = (_on_boundaries(journal.output(task_id, stream)) for stream in STREAMS)
+    error = stdout.error or stderr.error
+    if finished is None or (error is not None and place != LIVE):
+        return None
+    has_run = entry.state.started is not None
     is_text = _is_plain(stdout) and _is_plain(stderr)
     is_cut = has_run and (stdout.is_cut or stderr.is_cut)
     return ResultMessage(
@@ -32,7 +37,7 @@ def result_of(journal: Journal, task_id: str) -> ResultMessage:
         stderr=_encoded(stderr, is_text=is_text),
         timestamp=finished.finished_at,
         outcome=finished.outcome,
-        reason=finished.reason,
+        reason=finished.reason if error is None else _and_lost(finished.reason, error),
         started_at=entry.state.started.started_at if entry.state.started else None,
         finished_at=finished.finished_at,
         command_sha256=hashlib.sha256(entry.body).hexdigest(),
@@ -75,6 +80,10 @@ def refused_unjournalled(task_id: str, timestamp: int) -> ResultMessage:
 
 def never_run(outcome: str, reason: str, now_s: int) -> Finished:
     return Finished(outcome, now_s, reason=reason)
+
+
+def _and_lost(reason: str | None, error: str) -> str:
+    return "; ".join(filter(None, (reason, f"output lost: {error}")))
 
 
 def _on_boundaries(output: Output) -> Output:

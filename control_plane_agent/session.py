@@ -31,7 +31,7 @@ from control_plane_wire.errors import (
 )
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, HeartbeatMessage
-from control_plane_wire.transport.base import Delivery, Message, Session, Transport, keep_session, until_stopped
+from control_plane_wire.transport.base import Delivery, Message, Session, Transport, keep_session
 
 PREFETCH: Final = 16
 QUEUE_CHECK_S: Final = 5.0
@@ -100,16 +100,15 @@ class Agent:
         log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(identity.groups)})
         queue = topology.agent_queue(identity.hostname)
         async with asyncio.TaskGroup() as tasks:
-            others = [
+            work = [
                 tasks.create_task(self._outbox.keep_sending(session), name="results"),
                 tasks.create_task(self._beat(session), name="heartbeats"),
                 tasks.create_task(self._check_queue(session, queue), name="check the queue"),
+                tasks.create_task(self._take_all(session, queue), name="commands"),
             ]
-            async for batch in until_stopped(session.consume(queue, prefetch=PREFETCH), stop):
-                for delivery in batch:
-                    await self._take(delivery, session)
-            for task in others:
-                task.cancel()
+            await stop.wait()
+            for task in work:
+                task.cancel()  # whatever it waits for; what was not acknowledged comes again
         await self._last_words(session)
 
     async def _check_queue(self, session: Session, queue: str) -> None:
@@ -125,16 +124,20 @@ class Agent:
                 await self._outbox.send_all(session)
                 await session.publish(self._heartbeat("offline"))
         except (TimeoutError, PublishUnconfirmedError, TransportUnavailableError) as error:
-            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": str(error)})
+            reason = str(error) or "no answer in time"
+            log.warning("stopped without last words", extra={"hostname": self.hostname, "reason": reason})
 
     # --- heartbeats ---------------------------------------------------------------------------------------------
 
     async def _beat(self, session: Session) -> None:
+        is_first = True
         while True:
-            await publish(session, self._heartbeat("online"))
+            await publish(session, self._heartbeat("online", is_witness=is_first))
+            is_first = False
             await asyncio.sleep(self._interval_s)
 
-    def _heartbeat(self, status: str) -> Message:
+    def _heartbeat(self, status: str, *, is_witness: bool = False) -> Message:
+        """A heartbeat; as a witness it brings back the checkpoint, which would double the size of every one."""
         identity = self._identities.current
         # From the boot clock, so that it goes on growing when the agent restarts within a boot.
         self._sequence = max(self._sequence + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
@@ -148,7 +151,7 @@ class Agent:
             interval=self._interval_s,
             groups=tuple(sorted(identity.groups)),
             running=self._executions.running,
-            checkpoint=identity.checkpoint,
+            checkpoint=identity.checkpoint if is_witness else None,
             journal_head=self._journal.head_s,
             **self._facts.read(),
         )
@@ -165,6 +168,12 @@ class Agent:
         )
 
     # --- what is received ---------------------------------------------------------------------------------------
+
+    async def _take_all(self, session: Session, queue: str) -> None:
+        """Take what comes, until cancelled: what is being journalled then is journalled all the same."""
+        async for batch in session.consume(queue, prefetch=PREFETCH):
+            for delivery in batch:
+                await self._take(delivery, session)
 
     async def _take(self, delivery: Delivery, session: Session) -> None:
         """Look at one delivery in the order that the protocol prescribes; what nobody vouches for is only counted."""
@@ -226,9 +235,12 @@ class Agent:
     async def _configure(self, message: ConfigureMessage, session: Session) -> None:
         """Take new groups and keys: durable first, then the bindings, then say so."""
         before = self._identities.current
-        if message.as_of < before.configured_as_of:
-            log.warning("configure ignored", extra={"reason": "older than the last one taken"})
+        if message.as_of < before.as_of:
+            log.warning("configure ignored", extra={"reason": "older than the last one taken, or than the enrolment"})
             return
+        if (objection := before.objection(message)) is not None:
+            self.counters["CheckpointRefused"] += 1
+            log.error("checkpoint refused", extra={"hostname": before.hostname, "reason": objection})
         try:
             await self._disk.do(self._identities.replace, before.configured(message))
         except OSError as error:  # the heartbeat goes on saying the old groups, so it is sent again
@@ -242,4 +254,4 @@ class Agent:
                 topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group))
             )
         log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
-        await publish(session, self._heartbeat("online"))
+        await publish(session, self._heartbeat("online", is_witness=True))

@@ -1,9 +1,10 @@
 """The agent's settings, from the environment: CONTROL_PLANE_AGENT_<NAME>."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from control_plane_agent.errors import ConfigurationError
 from control_plane_wire.messages import DEFAULT_INTERVAL_S, MAX_TIMEOUT_S
@@ -33,6 +34,26 @@ def _yes_or_no(text: str) -> bool:
     return _one_of("yes", "no")(text) == "yes"
 
 
+def is_address(url: str, *, schemes: Collection[str]) -> bool:
+    """Whether a URL has one of the schemes, a host, and a port that can be one, if any."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or a bracket is missing
+        return False
+
+
+def is_broker(url: str) -> bool:
+    """Whether this can be the address of a broker."""
+    return is_address(url, schemes={"amqp", "amqps"})
+
+
+def _broker(text: str) -> str:
+    if text and not is_broker(text):
+        raise ValueError("not amqp://user:password@host:port/virtual-host")
+    return text
+
+
 def _accounts(text: str) -> tuple[str, ...]:
     return tuple(account.strip() for account in text.split(",") if account.strip())
 
@@ -56,7 +77,7 @@ class Settings:
 
 _SETTINGS: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "state_dir": (lambda text: Path(text).absolute(), "this host's key and journal (/var/lib/control-plane-agent)"),
-    "amqp_url": (str, "the broker (the one that enrolment gave)"),
+    "amqp_url": (_broker, "the broker (the one that enrolment gave)"),
     "accounts": (_accounts, "accounts that commands may run as, separated by commas (any)"),
     "max_timeout_s": (_seconds(MAX_TIMEOUT_S), f"the longest timeout that this host takes ({MAX_TIMEOUT_S})"),
     "forbid_sudo": (_yes_or_no, "yes: nothing that a command starts may gain rights (no)"),

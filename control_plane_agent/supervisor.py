@@ -177,8 +177,10 @@ class _Execution:
         must_look = True  # until slot 0 was there the agent had nobody to signal
         while True:
             must_look |= self._read_until(0 if must_look else deadline_s)
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
+            # Of any child: orphans are ours, and unreaped they would use up the processes that their user may have.
+            # One a round, so that no flood of them holds the deadline up.
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == self._pid:
                 return status
             is_ending = self._outcome != "completed"
             if must_look and not is_ending and _is_cancelled(self._disk):
@@ -189,7 +191,7 @@ class _Execution:
                     deadline_s = math.inf
                 else:
                     deadline_s = self._end("timed_out", f"it ran longer than {self._command['timeout']} s")
-            must_look = False
+            must_look = pid != 0  # there may be more of them
 
     def _end(self, outcome: str, reason: str) -> float:
         """Ask the process group to end; until when it may take its time."""

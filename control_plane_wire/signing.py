@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from control_plane_wire.errors import SignatureError
 
+PREFIX: Final = b"CPSIG1"
 COMMAND: Final = "command"
 RESULT: Final = "result"
 HEARTBEAT: Final = "heartbeat"
@@ -59,7 +60,7 @@ def check_public_key(public_key: bytes) -> None:
 
 def signing_input(tag: str, sender: str, recipient: str, key: str, body: bytes) -> bytes:
     parts = (tag.encode(), sender.encode(), recipient.encode(), key.encode(), body)
-    return b"CPSIG1" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return PREFIX + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 class SigningKey:
@@ -88,6 +89,16 @@ class SigningKey:
         """64 bytes, the same ones for the same input."""
         return self._private.sign(signing_input(tag, sender, recipient, self.key_id, body))
 
+    def sign_note(self, text: str) -> bytes:
+        """64 bytes over a text as it is, so that tools of others can verify them.
+
+        Raises:
+            ValueError: the text begins as the input of every other signature does, and could stand for one.
+        """
+        if text.startswith(PREFIX.decode()):
+            raise ValueError("a note cannot begin like a message")
+        return self._private.sign(text.encode())
+
 
 def verify(public_key: bytes, signature: bytes, tag: str, *, sender: str, recipient: str, body: bytes) -> None:
     """Return if the signature holds.
@@ -102,6 +113,14 @@ def verify(public_key: bytes, signature: bytes, tag: str, *, sender: str, recipi
         key.verify(signature, signing_input(tag, sender, recipient, key_id(public_key), body))
     except (InvalidSignature, ValueError) as error:
         raise SignatureError(f"wrong signature of {sender}") from error
+
+
+def verify_note(public_key: bytes, signature: bytes, text: str) -> None:
+    """Return if `SigningKey.sign_note` of this key gave the signature; raises SignatureError."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, text.encode())
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureError("wrong signature of a note") from error
 
 
 def encode_base64(data: bytes) -> str:

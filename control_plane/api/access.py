@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from fastapi import Path
 from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from control_plane.api.fields import Answer, Items, Line, Request, Time, Username, at_s
+from control_plane.api.fields import Answer, Items, Line, Request, Seq, Time, Username, at_s, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.access import ROLES
@@ -77,7 +77,8 @@ class NewToken(Answer):
 
 
 @users.get("")
-async def list_users(services: Given, caller: Caller) -> Items[User]:
+async def list_users(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[User]:
+    await wait_for_authority(services, min_seq)
     found = await services.access.users(caller)
     return Items(items=[User(username=user.username, role=user.role, enabled=user.enabled) for user in found])
 
@@ -102,13 +103,15 @@ async def change_user(
 
 
 @roles.get("")
-async def list_roles(_caller: Caller) -> Items[Role]:
+async def list_roles(services: Given, _caller: Caller, min_seq: Seq | None = None) -> Items[Role]:
+    await wait_for_authority(services, min_seq)
     return Items(items=[Role(role=role, permissions=sorted(permissions)) for role, permissions in ROLES.items()])
 
 
 @tokens.get("")
-async def list_tokens(services: Given, caller: Caller) -> Items[Token]:
+async def list_tokens(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[Token]:
     """One's own; everybody's for an administrator."""
+    await wait_for_authority(services, min_seq)
     return Items(
         items=[
             Token(

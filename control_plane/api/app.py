@@ -5,12 +5,15 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 
 from control_plane.api import (
     access,
     audit,
+    docs,
     enrolment,
     executions,
+    exports,
     groups,
     health,
     hosts,
@@ -23,7 +26,14 @@ from control_plane.api import (
     tasks,
     ui,
 )
-from control_plane.api.authentication import OPENAPI_PATH, PUBLIC, Authenticator, SessionCookie, public_routes
+from control_plane.api.authentication import (
+    DOCS_PATH,
+    OPENAPI_PATH,
+    PUBLIC,
+    Authenticator,
+    SessionCookie,
+    public_routes,
+)
 from control_plane.api.edge import AllowedHosts, Edge
 from control_plane.api.health import Checks
 from control_plane.api.live import Live
@@ -42,7 +52,9 @@ ROUTERS: Final = (
     tasks.router,
     executions.router,
     executions.outputs,
+    exports.router,  # before the route of one event, which would take it for a seq
     audit.router,
+    audit.proofs,
     stream.router,
     projections.router,
     access.users,
@@ -91,6 +103,12 @@ def _check_guarded(app: FastAPI) -> None:
 @_openapi.get(OPENAPI_PATH)
 async def openapi(request: Request) -> dict[str, Any]:
     return describe(request.app)
+
+
+@_openapi.get(DOCS_PATH, response_class=HTMLResponse)
+async def docs_page(request: Request) -> HTMLResponse:
+    dashboard: StaticUi = request.app.state.ui
+    return HTMLResponse(docs.page(describe(request.app), dashboard.digest))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import base64
 from typing import Annotated, Any, Final
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 
 from control_plane.api.fields import (
     MAX_SEQ,
@@ -26,16 +26,20 @@ from control_plane.api.fields import (
 from control_plane.api.routing import noun
 from control_plane.api.services import Given
 from control_plane.errors import NotFoundError
-from control_plane.events.envelope import EVENT
+from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.projections.queries.audit import AuditFilter, AuditRow
 from control_plane.projections.queries.pages import cursor_of, parse_cursor
 from control_plane_wire import strict_json
+from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.signing import encode_base64
 
 PROJECTION: Final = "audit"
 KIND: Final = r"\A[a-z_]{1,32}(\.[a-z_]{1,32})?\z"
 
 router = noun("/events", "audit", permission="events.read")
+proofs = noun("/audit", "audit", permission="events.read")
+
+Log = Annotated[LogName, Query(description="which of the two logs")]
 
 
 class AuditEvent(Answer):
@@ -55,16 +59,49 @@ class WholeEvent(AuditEvent):
 
     Attributes:
         occurred_at: by the sender's clock.
-        body: decoded; `body_base64`: the exact bytes, which the signature covers.
+        body: decoded, null where it is no JSON; `body_base64`: the exact bytes, which the signature covers.
         signature: base64 of whoever vouches for it, by the key `key_id`.
     """
 
     occurred_at: Time | None
     schema_v: int
-    body: dict[str, Any]
+    body: dict[str, Any] | None
     body_base64: str
     signature: str | None
     key_id: str | None
+
+
+class SignedCheckpoint(Answer):
+    """The newest checkpoint of a log.
+
+    Attributes:
+        root: base64 of the tree's root over the first `size` events.
+        note: the signed text, as C2SP's tlog-checkpoint.
+        consistency: base64 of the hashes that prove that it has grown from the tree over `since` events.
+    """
+
+    origin: str
+    size: int
+    root: str
+    recorded_at: Time
+    note: str
+    consistency: list[str] | None = None
+
+
+class EventProof(Answer):
+    """That an event is in the tree of a checkpoint.
+
+    Attributes:
+        leaf: base64 of the event's leaf hash; `hashes`: of the inclusion proof, nearest first.
+        note: the checkpoint that they lead to.
+        proof: all of it with the whole event, as C2SP's tlog-proof: what `control-plane audit check` verifies.
+    """
+
+    seq: int
+    leaf: str
+    hashes: list[str]
+    note: str
+    proof: str
 
 
 def event_of(row: AuditRow) -> AuditEvent:
@@ -79,23 +116,40 @@ def event_of(row: AuditRow) -> AuditEvent:
     )
 
 
-@router.get("")
-async def list_events(
-    services: Given,
-    after: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="oldest first, from after this seq")] = None,
+def whole_event_of(stored: StoredEvent, outcome: str | None) -> WholeEvent:
+    return WholeEvent(
+        seq=stored.seq,
+        recorded_at=at(stored.recorded_us),
+        kind=stored.kind,
+        actor=stored.actor,
+        task_id=stored.task_id,
+        hostname=stored.hostname,
+        outcome=outcome,
+        occurred_at=time_of(stored.occurred_us),
+        schema_v=stored.schema_v,
+        body=_decoded(stored.body),
+        body_base64=base64.b64encode(stored.body).decode(),
+        signature=None if stored.signature is None else encode_base64(stored.signature),
+        key_id=stored.key_id,
+    )
+
+
+def _decoded(body: bytes) -> dict[str, Any] | None:
+    try:
+        return strict_json.parse(body, max_bytes=len(body))
+    except MalformedMessageError:
+        return None
+
+
+async def _wanted(
     kind: Annotated[str | None, Query(pattern=KIND, description="task.accepted, or a family such as task")] = None,
     task_id: Annotated[TaskId | None, Query()] = None,
     hostname: Annotated[Name | None, Query()] = None,
     actor: Word = None,
     from_: FromTime = None,
     to: ToTime = None,
-    cursor: Cursor = None,
-    limit: Limit = 100,
-    min_seq: Seq | None = None,
-) -> Listing[AuditEvent]:
-    """Newest first, or with `after` oldest first."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    wanted = AuditFilter(
+) -> AuditFilter:
+    return AuditFilter(
         kind=kind,
         task_id=task_id,
         hostname=hostname,
@@ -103,6 +157,23 @@ async def list_events(
         from_us=micros_of(from_) if from_ else None,
         to_us=micros_of(to) if to else None,
     )
+
+
+Wanted = Annotated[AuditFilter, Depends(_wanted)]
+After = Annotated[int, Query(ge=0, le=MAX_SEQ, description="oldest first, from after this seq")]
+
+
+@router.get("")
+async def list_events(
+    services: Given,
+    wanted: Wanted,
+    after: After | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    min_seq: Seq | None = None,
+) -> Listing[AuditEvent]:
+    """Newest first, or with `after` oldest first."""
+    await wait_for_seq(services, PROJECTION, min_seq)
     as_of = await services.audit_queries.as_of()
     place = None if cursor is None else parse_cursor(cursor, int)
     if after is None:
@@ -127,18 +198,43 @@ async def get_event(
         raise NotFoundError("unknown_event", f"there is no event {seq}")
     rows = await services.audit_queries.after(AuditFilter(), seq - 1, limit=1)
     outcome = rows[0].outcome if rows and rows[0].seq == seq else None
-    return WholeEvent(
-        seq=stored.seq,
-        recorded_at=at(stored.recorded_us),
-        kind=stored.kind,
-        actor=stored.actor,
-        task_id=stored.task_id,
-        hostname=stored.hostname,
-        outcome=outcome,
-        occurred_at=time_of(stored.occurred_us),
-        schema_v=stored.schema_v,
-        body=strict_json.parse(stored.body, max_bytes=len(stored.body)),
-        body_base64=base64.b64encode(stored.body).decode(),
-        signature=None if stored.signature is None else encode_base64(stored.signature),
-        key_id=stored.key_id,
+    return whole_event_of(stored, outcome)
+
+
+@proofs.get("/checkpoint")
+async def get_checkpoint(
+    services: Given,
+    log: Log = EVENT,
+    since: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="prove that it has grown from this size")] = None,
+    min_seq: Seq | None = None,
+) -> SignedCheckpoint:
+    """The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed."""
+    await wait_for_seq(services, PROJECTION, min_seq)
+    signed = await services.checkpoints.newest(log)
+    if signed is None:
+        raise NotFoundError("no_checkpoint", "nothing is signed yet")
+    hashes = None if since is None else await services.checkpoints.consistency(log, since, signed)
+    return SignedCheckpoint(
+        origin=signed.checkpoint.origin,
+        size=signed.size,
+        root=encode_base64(signed.root),
+        recorded_at=at(signed.recorded_us),
+        note=signed.note,
+        consistency=None if hashes is None else [encode_base64(hash_) for hash_ in hashes],
+    )
+
+
+@proofs.get("/proof/{seq}")
+async def get_proof(
+    services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT, min_seq: Seq | None = None
+) -> EventProof:
+    """That one event is in the log, and has been since its checkpoint was signed."""
+    await wait_for_seq(services, PROJECTION, min_seq)
+    proof = await services.checkpoints.prove(log, seq)
+    return EventProof(
+        seq=seq,
+        leaf=encode_base64(proof.leaf),
+        hashes=[encode_base64(hash_) for hash_ in proof.hashes],
+        note=proof.note,
+        proof=proof.to_text(),
     )

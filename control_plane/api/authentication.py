@@ -31,11 +31,16 @@ PUBLIC: Final = frozenset(
 )
 METRICS_PATH: Final = "/metrics"
 OPENAPI_PATH: Final = "/api/openapi.json"
+DOCS_PATH: Final = "/api/docs"
 
 
 def public_routes(settings: Settings) -> frozenset[tuple[str, str]]:
     """The routes that answer without credentials, as (method, path template); the pages of the UI come on top."""
-    by_setting = {METRICS_PATH: settings.metrics_public, OPENAPI_PATH: settings.docs_public}
+    by_setting = {
+        METRICS_PATH: settings.metrics_public,
+        OPENAPI_PATH: settings.docs_public,
+        DOCS_PATH: settings.docs_public,
+    }
     return PUBLIC | {("GET", path) for path, is_public in by_setting.items() if is_public}
 
 
@@ -75,21 +80,22 @@ class Authenticator:
         """Who asks. A request with `Authorization` is judged by that alone.
 
         Raises:
-            NotSignedInError: nobody that we know.
-            ProblemError: 403, an unsafe request with a cookie that no page of ours has made.
+            NotSignedInError: nobody that we know; recorded where something was shown to us.
+            ProblemError: 403, an unsafe request with a cookie that no page of ours has made; recorded.
         """
         if (header := request.headers.get("authorization")) is not None:
             scheme, _, text = header.partition(" ")
-            if scheme.lower() != "bearer":
-                raise NotSignedInError
-            return await self._find(self._access.by_token, text.strip(), request)
+            return await self._find(self._access.by_token, text.strip() if scheme.lower() == "bearer" else "", request)
         secret = self._cookie.read(request)
         if secret is None:
             raise NotSignedInError
         principal = await self._find(self._access.by_session, secret, request)
         if request.method not in SAFE_METHODS:
-            check_origin(request, required=True)
-            _check_csrf(request, secret)
+            await self.check_origin(request, username=principal.username, required=True)
+            if not _has_csrf_token(request, secret):
+                await self._deny(request, principal.username, "csrf_refused")
+                detail = f"the header {CSRF_HEADER} is missing or not this session's"
+                raise ProblemError(403, "csrf_refused", detail)
         return principal
 
     async def _find(self, find: "_Find", text: str, request: Request) -> Principal:
@@ -98,7 +104,25 @@ class Authenticator:
             return find(text, address=address)
         except NotSignedInError:
             await self._authority.refresh()  # another replica may have opened it a moment ago
+        try:
             return find(text, address=address)
+        except NotSignedInError as error:
+            await self._deny(request, None, error.code)
+            raise
+
+    async def check_origin(self, request: Request, *, username: str | None = None, required: bool = False) -> None:
+        """Raises ProblemError where another site's page has made this request; that is recorded."""
+        origin = request.headers.get("origin")
+        if origin is None and not required:
+            return
+        if origin is None or _host_of(origin) != request.headers.get("host"):
+            await self._deny(request, username, "origin_refused")
+            raise ProblemError(403, "origin_refused", "the Origin header does not name this server")
+
+    async def _deny(self, request: Request, username: str | None, code: str) -> None:
+        """Record it under the route's template, since the address itself may be anything."""
+        resource = f"{request.method} {request.scope['route'].path}"
+        await self._access.deny(username, "request", resource, address=address_of(request), code=code)
 
 
 class _Find(Protocol):
@@ -109,15 +133,6 @@ def address_of(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
-def check_origin(request: Request, *, required: bool = False) -> None:
-    """Raises ProblemError where another site's page has made this request."""
-    origin = request.headers.get("origin")
-    if origin is None and not required:
-        return
-    if origin is None or _host_of(origin) != request.headers.get("host"):
-        raise ProblemError(403, "origin_refused", "the Origin header does not name this server")
-
-
 def _host_of(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc
@@ -125,7 +140,6 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
-def _check_csrf(request: Request, secret: str) -> None:
+def _has_csrf_token(request: Request, secret: str) -> bool:
     given = request.headers.get(CSRF_HEADER, "").encode()
-    if not secrets.compare_digest(given, csrf_token(secret).encode()):
-        raise ProblemError(403, "csrf_refused", f"the header {CSRF_HEADER} is missing or not this session's")
+    return secrets.compare_digest(given, csrf_token(secret).encode())

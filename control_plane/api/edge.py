@@ -1,6 +1,5 @@
 """What surrounds every request: its id, its size, its Host, and the headers of every answer."""
 
-import asyncio
 import ipaddress
 import secrets
 from typing import Final
@@ -11,8 +10,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.api import problems
+from control_plane.api.bodies import MAX_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
-from control_plane.api.routing import MAX_BODY_BYTES
 from control_plane.observability import Metrics, bound
 from control_plane.settings import LOOPBACK, Settings
 from control_plane_wire.clock import Clock
@@ -21,7 +20,6 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-BODY_S: Final = 30.0
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADERS: Final = (
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
@@ -104,39 +102,7 @@ class Edge:
         if request.headers.get("host", "") not in self._hosts:
             detail = "this server is not known by that Host; CONTROL_PLANE_PUBLIC_URL names the one it has"
             raise ProblemError(421, "host_refused", detail)
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared[:20]) > MAX_BODY_BYTES:
-            raise _too_large()
-
-
-def _too_large() -> ProblemError:
-    return ProblemError(413, "body_too_large", f"a body has at most {MAX_BODY_BYTES} bytes")
-
-
-class LimitedBody:
-    """The body as it arrives, up to its limits: a sender need not say beforehand how much it will be, or how slow."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._received = 0
-        self._ends_at: float | None = None
-        self._is_whole = False
-
-    async def __call__(self) -> Message:
-        if self._is_whole:
-            return await self._receive()
-        if self._ends_at is None:
-            self._ends_at = asyncio.get_running_loop().time() + BODY_S
-        try:
-            async with asyncio.timeout_at(self._ends_at):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise ProblemError(408, "body_too_slow", f"the body did not come within {BODY_S:g} s") from error
-        self._received += len(message.get("body", b""))
-        self._is_whole = not message.get("more_body", False)
-        if self._received > MAX_BODY_BYTES:
-            raise _too_large()
-        return message
+        check_length(request, MAX_BODY_BYTES)
 
 
 class _Answer:

@@ -4,9 +4,22 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 from fastapi import Path
+from fastapi import Request as HttpRequest
 from pydantic import Field, StrictInt, StrictStr
 
-from control_plane.api.fields import Answer, Items, Name, Request, Time, at_s, decoded, public_key_of
+from control_plane.api.authentication import address_of
+from control_plane.api.fields import (
+    Answer,
+    Items,
+    Name,
+    Request,
+    Seq,
+    Time,
+    at_s,
+    decoded,
+    public_key_of,
+    wait_for_authority,
+)
 from control_plane.api.keys import PublicKey, public_key_of_state
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
@@ -70,8 +83,9 @@ class Enrolled(Answer):
 
 
 @tokens.get("")
-async def list_enrolment_tokens(services: Given, caller: Caller) -> Items[EnrolmentToken]:
+async def list_enrolment_tokens(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[EnrolmentToken]:
     """Those that may still be used."""
+    await wait_for_authority(services, min_seq)
     return Items(
         items=[
             EnrolmentToken(
@@ -108,19 +122,25 @@ async def revoke_enrolment_token(
 
 
 @router.post("/begin")
-async def begin_enrolment(services: Given, body: BeginEnrolment) -> Nonce:
-    key = public_key_of(body.public_key)
-    return Nonce(nonce=await services.enrolment.begin(token=body.token, hostname=body.hostname, public_key=key))
+async def begin_enrolment(request: HttpRequest, services: Given, body: BeginEnrolment) -> Nonce:
+    nonce = await services.enrolment.begin(
+        token=body.token,
+        hostname=body.hostname,
+        public_key=public_key_of(body.public_key),
+        address=address_of(request),
+    )
+    return Nonce(nonce=nonce)
 
 
 @router.post("/finish")
-async def finish_enrolment(services: Given, body: FinishEnrolment) -> Enrolled:
+async def finish_enrolment(request: HttpRequest, services: Given, body: FinishEnrolment) -> Enrolled:
     enrolled = await services.enrolment.finish(
         token=body.token,
         hostname=body.hostname,
         public_key=public_key_of(body.public_key),
         nonce=body.nonce,
         proof=decoded("proof", body.proof, decode_signature),
+        address=address_of(request),
     )
     return Enrolled(
         hostname=enrolled.hostname,

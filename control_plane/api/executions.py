@@ -183,6 +183,9 @@ async def get_execution(
 async def _execution(services: Services, task_id: str, hostname: str) -> ExecutionView:
     row = await services.task_queries.execution(task_id, hostname)
     if row is None:
+        await wait_for_task(services, task_id)
+        row = await services.task_queries.execution(task_id, hostname)
+    if row is None:
         raise NotFoundError("unknown_execution", f"there is no execution of {task_id} on {hostname}")
     return row
 

@@ -1,5 +1,6 @@
 """The types of single fields: what may be sent, and the forms that answers have in common."""
 
+import asyncio
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from control_plane_wire.topology import MAX_NAME, is_name, is_task_id
 MAX_LINE: Final = 256
 MAX_SEQ: Final = 2**53 - 1
 MIN_SEQ_WAIT_S: Final = 2.0
+POLL_S: Final = 0.05
 _BIDIRECTIONAL: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _NAME_RULE: Final = "has to be lower-case labels of a-z 0-9 _ - joined by dots"
 
@@ -150,6 +152,16 @@ async def wait_for_seq(services: Services, projection: str, seq: int | None) -> 
     """Wait until a read table has come to an event. Raises ReadTableBehindError after 2 s."""
     if seq is not None and not await services.hub.wait_for(projection, seq, timeout_s=MIN_SEQ_WAIT_S):
         raise ReadTableBehindError
+
+
+async def wait_for_authority(services: Services, seq: int | None) -> None:
+    """The same for what is answered from memory: people, tokens, keys. It reads nothing, since anybody may ask it."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + MIN_SEQ_WAIT_S
+    while seq is not None and services.authority.position < seq:
+        if loop.time() >= ends:
+            raise ReadTableBehindError
+        await services.hub.wait_moved(timeout_s=POLL_S)
 
 
 def one_of(allowed: Collection[str]) -> AfterValidator:

@@ -1,6 +1,6 @@
 """What the stream sends, as bytes: frames of server-sent events, and which rows belong to which topic."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ HOST: Final = "host:"
 TASK: Final = "task:"
 PLAIN_TOPICS: Final = frozenset({"system", "hosts", "usage", "tasks", "events"})
 MAX_TOPICS: Final = 64
+CHUNK_BYTES: Final = 64 * 1024  # about as much goes out at once
 
 
 def parse_topics(text: str) -> frozenset[str]:
@@ -60,16 +61,35 @@ def frame(event: str, data: object) -> bytes:
     return b"event: %s\ndata: %s\n" % (event.encode(), orjson.dumps(data))
 
 
-def batch(frames: Sequence[bytes], positions: Positions | None) -> bytes:
-    """Frames that belong together: only the last one has the id, for a reader that loses a part must read all again."""
-    joined = b"\n".join(frames)
-    return joined + (b"id: %s\n\n" % str(positions).encode() if positions is not None else b"\n")
+def batch(frames: Sequence[bytes], positions: Positions | None) -> list[bytes]:
+    """Frames that belong together, in chunks.
+
+    Only the last one has the id: a reader that loses a part of them must read all again.
+    """
+    last = b"\n" if positions is None else b"id: %s\n\n" % str(positions).encode()
+    chunks = [b""]
+    for text, end in zip(frames, [b"\n"] * (len(frames) - 1) + [last], strict=True):
+        if len(chunks[-1]) >= CHUNK_BYTES:
+            chunks.append(b"")
+        chunks[-1] += text + end
+    return chunks
 
 
 def frames_of(rows: Iterable[Row], topics: frozenset[str]) -> list[bytes]:
-    """The frames of the rows that a reader of these topics gets, one a table, in the order of their positions."""
+    """The frames of the rows that a reader of these topics gets, by table, in the order of their positions."""
     by_table: dict[Table, list[Row]] = {}
     for found in rows:
         if not topics.isdisjoint(found.topics):
             by_table.setdefault(found.table, []).append(found)
-    return [rows_frame(table, found) for table, found in by_table.items()]
+    return [rows_frame(table, some) for table, found in by_table.items() for some in _parts(found)]
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """One event may change thousands of rows, which are too much for one frame."""
+    start = size = 0
+    for place, found in enumerate(rows):
+        if size >= CHUNK_BYTES:
+            yield rows[start:place]
+            start, size = place, 0
+        size += len(found.data)
+    yield rows[start:]

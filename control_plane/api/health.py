@@ -10,6 +10,7 @@ from control_plane.api.authentication import METRICS_PATH
 from control_plane.api.fields import Answer, Time, at
 from control_plane.api.routing import GuardedRoute
 from control_plane.api.services import Given, Probe, Services
+from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.observability import Metrics
 
@@ -91,15 +92,25 @@ async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response
 
 @router.get(METRICS_PATH, response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: Given) -> Response:
-    await _measure(services, services.metrics)
+    """What this process has counted, and how the database was found just now or, while it is away, the last time."""
+    up = services.metrics.gauge("control_plane_database_up", "1 where the database answers, else 0.")
+    try:
+        async with asyncio.timeout(PROBE_S):
+            await _measure(services, services.metrics)
+        up.set(1)
+    except (StorageUnavailableError, TimeoutError):
+        up.set(0)
     return Response(services.metrics.render(), media_type=PROMETHEUS)
 
 
 async def _measure(services: Services, metrics: Metrics) -> None:
     """What is read from the database when somebody asks, since it belongs to no single process."""
     head = metrics.gauge("control_plane_log_head", "Seq of the last event.", "log")
+    signed = metrics.gauge("control_plane_checkpoint_size", "Events that the newest checkpoint covers.", "log")
     for name in (EVENT, HEARTBEAT_EVENT):
         head.set((await services.log.head(name)).seq, log=name)
+        newest = await services.checkpoints.newest(name)
+        signed.set(newest.size if newest is not None else 0, log=name)
     room = metrics.gauge("control_plane_log_room_events", "Events until the last planned segment is full.", "log")
     for name, left in (await services.rooms()).items() if services.rooms else ():
         room.set(left, log=name)

@@ -189,13 +189,9 @@ async def get_host(services: Given, hostname: Hostname, min_seq: Seq | None = No
 
 @router.patch("/{hostname}")
 async def change_host(services: Given, caller: Caller, hostname: Hostname, body: ChangeHost) -> HostChange:
-    seq = 0
-    if body.groups is not None:
-        seq = await services.hosts.set_groups(caller, hostname, body.groups)
-    if body.labels is not None:
-        seq = await services.hosts.set_labels(caller, hostname, body.labels)
-    if body.maintenance is not None:
-        seq = await services.hosts.set_maintenance(caller, hostname, body.maintenance)
+    seq = await services.hosts.change(
+        caller, hostname, groups=body.groups, labels=body.labels, maintenance=body.maintenance
+    )
     return HostChange(hostname=hostname, seq=seq)
 
 
@@ -218,8 +214,10 @@ async def list_heartbeats(
     from_: FromTime = None,
     to: ToTime = None,
     points: Annotated[int, Query(ge=1, le=2000)] = 300,
+    min_seq: Seq | None = None,
 ) -> Items[UsagePoint]:
     """The usages over time, oldest first, thinned; the last hour where no time is given."""
+    await wait_for_seq(services, PROJECTION, min_seq)
     to_us = micros_of(to) if to else services.clock.now_us()
     from_us = micros_of(from_) if from_ else to_us - DEFAULT_HISTORY_US
     found = await services.host_queries.usage(hostname, from_us=from_us, to_us=to_us, points=points)

@@ -1,6 +1,6 @@
 """The control plane's public keys, for whoever verifies its signatures."""
 
-from control_plane.api.fields import Answer, Items
+from control_plane.api.fields import Answer, Items, Seq, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Given
 from control_plane_wire.messages import KeyState
@@ -22,5 +22,6 @@ def public_key_of_state(key: KeyState) -> PublicKey:
 
 
 @router.get("")
-async def list_keys(services: Given) -> Items[PublicKey]:
+async def list_keys(services: Given, min_seq: Seq | None = None) -> Items[PublicKey]:
+    await wait_for_authority(services, min_seq)
     return Items(items=[public_key_of_state(key) for key in services.keyring.states()])

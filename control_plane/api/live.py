@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
@@ -31,7 +31,7 @@ MAX_OF_TOKEN: Final = 50
 
 
 class Subscription:
-    """One reader: what it still has to be sent, at most 1 MiB; a reader that far behind is closed, and resumes."""
+    """One reader, and what it still has to be sent: one that leaves too much of it unread is closed, and resumes."""
 
     def __init__(self, principal: Principal, topics: frozenset[str]) -> None:
         self.principal = principal
@@ -41,12 +41,14 @@ class Subscription:
         self._bytes = 0
         self._changed = asyncio.Event()
 
-    def offer(self, chunk: bytes) -> None:
-        if self._bytes + len(chunk) > MAX_BEHIND_BYTES:
+    def offer(self, chunks: Sequence[bytes]) -> None:
+        """Take what has happened at once, however much that is, unless what came before it waits unread."""
+        size_bytes = sum(map(len, chunks))
+        if self._waiting and self._bytes + size_bytes > MAX_BEHIND_BYTES:
             self.close()
         if not self.is_closed:
-            self._waiting.append(chunk)
-            self._bytes += len(chunk)
+            self._waiting.extend(chunks)
+            self._bytes += size_bytes
             self._changed.set()
 
     def close(self) -> None:
@@ -104,7 +106,8 @@ class Live:
         # The follower's places are fixed before the replay is read, so nothing falls between the two.
         if self._places is None:
             self._places = await self._changes.now()
-        yield batch([await self._ping()], None)
+        for chunk in batch([await self._ping()], None):
+            yield chunk
         if after is not None:
             async for chunk in self._replay(subscription, after):
                 yield chunk
@@ -126,13 +129,15 @@ class Live:
             own = [host_row(view, only_its_own=True) for view in usage]
             frames += frames_of(own, topics)
             if frames:
-                yield batch(frames, places.lowest)
+                for chunk in batch(frames, places.lowest):
+                    yield chunk
             count += len(rows) + len(usage)
             if places.has_reached(goal):
                 return
             is_gone = count > MAX_REPLAY_ROWS
         if is_gone:
-            yield batch([frame("reset", {"topic": topic}) for topic in sorted(topics)], goal.lowest)
+            for chunk in batch([frame("reset", {"topic": topic}) for topic in sorted(topics)], goal.lowest):
+                yield chunk
 
     # --- the follower -----------------------------------------------------------------------------------------------
 
@@ -190,14 +195,14 @@ class Live:
         """Give every reader what is its own; readers of the same topics share the bytes."""
         if self._places is None:
             return
-        made: dict[frozenset[str], bytes] = {}
+        made: dict[frozenset[str], list[bytes]] = {}
         for subscription in self._subscriptions:
             topics = subscription.topics
             if topics not in made:
                 frames = frames_of(rows, topics)
                 if usage is not None and "usage" in topics:
                     frames.append(usage)
-                made[topics] = batch(frames, self._places.lowest) if frames else b""
+                made[topics] = batch(frames, self._places.lowest) if frames else []
             if made[topics]:
                 subscription.offer(made[topics])
 

@@ -1,7 +1,7 @@
 """Every error that the API answers: RFC 9457 `application/problem+json` with a stable `code`."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,11 +20,14 @@ from control_plane.errors import (
     RefusedError,
     StorageUnavailableError,
 )
+from control_plane.observability import Metrics
 
 _logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = {"Retry-After": "1"}
+MAX_ERRORS: Final = 20  # of all that is wrong with a request; who mends them is told the rest
+MAX_FIELD: Final = 256
 
 # A refusal is 422 unless it is about what stands already (409), or about an opaque text that the API gave out (400).
 _STATUS_BY_CODE: Final[Mapping[str, int]] = {
@@ -36,6 +39,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "host_exists",
             "key_conflict",
             "last_administrator",
+            "not_provable",
             "preview_expired",
             "preview_required",
             "target_changed",
@@ -74,26 +78,29 @@ class ReadTableBehindError(ProblemError):
 
 
 def problem(
+    request: Request,
     status: int,
     code: str,
     detail: str,
     *,
-    request_id: str | None,
-    errors: Iterable[Mapping[str, str]] = (),
+    errors: Sequence[Mapping[str, str]] = (),
+    more_errors: int = 0,
     headers: Mapping[str, str] | None = None,
     more: Mapping[str, object] | None = None,
 ) -> Response:
+    metrics: Metrics = request.app.state.services.metrics
+    metrics.counter("control_plane_http_problems_total", "Requests answered with a problem.", "code").add(code=code)
     body: dict[str, object] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": request_id,
+        "request_id": getattr(request.state, "request_id", None),
         **(more or {}),
     }
-    if listed := list(errors):
-        body["errors"] = listed
+    if errors:
+        body |= {"errors": list(errors), "more_errors": more_errors}
     # What a client sent may hold lone surrogates; they go out as question marks.
     data = orjson.dumps(_encodable(body))
     return Response(data, status, dict(headers or {}), CONTENT_TYPE)
@@ -108,10 +115,6 @@ def _encodable(value: object) -> object:
         case list():
             return [_encodable(item) for item in value]
     return value
-
-
-def request_id_of(request: Request) -> str | None:
-    return getattr(request.state, "request_id", None)
 
 
 def install(app: FastAPI) -> None:
@@ -137,25 +140,29 @@ async def _refused(request: Request, error: Exception) -> Response:
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
     more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}
-    return problem(status, error.code, error.detail, request_id=request_id_of(request), headers=headers, more=more)
+    return problem(request, status, error.code, error.detail, headers=headers, more=more)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     _logger.warning("storage unavailable", extra={"reason": str(error)})
     detail = "the database does not answer; the same request again is safe"
-    return problem(503, "storage_unavailable", detail, request_id=request_id_of(request), headers=RETRY_AFTER)
+    return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
-    errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in error.errors()]
+    found = error.errors()
+    errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in found[:MAX_ERRORS]]
+    more_errors = len(found) - len(errors)
     detail = f"{errors[0]['field']}: {errors[0]['message']}"
-    return problem(422, "invalid_request", detail, request_id=request_id_of(request), errors=errors)
+    if more_errors:
+        detail += f" ({len(found)} errors, of which {MAX_ERRORS} are listed)"
+    return problem(request, 422, "invalid_request", detail, errors=errors, more_errors=more_errors)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
     """`body, target, host` is told as `target.host`; the body as a whole as `body`."""
-    return ".".join(str(part) for part in location[1:]) or str(location[0])
+    return (".".join(str(part) for part in location[1:]) or str(location[0]))[:MAX_FIELD]
 
 
 def _message(error: Mapping[str, Any]) -> str:
@@ -169,21 +176,14 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, ProblemError):
         code = error.code
         errors = [{"field": error.field, "message": error.detail}] if error.field else []
-    return problem(
-        error.status_code,
-        code,
-        error.detail,
-        request_id=request_id_of(request),
-        errors=errors,
-        headers=error.headers,
-    )
+    return problem(request, error.status_code, code, error.detail, errors=errors, headers=error.headers)
 
 
 async def internal_error(request: Request, error: Exception) -> Response:
     """Whatever was not foreseen: the log has the trace, and the answer the id to find it by."""
     _logger.error("request failed", exc_info=error)
     detail = "something went wrong here; the server's log has it under this request_id"
-    return problem(500, "internal_error", detail, request_id=request_id_of(request))
+    return problem(request, 500, "internal_error", detail)
 
 
 SCHEMA: Final[Mapping[str, Any]] = {
@@ -203,5 +203,6 @@ SCHEMA: Final[Mapping[str, Any]] = {
                 "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
             },
         },
+        "more_errors": {"type": "integer", "description": f"that `errors`, which has {MAX_ERRORS} at most, leaves out"},
     },
 }

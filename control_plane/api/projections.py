@@ -1,15 +1,28 @@
 """How far each read table has come."""
 
-from control_plane.api.fields import Answer, Items
+from typing import Annotated
+
+from fastapi import Path
+
+from control_plane.api.fields import Answer, Items, Seq, wait_for_seq
 from control_plane.api.routing import noun
-from control_plane.api.services import Given
+from control_plane.api.services import Caller, Given
+from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.queries.projections import ProjectionState
 
 router = noun("/projections", "system", permission="projections.read")
 
 
 class Projection(Answer):
-    """Attributes: `position`, `head`: opaque; `parked`: events set aside; `owner`: the process that folds it."""
+    """How one read table stands.
+
+    Attributes:
+        position, head: opaque.
+        parked: events set aside.
+        owner: the process that folds it.
+        rebuilt_events: how many a rebuild has folded, which is under way or was stopped; null: there is none.
+        has_old: whether the tables from before the last rebuild can be put back.
+    """
 
     name: str
     version: int
@@ -20,6 +33,12 @@ class Projection(Answer):
     state: str
     parked: int
     owner: str | None
+    rebuilt_events: int | None
+    has_old: bool
+
+
+class RebuildAnswer(Answer):
+    name: str
 
 
 def projection_of(state: ProjectionState) -> Projection:
@@ -33,9 +52,23 @@ def projection_of(state: ProjectionState) -> Projection:
         state=state.state,
         parked=state.parked,
         owner=state.owner,
+        rebuilt_events=state.rebuilt_events,
+        has_old=state.has_old,
     )
 
 
 @router.get("")
-async def list_projections(services: Given) -> Items[Projection]:
+async def list_projections(services: Given, min_seq: Seq | None = None) -> Items[Projection]:
+    """All of them; with `min_seq` once every one has come so far."""
+    for projection in PROJECTIONS:
+        await wait_for_seq(services, projection.name, min_seq)
     return Items(items=[projection_of(state) for state in await services.projection_queries.states()])
+
+
+@router.post("/{name}/rebuild", status_code=202)
+async def rebuild_projection(
+    services: Given, caller: Caller, name: Annotated[str, Path(min_length=1, max_length=64)]
+) -> RebuildAnswer:
+    """Fold it from zero beside the live tables, which go on, and put the new ones in place; the list tells how far."""
+    await services.projections.rebuild(caller, name)
+    return RebuildAnswer(name=name)

@@ -1,23 +1,27 @@
 """The one kind of route there is: closed unless listed as public, and strict about what it is sent."""
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.types import Receive
 
 from control_plane.api.authentication import Authenticator
+from control_plane.api.bodies import MAX_BODY_BYTES, MAX_PUBLIC_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
-from control_plane.api.services import Caller
-from control_plane.commands.access import check_may
+from control_plane.api.services import Caller, Given
+from control_plane.errors import StorageUnavailableError
 from control_plane.observability import bound
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
 
 API: Final = "/api/v1"
-MAX_BODY_BYTES: Final = 1024 * 1024
+ANSWER_S: Final = 8.0  # then a client is told to come again; letting go of a connection that hangs takes time, too
 
 
 class StrictRequest(Request):
@@ -37,14 +41,33 @@ class GuardedRoute(APIRoute):
         known = _query_names(self.dependant)
 
         async def guarded(request: Request) -> Response:
-            actor = await self._let_in(request)
-            self.check_query(request, known)
-            if self.body_field is not None:
-                _check_content_type(request)
-            with bound(actor=actor):
-                return await handle(StrictRequest(request.scope, request.receive))
+            try:
+                async with asyncio.timeout(ANSWER_S) as limit:
+                    return await self._answer(request, handle, known, limit)
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise StorageUnavailableError(f"no answer within {ANSWER_S:g} s") from error
 
         return guarded
+
+    async def _answer(
+        self,
+        request: Request,
+        handle: Callable[[Request], Coroutine[Any, Any, Response]],
+        known: set[str],
+        limit: asyncio.Timeout,
+    ) -> Response:
+        is_public = (request.method, self.path) in request.app.state.public_routes
+        actor = "anonymous" if is_public else await _let_in(request)
+        self.check_query(request, known)
+        strict = StrictRequest(request.scope, _little_of(request) if is_public else request.receive)
+        if self.body_field is not None:
+            _check_content_type(request)
+            with _stopped(limit):  # the sender's time, which has a limit of its own
+                await strict.body()
+        with bound(actor=actor):
+            return await handle(strict)
 
     def check_query(self, request: Request, known: set[str]) -> None:
         """Refuse a parameter that would be ignored: its sender believes that it counts."""
@@ -54,15 +77,29 @@ class GuardedRoute(APIRoute):
             if name not in known:
                 raise ProblemError(422, "invalid_request", "unknown parameter", field=name)
 
-    async def _let_in(self, request: Request) -> str:
-        """Who asks, by name; whoever needs more than that finds the principal in the request's state."""
-        state = request.app.state
-        if (request.method, self.path) in state.public_routes:
-            return "anonymous"
-        authenticator: Authenticator = state.authenticator
-        principal = await authenticator.principal(request)
-        request.state.principal = principal
-        return principal.username
+
+@contextmanager
+def _stopped(limit: asyncio.Timeout) -> Iterator[None]:
+    """Let a time limit stand still inside this block."""
+    loop, ends_s = asyncio.get_running_loop(), limit.when() or 0.0
+    left_s = ends_s - loop.time()
+    limit.reschedule(None)
+    yield
+    limit.reschedule(loop.time() + left_s)
+
+
+async def _let_in(request: Request) -> str:
+    """Who asks, by name; whoever needs more than that finds the principal in the request's state."""
+    authenticator: Authenticator = request.app.state.authenticator
+    principal = await authenticator.principal(request)
+    request.state.principal = principal
+    return principal.username
+
+
+def _little_of(request: Request) -> Receive:
+    """The body of a request that anybody may send."""
+    check_length(request, MAX_PUBLIC_BODY_BYTES)
+    return LimitedBody(request.receive, MAX_PUBLIC_BODY_BYTES)
 
 
 def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
@@ -71,9 +108,9 @@ def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
     return APIRouter(prefix=API + path, tags=[tag], route_class=GuardedRoute, dependencies=needs)
 
 
-def _requires(permission: str) -> Callable[[Caller], Coroutine[Any, Any, None]]:
-    async def check(caller: Caller) -> None:
-        check_may(caller, permission)
+def _requires(permission: str) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def check(request: Request, services: Given, caller: Caller) -> None:
+        await services.access.check(caller, permission, f"{request.method} {request.scope['route'].path}")
 
     return check
 

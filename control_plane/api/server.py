@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -14,6 +15,10 @@ from control_plane.api.app import create_app
 from control_plane.api.live import Live
 from control_plane.api.services import Services
 from control_plane.api.ui import StaticUi, ui_directory
+from control_plane.errors import ConfigurationError
+from control_plane.settings import Settings
+
+_logger = logging.getLogger(__name__)
 
 GRACEFUL_S: Final = 5  # shorter than what a stop may take in all
 MAX_CONNECTIONS: Final = 2000
@@ -21,19 +26,40 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_S: Final = 10.0
 
 
+@contextlib.contextmanager
+def bound(settings: Settings) -> Iterator[tuple[Settings, socket.socket]]:
+    """The socket that the settings ask for, and the settings with the port that it has got; nobody answers on it yet.
+
+    Raises:
+        ConfigurationError: the address is taken, or none of this machine's.
+    """
+    host, port = settings.listen_host, settings.listen_port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {settings.listen}: {error.strerror}; choose another address, or port 0 for any"
+            ) from error
+        listen = f"{settings.listen.rpartition(':')[0]}:{listener.getsockname()[1]}"
+        yield settings.model_copy(update={"listen": listen}), listener
+
+
 class HttpService:
     """The API, the dashboard and the stream, on one address."""
 
     name = "http"
 
-    def __init__(self, services: Services, *, host: str, port: int) -> None:
+    def __init__(self, services: Services, listener: socket.socket) -> None:
         dashboard = StaticUi.read(ui_directory())
         self.live = Live(services, dashboard.digest)
         self.app = create_app(services, self.live, dashboard)
-        self._address = (host, port)
+        self._url = services.settings.url
+        self._listener = listener
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`; what is being answered is finished, streams end. Raises OSError for a taken address."""
+        """Serve until `stop`; what is being answered is finished, streams end."""
         config = uvicorn.Config(
             self.app,
             http=_Protocol,
@@ -46,14 +72,12 @@ class HttpService:
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=GRACEFUL_S,
         )
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        with socket.create_server(self._address, family=family) as listener:
-            # Inherited by each connection. asyncio sets it only where a socket names its protocol, as accepted ones do
-            # not; and without it, head and body of an answer in two packets cost 40 ms of delayed acknowledgement.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.live.run(stop), name=self.live.name)
-                await _Server(config, stop).serve(sockets=[listener])
+        # Inherited by each connection. asyncio sets it only where a socket names its protocol, as accepted ones do not;
+        # and without it, head and body of an answer in two packets cost 40 ms of delayed acknowledgement.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.live.run(stop), name=self.live.name)
+            await _Server(config, stop, self._url).serve(sockets=[self._listener])
 
 
 class _Protocol(H11Protocol):
@@ -84,9 +108,14 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event, url: str) -> None:
         super().__init__(config)
         self._stop = stop
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        _logger.info("listening", extra={"url": self._url})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

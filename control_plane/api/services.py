@@ -11,9 +11,11 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
+from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.envelope import LogName
 from control_plane.observability import Metrics
 from control_plane.projections.hub import Hub
@@ -53,10 +55,12 @@ class Services:
     log: Log
     authority: Authority
     keyring: Keyring
+    checkpoints: Checkpoints
     access: AccessHandler
     enrolment: EnrolmentHandler
     hosts: HostHandler
     tasks: TaskHandler
+    projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries
     audit_queries: AuditQueries

@@ -6,8 +6,8 @@ from fastapi import Request as HttpRequest
 from fastapi import Response
 from pydantic import Field, StrictStr, model_validator
 
-from control_plane.api.authentication import SessionCookie, address_of, check_origin, csrf_token
-from control_plane.api.fields import Answer, Request
+from control_plane.api.authentication import Authenticator, SessionCookie, address_of, csrf_token
+from control_plane.api.fields import Answer, Request, Seq, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.ui import StaticUi
@@ -47,7 +47,8 @@ class Me(Answer):
 
 @router.post("/login")
 async def login(request: HttpRequest, response: Response, services: Given, body: Login) -> Me:
-    check_origin(request)
+    authenticator: Authenticator = request.app.state.authenticator
+    await authenticator.check_origin(request)
     address = address_of(request)
     if body.login_token is not None:
         opened = await services.access.login_by_link(body.login_token, address=address)
@@ -64,7 +65,8 @@ async def logout(request: HttpRequest, response: Response, services: Given, call
 
 
 @router.get("/me")
-async def me(request: HttpRequest, services: Given, caller: Caller) -> Me:
+async def me(request: HttpRequest, services: Given, caller: Caller, min_seq: Seq | None = None) -> Me:
+    await wait_for_authority(services, min_seq)
     secret = _cookie(request).read(request) if caller.session_sha256 else None
     return _me(request, services, caller, secret)
 

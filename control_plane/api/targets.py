@@ -10,10 +10,8 @@ from control_plane.api.fields import Answer, Command, Name, Request, Time, at_s
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
+from control_plane.commands.targets import MAX_HOSTS, parse_target
 from control_plane.commands.targets import Target as TargetDecision
-from control_plane.commands.targets import parse_target
-
-MAX_HOSTS = 10_000
 
 router = noun("/targets", "tasks")
 

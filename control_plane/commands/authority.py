@@ -6,6 +6,7 @@ does not follow from what stands, is counted and has no effect. No read table is
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,11 +15,14 @@ from control_plane.commands.access import AccessState
 from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Log
+from control_plane.commands.previews import PREVIEW_S
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import registry
+from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
+from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.lifecycle import wait_for_any
 from control_plane_wire.messages import KeyState
@@ -29,6 +33,8 @@ from control_plane_wire.signing import EVENT as EVENT_TAG
 KINDS: Final = frozenset(
     cls.KIND for cls in registry.CLASSES if cls.GIVES_AUTHORITY and cls not in {TaskAccepted, TaskCancelRequested}
 )
+FLEET_US: Final = 2 * PREVIEW_S * 1_000_000  # for so long it is known what the fleet was, twice what a preview holds
+MARK_US: Final = 60 * 1_000_000
 PAGE: Final = 1000
 POLL_S: Final = 0.25  # how late another replica's decision may be seen here
 RETRY_S: Final = 1.0
@@ -69,19 +75,25 @@ class Keyring:
 
 
 class Authority:
-    """The fold, and how far it has come. As a service it follows the log, so that what other replicas record counts."""
+    """The fold, and how far it has come. As a service it follows the log, so that what other replicas record counts.
+
+    Args:
+        clock: tells what is over and need not be remembered.
+    """
 
     name = "authority"
 
-    def __init__(self, log: Log, keyring: Keyring) -> None:
+    def __init__(self, log: Log, keyring: Keyring, clock: Clock | None = None) -> None:
         self._log = log
         self._keyring = keyring
+        self._clock = clock or SystemClock()
         self._lock = asyncio.Lock()
         self.position = 0
         self.refused = 0
         self.access = AccessState()
         self.fleet = FleetState()
         self.enrolment = EnrolmentState()
+        self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep up with the log until `stop`; while the log cannot be read, what was read last counts."""
@@ -102,9 +114,18 @@ class Authority:
                 page = await self._log.read(EVENT, after=self.position, limit=PAGE, kinds=KINDS, upto=head.seq)
                 # A start reads them all; a thousand signatures take about 0.1 s, too long for the loop.
                 for stored, event in await asyncio.to_thread(self._authentic, page) if page else ():
+                    self._pass(stored)
                     self.refused += event is None or not self._take_in(event, stored.seq)
                 self.position = page[-1].seq if len(page) == PAGE else head.seq
             return self.position
+
+    def _pass(self, stored: StoredEvent) -> None:
+        """Forget what the fleet was before any preview that still holds."""
+        now_us = stored.recorded_us
+        if not self._marks or self._marks[-1][0] + MARK_US <= now_us:
+            self._marks.append((now_us, stored.seq))
+        while self._marks[0][0] + FLEET_US < now_us:
+            self.fleet.forget(self._marks.popleft()[1])
 
     def _authentic(self, page: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event | None]]:
         """Each with its event, None where it is not ours or not what it says."""
@@ -119,6 +140,8 @@ class Authority:
 
     def _take_in(self, event: Event, seq: int) -> bool:
         """Whether it follows from what stands; each state lets pass what is not about it."""
+        if isinstance(event, EnrolmentTokenCreated):
+            self.enrolment.forget(self._clock.now_s())
         try:
             return self.access.apply(event, seq) and self.fleet.apply(event, seq) and self.enrolment.apply(event)
         except SignatureError:  # a public key that is none

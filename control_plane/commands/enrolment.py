@@ -6,20 +6,22 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
-from control_plane.commands.access import new_token, token_id_of
+from control_plane.commands.access import ROLES, new_token, token_id_of
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotSignedInError, RefusedError
-from control_plane.events import enrolment, hosts
+from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
 from control_plane_wire.errors import SignatureError
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, verify
 
+PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
+KEPT_S: Final = 86_400  # a token is remembered beyond its end: a clock may be set back
 
 
 @dataclass(slots=True)
@@ -53,19 +55,32 @@ class EnrolmentState:
                     event.created_by,
                 )
             case enrolment.EnrolmentTokenUsed():
-                token = self.tokens.get(event.token_id)
-                if token is None or token.used_by is not None:
-                    return False
-                token.used_by = (event.hostname, event.public_key)
+                if (token := self.tokens.get(event.token_id)) is not None:
+                    if token.used_by is not None:
+                        return False
+                    token.used_by = (event.hostname, event.public_key)
             case enrolment.EnrolmentTokenRevoked():
-                if event.token_id not in self.tokens:
-                    return False
-                self.tokens[event.token_id].revoked = True
+                if (token := self.tokens.get(event.token_id)) is not None:
+                    token.revoked = True
+            case access.UserDisabled(username=username):
+                self._revoke_of(username)
+            case access.UserRoleChanged(username=username, role=role):
+                if PERMISSION not in ROLES.get(role, ()):
+                    self._revoke_of(username)
             case hosts.HostRevoked(hostname=hostname) | hosts.HostRetired(hostname=hostname):
                 # The repeat of an enrolment, after a lost answer, must not bring back a host that was sent away.
                 for token in self.tokens.values():
                     token.revoked |= token.used_by is not None and token.used_by[0] == hostname
         return True
+
+    def forget(self, now_s: int) -> None:
+        """Drop the tokens that ended long ago. They would be refused, and a copy of their event would be, too."""
+        self.tokens = {key: token for key, token in self.tokens.items() if token.expires_at > now_s - KEPT_S}
+
+    def _revoke_of(self, username: str) -> None:
+        """Nobody lets hosts in who could not make such a token any more."""
+        for token in self.tokens.values():
+            token.revoked |= token.created_by == username
 
 
 def decide_token(

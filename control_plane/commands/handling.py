@@ -1,21 +1,29 @@
 """From a request to recorded events: bring the authority up to date, may they?, decide, sign, append."""
 
+import asyncio
+import logging
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from control_plane.commands.access import Principal, check_may
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.denials import UNKNOWN, Denials
 from control_plane.commands.ports import Log
-from control_plane.errors import NotAllowedError, RefusedError
+from control_plane.errors import NotAllowedError, RefusedError, StorageUnavailableError
 from control_plane.events.access import AccessDenied
 from control_plane.events.envelope import Conflict, Outcome
 from control_plane.events.event import Event
 from control_plane_wire.clock import Clock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+from control_plane_wire.lifecycle import wait_for_any
 
+DENIALS_S: Final = 5.0  # how late a number of denials may be recorded
 ATTEMPTS: Final = 3  # at a decision, where others decide on the same thing at the same moment
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +39,7 @@ class Handling:
     keyring: Keyring
     clock: Clock
     failpoints: Failpoints = NO_FAILPOINTS
+    denials: Denials = field(default_factory=Denials)
 
     async def admit(self, principal: Principal, permission: str, resource: str) -> int:
         """Refresh the authority and let the principal pass, or record that it was denied.
@@ -46,15 +55,29 @@ class Handling:
         """The same with the authority as it is, for what only reads."""
         try:
             check_may(principal, permission)
-        except NotAllowedError:
-            denied = AccessDenied(
-                denial_id=secrets.token_hex(16),
-                actor=principal.username,
-                action=permission,
-                resource=resource,
-                address=principal.address,
-            )
-            await self.record(denied, actor=principal.username)
+        except NotAllowedError as error:
+            await self.deny(principal.username, permission, resource, address=principal.address, code=error.code)
+            raise
+
+    async def deny(self, actor: str | None, action: str, resource: str, *, address: str | None, code: str) -> None:
+        """Record that somebody, or None whom nobody knows, was denied something; or count it where there is much."""
+        denied = AccessDenied(
+            denial_id=secrets.token_hex(16),
+            actor=actor or UNKNOWN,
+            action=action,
+            resource=resource,
+            address=address,
+            code=code,
+        )
+        await self.record_denials(self.denials.take(denied, self.clock.now_s()))
+
+    async def record_denials(self, denials: Sequence[AccessDenied]) -> None:
+        """Append what was denied. Where that fails it is due again later."""
+        try:
+            for denied in denials:
+                await self.record(denied, actor=None if denied.actor == UNKNOWN else denied.actor)
+        except (StorageUnavailableError, asyncio.CancelledError):
+            self.denials.put_back(denials)
             raise
 
     async def record(self, event: Event, *, actor: str | None) -> Outcome:
@@ -88,3 +111,22 @@ class Handling:
         outcome = await self.record(event, actor=actor)
         await self.authority.refresh()
         return outcome.seq
+
+
+class DenialRecorder:
+    """As a service it records the denials that were only counted: each minute's, and at the end what is left."""
+
+    name = "denials"
+
+    def __init__(self, handling: Handling) -> None:
+        self._handling = handling
+
+    async def run(self, stop: asyncio.Event) -> None:
+        denials = self._handling.denials
+        while not stop.is_set():
+            await wait_for_any(stop, timeout_s=DENIALS_S)
+            due = denials.rest() if stop.is_set() else denials.due(self._handling.clock.now_s())
+            try:
+                await self._handling.record_denials(due)
+            except StorageUnavailableError:
+                _logger.warning("denials cannot be recorded", extra={"number": len(due)})

@@ -48,13 +48,24 @@ class Host:
     def is_active(self) -> bool:
         return self.status == "registered"
 
+    def is_basic(self, heard: bool | None) -> bool:
+        """Whether its agent knows the required fields only.
+
+        Args:
+            heard: whether it does by what it said last; None where it has not been heard. Then who enrolled with a
+                token has shown that it knows more, and another is taken for basic.
+        """
+        return not self.is_enrolled if heard is None else heard
+
 
 @dataclass(slots=True)
 class FleetState:
     """All hosts; `apply` is the only way in."""
 
     hosts: dict[str, Host] = field(default_factory=dict)
+    # What each was, for `at`; from before `_since` only the last.
     _versions: dict[str, list[Host]] = field(default_factory=dict)
+    _since: int = 0
 
     def apply(self, event: Event, seq: int) -> bool:
         """Take one event in; False where it does not follow from what stands (a copy of an old one, say)."""
@@ -69,8 +80,15 @@ class FleetState:
         if host is None:
             return False
         self.hosts[host.hostname] = host
-        self._versions.setdefault(host.hostname, []).append(host)
+        versions = self._versions.setdefault(host.hostname, [])
+        versions.append(host)
+        while len(versions) > 1 and versions[1].changed_seq <= self._since:
+            del versions[0]
         return True
+
+    def forget(self, before: int) -> None:
+        """Nobody asks any more what stood before a log position."""
+        self._since = max(self._since, before)
 
     def _registered(self, event: HostRegistered, seq: int) -> Host | None:
         before = self.hosts.get(event.hostname)
@@ -107,8 +125,10 @@ class FleetState:
             case HostRetired():
                 return replace(host, changed_seq=seq, status="retired")
 
-    def at(self, seq: int) -> "FleetState":
-        """The fleet as it stood at an earlier log position; for looking at only."""
+    def at(self, seq: int) -> "FleetState | None":
+        """The fleet as it stood at an earlier log position, None where that is forgotten; for looking at only."""
+        if seq < self._since:
+            return None
         then = (
             next((host for host in reversed(versions) if host.changed_seq <= seq), None)
             for versions in self._versions.values()
@@ -129,6 +149,11 @@ class FleetState:
         if host is None or host.status == "retired":
             raise NotFoundError("unknown_host", f"there is no host {hostname}")
         return host
+
+    def is_replaced(self, hostname: str, as_of: int) -> bool:
+        """Whether the name was registered again after a log position: what was for it then is not for this machine."""
+        host = self.hosts.get(hostname)
+        return host is not None and host.registered_seq > as_of
 
     def public_key(self, hostname: str) -> bytes | None:
         """The key whose signatures count for this host; None where it is unknown, revoked or retired."""

@@ -12,6 +12,7 @@ from control_plane.errors import RefusedError
 from control_plane_wire import strict_json
 from control_plane_wire.strict_json import Json, JsonObject
 
+MAX_HOSTS = 20_000  # of one task: named, and all of them basic, they are 60,000 of the 65,536 values of a document
 MAX_NAMED = 10  # hosts that a refusal names; the rest it counts
 
 
@@ -52,7 +53,7 @@ def parse_target(value: Mapping[str, Json]) -> Target:
     """What a request or a stored task aims at.
 
     Raises:
-        RefusedError: `invalid_request`, or `not_supported` for a query.
+        RefusedError: `invalid_request`, `too_many_hosts`, or `not_supported` for a query.
     """
     match dict(value):
         case {"host": str(hostname), **rest} if not rest:
@@ -62,10 +63,16 @@ def parse_target(value: Mapping[str, Json]) -> Target:
         case {"all": True, **rest} if not rest:
             return All()
         case {"hosts": list(names), **rest} if names and not rest:
+            _check_number(len(names))
             return Hosts(tuple(checked_name("target.hosts", str(name).lower()) for name in names))
         case {"query": str(), **rest} if not rest:
             raise RefusedError("not_supported", "queries are not supported yet; name hosts, a group, or all")
     raise RefusedError("invalid_request", "target is not one of host, group, all, hosts")
+
+
+def _check_number(hosts: int) -> None:
+    if hosts > MAX_HOSTS:
+        raise RefusedError("too_many_hosts", f"{hosts} hosts, of which a task has at most {MAX_HOSTS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +142,9 @@ def freeze(
     Args:
         presences: by hostname.
         needs_full_agent: the fields (env, cwd, stdin) that a basic agent cannot do; such hosts are left out.
+
+    Raises:
+        RefusedError: `too_many_hosts`.
     """
     hosts, basic, excluded = [], [], []
     for name in named_hosts(fleet, target):
@@ -146,6 +156,7 @@ def freeze(
         hosts.append(name)
         if is_basic:
             basic.append(name)
+    _check_number(len(hosts))
     return FrozenList(hosts=tuple(hosts), basic=tuple(basic), excluded=tuple(excluded), as_of=as_of)
 
 
@@ -159,13 +170,8 @@ def _left_out(host: Host | None, not_possible: str | None) -> str | None:
 
 
 def _is_basic(host: Host | None, presence: Presence | None) -> bool:
-    """Whether its agent knows the required fields only.
-
-    Before its first heartbeat, who enrolled with a token has shown that it knows more; another is taken for basic.
-    """
-    if presence is None or presence.state == "pending":
-        return host is not None and not host.is_enrolled
-    return presence.basic
+    heard = None if presence is None or presence.state == "pending" else presence.basic
+    return host is not None and host.is_basic(heard)
 
 
 def in_words(names: Collection[str]) -> str:

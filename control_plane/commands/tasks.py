@@ -123,7 +123,7 @@ def decide_create(
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
-            `reason_required`.
+            `reason_required`, `task_too_large`.
     """
     _check_fields(request)
     if not frozen.hosts:
@@ -149,6 +149,7 @@ def decide_create(
         guard=guard.to_json(),
     )
     _check_message(task)
+    _check_event(task)
     return task
 
 
@@ -169,6 +170,14 @@ def _check_message(task: TaskAccepted) -> None:
         raise RefusedError("invalid_request", error.reason) from error
     if len(strict_json.canonical(message.to_json())) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
         raise RefusedError("invalid_request", f"the message to the agent would be over {MAX_COMMAND_BYTES} bytes")
+
+
+def _check_event(task: TaskAccepted) -> None:
+    """Record nothing that nobody could read again."""
+    try:
+        strict_json.parse(task.body(), max_bytes=registry.MAX_BODY_BYTES)
+    except MalformedMessageError as error:
+        raise RefusedError("task_too_large", f"hosts and env together are too much: {error.reason}") from error
 
 
 def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) -> TaskAccepted:

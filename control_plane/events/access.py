@@ -181,6 +181,8 @@ class AccessDenied(Event):
         action: the permission that it takes.
         resource: what it was wanted on.
         address: where the request came from.
+        code: what the answer said; None in events of before it was kept.
+        count: so many more attempts of the same person or address within a minute, of which this was the last.
     """
 
     KIND: ClassVar[str] = "access.denied"
@@ -190,6 +192,8 @@ class AccessDenied(Event):
     action: str
     resource: str
     address: str | None = None
+    code: str | None = None
+    count: int | None = None
 
     def key(self) -> Key:
         return Key(self.denial_id, self.KIND)

@@ -10,7 +10,13 @@ from typing import Final
 from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
+from control_plane.errors import (
+    ConfigurationError,
+    DuplicateKeyError,
+    LogDamagedError,
+    StorageUnavailableError,
+    UnstorableError,
+)
 from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan, stored_event
 from control_plane.events.envelope import Head, LogName, Outcome, Recorded, StoredEvent
 from control_plane.events.merkle import CompactRange
@@ -36,7 +42,11 @@ _logger = logging.getLogger(__name__)
 def head_of(row: RowMapping | None) -> Head:
     if row is None:
         raise ConfigurationError("the database has no log yet: run control-plane migrate")
-    return Head(row["seq"], row["recorded_us"], CompactRange.from_bytes(row["seq"], row["tree"]))
+    try:
+        tree = CompactRange.from_bytes(row["seq"], row["tree"])
+    except ValueError as error:
+        raise LogDamagedError(row["log"], row["seq"], f"is a head that cannot be: {error}") from error
+    return Head(row["seq"], row["recorded_us"], tree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class Appender:
         self._has_room = asyncio.Event()
         self._is_closed = False
         self._connection: AsyncConnection | None = None
+        self._looks_first = False  # repeats come in bursts, and looking for their keys costs all others a query
 
     async def append(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Hand the entries to the next batch and wait for it; with too much waiting already, wait for room first."""
@@ -168,25 +179,29 @@ class Appender:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    return await self._attempt(entries, claimed)
+                    return await self._attempt(entries, claimed, looks_first=self._looks_first or attempt > 1)
+            except DuplicateKeyError:
+                self._looks_first = True
             except (StorageUnavailableError, TimeoutError) as error:
                 await self._drop_connection()
                 if attempt == ATTEMPTS:
                     raise StorageUnavailableError(str(error) or "no answer in time") from error
                 _logger.info("batch tried again", extra={"log": self._log, "attempt": attempt, "cause": str(error)})
                 await asyncio.sleep(backoff.next_s())
-        raise AssertionError("the last attempt returns or raises")
+        raise StorageUnavailableError("keys appear that were not there a moment ago")
 
-    async def _attempt(self, entries: Sequence[Entry], claimed: dict[KeyBytes, Recorded]) -> list[Outcome]:
+    async def _attempt(
+        self, entries: Sequence[Entry], claimed: dict[KeyBytes, Recorded], *, looks_first: bool
+    ) -> list[Outcome]:
+        """One transaction. Without a look at the keys it counts on none being there; the key table tells if one is."""
         if self._connection is None:
             self._connection = await self._database.connect()
         async with self._database.write(self._connection) as connection:
             # The head's lock is the first thing taken: it makes the order of seq the order of commits.
             found = await connection.execute(_LOCK_HEAD, {"name": self._log})
             head = head_of(found.mappings().one_or_none())
-            keys = list(dict.fromkeys(entry.key for entry in entries))
-            there = await self._database.dialect.find_keys(connection, KEY_TABLES[self._log], keys)
-            known = {key: (digest, seq) for key, digest, seq in there}
+            known = await self._known(connection, entries) if looks_first else {}
+            self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
             if planned.rows:
                 await self._write(connection, planned)
@@ -201,10 +216,16 @@ class Appender:
         self._committed(planned.head.seq, [stored_event(row) for row in planned.rows], written)
         return planned.outcomes
 
+    async def _known(self, connection: AsyncConnection, entries: Sequence[Entry]) -> dict[KeyBytes, tuple[bytes, int]]:
+        """Digest and seq of those keys of the entries that are in the log."""
+        keys = list(dict.fromkeys(entry.key for entry in entries))
+        there = await self._database.dialect.find_keys(connection, KEY_TABLES[self._log], keys)
+        return {key: (digest, seq) for key, digest, seq in there}
+
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:
         dialect, head = self._database.dialect, planned.head
+        await dialect.bulk_insert(connection, KEY_TABLES[self._log], planned.key_rows)  # which may say: there already
         await dialect.bulk_insert(connection, EVENT_TABLES[self._log], planned.rows)
-        await dialect.bulk_insert(connection, KEY_TABLES[self._log], planned.key_rows)
         moved = {"name": self._log, "seq": head.seq, "recorded_us": head.recorded_us, "tree": head.tree.to_bytes()}
         await connection.execute(_MOVE_HEAD, moved)
 

@@ -17,7 +17,7 @@ from typing import IO, Final, cast
 import orjson
 
 from control_plane.errors import ArchiveDamagedError
-from control_plane.events.batch import event_row, stored_event
+from control_plane.events.batch import row_of_stored, stored_event
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.merkle import CompactRange, EventRow, leaf_hash
 
@@ -72,7 +72,7 @@ class Archive:
         )
 
     def add(self, events: Iterable[StoredEvent]) -> None:
-        rows = [event_row(stored) for stored in events]
+        rows = [row_of_stored(stored) for stored in events]
         leaves = [leaf_hash(row) for row in rows]
         self.tree, self._own = self.tree.extended(leaves), self._own.extended(leaves)
         for row in rows:

@@ -111,6 +111,23 @@ def _text(value: str | None) -> bytes | None:
     return None if value is None else value.encode()
 
 
+def row_of_stored(event: StoredEvent) -> EventRow:
+    """Undo `stored_event`."""
+    return (
+        event.seq,
+        event.recorded_us,
+        event.kind.encode(),
+        event.schema_v,
+        _text(event.task_id),
+        _text(event.hostname),
+        _text(event.actor),
+        event.occurred_us,
+        event.body,
+        event.signature,
+        _text(event.key_id),
+    )
+
+
 def stored_event(row: EventRow) -> StoredEvent:
     """An event from the raw columns of its table, as they are written and read."""
     seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
@@ -126,21 +143,4 @@ def stored_event(row: EventRow) -> StoredEvent:
         body,
         signature,
         None if key_id is None else key_id.decode(),
-    )
-
-
-def event_row(stored: StoredEvent) -> EventRow:
-    """The raw columns of an event, as they are written and hashed."""
-    return (
-        stored.seq,
-        stored.recorded_us,
-        stored.kind.encode(),
-        stored.schema_v,
-        _text(stored.task_id),
-        _text(stored.hostname),
-        _text(stored.actor),
-        stored.occurred_us,
-        stored.body,
-        stored.signature,
-        _text(stored.key_id),
     )

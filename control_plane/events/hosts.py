@@ -1,5 +1,6 @@
 """What happens to hosts: their registration and groups, which give authority, and their coming and going."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -131,7 +132,8 @@ class _PresenceChanged(Event):
 
     Attributes:
         hostname: the host's name.
-        heartbeat_seq: the last heartbeat that counted, in the heartbeat log.
+        heartbeat_seq: the last heartbeat that counted, in the heartbeat log; the one that it came online with, where a
+            command that came back tells that it is gone.
         heartbeat: its message, so that a host's last state outlives the heartbeat log's retention.
         cause: one line for people.
     """
@@ -164,6 +166,26 @@ class HostWentOffline(_PresenceChanged):
     """It has missed three heartbeats, or said goodbye, or is not where a command was sent."""
 
     KIND: ClassVar[str] = "host.went_offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDisputed(Event):
+    """A host has brought back a checkpoint that does not fit the log: a security event, once for each such checkpoint.
+
+    Attributes:
+        hostname: the host's name.
+        checkpoint: the note, as the host has it.
+        reason: what does not fit; one line.
+    """
+
+    KIND: ClassVar[str] = "checkpoint.disputed"
+
+    hostname: str
+    checkpoint: str
+    reason: str
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, hashlib.sha256(self.checkpoint.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

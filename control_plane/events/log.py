@@ -127,10 +127,11 @@ class EventLog:
 
         Without `kinds` the result is gapless: `after + 1`, `after + 2`, …, and ends early where its bodies come to
         more than `PAGE_BYTES`. Of dropped segments it has the kept events, whose fold is the same, and goes on behind
-        them, on a page of its own. With `kinds` it has every event of these
-        kinds up to its last one, or up to `upto` where it is shorter than `limit`. `upto` must be a seq that was
-        seen before the call (from `head` or `append`). With `patience_s` another process's events may be seen that
-        much later, and a follower at the end need not ask the database each time.
+        them, on a page of its own. With `kinds` it has every event of these kinds up to its last one, or up to `upto`
+        where it is shorter than `limit`. `upto` must be a seq that was seen before the call (from `head` or `append`);
+        the result is empty before it only where all up to it is dropped, and nothing of it kept. With `patience_s`
+        another process's events may be seen that much later, and a follower at the end need not ask the database each
+        time.
 
         Raises:
             LogDamagedError: an event below the head is not there.
@@ -141,7 +142,11 @@ class EventLog:
         news = self._news[log]
         if tail := news.tail.after(after, limit=limit, upto=upto or _LAST):
             return tail
-        if news.seq <= after and asyncio.get_running_loop().time() < news.looked_s + patience_s:
+        if (
+            (upto or 0) <= after
+            and news.seq <= after
+            and asyncio.get_running_loop().time() < news.looked_s + patience_s
+        ):
             return []
         async with self._database.read() as connection:
             head = await _head(connection, log)

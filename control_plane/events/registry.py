@@ -35,6 +35,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     hosts.HostWentOnline,
     hosts.HostWentStale,
     hosts.HostWentOffline,
+    hosts.CheckpointDisputed,
     hosts.HeartbeatReceived,
     enrolment.EnrolmentTokenCreated,
     enrolment.EnrolmentTokenUsed,

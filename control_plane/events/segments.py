@@ -20,7 +20,7 @@ from control_plane.errors import ArchiveDamagedError, LogDamagedError, StorageUn
 from control_plane.events import registry
 from control_plane.events.appender import SELECT_HEAD, head_of
 from control_plane.events.archive import Archive, Archived, check
-from control_plane.events.batch import event_row, key_bytes
+from control_plane.events.batch import key_bytes, row_of_stored
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.merkle import CompactRange
 from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept
@@ -244,7 +244,7 @@ async def _keep(database: Database, connection: AsyncConnection, log: LogName, k
     gone = sorted(there - wanted)
     for start in range(0, len(gone), DELETED_AT_ONCE):
         await connection.execute(table.delete().where(table.c.seq.in_(gone[start : start + DELETED_AT_ONCE])))
-    new = [event_row(stored) for stored in kept if stored.seq not in there]
+    new = [row_of_stored(stored) for stored in kept if stored.seq not in there]
     await database.dialect.bulk_insert(connection, table, new)
 
 

@@ -29,6 +29,7 @@ RANK: Final[Mapping[str, int]] = {
 STATES: Final = tuple(RANK)
 TERMINAL: Final = frozenset(state for state, rank in RANK.items() if rank == 4)
 OUTCOME: Final = "outcome"
+LOST_AFTER_S: Final = 180  # an agent's own timeout, kill and last retries fit in
 
 
 def advanced(state: str, to: str) -> str:
@@ -146,7 +147,9 @@ class ExecutionSent(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionReturned(_OfExecution):
-    """The publish that `trigger_seq` called for came back unroutable: it was certainly delivered to nobody.
+    """What `trigger_seq` called for was certainly delivered to nobody.
+
+    Its publish came back unroutable; or it was over, or its host may be told nothing any more, before one was sent.
 
     Attributes:
         trigger_seq: seq of the acceptance, or of the host's coming online, that made the publish due.
@@ -255,7 +258,7 @@ class _OutcomeByControlPlane(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionExpired(_OutcomeByControlPlane):
-    """Every publish came back and its time is over: it certainly never ran."""
+    """No publish has reached anybody and its time is over: it certainly never ran."""
 
     KIND: ClassVar[str] = "execution.expired"
 
@@ -328,13 +331,24 @@ STATE_BY_KIND: Final[Mapping[str, str]] = {
 }
 
 
+def last_start_s(expires_at: int) -> int:
+    """Until when an agent may start it, whatever its clock says."""
+    return expires_at + messages.ALLOWED_SKEW_S
+
+
+def last_word_s(expires_at: int, timeout_s: int, running_us: int | None) -> int:
+    """Until when what was perhaps delivered may start, run and answer, by the control plane's clock."""
+    started_s = last_start_s(expires_at) if running_us is None else running_us // 1_000_000
+    return started_s + timeout_s + LOST_AFTER_S
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Whether a command may have reached its host, as far as the log tells.
 
     Attributes:
         trigger_seq: the last event that called for a publish: the task's acceptance, or the host's coming online.
-        returned_seq: the last trigger whose publish is known to have come back.
+        returned_seq: the last trigger whose publish is known to have come back, or to have never been sent.
         may_have_arrived: a publish was confirmed, or nobody knows what became of one, or the host answered. It stays.
     """
 
@@ -344,7 +358,7 @@ class Delivery:
 
     @property
     def certainly_not(self) -> bool:
-        """Every publish is known to have come back: then, and only then, `expired` is the truth."""
+        """Every publish is known to have reached nobody: then, and only then, `expired` is the truth."""
         return not self.may_have_arrived and self.returned_seq >= self.trigger_seq
 
     def triggered(self, seq: int) -> "Delivery":

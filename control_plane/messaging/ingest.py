@@ -7,9 +7,9 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from control_plane.commands.authority import Authority
 from control_plane.errors import StorageUnavailableError, UnstorableError
@@ -74,8 +74,16 @@ class Stream(Protocol):
         ...
 
 
+async def _nothing(over: asyncio.Event) -> None:
+    return
+
+
 class Ingest:
-    """One stream's consumer, as a service; any number may compete for a queue."""
+    """One stream's consumer, as a service; any number may compete for a queue.
+
+    Args:
+        meanwhile: done beside, from when a session consumes until the event is set or the session is lost.
+    """
 
     def __init__(
         self,
@@ -85,7 +93,7 @@ class Ingest:
         authority: Authority,
         *,
         count: Count,
-        now_us: Callable[[], int],
+        meanwhile: Callable[[asyncio.Event], Coroutine[Any, Any, None]] = _nothing,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.name = f"ingest {stream.name}"
@@ -94,22 +102,24 @@ class Ingest:
         self._log = log
         self._authority = authority
         self._count = count
-        self._now_us = now_us
+        self._meanwhile = meanwhile
         self._failpoints = failpoints
-        self.connected_since_us: int | None = None
+        self.is_connected = False
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
-            self.connected_since_us = self._now_us()
+            self.is_connected, over = True, asyncio.Event()
             try:
-                async for batch in until_stopped(
-                    session.consume(self._stream.queue, prefetch=self._stream.prefetch), stop
-                ):
-                    for part in parts_of(batch):
-                        await self._take(session, part, stop)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._meanwhile(over), name=f"meanwhile {self.name}")
+                    deliveries = session.consume(self._stream.queue, prefetch=self._stream.prefetch)
+                    async for batch in until_stopped(deliveries, stop):
+                        for part in parts_of(batch):
+                            await self._take(session, part, stop)
+                    over.set()
             finally:
-                self.connected_since_us = None
+                self.is_connected = False
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
@@ -278,8 +288,16 @@ class Heartbeats:
         return
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """What a task was accepted for: its hosts, as they were at a log position."""
+
+    hosts: frozenset[str]
+    as_of: int
+
+
 class Results:
-    """A result counts if its host is on the task's frozen list; the first one is the outcome."""
+    """A result counts if its host is on the task's frozen list, and is that machine yet; the first is the outcome."""
 
     name = "results"
     queue = topology.RESULT_QUEUE
@@ -292,24 +310,24 @@ class Results:
         self._log = log
         self._authority = authority
         self._count = count
-        self._targets: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._frozen: OrderedDict[str, Frozen] = OrderedDict()
 
     def sender(self, delivery: Delivery, signed: Signed) -> str:
         messages.parse_result(signed.message)
         return topology.host_of_result_key(delivery.routing_key)
 
     async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
-        targets = await self._targets_of({str(r.signed.message["task_id"]) for r in received})
-        return [self._event(r, targets.get(str(r.signed.message["task_id"]))) for r in received]
+        frozen = await self._frozen_of({str(r.signed.message["task_id"]) for r in received})
+        return [self._event(r, frozen.get(str(r.signed.message["task_id"]))) for r in received]
 
-    def _event(self, received: Received, targets: frozenset[str] | None) -> NewEvent:
+    def _event(self, received: Received, frozen: Frozen | None) -> NewEvent:
         task_id = str(received.signed.message["task_id"])
-        if targets is None or received.hostname not in targets:
+        if (reason := self._unexpected(received.hostname, frozen)) is not None:
             self._count("unexpected_results", 1)
             return tasks.ExecutionUnexpected(
                 task_id=task_id,
                 hostname=received.hostname,
-                reason="unknown task" if targets is None else "not a target of this task",
+                reason=reason,
                 message_sha256=hashlib.sha256(received.signed.body).hexdigest(),
             ).to_new_event()
         message = unsigned(received.signed)
@@ -323,9 +341,19 @@ class Results:
                 event = tasks.ExecutionFinished(message=message, hostname=received.hostname)
         return vouched(event, received, self._authority)
 
-    async def _targets_of(self, task_ids: set[str]) -> dict[str, frozenset[str]]:
+    def _unexpected(self, hostname: str, frozen: Frozen | None) -> str | None:
+        """Why nobody asked this host for it; None where somebody did."""
+        if frozen is None:
+            return "unknown task"
+        if hostname not in frozen.hosts:
+            return "not a target of this task"
+        if self._authority.fleet.is_replaced(hostname, frozen.as_of):
+            return "this task was for another machine of that name"
+        return None
+
+    async def _frozen_of(self, task_ids: set[str]) -> dict[str, Frozen]:
         """The frozen lists of these tasks, from the log; a task's list never changes, so it may be remembered."""
-        keys = {Key(task_id, tasks.TaskAccepted.KIND): task_id for task_id in task_ids - self._targets.keys()}
+        keys = {Key(task_id, tasks.TaskAccepted.KIND): task_id for task_id in task_ids - self._frozen.keys()}
         if keys:
             for key, seq in (await self._log.find(EVENT, list(keys))).items():
                 stored = await self._log.read_one(EVENT, seq)
@@ -335,10 +363,10 @@ class Results:
                     _logger.error("task refused", extra={"seq": seq, "reason": error.reason})  # noqa: TRY400 - said all
                     continue
                 if isinstance(event, tasks.TaskAccepted):
-                    self._targets[keys[key]] = frozenset(event.hosts)
-        found = {task_id: self._targets[task_id] for task_id in task_ids if task_id in self._targets}
-        while len(self._targets) > CACHED_TASKS:
-            self._targets.popitem(last=False)
+                    self._frozen[keys[key]] = Frozen(hosts=frozenset(event.hosts), as_of=event.as_of)
+        found = {task_id: self._frozen[task_id] for task_id in task_ids if task_id in self._frozen}
+        while len(self._frozen) > CACHED_TASKS:
+            self._frozen.popitem(last=False)
         return found
 
     async def settle(

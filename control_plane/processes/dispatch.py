@@ -2,14 +2,13 @@
 
 The log is the outbox. What was published is recorded afterwards, so a crash leaves an execution without a record:
 whoever takes over counts it as perhaps delivered and publishes again, and the agent knows what it has. Nothing is
-published after `expires_at`, and nothing that came back is taken for delivered.
+published after `expires_at`, and nothing that came back or was never sent is taken for delivered.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
@@ -21,9 +20,13 @@ from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
 from control_plane.observability import Count
+from control_plane.processes.configures import Configures
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
 from control_plane.processes.routes import fan_out
+from control_plane.processes.sends import Send, sealed
+from control_plane.processes.witnesses import Rounds
+from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
@@ -36,36 +39,18 @@ from control_plane_wire.errors import (
     TransportUnavailableError,
 )
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE
+from control_plane_wire.messages import CancelMessage
 from control_plane_wire.strict_json import Json
 from control_plane_wire.topology import COMMAND_EXCHANGE, command_key
 from control_plane_wire.transport.base import Confirmed, Message
 
 PAGE: Final = 500
+CHUNK: Final = 64  # messages that are signed, published and recorded at once
 POLL_S: Final = 0.25
 CACHED_TASKS: Final = 2000
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
-MOST_RETRY_S: Final = 300.0
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """One message to publish: its key, and the executions that it is for.
-
-    Attributes:
-        skips: whoever is offline is to be left out.
-        configures: the host, and the event for which it is told its groups.
-    """
-
-    key: str
-    message: CommandMessage | CancelMessage | ConfigureMessage
-    dues: tuple[Due, ...] = ()
-    expires_at: int | None = None
-    skips: bool = False
-    configures: tuple[str, int] | None = None
 
 
 class _Limits(TypedDict):
@@ -98,6 +83,7 @@ class Dispatch:
         clock: Clock,
         *,
         count: Count,
+        rounds: Rounds | None = None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
@@ -113,9 +99,12 @@ class Dispatch:
         self._failpoints = failpoints
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
-        self._basic: set[str] = set()
-        self._to_configure: dict[str, int] = {}
-        self._configure_s = 0.0  # not before this, by the monotonic clock
+        self._heard: dict[str, bool] = {}  # whether its agent is basic, by what it said last
+        self._online: dict[str, int] = {}  # those that seem to be there, with the event of their coming online
+        self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
+        self._configures = Configures(
+            authority, keyring, host_queries, clock, rounds or Rounds(), is_basic=self._is_basic
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
@@ -128,7 +117,7 @@ class Dispatch:
                 self._take_in(stored)
             if events:
                 after = events[-1].seq
-            await self._configure()
+            await self._publish(await self._configures.sends())
             await self._publish_ready()
             if not events:
                 await self._log.wait_beyond(EVENT, after, timeout_s=self._patience_s())
@@ -141,22 +130,26 @@ class Dispatch:
     # --- what is known ------------------------------------------------------------------------------------------
 
     async def _take_over(self, stop: asyncio.Event) -> int:
-        """Load what is open, and say of each execution without a record that it may have been delivered.
-
-        Whoever had the lease before may have died with groups untold, so who has bound others is told again.
-        """
+        """Load what is open, and say of each execution without a record that it may have been delivered."""
         head = await self._log.head(EVENT)
-        while not await self._hub.wait_for(TasksProjection.name, head.seq):
-            if stop.is_set():
-                return head.seq
+        await self._shown(TasksProjection.name, head.seq, stop=stop)
         after, rows = await self._task_queries.open_executions()
+        # What follows `after` is read here; up to there, who is there and what is bound must be in the table.
+        heard = await self._log.head(HEARTBEAT_EVENT)
+        await self._shown(HostsProjection.name, after, heard.seq, stop=stop)
+        if stop.is_set():
+            return after
         self._open = OpenExecutions()
         self._open.load(rows)
         self._tasks.clear()
         registered = await self._host_queries.registered()
-        self._basic = {host.hostname for host in registered if host.basic}
-        is_there = {"online", "stale"}
-        self._to_configure = {host.hostname: after for host in registered if host.drift and host.state in is_there}
+        is_heard = {"online", "stale", "offline"}
+        self._heard = {host.hostname: host.basic for host in registered if host.state in is_heard}
+        self._fleet_seq = after
+        there = [host for host in registered if host.state in {"online", "stale"}]
+        since = await self._task_queries.online()
+        self._online = {host.hostname: since[host.hostname] for host in there if host.hostname in since}
+        self._configures.restart(there, after)
         unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
             d
             for d in self._open.due.values()
@@ -164,6 +157,11 @@ class Dispatch:
         ]
         await self._record(tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname) for d in unknown)
         return after
+
+    async def _shown(self, name: str, event_seq: int, heartbeat_seq: int = 0, *, stop: asyncio.Event) -> None:
+        """Wait until a read table has come so far, or `stop` is set."""
+        while not stop.is_set() and not await self._hub.wait_for(name, event_seq, heartbeat_seq=heartbeat_seq):
+            continue
 
     def _take_in(self, stored: StoredEvent) -> None:
         """Fold one event; what is wrong with it is counted, and stops nothing else."""
@@ -186,22 +184,27 @@ class Dispatch:
                 self._open.cancel(task_id)
             case hosts.HostWentOnline() as online:
                 self._came_online(online, stored.seq)
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() as event:
+                self._fleet_seq = stored.seq
+                self._heard.pop(event.hostname, None)  # whoever comes next under this name is another
+                self._online.pop(event.hostname, None)
+            case hosts.HostWentOffline(hostname=hostname):
+                self._online.pop(hostname, None)
             case hosts.HostGroupsChanged(hostname=hostname):
-                self._to_configure[hostname] = stored.seq
+                self._configures.changed(hostname, stored.seq)
             case Event() as event:
                 self._open.note(event)
 
     def _came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
-        bound = event.heartbeat.get("groups")
-        if event.heartbeat.get("agent_version") is None:
-            self._basic.add(event.hostname)
-        else:
-            self._basic.discard(event.hostname)
-            host = self._authority.fleet.hosts.get(event.hostname)
-            assigned = set(host.groups) if host else set()
-            if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
-                self._to_configure[event.hostname] = seq
+        self._online[event.hostname] = seq
+        self._heard[event.hostname] = event.heartbeat.get("agent_version") is None
+        if not self._heard[event.hostname]:
+            self._configures.came_online(event, seq)
         self._open.online(event.hostname, seq)
+
+    def _is_basic(self, hostname: str) -> bool:
+        host = self._authority.fleet.hosts.get(hostname)
+        return host is None or host.is_basic(self._heard.get(hostname))
 
     def _remember(self, task: TaskAccepted) -> None:
         self._tasks[task.task_id] = task
@@ -227,36 +230,53 @@ class Dispatch:
     # --- what is to be done -------------------------------------------------------------------------------------
 
     async def _publish_ready(self) -> None:
-        ready = self._open.ready(self._clock.monotonic_s())
+        ready = self._open.take_ready(self._clock.monotonic_s())
         if not ready:
             return
+        if self._authority.position < self._fleet_seq:
+            await self._authority.refresh()  # another process may have said it a moment ago
         by_task: dict[str, list[Due]] = {}
         for due in ready:
-            due.next_s = None
             by_task.setdefault(due.task_id, []).append(due)
         sends: list[Send] = []
         said: list[Event] = []
         for task_id, dues in by_task.items():
             task = await self._task(task_id)
             if task is not None:
-                covered = [d for d in dues if d.hostname in task.hosts]  # a read table authorises nobody
-                said += self._refusals(task, covered)
-                sends += self._cancels(task, covered)
-                open_still = [d for d in covered if not d.is_cancelled and d.key in self._open.due]
-                sends += await self._commands(task, open_still)
+                is_over = self._clock.now_s() >= task.expires_at
+                targets = frozenset(task.hosts)  # a read table authorises nobody
+                covered = [d for d in dues if d.hostname in targets]
+                said += self._refusals(task, covered, is_over=is_over)
+                allowed = [d for d in covered if d.key in self._open.due and self._may_be_told(task, d.hostname)]
+                sends += self._cancels(task, allowed)
+                if not is_over:
+                    sends += await self._commands(task, [d for d in allowed if not d.is_cancelled])
         await self._record(said)
         await self._publish(sends)
 
-    def _refusals(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Event]:
-        """What needs no message to end: cancelled before anything was delivered, or more than a basic agent can do."""
+    def _may_be_told(self, task: TaskAccepted, hostname: str) -> bool:
+        """Whether the host is still the one that the task was accepted for, and its key is trusted."""
+        fleet = self._authority.fleet
+        return fleet.public_key(hostname) is not None and not fleet.is_replaced(hostname, task.as_of)
+
+    def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
+        """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
+
+        The last is known only here, and only because every publish of this tenure was waited for. It is said when there
+        will be none for this trigger any more; before that, one might follow and die with us unrecorded.
+        """
         said: list[Event] = []
         needs = [name for name in ("env", "cwd", "stdin") if name in task.request]
         for due in dues:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
-            elif needs and due.hostname in self._basic and not due.is_cancelled:
+            elif due.certainly_not_delivered and self._authority.fleet.is_replaced(due.hostname, task.as_of):
+                said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
+            elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
+            elif due.is_unsaid and (is_over or not self._may_be_told(task, due.hostname)):
+                said.append(tasks.ExecutionReturned(**known, trigger_seq=due.delivery.trigger_seq))
         for event in said:
             self._open.note(event)
         return said
@@ -266,25 +286,22 @@ class Dispatch:
         return [
             Send(command_key(d.hostname), CancelMessage(task_id=task.task_id, timestamp=now_s), (d,))
             for d in dues
-            if d.is_cancelled and d.key in self._open.due and d.hostname not in self._basic
+            if d.is_cancelled and not self._is_basic(d.hostname)
         ]
 
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
-        """By one key where that reaches exactly these hosts, else host by host; nothing after `expires_at`."""
-        if self._clock.now_s() >= task.expires_at:
-            return []
-        if any(self._authority.fleet.public_key(d.hostname) is None for d in dues):
-            await self._authority.refresh()  # another process may have registered it a moment ago
-        allowed = [d for d in dues if not d.answered and self._authority.fleet.public_key(d.hostname) is not None]
-        message, basic = message_of(task), self._basic.union(task.basic)
+        """By one key where that reaches exactly these hosts, else host by host."""
+        dues = [d for d in dues if not d.answered]
+        message = message_of(task)
+        basic = {d.hostname for d in dues if self._is_basic(d.hostname)}.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
-        is_first = len(allowed) == len(task.hosts) and all(d.is_untouched for d in allowed)
+        is_first = len(dues) == len(task.hosts) and all(d.is_untouched for d in dues)
         if is_first and (key := await self._fan_out_key(task)) is not None:
-            has_basic = any(d.hostname in basic for d in allowed)
-            return [Send(key, message.basic() if has_basic else message, tuple(allowed), **limits)]
+            has_basic = any(d.hostname in basic for d in dues)
+            return [Send(key, message.basic() if has_basic else message, tuple(dues), **limits)]
         return [
             Send(command_key(d.hostname), message.basic() if d.hostname in basic else message, (d,), **limits)
-            for d in allowed
+            for d in dues
         ]
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:
@@ -298,40 +315,33 @@ class Dispatch:
             return None  # its agent would refuse a message to many that is older than its membership
         return fan_out(target, task.hosts, await self._host_queries.registered(), members)
 
-    async def _configure(self) -> None:
-        """Tell hosts their groups, where those have changed or the agent has bound others."""
-        if not self._to_configure or self._clock.monotonic_s() < self._configure_s:
-            return
-        wanted, self._to_configure = self._to_configure, {}
-        as_of = await self._authority.refresh()
-        sends = [
-            Send(
-                command_key(hostname),
-                ConfigureMessage(
-                    task_id=f"configure-{seq}",
-                    timestamp=self._clock.now_s(),
-                    as_of=as_of,
-                    groups=dict(self._authority.fleet.hosts[hostname].groups),
-                    keys=self._keyring.states(),
-                ),
-                configures=(hostname, seq),
-            )
-            for hostname, seq in wanted.items()
-            if hostname not in self._basic and self._authority.fleet.public_key(hostname) is not None
-        ]
-        await self._publish(sends)
-
     # --- doing it -----------------------------------------------------------------------------------------------
 
     async def _publish(self, sends: Sequence[Send]) -> None:
-        """Publish all of them at once, and record what became of each."""
-        if not sends:
-            return
+        """Publish all of them, some at a time in their order, and record what became of each."""
+        for start in range(0, len(sends), CHUNK):
+            if some := self._in_time(sends[start : start + CHUNK]):
+                await self._publish_some(some)
+
+    def _in_time(self, sends: Sequence[Send]) -> list[Send]:
+        """Those that may be published yet: what stood before them took its time. The others are looked at once more."""
+        now_s = self._clock.now_s()
+        in_time: list[Send] = []
+        for send in sends:
+            if send.expires_at is None or now_s < send.expires_at:
+                in_time.append(send)
+            else:
+                for due in send.dues:
+                    self._open.plan(due, 0.0)
+        return in_time
+
+    async def _publish_some(self, sends: Sequence[Send]) -> None:
+        bodies = await sealed(sends, self._keyring)
         self._failpoints.hit("dispatch.before_publish")
         for send in sends:
             for due in send.dues:
-                due.was_published = True
-        results = await asyncio.gather(*(self._send(send) for send in sends))
+                due.in_doubt = True
+        results = await asyncio.gather(*map(self._send, sends, bodies))
         self._failpoints.hit("dispatch.after_publish")
         said = [event for events in results for event in events]
         said += await self._unreachable(said)
@@ -340,21 +350,20 @@ class Dispatch:
             await self._record(said)
             self._failpoints.hit("dispatch.after_sent")
 
-    async def _send(self, send: Send) -> list[Event]:
+    async def _send(self, send: Send, body: bytes) -> list[Event]:
         """Publish one message; what is to be recorded of it."""
-        key = self._keyring.active
-        body = seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key)
-        left_s = None if send.expires_at is None else float(max(1, send.expires_at - self._clock.now_s()))
         message = Message(
             exchange=COMMAND_EXCHANGE,
             routing_key=send.key,
             body=body,
-            expiration_s=left_s,
+            expiration_s=send.left_s(self._clock.now_s()),
             correlation_id=send.message.task_id,
         )
         try:
             outcome = await self._publisher.publish(message)
         except TransportUnavailableError:
+            for due in send.dues:
+                due.in_doubt = False
             self._failed(send)
             return []
         except PublishUnconfirmedError:
@@ -367,7 +376,8 @@ class Dispatch:
             ]
         self._count("publishes", 1)
         if isinstance(outcome, Confirmed):
-            self._again(send.dues, FIRST_RETRY_S)
+            self._again(send, FIRST_RETRY_S)
+            self._configures.told(send)
             return [
                 tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
                 for d in send.dues
@@ -378,16 +388,13 @@ class Dispatch:
 
     def _failed(self, send: Send) -> None:
         """It was not sent, or nobody knows: it is sent again after a while."""
-        self._again(send.dues, RETRY_S)
-        if send.configures is not None:
-            hostname, seq = send.configures
-            self._to_configure.setdefault(hostname, seq)
-            self._configure_s = self._clock.monotonic_s() + RETRY_S
+        self._again(send, RETRY_S)
+        self._configures.failed(send)
 
-    def _again(self, dues: Iterable[Due], first_s: float) -> None:
-        for due in dues:
-            due.next_s = self._clock.monotonic_s() + min(first_s * 2**due.attempts, MOST_RETRY_S)
-            due.attempts += 1
+    def _again(self, send: Send, first_s: float) -> None:
+        left_s = send.left_s(self._clock.now_s())
+        for due in send.dues:
+            self._open.again(due, self._clock.monotonic_s(), first_s=first_s, left_s=left_s)
 
     @staticmethod
     def _returned(due: Due, *, skips: bool) -> Event:
@@ -399,21 +406,21 @@ class Dispatch:
     async def _unreachable(self, became: Sequence[Event]) -> list[Event]:
         """A host that seems online and whose command came back is not there; its next heartbeat brings it back.
 
-        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile.
+        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile. What
+        counts is the coming online that was read here: a read table may not have it yet.
         """
         came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
-        names = {event.hostname for event in became if isinstance(event, came_back)}
-        views = await self._host_queries.by_name(names) if names else {}
+        names = {event.hostname for event in became if isinstance(event, came_back)} & self._online.keys()
         said: list[Event] = []
-        for host in views.values():
-            stored = await self._log.read_one(HEARTBEAT_EVENT, host.heartbeat_seq) if host.heartbeat_seq else None
-            heartbeat = registry.decode(stored) if stored else None
-            if host.state in {"online", "stale"} and isinstance(heartbeat, hosts.HeartbeatReceived):
+        for hostname in sorted(names):
+            stored = await self._log.read_one(EVENT, self._online.pop(hostname))
+            online = registry.decode(stored) if stored else None
+            if isinstance(online, hosts.HostWentOnline):
                 said.append(
                     hosts.HostWentOffline(
-                        hostname=host.hostname,
-                        heartbeat_seq=host.heartbeat_seq,
-                        heartbeat=heartbeat.message,
+                        hostname=hostname,
+                        heartbeat_seq=online.heartbeat_seq,
+                        heartbeat=online.heartbeat,
                         cause="a command came back: its queue is gone",
                     )
                 )

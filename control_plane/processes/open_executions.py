@@ -1,7 +1,8 @@
 """What dispatch knows of every execution that is not terminal: a fold of the log, in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Final
 
 from control_plane.events import tasks
@@ -10,6 +11,8 @@ from control_plane.events.tasks import TERMINAL, Delivery, TaskAccepted
 from control_plane.projections.queries.tasks import OpenExecution
 
 FIRST_RETRY_S: Final = 30.0  # after a confirm without an answer; it doubles
+MOST_RETRY_S: Final = 300.0
+MOST_DOUBLINGS: Final = 16  # enough for any first pause; a float has no more than 1023
 
 
 @dataclass(slots=True)
@@ -20,7 +23,7 @@ class Due:
         answered: its agent has said that it has it, so it needs no further publish.
         attempts: publishes since the last trigger; they space the next one.
         next_s: monotonic seconds of the next attempt; None waits for the host to come online.
-        was_published: in this tenure, whatever became of it.
+        in_doubt: it was published in this tenure, and what became of that is not recorded yet.
         was_sent: `execution.sent` is in the log.
         is_cancelled: its task is to be cancelled.
     """
@@ -32,19 +35,24 @@ class Due:
     answered: bool = False
     attempts: int = 0
     next_s: float | None = 0.0
-    was_published: bool = False
+    in_doubt: bool = False
     was_sent: bool = False
     is_cancelled: bool = False
 
     @property
     def certainly_not_delivered(self) -> bool:
         """Nothing of it has reached the host, and nothing will unless it is published."""
-        return not self.delivery.may_have_arrived and (not self.was_published or self.delivery.certainly_not)
+        return not self.delivery.may_have_arrived and not self.in_doubt
+
+    @property
+    def is_unsaid(self) -> bool:
+        """Nothing of it has reached the host, and nobody has recorded that for its last trigger."""
+        return self.certainly_not_delivered and not self.delivery.certainly_not
 
     @property
     def is_untouched(self) -> bool:
-        """It is as it was accepted: never published, and nothing has happened since."""
-        return not self.was_published and self.delivery == Delivery(self.seq)
+        """It is as it was accepted: nothing has been published, and nothing has happened since."""
+        return not self.in_doubt and self.delivery == Delivery(self.seq)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,10 +61,13 @@ class Due:
 
 @dataclass(slots=True)
 class OpenExecutions:
-    """All of them, by (task_id, hostname), and by host in the order of acceptance."""
+    """All of them, by (task_id, hostname), by task, and by host in the order of acceptance."""
 
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
+    by_task: dict[str, dict[str, Due]] = field(default_factory=dict)
     by_host: dict[str, dict[str, Due]] = field(default_factory=dict)
+    # A heap of (next_s, seq, key). What was planned anew or has ended stays in it until its time, and is passed over.
+    _plan: list[tuple[float, int, tuple[str, str]]] = field(default_factory=list)
 
     def load(self, rows: Iterable[OpenExecution]) -> None:
         for row in rows:
@@ -75,7 +86,9 @@ class OpenExecutions:
 
     def _add(self, due: Due) -> None:
         self.due[due.key] = due
+        self.by_task.setdefault(due.task_id, {})[due.hostname] = due
         self.by_host.setdefault(due.hostname, {})[due.task_id] = due
+        self.plan(due, due.next_s)
 
     def accept(self, task: TaskAccepted, seq: int) -> None:
         for hostname in task.hosts:
@@ -87,14 +100,13 @@ class OpenExecutions:
         for due in self.by_host.get(hostname, {}).values():
             if due.delivery.trigger_seq < seq and (not due.answered or due.is_cancelled):
                 due.delivery = due.delivery.triggered(seq)
-                due.next_s, due.attempts = 0.0, 0
+                due.attempts = 0
+                self.plan(due, 0.0)
 
     def cancel(self, task_id: str) -> None:
-        for due in self.of_task(task_id):
-            due.is_cancelled, due.next_s, due.attempts = True, 0.0, 0
-
-    def of_task(self, task_id: str) -> Iterator[Due]:
-        return (due for due in self.due.values() if due.task_id == task_id)
+        for due in self.by_task.get(task_id, {}).values():
+            due.is_cancelled, due.attempts = True, 0
+            self.plan(due, 0.0)
 
     def note(self, event: Event) -> None:
         """Take in an event about one execution, whoever recorded it."""
@@ -104,6 +116,7 @@ class OpenExecutions:
         match event:
             case tasks.ExecutionReturned(trigger_seq=trigger_seq):
                 due.delivery = due.delivery.returned(trigger_seq)
+                due.in_doubt = due.in_doubt and not due.delivery.certainly_not
             case tasks.ExecutionSent() | tasks.ExecutionUnconfirmed():
                 due.delivery = due.delivery.perhaps()
                 due.was_sent = due.was_sent or isinstance(event, tasks.ExecutionSent)
@@ -116,15 +129,45 @@ class OpenExecutions:
 
     def close(self, due: Due) -> None:
         del self.due[due.key]
-        of_host = self.by_host[due.hostname]
-        del of_host[due.task_id]
-        if not of_host:
-            del self.by_host[due.hostname]
+        for index, name, other in (
+            (self.by_task, due.task_id, due.hostname),
+            (self.by_host, due.hostname, due.task_id),
+        ):
+            del index[name][other]
+            if not index[name]:
+                del index[name]
 
-    def ready(self, now_s: float) -> list[Due]:
-        """What is to be published now, first in, first out."""
-        return sorted((d for d in self.due.values() if d.next_s is not None and d.next_s <= now_s), key=lambda d: d.seq)
+    def plan(self, due: Due, next_s: float | None) -> None:
+        """Publish it at that time, whatever was planned before; None: when its host comes online."""
+        due.next_s = next_s
+        if next_s is not None:
+            heappush(self._plan, (next_s, due.seq, due.key))
+
+    def again(self, due: Due, now_s: float, *, first_s: float, left_s: float | None = None) -> None:
+        """Publish it once more, after a pause that is longer each time.
+
+        Args:
+            left_s: until it is over; then it is looked at in any case.
+        """
+        most_s = MOST_RETRY_S if left_s is None else min(left_s, MOST_RETRY_S)
+        self.plan(due, now_s + min(first_s * 2 ** min(due.attempts, MOST_DOUBLINGS), most_s))
+        due.attempts += 1
+
+    def take_ready(self, now_s: float) -> list[Due]:
+        """What is to be published now, first in, first out; from here on nothing is planned for it."""
+        ready: list[Due] = []
+        while (next_s := self.next_s()) is not None and next_s <= now_s:
+            due = self.due[heappop(self._plan)[-1]]
+            due.next_s = None
+            ready.append(due)
+        return sorted(ready, key=lambda due: (due.seq, due.hostname))
 
     def next_s(self) -> float | None:
         """When something is ready next; None where everything waits for its host or its answer."""
-        return min((due.next_s for due in self.due.values() if due.next_s is not None), default=None)
+        while self._plan:
+            next_s, _, key = self._plan[0]
+            due = self.due.get(key)
+            if due is not None and due.next_s == next_s:
+                return next_s
+            heappop(self._plan)
+        return None

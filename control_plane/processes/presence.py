@@ -1,12 +1,13 @@
 """Who is there: follows the heartbeats and says, by the control plane's clock, when a host comes and goes.
 
-Nobody is judged who could not be heard: not within three intervals after this process, its broker connection or the
-broker itself came back.
+Silence is measured by the monotonic clock, from when this process heard the host: a step of the wall clock makes nobody
+silent, and keeps nobody alive. Nobody is judged who could not be heard: not within three intervals after this process,
+the consumer of heartbeats or the broker itself came back.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,6 +23,7 @@ from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
 
+HEARING: Final = "ingest:heartbeats"  # the lease of whoever takes heartbeats in
 STALE_AFTER: Final = 2  # missed intervals
 OFFLINE_AFTER: Final = 3
 LOOK_S: Final = 1.0
@@ -53,38 +55,42 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A host as presence knows it: what was said of it last, and its last heartbeat that counted."""
+    """A host as presence knows it: what was said of it last, and its last heartbeat that counted.
+
+    Attributes:
+        heard_s: when that was read here, in monotonic seconds; of one that was heard before, when this process began.
+    """
 
     hostname: str
+    heard_s: float
     state: str = "pending"
     heartbeat_seq: int = 0
-    heard_us: int = 0
     interval_s: int = BASIC_INTERVAL_S
     last: LastHeartbeat | None = None
 
 
 class Fleet:
-    """What presence knows; pure: events and heartbeats in, events to record out."""
+    """What presence knows; pure: events and heartbeats in, events to record out. All times are monotonic seconds."""
 
-    def __init__(self, heard: list[HeardHost]) -> None:
+    def __init__(self, heard: list[HeardHost], now_s: float) -> None:
         self.hosts = {
             host.hostname: Heard(
                 hostname=host.hostname,
+                heard_s=now_s,
                 state=host.state,
                 heartbeat_seq=host.heartbeat_seq,
-                heard_us=host.last_heartbeat_us or 0,
                 interval_s=host.interval_s or BASIC_INTERVAL_S,
                 last=host.last,
             )
             for host in heard
         }
 
-    def said(self, stored: StoredEvent) -> None:
+    def said(self, stored: StoredEvent, now_s: float) -> None:
         """Take in an event about a host, whoever recorded it."""
         hostname = stored.hostname or ""
         state = STATES[stored.kind]
         if state == "pending":
-            self.hosts[hostname] = Heard(hostname=hostname)
+            self.hosts[hostname] = Heard(hostname=hostname, heard_s=now_s)
         elif hostname in self.hosts:
             self.hosts[hostname] = replace(self.hosts[hostname], state=state)
 
@@ -93,7 +99,7 @@ class Fleet:
         host = self.hosts.get(stored.hostname or "")
         return host is not None and host.state not in {"revoked", "retired"}
 
-    def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage) -> bool:
+    def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage, now_s: float) -> bool:
         """Take in a heartbeat; whether it is news that the host is there, or goes."""
         if not self.knows(stored):
             return False
@@ -104,7 +110,7 @@ class Fleet:
         self.hosts[heartbeat.hostname] = replace(
             before,
             heartbeat_seq=stored.seq,
-            heard_us=stored.recorded_us,
+            heard_s=now_s,
             interval_s=heartbeat.interval_s,
             last=last,
         )
@@ -113,20 +119,19 @@ class Fleet:
         is_restart = before.last is not None and before.last.boot_id != last.boot_id
         return before.state != "online" or is_restart
 
-    def silent(self, now_us: int, hearing_since_us: int) -> list[tuple[Heard, str]]:
+    def silent(self, now_s: float, hearing_since_s: float) -> list[tuple[Heard, str]]:
         """Hosts whose silence means another state by now, with that state.
 
         Args:
-            hearing_since_us: since when every heartbeat would have been heard; earlier silence proves nothing.
+            hearing_since_s: since when every heartbeat would have been heard; earlier silence proves nothing.
         """
         found = []
         for host in self.hosts.values():
             if host.state not in {"online", "stale"}:
                 continue
-            interval_us = host.interval_s * 1_000_000
-            if now_us - hearing_since_us < OFFLINE_AFTER * interval_us:
+            if now_s - hearing_since_s < OFFLINE_AFTER * host.interval_s:
                 continue
-            missed = (now_us - host.heard_us) // interval_us
+            missed = (now_s - host.heard_s) // host.interval_s
             if missed >= OFFLINE_AFTER:
                 found.append((host, "offline"))
             elif missed >= STALE_AFTER and host.state == "online":
@@ -134,11 +139,34 @@ class Fleet:
         return found
 
 
+@dataclass(slots=True)
+class Hearing:
+    """Since when heartbeats are heard without a gap.
+
+    Whoever takes them in holds a lease for as long as its session with the broker lasts, in whichever process that is.
+    Another epoch is another session, and between two there may have been none. The heartbeats themselves would not do:
+    in a fleet of one host its own silence and the consumer's look the same.
+    """
+
+    epoch: int | None
+    since_s: float
+
+    def look(self, epoch: int | None, now_s: float) -> float | None:
+        """Since when, in monotonic seconds; None while nobody takes them in.
+
+        Args:
+            epoch: of the lease as it is held now; None: nobody holds it, or the broker lets nothing through.
+        """
+        if epoch != self.epoch:
+            self.epoch, self.since_s = epoch, now_s
+        return None if epoch is None else self.since_s
+
+
 class Presence:
     """The process, as a service; any number may run, and the one with the lease works.
 
     Args:
-        hearing_since_us: since when heartbeats are heard without a gap, by the clock; None while they are not.
+        heard_under: the epoch under which somebody takes heartbeats in now; None while nobody can.
     """
 
     name = "presence"
@@ -150,14 +178,14 @@ class Presence:
         queries: HostQueries,
         clock: Clock,
         *,
-        hearing_since_us: Callable[[], int | None] = lambda: 0,
+        heard_under: Callable[[], Awaitable[int | None]],
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
         self._leases = leases
         self._queries = queries
         self._clock = clock
-        self._hearing_since_us = hearing_since_us
+        self._heard_under = heard_under
         self._failpoints = failpoints
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -165,9 +193,9 @@ class Presence:
 
     async def _work(self, _lease: object, stop: asyncio.Event) -> None:
         as_of, heard = await self._queries.heard()
-        fleet = Fleet(heard)
+        looked_s = self._clock.monotonic_s()
+        fleet, hearing = Fleet(heard, looked_s), Hearing(await self._heard_under(), looked_s)
         event_seq, heartbeat_seq = as_of.event, as_of.heartbeat
-        started_us = looked_us = self._clock.now_us()
         while not stop.is_set():
             event_seq = await self._listen(fleet, event_seq)
             if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE, patience_s=POLL_S):
@@ -175,27 +203,29 @@ class Presence:
                     event_seq = await self._listen(fleet, event_seq, patience_s=0)
                 await self._record(self._news(fleet, heartbeats))
                 heartbeat_seq = heartbeats[-1].seq
-                continue
-            now_us = self._clock.now_us()
-            if now_us - looked_us >= LOOK_S * 1_000_000:
-                looked_us = now_us
-                await self._judge(fleet, now_us, started_us)
+                if len(heartbeats) == PAGE:
+                    continue  # nobody is judged by what is not read yet
+            now_s = self._clock.monotonic_s()
+            if now_s - looked_s >= LOOK_S:
+                looked_s = now_s
+                await self._judge(fleet, now_s, hearing.look(await self._heard_under(), now_s))
             await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
 
     async def _listen(self, fleet: Fleet, after: int, *, patience_s: float = POLL_S) -> int:
         while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=patience_s):
             for stored in page:
                 if stored.kind in KINDS:
-                    fleet.said(stored)
+                    fleet.said(stored, self._clock.monotonic_s())
             after = page[-1].seq
         return after
 
     def _news(self, fleet: Fleet, heartbeats: list[StoredEvent]) -> list[Event]:
+        now_s = self._clock.monotonic_s()
         news: list[Event] = []
         for stored in heartbeats:
             try:
                 event = registry.decode(stored)
-                is_news = isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat)
+                is_news = isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat, now_s)
             except MalformedMessageError as error:
                 fields = {"seq": stored.seq, "reason": error.reason}
                 _logger.error("heartbeat refused by presence", extra=fields)  # noqa: TRY400 - the fields say it all
@@ -205,17 +235,16 @@ class Presence:
                 fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
         return news
 
-    async def _judge(self, fleet: Fleet, now_us: int, started_us: int) -> None:
-        since_us = self._hearing_since_us()
-        if since_us is None:
+    async def _judge(self, fleet: Fleet, now_s: float, hearing_since_s: float | None) -> None:
+        if hearing_since_s is None:
             return
         silent: list[Event] = []
-        for host, state in fleet.silent(now_us, max(since_us, started_us)):
-            silent.append(await self._silence(host, state, now_us))
+        for host, state in fleet.silent(now_s, hearing_since_s):
+            silent.append(await self._silence(host, state))
             fleet.hosts[host.hostname] = replace(host, state=state)
         await self._record(silent)
 
-    async def _silence(self, host: Heard, state: str, now_us: int) -> Event:
+    async def _silence(self, host: Heard, state: str) -> Event:
         stored = await self._log.read_one(HEARTBEAT_EVENT, host.heartbeat_seq)
         event = registry.decode(stored) if stored else None
         message = event.message if isinstance(event, hosts.HeartbeatReceived) else {}

@@ -30,10 +30,10 @@ class AuditProjection(Projection):
             Column("task_id", Identifier()),
             Column("hostname", Identifier()),
             Column("outcome", Identifier(64), comment="the terminal state that it says, if it says one"),
-            Index(f"audit{suffix}_task", "task_id", "seq"),
-            Index(f"audit{suffix}_host", "hostname", "seq"),
-            Index(f"audit{suffix}_kind", "kind", "seq"),
-            Index(f"audit{suffix}_actor", "actor", "seq"),
+            Index("audit_task", "task_id", "seq"),
+            Index("audit_host", "hostname", "seq"),
+            Index("audit_kind", "kind", "seq"),
+            Index("audit_actor", "actor", "seq"),
         )
 
     def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:

@@ -71,8 +71,8 @@ class HostsProjection(Projection):
             Column("groups_bound", Json()),
             Column("facts", Json()),
             Column("usage_pos", Int64, nullable=False, comment="the last heartbeat that changed this row"),
-            Index(f"host{suffix}_pos", "pos"),
-            Index(f"host{suffix}_usage_pos", "usage_pos"),
+            Index("host_pos", "pos"),
+            Index("host_usage_pos", "usage_pos"),
         )
         self.usage = read_table(
             f"host_usage{suffix}",

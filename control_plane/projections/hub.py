@@ -26,6 +26,10 @@ class Hub:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def forget(self, name: str) -> None:
+        """Its tables may be made anew: what was told of them counts no more, and its row says where it stands."""
+        self._positions.pop(name, None)
+
     async def wait_moved(self, *, after: int | None = None, timeout_s: float) -> None:
         """Return when a projection of this process has moved, or at the timeout.
 
@@ -41,20 +45,22 @@ class Hub:
         except TimeoutError:
             return
 
-    async def wait_for(self, name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
-        """Wait until a projection has come to an event, wherever it runs; whether it has."""
+    async def wait_for(self, name: str, event_seq: int, *, heartbeat_seq: int = 0, timeout_s: float = 2.0) -> bool:
+        """Wait until a projection has come to a position, wherever it runs; whether it has."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
-        while self._positions.get(name, Positions(0, 0)).event < event_seq:
+        while not self._is_told(name, event_seq, heartbeat_seq):
             if loop.time() >= ends:
                 return False
             before = self.moves
             await self.wait_moved(after=before, timeout_s=min(POLL_S, ends - loop.time()))
             if self.moves == before:  # perhaps its projector runs in another process
-                found = await self.position(name)
-                if found.event > self._positions.get(name, Positions(0, 0)).event:
-                    self._positions[name] = found
+                self._positions[name] = await self.position(name)
         return True
+
+    def _is_told(self, name: str, event_seq: int, heartbeat_seq: int) -> bool:
+        told = self._positions.get(name, Positions(0, 0))
+        return told.event >= event_seq and told.heartbeat >= heartbeat_seq
 
     async def position(self, name: str) -> Positions:
         """How far a projection has come: what its row says, or more where its projector has told us."""

@@ -37,6 +37,16 @@ class Projection:
         )
 
     @property
+    def key(self) -> str:
+        """Under which its position is kept; the live one's is its name."""
+        return self.name + self.suffix
+
+    @property
+    def lease(self) -> str:
+        """The lease of who works on it."""
+        return f"projection:{self.key}"
+
+    @property
     def tables(self) -> list[Table]:
         """The read tables: what a fold from zero has to equal."""
         return [table for table in self.metadata.tables.values() if table is not self.parked]

@@ -1,43 +1,42 @@
-"""From zero: fold the whole log into tables beside the live ones, compare the two, and if asked use the new ones."""
+"""From zero: fold the whole log into tables beside the live ones, compare the two, and if asked use the new ones.
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Final
+The live tables go on meanwhile. Two copies are compared at one position, each in a snapshot, so nobody waits for that.
+The new ones are put in place in one statement, when both stand at the same position and nobody else may move it; the
+old ones stay, and can be brought up to date and put back the same way.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Literal
 from uuid import uuid4
 
-from sqlalchemy import Table, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import delete, select
 
-from control_plane.errors import LeaseLostError, RefusedError, StorageUnavailableError
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
+from control_plane.errors import RefusedError
+from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
+from control_plane.projections.compare import TableComparison, compare
+from control_plane.projections.folding import (
+    OLD,
+    REBUILT,
+    Folding,
+    claim,
+    create_indexes,
+    drop_tables,
+    folding,
+    put_in_place,
+)
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import create_tables, drop_tables, fold
-from control_plane.projections.rows import Rows, json_text
-from control_plane.projections.trimming import read_floor_us
+from control_plane.projections.trimming import read_floor_us, trim
 from control_plane.storage.engine import Database
-from control_plane.storage.leases import Leases
+from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import follower
 
-SUFFIX: Final = "_rebuilt"
-PAGE: Final = 1000
-ROWS_A_READ: Final = 1000
+PAGE: Final = 5000
+ATTEMPTS: Final = 2  # at a comparison that differs: MariaDB may show a commit a moment before the one before it
 
-
-@dataclass(frozen=True, slots=True)
-class TableComparison:
-    """One table, live and rebuilt: number of rows and SHA-256 over them in the order of their keys."""
-
-    name: str
-    live: tuple[int, str]
-    rebuilt: tuple[int, str]
-
-    @property
-    def is_equal(self) -> bool:
-        return self.live == self.rebuilt
+Progress = Callable[[int, int], None]
 
 
 async def rebuild(
@@ -45,137 +44,149 @@ async def rebuild(
     database: Database,
     log: EventLog,
     *,
-    switch: bool,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    then: Literal["drop", "switch", "keep"],
+    resume: bool = False,
+    progress: Progress = lambda _done, _total: None,
 ) -> list[TableComparison]:
     """Fold a projection from zero while the live one goes on, and compare both at one position.
 
     Args:
-        switch: put the rebuilt rows in place of the live ones, in the transaction that compares them.
+        then: what becomes of the rebuilt tables. "drop": they were made to compare. "switch": they are put in place of
+            the live ones, which are kept for `roll_back`. "keep": they wait for the start of a release that knows their
+            version.
+        resume: go on where an earlier rebuild was stopped; else what that has left is dropped.
         progress: called with the number of events folded and of all.
+
+    Returns:
+        One comparison a table; none where the live tables are of another version.
 
     Raises:
         FoldError: an event cannot be folded; a rebuild sets nothing aside.
-        RefusedError: `rebuild_running`: two at once would fold into the same tables.
+        RefusedError: `rebuild_running`: two at once would fold into the same tables. `not_folded`: there is nothing
+            yet to rebuild. `other_version`: a release that knows other tables is running, so they cannot be switched.
         LeaseLostError: this one stood still for so long that another has begun.
     """
-    live, rebuilt = projection(), projection(SUFFIX)
-    async with _alone(database, projection.name) as renew:
-        await drop_tables(database, rebuilt)
-        await create_tables(database, rebuilt)
-        try:
-            position = await _fold_most(rebuilt, database, log, renew, progress)
-            async with database.write() as connection:
-                upto = await _locked_position(connection, projection.name)
-                for name, at, end in (
-                    (EVENT, position.event, upto.event),
-                    (HEARTBEAT_EVENT, position.heartbeat, upto.heartbeat),
-                ):
-                    while name in rebuilt.logs and at < end:
-                        at = await _fold_page(rebuilt, connection, database, log, name, at, end)
-                floor_us = await read_floor_us(connection)
-                pairs = list(zip(live.tables, rebuilt.tables, strict=True))
-                compared = [
-                    await _compare(connection, old, new, floor_us if old in live.passing else None)
-                    for old, new in pairs
-                ]
-                if switch:
-                    for old, new in pairs:
-                        await connection.execute(delete(old))
-                        await connection.execute(insert(old).from_select(list(old.c.keys()), select(new)))
-                    await _start_over(connection, projection())
-            return compared
-        finally:
-            with suppress(LeaseLostError):  # then they are another one's tables by now
-                await renew()
-                await drop_tables(database, rebuilt)
+    live, fresh = projection(), projection(REBUILT)
+    _, version = await _row_of(database, live)
+    if then == "switch" and version != projection.version:
+        raise RefusedError(
+            "other_version", f"{live.name} is shown in version {version}: keep the new one for the start"
+        )
+    leases = Leases(database, owner=f"rebuild {uuid4()}")
+    async with _alone(leases, fresh) as lease:
+        if not resume:
+            await _forget(database, fresh)
+        async with folding(fresh, database, log, lease, sets_aside=False, indexed=False) as tenure:
+            upto, version = await _row_of(database, live)
+            await _fold_upto(tenure, upto, fresh, progress)
+            await create_indexes(database, fresh)
+            same_shape = version == projection.version
+            compared = await _compared(database, live, fresh, tenure) if same_shape else []
+            if then == "switch":
+                await _forget(database, projection(OLD))
+                await _switch(database, leases, live, fresh, tenure)
+        if then == "drop":
+            await _forget(database, fresh)
+    return compared
+
+
+async def roll_back(projection: type[Projection], database: Database, log: EventLog) -> None:
+    """Bring the tables from before the last switch up to date, and put them back.
+
+    Raises:
+        RefusedError: `nothing_to_roll_back`, or as `rebuild` does.
+    """
+    live, old = projection(), projection(OLD)
+    async with database.read() as connection:
+        version = await connection.scalar(select(follower.c.version).where(follower.c.name == old.key))
+    if version != projection.version:
+        raise RefusedError(
+            "nothing_to_roll_back", f"there are no earlier tables of {live.name} that this release knows"
+        )
+    leases = Leases(database, owner=f"rebuild {uuid4()}")
+    async with _alone(leases, old) as lease, folding(old, database, log, lease, sets_aside=False) as tenure:
+        upto, _ = await _row_of(database, live)
+        await _fold_upto(tenure, upto, old, lambda _done, _total: None)
+        await _switch(database, leases, live, old, tenure)
+
+
+async def retry_parked(projection: type[Projection], database: Database, log: EventLog) -> tuple[int, int]:
+    """Fold what the live projection has set aside, in its order; how many could be, and how many still cannot.
+
+    Whoever projects starts over afterwards.
+    """
+    live = projection()
+    await _row_of(database, live)
+    leases = Leases(database, owner=f"retry {uuid4()}")
+    lease = await leases.take(live.lease)
+    async with leases.renewing(lease), folding(live, database, log, lease) as tenure:
+        return await tenure.retry()
 
 
 @asynccontextmanager
-async def _alone(database: Database, name: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """The right to use the tables beside the live ones; what this gives is to be called every few seconds."""
-    leases = Leases(database, owner=f"rebuild {uuid4()}")
-    lease = await leases.acquire(f"rebuild:{name}")
+async def _alone(leases: Leases, copy: Projection) -> AsyncIterator[Lease]:
+    lease = await leases.acquire(copy.lease)
     if lease is None:
-        raise RefusedError("rebuild_running", f"{name} is being folded from zero already; wait until that has ended")
-    try:
-        yield lambda: leases.renew(lease)
-    finally:
-        with suppress(StorageUnavailableError):  # it ends by itself in four seconds
-            await leases.release(lease)
+        raise RefusedError("rebuild_running", f"{copy.name} is being folded already; wait until that has ended")
+    async with leases.renewing(lease):
+        yield lease
 
 
-async def _start_over(connection: AsyncConnection, live: Projection) -> None:
-    """Nothing is set aside any more, and whoever is projecting takes over anew: it remembers rows of before."""
-    await connection.execute(delete(live.parked))
-    await connection.execute(update(follower).where(follower.c.name == live.name).values(epoch=0))
-
-
-async def _fold_most(
-    rebuilt: Projection,
-    database: Database,
-    log: EventLog,
-    renew: Callable[[], Awaitable[None]],
-    progress: Callable[[int, int], None],
-) -> Positions:
-    """Fold up to where the live projection stands at the start, page by page; it may have gone on by the end."""
+async def _row_of(database: Database, live: Projection) -> tuple[Positions, int]:
+    """Where the live projection stands, and the version of its tables."""
     async with database.read() as connection:
-        upto = await _position(connection, rebuilt.name)
-    before, total = 0, upto.event + (upto.heartbeat if HEARTBEAT_EVENT in rebuilt.logs else 0)
-    for name, end in ((EVENT, upto.event), (HEARTBEAT_EVENT, upto.heartbeat)):
-        at = 0
-        while name in rebuilt.logs and at < end:
-            async with database.write() as connection:
-                at = await _fold_page(rebuilt, connection, database, log, name, at, end)
-            await renew()
-            progress(before + at, total)
-        before += at
-    return upto
+        row = (await connection.execute(select(follower).where(follower.c.name == live.key))).one_or_none()
+    if row is None:
+        raise RefusedError(
+            "not_folded", f"{live.name} has not been folded yet: run the server with the role projectors"
+        )
+    return Positions(row.event_seq, row.heartbeat_seq), row.version
 
 
-async def _fold_page(
-    rebuilt: Projection,
-    connection: AsyncConnection,
-    database: Database,
-    log: EventLog,
-    name: LogName,
-    after: int,
-    end: int,
-) -> int:
-    """Fold the next events up to `end`; how far that has come."""
-    events = await log.read(name, after=after, limit=PAGE, upto=end)
-    rows = Rows(connection, database.dialect)
-    await fold(rebuilt, rows, events)
-    await rows.flush()
-    return events[-1].seq if events else end  # none are there where the rest is dropped, and nothing of it kept
+async def _forget(database: Database, copy: Projection) -> None:
+    """Drop a copy; its position first, so that nobody takes what is left for whole."""
+    async with database.write() as connection:
+        await connection.execute(delete(follower).where(follower.c.name == copy.key))
+    await drop_tables(database, copy)
 
 
-async def _position(connection: AsyncConnection, name: str) -> Positions:
-    statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
-    row = (await connection.execute(statement)).one_or_none()
-    return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
+async def _fold_upto(tenure: Folding, upto: Positions, copy: Projection, progress: Progress) -> None:
+    def count(position: Positions) -> int:
+        return position.event + (position.heartbeat if HEARTBEAT_EVENT in copy.logs else 0)
+
+    while await tenure.step(upto=upto, limit=PAGE):
+        progress(count(tenure.position), count(upto))
+    await tenure.save(at_once=True)
 
 
-async def _locked_position(connection: AsyncConnection, name: str) -> Positions:
-    """The live position, which stands still until this transaction ends: an update of its row locks it everywhere."""
-    await connection.execute(update(follower).where(follower.c.name == name).values(name=name))
-    return await _position(connection, name)
+async def _compared(database: Database, live: Projection, fresh: Projection, tenure: Folding) -> list[TableComparison]:
+    compared: list[TableComparison] = []
+    for _ in range(ATTEMPTS):
+        async with database.snapshot() as shown, database.snapshot() as rebuilt:
+            position = (await shown.execute(select(follower).where(follower.c.name == live.key))).one()
+            upto = Positions(position.event_seq, position.heartbeat_seq)
+            while await tenure.step(upto=upto, limit=PAGE):
+                pass
+            # Read last: what could not be folded any more was dropped before, and what is trimmed is older.
+            floor_us = await read_floor_us(rebuilt)
+            pairs = zip(live.tables, fresh.tables, strict=True)
+            compared = [
+                await compare(shown, one, rebuilt, other, since_us=floor_us if one in live.passing else None)
+                for one, other in pairs
+            ]
+        if all(table.is_equal for table in compared):
+            break
+    return compared
 
 
-async def _compare(connection: AsyncConnection, live: Table, rebuilt: Table, floor_us: int | None) -> TableComparison:
-    digests = [await digest(connection, table, floor_us) for table in (live, rebuilt)]
-    return TableComparison(live.name, digests[0], digests[1])
-
-
-async def digest(connection: AsyncConnection, table: Table, floor_us: int | None = None) -> tuple[int, str]:
-    """The number of rows, and SHA-256 over them in the order of their keys; of those from a time on, if it is given."""
-    count, whole = 0, hashlib.sha256()
-    keys = list(table.primary_key.columns)
-    wanted = select(table) if floor_us is None else select(table).where(table.c.recorded_us >= floor_us)
-    result = await connection.stream(wanted.order_by(*keys).execution_options(yield_per=ROWS_A_READ))
-    async for row in result:
-        count += 1
-        for value in row:
-            data = value if isinstance(value, bytes) else json_text(value).encode()
-            whole.update(len(data).to_bytes(4, "big") + data)
-    return count, whole.hexdigest()
+async def _switch(database: Database, leases: Leases, live: Projection, copy: Projection, tenure: Folding) -> None:
+    """Put a copy in place of the live tables. After a crash anywhere either are live, whole, at the same position."""
+    taken = await leases.take(live.lease)
+    async with leases.renewing(taken):
+        upto = await claim(live, database, taken)  # from here on nobody but us moves it
+        while await tenure.step(upto=upto, limit=PAGE):
+            pass
+        await tenure.save(at_once=True)
+        async with database.write() as connection:
+            await put_in_place(connection, database.dialect, copy, upto)
+    await trim(database, live)  # the copy may have rows that the live tables had lost

@@ -12,7 +12,7 @@ from sqlalchemy import Column, Index, Table
 from control_plane.events import hosts, tasks
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
-from control_plane.events.tasks import RANK, STATE_BY_KIND, TERMINAL, advanced, state_of
+from control_plane.events.tasks import RANK, STATE_BY_KIND, TERMINAL, advanced, last_start_s, last_word_s, state_of
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, Rows
 from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read_table
@@ -23,7 +23,7 @@ FIRST_LINE_CHARACTERS = 200
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 3
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -46,9 +46,9 @@ class TasksProjection(Projection):
             Column("retry_of", Identifier()),
             Column("guard_level", Int64, nullable=False),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
-            Index(f"task{suffix}_pos", "pos"),
-            Index(f"task{suffix}_seq", "seq"),
-            Index(f"task{suffix}_state", "state", "seq"),
+            Index("task_pos", "pos"),
+            Index("task_seq", "seq"),
+            Index("task_state", "state", "seq"),
         )
         self.execution = read_table(
             f"execution{suffix}",
@@ -60,10 +60,12 @@ class TasksProjection(Projection):
             Column("accepted_seq", Int64, nullable=False, comment="its task's task.accepted"),
             Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
             Column("may_have_arrived", Int64, nullable=False, comment="1: perhaps delivered, for good"),
+            Column("deadline_s", Int64, nullable=False, comment="Unix seconds until which its silence means nothing"),
             Column("queued_us", Int64, nullable=False),
             Column("sent_us", Int64),
             Column("accepted_us", Int64),
-            Column("started_us", Int64, comment="by the host's clock"),
+            Column("started_us", Int64, comment="by the host's clock, for show"),
+            Column("running_us", Int64, comment="when its agent's word that it runs was recorded"),
             Column("finished_us", Int64),
             Column("result_seq", Int64, comment="the event that has the output"),
             Column("exit_code", Int64),
@@ -76,9 +78,10 @@ class TasksProjection(Projection):
             Column("first_line", Blob),
             Column("late", Json(), comment="a result that came after the control plane had said the outcome"),
             Column("pos", Int64, nullable=False),
-            Index(f"execution{suffix}_pos", "pos"),
-            Index(f"execution{suffix}_host", "hostname", "accepted_seq"),
-            Index(f"execution{suffix}_open", "is_open", "accepted_seq"),
+            Index("execution_pos", "pos"),
+            Index("execution_host", "hostname", "accepted_seq"),
+            Index("execution_open", "is_open", "accepted_seq"),
+            Index("execution_deadline", "is_open", "deadline_s"),
         )
         # When each host last came online: what then waited for it was published again.
         self.online = read_table(
@@ -135,8 +138,9 @@ class TasksProjection(Projection):
                 "pos": stored.seq,
             },
         )
+        deadline_s = last_word_s(event.expires_at, timeout if isinstance(timeout, int) else 0, None)
         for hostname in event.hosts:
-            rows.put(self.execution, _queued(event.task_id, hostname, stored))
+            rows.put(self.execution, _queued(event.task_id, hostname, stored, deadline_s))
 
     def _request_cancel(self, rows: Rows, stored: StoredEvent, task_id: str) -> None:
         task = rows.get(self.task, task_id)
@@ -152,16 +156,18 @@ class TasksProjection(Projection):
         after = {**before, **_changes(before, stored, event)}
         if after == before:
             return
+        if after["is_open"]:
+            after["deadline_s"] = _deadline_s(after, task)
         after["pos"] = stored.seq
         rows.put(self.execution, after)
         if after["state"] != before["state"]:
             rows.put(self.task, _counted(task, before["state"], after["state"], stored))
 
 
-def _queued(task_id: str, hostname: str, stored: StoredEvent) -> Row:
+def _queued(task_id: str, hostname: str, stored: StoredEvent, deadline_s: int) -> Row:
     nothing = dict.fromkeys(
         (
-            *("sent_us", "accepted_us", "started_us", "finished_us", "result_seq", "exit_code", "reason"),
+            *("sent_us", "accepted_us", "started_us", "running_us", "finished_us", "result_seq", "exit_code", "reason"),
             *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "first_line", "late"),
         )
     )
@@ -173,10 +179,18 @@ def _queued(task_id: str, hostname: str, stored: StoredEvent) -> Row:
         "accepted_seq": stored.seq,
         "returned_seq": 0,
         "may_have_arrived": 0,
+        "deadline_s": deadline_s,
         "queued_us": stored.recorded_us,
         **nothing,
         "pos": stored.seq,
     }
+
+
+def _deadline_s(row: Row, task: Row) -> int:
+    """What came back may have expired by then, unless its host has come online since; all else may be lost."""
+    if row["returned_seq"] and not row["may_have_arrived"]:
+        return last_start_s(task["expires_at"])
+    return last_word_s(task["expires_at"], task["timeout_s"], row["running_us"])
 
 
 def _changes(row: Mapping[str, object], stored: StoredEvent, event: Event) -> Row:
@@ -197,7 +211,7 @@ def _changes(row: Mapping[str, object], stored: StoredEvent, event: Event) -> Ro
         case tasks.ExecutionAccepted():
             changes: Row = {"accepted_us": stored.recorded_us}
         case tasks.ExecutionStarted():
-            changes = {"started_us": event.started_at * 1_000_000}
+            changes = {"started_us": event.started_at * 1_000_000, "running_us": stored.recorded_us}
         case tasks.ExecutionFinished():
             return {"is_open": 0, "may_have_arrived": 1, "finished_us": stored.recorded_us, **_of_result(event, stored)}
         case tasks.ExecutionExpired() | tasks.ExecutionLost() | tasks.ExecutionSkipped() | tasks.ExecutionCancelled():

@@ -54,7 +54,7 @@ async def _delete_some(database: Database, projection: Projection, table: Table,
     """Delete the oldest rows of one host; how many."""
     is_its = table.c.hostname == hostname
     async with database.write() as connection:
-        # A rebuild locks that row before it compares: what it has counted does not go meanwhile.
+        # First, as a projector's batch does: two who lock rows in one order do not end in a deadlock.
         name = projection.name
         await connection.execute(update(follower).where(follower.c.name == name).values(name=name))
         old = select(table.c.recorded_us).where(is_its, table.c.recorded_us < await read_floor_us(connection))

@@ -8,9 +8,11 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from control_plane.events.archive import Archived
+from control_plane.events.checkpoints import signed_upto
 from control_plane.events.envelope import HEARTBEAT_EVENT, LogName
 from control_plane.events.segments import LOGS, Progress, drop, finish, oldest, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import OLD, REBUILT
 from control_plane.projections.trimming import trim
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
@@ -86,9 +88,15 @@ async def maintain(
 
 
 async def _last_reader(database: Database) -> tuple[str, int]:
-    """Who is the least far in the heartbeats, and how far: every projection of them, and whoever else has begun."""
+    """Who is the least far in the heartbeats, and how far: every projection of them, who signs them, and who has begun.
+
+    A copy of a projection does not count: it goes on behind what was dropped, from what is kept of it.
+    """
+    copies = {cls(suffix).key for cls in PROJECTIONS for suffix in (OLD, REBUILT)}
     async with database.read() as connection:
         rows = await connection.execute(select(follower.c.name, follower.c.heartbeat_seq))
-        begun: Mapping[str, int] = {name: seq for name, seq in rows if seq > 0}
+        begun: Mapping[str, int] = {name: seq for name, seq in rows if seq > 0 and name not in copies}
     of_projections = {cls.name: 0 for cls in PROJECTIONS if HEARTBEAT_EVENT in cls.logs}
-    return min((of_projections | dict(begun)).items(), key=lambda reader: reader[1])
+    signed = await signed_upto(database, HEARTBEAT_EVENT)
+    of_signer = {} if signed is None else {"checkpoints": signed}
+    return min((of_projections | dict(begun) | of_signer).items(), key=lambda reader: reader[1])

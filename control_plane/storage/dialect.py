@@ -1,6 +1,6 @@
 """All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -46,6 +46,11 @@ class Dialect(Protocol):
     @property
     def needs_administrator(self) -> bool:
         """Whether the upkeep of the logs wants rights that the application's account should not have."""
+        ...
+
+    @property
+    def snapshot_isolation(self) -> str | None:
+        """The isolation level under which a transaction goes on seeing what its first statement saw; None: any."""
         ...
 
     def clock_us(self) -> ColumnElement[int]:
@@ -100,12 +105,29 @@ class Dialect(Protocol):
         """
         ...
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def leaf_data(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> bytes:
+        """What the log's tree hashes of each event after one seq and up to another, one behind the other.
+
+        The bytes of `events.merkle.leaf_data`, each behind a 0x00, made by the database: one value instead of eleven
+        columns for each event. Events whose body has `below_bytes` or more are left out.
+        """
+        ...
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         """Create a read table, and the read schema, where they are missing. MySQL commits by itself here.
+
+        Args:
+            indexed: False leaves the indexes to `create_read_indexes`, which is quicker once the table is full.
 
         Raises:
             ConfigurationError: the account may not; the text names the missing GRANT.
         """
+        ...
+
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        """Create the indexes of a read table where they are missing. MySQL commits by itself here."""
         ...
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
@@ -120,10 +142,32 @@ class Dialect(Protocol):
         """Statements that take from the application's account what lets it change the log."""
         ...
 
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
+        """The tables that are in the read schema; where the log lives beside them, its tables too."""
+        ...
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        """Give tables of the read schema new names, (from, to) in that order, for all readers at one moment.
+
+        Names that are not there are left out. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: a reader has held one of them for too long; nothing was renamed.
+        """
+        ...
+
     def translate(self, error: DBAPIError) -> Exception:
         """Name what a driver's error means to the caller; the error itself where it is a defect of ours.
 
-        StorageUnavailableError: transient, or nothing is known; a duplicate key too, since the same again will find
-        the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
+        StorageUnavailableError: transient, or nothing is known. DuplicateKeyError: the same again, after a look, will
+        find the row that came first. UnstorableError: the values will never do. ConfigurationError: a missing right.
         """
         ...
+
+
+def possible_renames(names: Sequence[tuple[str, str]], there: set[str]) -> Iterator[tuple[str, str]]:
+    """Those renames, in their order, whose first name is there by then."""
+    for old, new in names:
+        if old in there:
+            there = there - {old} | {new}
+            yield old, new

@@ -9,6 +9,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.storage import mysql, sqlite
@@ -16,17 +17,19 @@ from control_plane.storage.dialect import Account, Dialect
 from control_plane.storage.tables import READ_SCHEMA
 
 TRANSACTION_S: Final = 60.0
+POOL_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
 SHOWN_CHARS: Final = 60  # of a statement, in an error
 
 
 class Database:
     """One database for all of a process; `async with open_database(url) as database`."""
 
-    def __init__(self, reading: AsyncEngine, writing: AsyncEngine, dialect: Dialect) -> None:
+    def __init__(self, reading: AsyncEngine, writing: AsyncEngine, keeping: AsyncEngine, dialect: Dialect) -> None:
         self.dialect = dialect
         schemas = {READ_SCHEMA: dialect.read_schema}
         self._reading = reading.execution_options(schema_translate_map=schemas)
         self._writing = writing.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
+        self._keeping = keeping.execution_options(schema_translate_map=schemas)
         # SQLite lets a second writer sleep and look again, for up to 100 ms at a time; here it waits its turn.
         self._turn = asyncio.Lock() if dialect.has_one_writer else None
 
@@ -44,6 +47,17 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Statements that all see the database as the first of them does, for as long as it takes.
+
+        MariaDB collects what it sees without a lock: a commit may be seen a moment before the one that came first.
+        """
+        level = self.dialect.snapshot_isolation
+        engine = self._keeping if level is None else self._keeping.execution_options(isolation_level=level)
+        async with self._bounded(None), engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
     async def write(
         self, connection: AsyncConnection | None = None, *, timeout_s: float | None = TRANSACTION_S
     ) -> AsyncIterator[AsyncConnection]:
@@ -58,17 +72,21 @@ class Database:
             UnstorableError: a value was refused, and with it all of the transaction.
         """
         async with self._bounded(timeout_s), AsyncExitStack() as stack:
-            if self._turn is not None:
-                await stack.enter_async_context(self._turn)
             if connection is None:
                 connection = await stack.enter_async_context(self._writing.connect())
+            if self._turn is not None:  # last: nobody waits for a connection while it is his turn
+                await stack.enter_async_context(self._turn)
             await stack.enter_async_context(connection.begin())
             yield connection
 
     async def connect(self) -> AsyncConnection:
-        """A connection to keep for many `write`s, which saves three round trips each; whoever asks closes it."""
+        """A connection to keep for many `write`s, which saves three round trips each; whoever asks closes it.
+
+        It is none of the pool's, which is there for what is short.
+        """
+        writing = self._keeping.execution_options(**{sqlite.WRITES: True})
         async with self._bounded(TRANSACTION_S):
-            return await self._writing.connect()
+            return await writing.connect()
 
     @asynccontextmanager
     async def _bounded(self, timeout_s: float | None) -> AsyncIterator[None]:
@@ -103,21 +121,25 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         StorageUnavailableError: it does not answer.
     """
     parsed = _parsed(url)
-    options = {"pool_size": pool_size, "hide_parameters": True}
+    pooled = {"pool_size": pool_size, **POOL_OPTIONS, "hide_parameters": True}
+    alone = {"poolclass": NullPool, "hide_parameters": True}
     if parsed.get_backend_name() == "sqlite":
-        reading = writing = create_async_engine(parsed, **options, **sqlite.ENGINE_OPTIONS)
+        reading = writing = create_async_engine(parsed, **pooled)
+        keeping = create_async_engine(parsed, **alone)
         sqlite.prepare(writing.sync_engine)
+        sqlite.prepare(keeping.sync_engine)
     else:
         parsed = mysql.with_defaults(parsed)
-        writing = create_async_engine(parsed, **options, **mysql.ENGINE_OPTIONS)
-        reading = create_async_engine(parsed, **options, **mysql.READING_OPTIONS)
+        writing = create_async_engine(parsed, **pooled, **mysql.POOL_OPTIONS, **mysql.WRITING_OPTIONS)
+        reading = create_async_engine(parsed, **pooled, **mysql.READING_POOL_OPTIONS, **mysql.READING_OPTIONS)
+        keeping = create_async_engine(parsed, **alone, **mysql.WRITING_OPTIONS)
         mysql.ping_when_idle(reading.sync_engine)
     try:
-        is_sqlite = reading is writing
-        yield Database(reading, writing, sqlite.recognise() if is_sqlite else await mysql.recognise(writing))
+        dialect = sqlite.recognise() if reading is writing else await mysql.recognise(writing)
+        yield Database(reading, writing, keeping, dialect)
     finally:
-        await writing.dispose()
-        await reading.dispose()
+        for engine in (writing, reading, keeping):
+            await engine.dispose()
 
 
 async def account_of(url: str) -> Account | None:

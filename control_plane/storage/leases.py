@@ -5,12 +5,12 @@ A lease only saves work. What protects is the epoch: whoever moves a position do
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import Update, and_, bindparam, insert, or_, select, update
 
 from control_plane.errors import LeaseLostError, LogDamagedError, StorageUnavailableError
 from control_plane.storage.engine import Database
@@ -52,8 +52,10 @@ class Leases:
             .where(is_named, or_(table.c.owner == owner, table.c.until_us < now_us))
             .values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         )
+        self._steal = update(table).where(is_named).values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
         self._exists = select(table.c.name).where(is_named)
+        self._held = select(table.c.epoch).where(is_named, table.c.until_us >= now_us)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
         self._end_all = update(table).where(table.c.owner == bindparam("dead")).values(until_us=0)
@@ -64,14 +66,35 @@ class Leases:
         Raises:
             StorageUnavailableError: try again.
         """
+        return await self._acquire(name, self._take)
+
+    async def take(self, name: str) -> Lease:
+        """The lease, though another process holds it, which finds out at its next renewal: for an administrator.
+
+        Its epoch fences the other one off at once wherever it moves a position.
+        """
+        lease = await self._acquire(name, self._steal)
+        assert lease is not None  # noqa: S101 - nobody can refuse it
+        return lease
+
+    async def _acquire(self, name: str, statement: Update) -> Lease | None:
         async with self._database.write() as connection:
-            taken = await connection.execute(self._take, {"lease": name})
+            taken = await connection.execute(statement, {"lease": name})
             if not taken.rowcount:
                 if await connection.scalar(self._exists, {"lease": name}) is not None:
                     return None
                 await connection.execute(self._create, {"lease": name})
             epoch = await connection.scalar(self._read_epoch, {"lease": name})
         return None if epoch is None else Lease(name, epoch)
+
+    async def held(self, name: str) -> int | None:
+        """The epoch under which somebody holds the lease now; None while nobody does.
+
+        Raises:
+            StorageUnavailableError: try again.
+        """
+        async with self._database.read() as connection:
+            return await connection.scalar(self._held, {"lease": name})
 
     async def renew(self, lease: Lease) -> None:
         """Hold on for another four seconds.
@@ -95,6 +118,14 @@ class Leases:
         async with self._database.write() as connection:
             await connection.execute(self._end_all, {"dead": owner})
 
+    async def hold(self, name: str, until: asyncio.Event) -> None:
+        """Hold the lease, whenever no other process does, until the event is set."""
+
+        async def work(_lease: Lease) -> None:
+            await until.wait()
+
+        await self.keep(name, work, stop=until)
+
     async def keep(self, name: str, work: Callable[[Lease], Awaitable[None]], *, stop: asyncio.Event) -> None:
         """Do `work` whenever the lease is ours, again and again, until `stop` is set.
 
@@ -110,7 +141,8 @@ class Leases:
                     await _wait(stop, RENEWAL_S)
                     continue
                 backoff.reset()
-                await self._work_under(lease, work)
+                async with self.renewing(lease):
+                    await work(lease)
             except* (LeaseLostError, StorageUnavailableError) as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
                 await _wait(stop, backoff.next_s())
@@ -129,22 +161,33 @@ class Leases:
         lease = await self.acquire(name)
         if lease is None:
             return False
-        try:
-            await self._work_under(lease, lambda _: work())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            with suppress(StorageUnavailableError):  # it ends by itself in four seconds
-                await self.release(lease)
+        async with self.renewing(lease):
+            await work()
         return True
 
-    async def _work_under(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")
-            await work(lease)
-            renewals.cancel()
-        with suppress(StorageUnavailableError):  # it ends by itself in four seconds
-            await self.release(lease)
+    @asynccontextmanager
+    async def renewing(self, lease: Lease) -> AsyncIterator[None]:
+        """Renew the lease as long as the block lasts, and release it after; a block that loses it is cancelled.
+
+        Raises:
+            LeaseLostError: the lease is lost.
+        """
+        failure: BaseException | None = None  # of the block; raised outside the group, which would wrap it
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                renewals = tasks.create_task(self._keep_renewing(lease), name=f"renew {lease.name}")
+                try:
+                    yield
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised again outside
+                    failure = error
+                renewals.cancel()
+        except BaseExceptionGroup as lost:
+            raise LeaseLostError(lease.name) from lost
+        if not isinstance(failure, StorageUnavailableError | asyncio.CancelledError):
+            with suppress(StorageUnavailableError):  # it ends by itself in four seconds
+                await self.release(lease)
+        if failure is not None:
+            raise failure
 
     async def _keep_renewing(self, lease: Lease) -> None:
         loop = asyncio.get_running_loop()

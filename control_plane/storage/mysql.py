@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
-from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Account, KeyBytes, Value
+from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
+from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
 from control_plane.storage.tables import RIGHTS
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
@@ -25,31 +25,29 @@ LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with r
 STATEMENT_ROWS: Final = 1000
 ALTER_WAITS_S: Final = 2
 
-ENGINE_OPTIONS: Final = {
+POOL_OPTIONS: Final = {"pool_recycle": 1800, "pool_pre_ping": True, "pool_use_lifo": True}
+_CONNECT: Final = {
+    "connect_timeout": 5,
+    "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
+    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', group_concat_max_len=67108864",
+}
+WRITING_OPTIONS: Final = {
     "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
-    "max_overflow": 0,
-    "pool_timeout": 5,
-    "pool_recycle": 1800,
-    "pool_pre_ping": True,
-    "pool_use_lifo": True,
-    "connect_args": {
-        "connect_timeout": 5,
-        "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
-        "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-    },
+    "connect_args": _CONNECT,
 }
 
 # Reads are single statements: without a transaction around each, a read is one round trip instead of four.
-READING_OPTIONS: Final = {
-    **ENGINE_OPTIONS,
-    "isolation_level": "AUTOCOMMIT",
-    "skip_autocommit_rollback": True,
+READING_OPTIONS: Final = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, "connect_args": _CONNECT}
+READING_POOL_OPTIONS: Final = {
+    **POOL_OPTIONS,
     "pool_reset_on_return": None,
     "pool_pre_ping": False,  # see `ping_when_idle`
 }
 IDLE_S: Final = 5.0
+RENAME_S: Final = 2  # to wait for those who read a table, while no projector may work on it
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
+DUPLICATE_KEY: Final = 1062
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
@@ -63,6 +61,15 @@ _LITERALS: Final[Mapping[type, Callable[..., str]]] = {
     bytes: lambda value: f"x'{value.hex()}'",
     str: lambda value: f"x'{value.encode().hex()}'",
 }
+
+
+_TEXTS: Final = ("kind", "task_id", "hostname", "actor", "body", "signature", "key_id")
+_LENGTHS: Final = ",".join(f"LPAD(HEX(IFNULL(LENGTH({name}),4294967295)),8,'0')" for name in _TEXTS)
+# CONCAT_WS leaves out what is NULL. HEX writes a negative number in two's complement, as it is hashed.
+LEAF: Final = (
+    "CONCAT_WS('',x'00',UNHEX(CONCAT(LPAD(HEX(seq),16,'0'),LPAD(HEX(recorded_us),16,'0'),LPAD(HEX(schema_v),4,'0'),"
+    f"IF(occurred_us IS NULL,'00','01'),LPAD(HEX(IFNULL(occurred_us,0)),16,'0'),{_LENGTHS})),{','.join(_TEXTS)})"
+)
 
 
 def _finite(value: float) -> str:
@@ -131,6 +138,8 @@ def translate(error: DBAPIError) -> Exception:
     code, detail = _code(error), str(error.orig)
     if code in OUR_DEFECT or isinstance(error, ProgrammingError):
         return error
+    if code == DUPLICATE_KEY:
+        return DuplicateKeyError(detail)
     if code in REFUSED_VALUE:
         return UnstorableError(0, detail)
     if code == TRIGGER_NEEDS_RIGHT:
@@ -169,6 +178,7 @@ class MysqlDialect:
     """See `Dialect`."""
 
     has_one_writer = False
+    snapshot_isolation = "REPEATABLE READ"
     needs_administrator = True
 
     def __init__(self, database: str, version: str) -> None:
@@ -277,14 +287,24 @@ class MysqlDialect:
         finally:
             await connection.exec_driver_sql("SET lock_wait_timeout = DEFAULT")
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def leaf_data(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> bytes:
+        sql = (
+            f"SELECT GROUP_CONCAT({LEAF} SEPARATOR '') FROM {self._name(table)} "  # noqa: S608 - names and numbers
+            f"WHERE seq > {after:d} AND seq <= {upto:d} AND LENGTH(body) < {below_bytes:d}"
+        )
+        data: bytes | None = (await connection.exec_driver_sql(sql)).scalar_one()
+        return data or b""
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         try:
             await connection.execute(
                 text(f"CREATE DATABASE IF NOT EXISTS `{self.read_schema}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
             )
             await connection.execute(CreateTable(table, if_not_exists=True))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                await connection.run_sync(index.create, checkfirst=True)
+            if indexed:
+                await self.create_read_indexes(connection, table)
         except DBAPIError as error:
             if _code(error) not in MISSING_RIGHT:
                 raise
@@ -293,8 +313,26 @@ class MysqlDialect:
                 "CONTROL_PLANE_DATABASE_URL"
             ) from error.orig
 
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            await connection.run_sync(index.create, checkfirst=True)
+
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
+        wanted = text("SELECT table_name FROM information_schema.tables WHERE table_schema = :schema")
+        return set((await connection.execute(wanted, {"schema": self.read_schema})).scalars())
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        schema, there = _quoted(self.read_schema), await self.read_table_names(connection)
+        renames = [f"{schema}.{_quoted(old)} TO {schema}.{_quoted(new)}" for old, new in possible_renames(names, there)]
+        if renames:
+            await connection.execute(text(f"SET SESSION lock_wait_timeout = {RENAME_S}"))
+            try:
+                await connection.execute(text(f"RENAME TABLE {', '.join(renames)}"))
+            finally:
+                await connection.execute(text("SET SESSION lock_wait_timeout = DEFAULT"))
 
     def grants(self, account: Account) -> list[str]:
         of_tables = [

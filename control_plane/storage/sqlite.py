@@ -3,10 +3,11 @@
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from secrets import token_hex
 from typing import Final
 
 import aiosqlite
-from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select
+from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
@@ -15,11 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
-from control_plane.errors import ConfigurationError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Account, KeyBytes, Value
+from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
+from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
 from control_plane.storage.tables import Identifier
 
-ENGINE_OPTIONS: Final = {"max_overflow": 0, "pool_timeout": 5}
 PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -40,7 +40,17 @@ REFUSED_VALUE: Final = frozenset(
         3091,  # SQLITE_CONSTRAINT_DATATYPE, which Python 3.11 has no name for: a wrong type in a STRICT table
     }
 )
+DUPLICATE_KEY: Final = frozenset({sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE})
 OUR_DEFECT: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_CONSTRAINT_TRIGGER})
+
+_TEXTS: Final = ("kind", "task_id", "hostname", "actor", "body", "signature", "key_id")
+_LENGTHS: Final = ", ".join(f"ifnull(length({name}), 4294967295)" for name in _TEXTS)
+# In hex: SQLite concatenates text only. %X writes a negative number in two's complement, as it is hashed.
+LEAF: Final = (
+    f"printf('00%016X%016X%04X%02X%016X{'%08X' * len(_TEXTS)}', "
+    f"seq, recorded_us, schema_v, occurred_us IS NOT NULL, ifnull(occurred_us, 0), {_LENGTHS})"
+    f" || {' || '.join(f'hex({name})' for name in _TEXTS)}"
+)
 
 
 def append_only(table: str, keys: Sequence[str]) -> list[str]:
@@ -106,6 +116,8 @@ def _translated() -> Iterator[None]:
 
 def _meaning(error: sqlite3.Error) -> Exception:
     code = error.sqlite_errorcode
+    if code in DUPLICATE_KEY:
+        return DuplicateKeyError(str(error))
     if code in REFUSED_VALUE:
         return UnstorableError(0, str(error))
     return error if code in OUR_DEFECT else StorageUnavailableError(str(error))
@@ -124,6 +136,7 @@ class SqliteDialect:
     name = f"SQLite {sqlite3.sqlite_version}"
     read_schema = None  # attached files do not commit together
     has_one_writer = True
+    snapshot_isolation = None  # every transaction is one
     needs_administrator = False
 
     def clock_us(self) -> ColumnElement[int]:
@@ -134,7 +147,10 @@ class SqliteDialect:
         if not rows:
             return
         names = [column.name for column in table.columns]
-        await _write_many(connection, _insert(table, names), rows)
+        try:
+            await _write_many(connection, _insert(table, names), rows)
+        except sqlite3.IntegrityError as error:  # the trigger that stops REPLACE has seen it before the primary key did
+            raise DuplicateKeyError(str(error)) from error
 
     async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
         if not rows:
@@ -182,13 +198,42 @@ class SqliteDialect:
         await connection.execute(delete(table).where(table.c.seq <= some))
         return some == upto
 
-    async def create_read_table(self, connection: AsyncConnection, table: Table) -> None:
+    async def leaf_data(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> bytes:
+        sql = (
+            f"SELECT group_concat({LEAF}, '') FROM \"{table.name}\" "  # noqa: S608 - names of ours
+            "WHERE seq > ? AND seq <= ? AND length(body) < ?"
+        )
+        driver = await _driver(connection)
+        with _translated():
+            found = list(await driver.execute_fetchall(sql, (after, upto, below_bytes)))
+        return bytes.fromhex(found[0][0] or "")
+
+    async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))
+        if indexed:
+            await self.create_read_indexes(connection, table)
+
+    async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
+        found = text("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = :table")
+        there = {name.partition("-")[0] for name in (await connection.execute(found, {"table": table.name})).scalars()}
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            await connection.run_sync(index.create, checkfirst=True)
+            if index.name not in there:
+                # The name has to be the only one in the file, and stays when the table is renamed.
+                name, columns = f"{index.name}-{token_hex(4)}", _list([column.name for column in index.columns])
+                await connection.execute(text(f'CREATE INDEX "{name}" ON "{table.name}" ({columns})'))
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         await connection.execute(DropTable(table, if_exists=True))
+
+    async def read_table_names(self, connection: AsyncConnection) -> set[str]:
+        found = await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        return set(found.scalars())
+
+    async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
+        for old, new in possible_renames(names, await self.read_table_names(connection)):
+            await connection.execute(text(f'ALTER TABLE "{old}" RENAME TO "{new}"'))
 
     def grants(self, account: Account) -> list[str]:
         return []

@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeEngine
 
 NAME_BYTES = 200  # hostnames, groups and ids, by the protocol's grammar
 KIND_BYTES = 64
+NOTE_BYTES = 1024
 READ_SCHEMA = "read"  # stands for `<database>_read`; the engine puts the real name in its place
 
 # SQLite's STRICT tables know five types only, so each type names its own there.
@@ -143,6 +144,26 @@ heartbeat_key = _key_table("heartbeat_key")
 # Heartbeats that outlive their segment, since the row of a host follows from them.
 heartbeat_kept = _event_table("heartbeat_kept")
 
+log_tile = Table(
+    "log_tile",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the log whose tree it is a part of"),
+    Column("idx", Int64, primary_key=True, autoincrement=False, comment="which 256 events; 0: those from 1 to 256"),
+    Column("leaves", Bytes(8192), nullable=False, comment="their 256 leaf hashes"),
+    Column("nodes", Bytes(2048), nullable=False, comment="hashes of the subtrees that end here, 256 events upwards"),
+    **EXACT,
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the log whose tree was signed"),
+    Column("size", Int64, primary_key=True, autoincrement=False, comment="how many events the tree is over"),
+    Column("recorded_us", Int64, nullable=False, comment="UTC microseconds at which it was signed"),
+    Column("note", Bytes(NOTE_BYTES), nullable=False, comment="the signed note, as C2SP's tlog-checkpoint"),
+    **EXACT,
+)
+
 EVENT_TABLES: Final[dict[str, Table]] = {"event": event, "heartbeat_event": heartbeat_event}
 KEY_TABLES: Final[dict[str, Table]] = {"event": event_key, "heartbeat_event": heartbeat_key}
 KEPT_TABLES: Final[dict[str, Table]] = {"heartbeat_event": heartbeat_kept}  # of the logs that lose their old segments
@@ -195,6 +216,7 @@ credential = Table(
 # What the application's account may do; the read schema is its own. A log is only ever added to.
 RIGHTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
+    **dict.fromkeys(("log_tile", "checkpoint"), "SELECT, INSERT"),
     "log_head": "SELECT, UPDATE",
     **dict.fromkeys(("follower", "lease", "credential"), "SELECT, INSERT, UPDATE"),
     **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),

@@ -72,8 +72,8 @@ class Delivery(Protocol):
     def ack(self) -> None:
         """Settle it; never waits, and a second time does nothing.
 
-        It is sent when the consumer asks for its next batch, at the latest when the session ends. Once the session has
-        ended it does nothing: the message comes again.
+        It is sent together with others: when the consumer asks for its next batch, or a moment later where it does not,
+        at the latest when the session ends. Once the session has ended it does nothing: the message comes again.
         """
         ...
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 OPERATION_TIMEOUT_S: Final = 10.0
 MAX_IN_FLIGHT: Final = 500  # larger windows get slower: each multiple confirm walks all that are outstanding
+SETTLE_AFTER_S: Final = 0.05  # for which acknowledgements wait for others to go with, while their reader is busy
 BLOCKED_AFTER_S: Final = 3.0  # an unconfirmed publish this old means that the broker takes none
 
 # What aio-pika raises when the connection or a channel is gone; ChannelInvalidStateError is a RuntimeError.
@@ -296,6 +297,9 @@ class _Consumer:
         self._unsettled: dict[int, None] = {}  # delivery tags in their order
         self._acked: dict[int, None] = {}  # of these, what is still to be told to the broker
         self._rejected: dict[int, None] = {}
+        self._flushing = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.Future[None] | None = None  # kept, or it could be collected while it runs
 
     def __aiter__(self) -> "_Consumer":
         return self
@@ -333,21 +337,34 @@ class _Consumer:
     def ack(self, tag: int) -> None:
         if tag in self._unsettled and tag not in self._rejected:
             self._acked[tag] = None
-            self.changed.set()
+            self._settle_soon()
 
     def reject(self, tag: int) -> None:
         if tag in self._unsettled and tag not in self._acked:
             self._rejected[tag] = None
-            self.changed.set()
+            self._settle_soon()
+
+    def _settle_soon(self) -> None:
+        """Wake up the reader, who flushes; where it does not wait for more, do it after a moment."""
+        self.changed.set()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_AFTER_S, self._settle_alone)
+
+    def _settle_alone(self) -> None:
+        self._timer = None
+        self._settling = asyncio.ensure_future(self.flush())
 
     async def flush(self) -> None:
         """Tell the broker what was settled. Where that fails the session is lost, and they come again."""
-        if self._channel is not None and (self._acked or self._rejected):
-            with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot acknowledge"):
-                async with asyncio.timeout(OPERATION_TIMEOUT_S):
-                    await self._settle(self._channel)
+        async with self._flushing:
+            if self._channel is not None and (self._acked or self._rejected):
+                with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot acknowledge"):
+                    async with asyncio.timeout(OPERATION_TIMEOUT_S):
+                        await self._settle(self._channel)
 
     async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         await self.flush()
         if self._channel is not None:
             with contextlib.suppress(TransportUnavailableError), _lost_means_unavailable("cannot close"):

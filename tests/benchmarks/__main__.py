@@ -19,7 +19,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "commands", "heartbeats")
+PARTS = ("log", "rebuild", "verify", "commands", "heartbeats")
 
 
 def main() -> None:
@@ -46,11 +46,11 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, heartbeats, rebuild
+    from tests.benchmarks import append, end_to_end, heartbeats, rebuild, verify
 
     match part:
-        case "log" | "rebuild":
-            benchmark = append.run if part == "log" else rebuild.run
+        case "log" | "rebuild" | "verify":
+            benchmark = {"log": append.run, "rebuild": rebuild.run, "verify": verify.run}[part]
             with database.database() as url:
                 asyncio.run(benchmark(url))
             asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))

@@ -10,7 +10,7 @@ from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionAccepted, ExecutionFinished, ExecutionSent
 from control_plane.projections.every import PROJECTIONS
-from control_plane.projections.projector import create_tables
+from control_plane.projections.folding import create_tables
 from control_plane.projections.rebuild import rebuild
 from control_plane.storage.tables import follower
 from tests.support.clock import START_US
@@ -41,7 +41,7 @@ async def run(url: str, *, tasks: int = 50, heartbeats: int = 100) -> None:
                     insert(follower).values(name=live.name, **position, epoch=1, version=live.version)
                 )
             started = time.perf_counter()
-            await rebuild(projection, database, log, switch=True)
+            await rebuild(projection, database, log, then="switch")
             print(f"{'rebuilt, ' + live.name:<34} {count / (time.perf_counter() - started):>9,.0f}/s")
 
 

@@ -1,6 +1,7 @@
 """What every route of the API keeps: closed without credentials, problems for all that is wrong, strict about input."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastapi.routing import APIRoute
 from control_plane.api.app import describe
 from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.ui import FILES, PAGES
+from control_plane.commands.denials import SINGLY
 from tests.support.api import PASSWORD, ApiUnderTest, a_public_key, an_api
 
 # One API for all of them: what they send is refused, or changes nothing that another one looks at.
@@ -62,7 +64,15 @@ def operations(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 def address(path: str) -> str:
     """A path template with something in each place."""
-    values = {"hostname": "web1", "task_id": "t1", "group": "web", "seq": "1", "token_id": "0", "username": "eve"}
+    values = {
+        "hostname": "web1",
+        "task_id": "t1",
+        "group": "web",
+        "seq": "1",
+        "token_id": "0",
+        "username": "eve",
+        "name": "none",
+    }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 
 
@@ -110,8 +120,9 @@ async def test_a_viewer_may_change_nothing(api: ApiUnderTest) -> None:
             answer = await client.request(method, address(path), json=BODIES.get((method, path)))
             problem(answer, 403, "not_allowed")
 
-    denied = (await api.client().get("/api/v1/events", params={"kind": "access.denied", "limit": 1000})).json()["items"]
-    assert {event["actor"] for event in denied} == {"eve"}
+    query = {"kind": "access.denied", "actor": "eve", "limit": 1000, "min_seq": (await api.log.head("event")).seq}
+    denied = (await api.client().get("/api/v1/events", params=query)).json()["items"]
+    assert len(denied) == SINGLY  # the others are counted
 
 
 async def test_a_viewer_may_read_everything_but_people(api: ApiUnderTest) -> None:
@@ -294,6 +305,20 @@ async def test_a_cursor_or_position_that_we_did_not_give_is_bad(api: ApiUnderTes
     problem(await api.client().get(path), 400, code)
 
 
+async def test_every_read_waits_for_min_seq_and_says_when_it_is_not_there(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.fields.MIN_SEQ_WAIT_S", 0.01)
+    seq = await api.register("web3")
+    client = api.client()
+
+    for method, path in operations(api.app):
+        if method == "GET" and path.startswith("/api/v1/") and path != "/api/v1/stream":
+            there = await client.get(address(path), params={"min_seq": seq})
+            assert there.status_code in {200, 404}, (path, there.text)
+            problem(await client.get(address(path), params={"min_seq": seq + 1}), 503, "read_table_behind")
+
+
 async def test_reading_as_of_a_time_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
     for path in ("/api/v1/hosts", "/api/v1/tasks", "/api/v1/events"):
         problem(await api.client().get(path, params={"at": "2026-01-31T10:42:07Z"}), 422, "not_supported")
@@ -312,6 +337,34 @@ async def test_a_body_over_the_limit_is_refused_whether_it_says_so_or_not(api: A
 
     problem(said, 413, "body_too_large")
     problem(unsaid, 413, "body_too_large")
+
+
+async def test_a_body_that_anybody_may_send_is_small(api: ApiUnderTest) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 1000
+
+    headers = {"content-type": "application/json"}
+    for path in ("/api/v1/auth/login", "/api/v1/enrol/begin", "/api/v1/enrol/finish"):
+        said = await api.client(None).post(path, content=b" " * 16_385, headers=headers)
+        unsaid = await api.client(None).post(path, content=chunks(), headers=headers)
+        largest = await api.client(None).post(path, content=b"{}".ljust(16_384), headers=headers)
+
+        problem(said, 413, "body_too_large")
+        problem(unsaid, 413, "body_too_large")
+        problem(largest, 422, "invalid_request")
+
+
+async def test_an_answer_lists_twenty_errors_and_counts_the_others(api: ApiUnderTest) -> None:
+    body = {**A_TASK, **{f"{'x' * 1000}{n}": 1 for n in range(50)}}
+
+    answer = await api.client().post("/api/v1/tasks", json=body)
+
+    told = problem(answer, 422, "invalid_request")
+    assert (len(told["errors"]), told["more_errors"]) == (20, 30)
+    assert "50 errors" in told["detail"]
+    assert len(answer.content) < 10_000
+    assert "more_errors" not in problem(await api.client().get("/api/v1/hosts/web9"), 404, "unknown_host")
 
 
 async def test_a_body_of_another_type_is_refused(api: ApiUnderTest) -> None:
@@ -341,7 +394,7 @@ async def test_what_is_not_there_is_a_problem_too(api: ApiUnderTest) -> None:
         ("/api/v1/tasks/t9", "unknown_task"),
         ("/api/v1/tasks/t9/executions", "unknown_task"),
         ("/api/v1/tasks/t9/outputs", "unknown_task"),
-        ("/api/v1/tasks/t9/executions/web1", "unknown_execution"),
+        ("/api/v1/tasks/t9/executions/web1", "unknown_task"),
         ("/api/v1/events/999999", "unknown_event"),
     ):
         problem(await client.get(path), 404, code)
@@ -362,6 +415,39 @@ async def test_a_failure_that_nobody_foresaw_is_a_problem_without_its_trace(
     problem(answer, 500, "internal_error")
     assert "secret" not in answer.text
     assert "a secret in a trace" in caplog.text
+
+
+async def test_an_answer_that_the_database_holds_up_is_a_503_in_time(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("control_plane.api.routing.ANSWER_S", 0.1)
+    monkeypatch.setattr(type(api.services.host_queries), "page", hang)
+    reading = await api.client().get("/api/v1/hosts")
+    monkeypatch.setattr(api.log, "append", hang)
+    writing = await api.client().post("/api/v1/tasks", json=A_TASK)
+    monkeypatch.setattr(api.log, "head", hang)
+    entering = await api.client(None, authorization="Bearer cp_0_0").get("/api/v1/hosts")
+
+    for answer in (reading, writing, entering):
+        problem(answer, 503, "storage_unavailable")
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_body_that_does_not_come_is_its_sender_s_fault_and_not_the_database_s(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("control_plane.api.routing.ANSWER_S", 0.05)
+    monkeypatch.setattr("control_plane.api.bodies.BODY_S", 0.2)
+    headers = {"content-type": "application/json"}
+
+    problem(await api.client().post("/api/v1/tasks", content=chunks(), headers=headers), 408, "body_too_slow")
 
 
 async def test_every_answer_has_the_headers_that_protect_a_browser(api: ApiUnderTest) -> None:
@@ -390,10 +476,29 @@ async def test_the_description_names_every_route_of_the_api_and_which_are_public
             assert "422" not in operation["responses"]
 
 
+async def test_the_page_of_the_api_shows_every_route_with_nothing_but_our_own_files(api: ApiUnderTest) -> None:
+    problem(await api.client(None).get("/api/docs"), 401, "not_signed_in")
+
+    page = await api.client("eve").get("/api/docs")
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for path, methods in describe(api.app)["paths"].items():
+        for method in methods:
+            assert f"{method.upper()} <code>{path}</code>" in page.text
+    assert not re.search(r"<script|<style|style=| on\w+=", page.text)  # the policy lets nothing of that run
+    links = set(re.findall(r'(?:href|src)="([^"]+)"', page.text))
+    anchors = {f"#{name}" for name in re.findall(r' id="([^"]+)"', page.text)}
+    assert {link for link in links if link.startswith("#")} <= anchors
+    digest = (await api.client("eve").get("/api/v1/auth/me")).json()["build"]
+    names = ("reset", "tokens", "base", "layout")
+    ours = {"/api/openapi.json", "/", *(f"/ui/{digest}/css/{name}.css" for name in names)}
+    assert {link for link in links if not link.startswith("#")} == ours
+
+
 async def test_the_description_may_be_public_by_setting(tmp_path: Path) -> None:
     async with an_api(tmp_path, docs_public=True, metrics_public=True) as api:
-        assert (await api.client(None).get("/api/openapi.json")).status_code == 200
-        assert (await api.client(None).get("/metrics")).status_code == 200
+        for path in ("/api/openapi.json", "/api/docs", "/metrics"):
+            assert (await api.client(None).get(path)).status_code == 200
 
 
 async def test_no_answer_of_the_api_is_without_a_described_form(api: ApiUnderTest) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from control_plane.events import access, hosts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.messaging.publisher import Publisher
+from control_plane.processes.presence import HEARING
 from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.messages import MAX_HEARTBEAT_BYTES, MAX_RESULT_BYTES, seal
 from control_plane_wire.signing import CONTROL_PLANE, HEARTBEAT, RESULT, encode_base64, verify
@@ -28,7 +30,6 @@ from control_plane_wire.topology import (
 from control_plane_wire.transport.base import Confirmed, Message, Session, Transport, Unroutable
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
-from tests.support.clock import START_US
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, a_registration, host_key
@@ -252,6 +253,25 @@ class IngestContract:
         assert (event.task_id, event.hostname, event.reason) == (task_id, hostname, reason)
         assert plane.counts["unexpected_results"] == 1
         assert [row.hostname for row in await plane.rows(FINISHED)] == ["web1"]
+
+    async def test_another_machine_of_that_name_answers_nothing_that_the_first_was_asked(
+        self, plane: Plane, somebody: Session
+    ) -> None:
+        await plane.hosts.retire(ADMIN, "web1", None)
+        await plane.hosts.register(ADMIN, hostname="web1", public_key=SOMEBODY.public_key, groups=[])
+        await plane.run("t2", "web1")
+
+        async with plane.serving(plane.results()):
+            answers = [of_host("web1", a_result(task_id, "web1", key=SOMEBODY)) for task_id in ("t1", "t2")]
+            await self.send(somebody, *answers)
+            [finished] = await plane.recorded(FINISHED)
+            [event] = await plane.recorded(tasks.ExecutionUnexpected.KIND)
+
+        assert isinstance(event, tasks.ExecutionUnexpected)
+        assert (event.task_id, event.reason) == ("t1", "this task was for another machine of that name")
+        assert isinstance(finished, tasks.ExecutionFinished)
+        assert finished.task_id == "t2"
+        assert plane.counts["unexpected_results"] == 1
 
     async def test_a_result_of_a_task_whose_row_nobody_can_read_is_unexpected_and_stops_nobody(
         self, plane: Plane, somebody: Session
@@ -568,16 +588,12 @@ class IngestContract:
 
         assert (await plane.log.head(HEARTBEAT_EVENT)).seq == 100
 
-    async def test_it_tells_since_when_it_hears(self, plane: Plane) -> None:
-        consumer = plane.heartbeats()
-
-        async def since_us() -> int | None:
-            return consumer.connected_since_us
-
-        assert await since_us() is None
-        async with plane.serving(consumer):
-            assert await until(since_us) == START_US
-        assert await since_us() is None
+    async def test_whoever_takes_heartbeats_in_holds_a_lease_for_as_long(self, plane: Plane) -> None:
+        held = partial(plane.leases.held, HEARING)
+        async with plane.serving(plane.results()):
+            async with plane.serving(plane.heartbeats()):
+                assert await until(held) == 1
+            assert await held() is None
 
     # --- publishing
 
@@ -659,6 +675,20 @@ class TestSqliteInProcess(IngestContract):
 
         assert len(await plane.events(FINISHED)) == 1
         assert plane.counts["duplicates"] == 1
+
+    async def test_another_session_that_takes_heartbeats_in_has_another_lease(
+        self, plane: Plane, broker_in_process: InProcessBroker
+    ) -> None:
+        """So presence knows that between the two nobody was heard."""
+        consumer = plane.heartbeats()
+        async with plane.serving(consumer):
+            await until(partial(plane.leases.held, HEARING))
+            broker_in_process.cut(f"control-plane {consumer.name}")
+
+            async def is_another() -> bool:
+                return await plane.leases.held(HEARING) == 2
+
+            await until(is_another)
 
     async def test_the_publisher_opens_another_session_when_it_has_lost_its_own(
         self, plane: Plane, broker_in_process: InProcessBroker

@@ -1,9 +1,12 @@
 """What dispatch, deadlines and presence promise, on every database and broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import threading
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,24 @@ from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.processes import dispatch, sends
+from control_plane.processes.configures import DRIFT_S
+from control_plane.processes.deadlines import verdict
 from control_plane.processes.open_executions import FIRST_RETRY_S
+from control_plane.processes.presence import HEARING
+from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
-from control_plane_wire.messages import ALLOWED_SKEW_S
+from control_plane_wire.messages import ALLOWED_SKEW_S, seal
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
 from control_plane_wire.signing import EVENT as EVENT_TAG
 from control_plane_wire.strict_json import JsonObject
-from control_plane_wire.transport.base import Transport
+from control_plane_wire.transport.base import Message, PublishOutcome, Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
-from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, a_registration, host_key
 from tests.support.plane import Plane, a_plane, until
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
@@ -39,6 +47,16 @@ def heard(task_id: str, hostname: str, **changes: Any) -> tasks.ExecutionAccepte
     """What ingest records when the agent says that it has journalled a task."""
     message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, **changes}
     return tasks.ExecutionAccepted(message=message, hostname=hostname)
+
+
+def runs(task_id: str, hostname: str, *, started_at: int) -> tasks.ExecutionStarted:
+    """What ingest records when the agent says that it has started it."""
+    message: JsonObject = {"kind": "accepted", "task_id": task_id, "timestamp": AT, "started_at": started_at}
+    return tasks.ExecutionStarted(message=message, hostname=hostname)
+
+
+def returned(task_id: str, hostname: str, trigger_seq: int) -> tasks.ExecutionReturned:
+    return tasks.ExecutionReturned(task_id=task_id, hostname=hostname, trigger_seq=trigger_seq)
 
 
 def done(task_id: str, hostname: str) -> tasks.ExecutionFinished:
@@ -151,6 +169,47 @@ class ProcessContract:
 
         assert web1.messages == []
 
+    async def test_a_name_that_belongs_to_another_machine_by_now_is_not_sent_what_was_for_the_first(
+        self, plane: Plane
+    ) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            other = await self.replace(plane, "web1")
+            await other.run("t2", "web1")
+            async with plane.agent("web1") as another:
+                await plane.comes_online("web1", boot_id="b2")
+                [event] = await plane.recorded(tasks.ExecutionSkipped.KIND)
+                await until(self.has(another, "t2"))
+
+        assert set(another.task_ids()) == {"t2"}
+        assert event == tasks.ExecutionSkipped(
+            task_id="t1", hostname="web1", reason="the name belongs to another machine by now"
+        )
+
+    async def test_what_the_first_machine_may_have_run_is_not_skipped_and_not_cancelled_on_the_second(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as first, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(SENT)
+            await self.replace(plane, "web1")
+            await plane.comes_online("web1", boot_id="b2")
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            plane.clock.advance(FIRST_RETRY_S)
+            await self.barrier(plane, "t2", db1)
+
+        assert [message.get("kind", "command") for message in first.messages] == ["command"]
+        assert await plane.events(tasks.ExecutionSkipped.KIND, tasks.ExecutionCancelled.KIND) == []
+
+    async def replace(self, plane: Plane, hostname: str) -> Plane:
+        """Another process, which has given the name to another machine."""
+        other = plane.beside()
+        await other.authority.refresh()
+        await other.hosts.retire(ADMIN, hostname, None)
+        await other.hosts.register(ADMIN, hostname=hostname, public_key=host_key("another").public_key, groups=[])
+        return other
+
     def authorised(self, task_id: str, *hostnames: str, **request: Any) -> Any:
         """A task that was authorised for these hosts, whatever has become of them since."""
         task = a_task_accepted(task_id, hostnames, **request)
@@ -168,6 +227,59 @@ class ProcessContract:
             await new1.received()
 
         assert new1.task_ids() == ["t1"]
+
+    async def test_many_are_published_some_at_a_time_and_each_host_has_its_tasks_in_their_order(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 4)
+        for number in range(5):
+            await plane.run(f"t{number}", "web1", "web2", "db1")
+        async with AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(plane.agent(name)) for name in ("web1", "web2", "db1")]
+            await stack.enter_async_context(plane.dispatching())
+            for agent in agents:
+                await agent.received(5)
+            await plane.recorded(SENT, number=15)
+
+        assert [agent.task_ids() for agent in agents] == [["t0", "t1", "t2", "t3", "t4"]] * 3
+        assert plane.tap.most_at_once == 4
+
+    async def test_few_are_signed_at_once_and_many_by_a_thread(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: dict[str, set[int]] = {}
+
+        def seal_and_tell(message: JsonObject, *given: Any, **more: Any) -> bytes:
+            threads.setdefault(str(message["task_id"]), set()).add(threading.get_ident())
+            return seal(message, *given, **more)
+
+        monkeypatch.setattr(sends, "INLINE", 2)
+        monkeypatch.setattr(sends, "seal", seal_and_tell)
+        async with plane.dispatching():
+            await plane.run("few", "web1", "web2")
+            await plane.recorded(RETURNED, number=2)
+            await plane.run("many", "web1", "web2", "db1")
+            await plane.recorded(RETURNED, number=5)
+
+        assert threads["few"] == {threading.get_ident()}
+        assert threads["many"].isdisjoint({threading.get_ident()})
+
+    async def test_what_expires_while_others_are_published_before_it_is_not_published(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatch, "CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def take_a_minute(message: Message) -> PublishOutcome:
+            plane.clock.advance(60)
+            return await publish(message)
+
+        plane.tap.publish = take_a_minute  # type: ignore[method-assign]
+        async with plane.agent("web1"), plane.dispatching():
+            seq = await plane.run("t1", "web1", "web2", expires_in=60)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web2", seq)]
+
+        assert [message.routing_key for message in plane.tap.published] == ["cmd.node.web1"]
 
     # --- dispatch: what comes back
 
@@ -212,6 +324,37 @@ class ProcessContract:
         assert event == hosts.HostWentOffline(
             hostname="web1", heartbeat_seq=1, heartbeat=beat.message, cause="a command came back: its queue is gone"
         )
+
+    async def test_it_is_said_to_be_offline_though_the_table_has_not_seen_it_come(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            before = await plane.host_queries.by_name(["web1"])
+
+            async def behind(_names: Collection[str]) -> dict[str, HostView]:
+                return before
+
+            plane.host_queries.by_name = behind  # type: ignore[method-assign]
+            await plane.comes_online("web1", cpu_usage=0.5)
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+            async with plane.agent("web1") as web1:
+                await plane.comes_online("web1", 2)
+                await web1.received()
+
+        assert isinstance(event, hosts.HostWentOffline)
+        assert (event.hostname, event.heartbeat_seq, event.heartbeat["cpu_usage"]) == ("web1", 1, 0.5)
+        assert web1.task_ids() == ["t1"]
+
+    async def test_whoever_was_said_to_be_offline_is_not_said_to_be_so_again(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.comes_online("web1")
+            await plane.run("t1", "web1")
+            await plane.recorded(hosts.HostWentOffline.KIND)
+            await plane.run("t2", "web1")
+            await self.barrier(plane, "t3", db1)
+
+        assert len(await plane.events(hosts.HostWentOffline.KIND)) == 1
 
     async def test_a_task_that_skips_whoever_is_offline_is_over_for_them_when_it_comes_back(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.dispatching():
@@ -374,11 +517,11 @@ class ProcessContract:
     ) -> None:
         wait_for = plane.hub.wait_for
 
-        async def wait_meanwhile(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+        async def wait_meanwhile(name: str, event_seq: int, **given: Any) -> bool:
             await plane.run("t1", "web1", when_offline="skip")
             await plane.shown()
             plane.hub.wait_for = wait_for  # type: ignore[method-assign]
-            return await wait_for(name, event_seq)
+            return await wait_for(name, event_seq, **given)
 
         plane.hub.wait_for = wait_meanwhile  # type: ignore[method-assign]
         async with plane.dispatching():
@@ -423,8 +566,23 @@ class ProcessContract:
         assert await plane.events(UNCONFIRMED) == []
 
     @staticmethod
-    async def never(name: str, event_seq: int, *, timeout_s: float = 2.0) -> bool:
+    async def never(name: str, event_seq: int, **_given: Any) -> bool:
         return False
+
+    async def test_whoever_takes_over_knows_of_hosts_all_that_it_will_not_read_itself(self, plane: Plane) -> None:
+        waited: list[tuple[str, int, int]] = []
+        wait_for = plane.hub.wait_for
+
+        async def note(name: str, event_seq: int, *, heartbeat_seq: int = 0) -> bool:
+            waited.append((name, event_seq, heartbeat_seq))
+            return await wait_for(name, event_seq, heartbeat_seq=heartbeat_seq)
+
+        plane.hub.wait_for = note  # type: ignore[method-assign, assignment]
+        online = await plane.comes_online("web1")
+        async with plane.dispatching():
+            pass
+
+        assert waited == [("tasks", online, 0), ("hosts", online, 1)]
 
     # --- dispatch: one message for many
 
@@ -516,6 +674,35 @@ class ProcessContract:
 
         assert [set(message) for message in web1.messages] == [{"task_id", "command", "timeout", "user", "timestamp"}]
 
+    async def test_who_was_registered_by_hand_is_taken_for_basic_until_it_is_heard(self, plane: Plane) -> None:
+        await plane.handling.record(a_registration("foreign", by_hand=True), actor="root")
+        async with plane.agent("foreign") as foreign, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "foreign")
+            await foreign.received()
+            await plane.recorded(SENT)
+            await plane.hosts.set_groups(ADMIN, "foreign", ["db"])
+            await plane.tasks.cancel(ADMIN, "t1", None)
+            await self.barrier(plane, "t2", db1)
+            assert [set(message) for message in foreign.messages] == [
+                {"task_id", "command", "timeout", "user", "timestamp"}
+            ]
+
+            await plane.comes_online("foreign", groups=[])
+            await foreign.received(3)
+
+        assert {str(message["kind"]) for message in foreign.messages[1:]} == {"configure", "cancel"}
+
+    async def test_a_new_machine_of_a_name_is_not_what_the_first_one_was(self, plane: Plane) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1")
+            await self.replace(plane, "web1")
+            await plane.authority.refresh()
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await self.barrier(plane, "t1", db1)
+            await self.barrier(plane, "t2", db1)
+
+        assert web1.messages == []
+
     async def test_what_a_basic_agent_cannot_do_is_skipped_when_it_turns_out_to_be_one(self, plane: Plane) -> None:
         async with plane.dispatching():
             await plane.comes_online("web1", agent_version=None)
@@ -589,6 +776,24 @@ class ProcessContract:
         assert web2.messages[0]["groups"] == {"web": 2}
         assert web1.messages == []
 
+    async def test_a_host_is_told_the_newest_checkpoint_as_it_comes_online_and_once_an_hour(self, plane: Plane) -> None:
+        plane.note = "the newest checkpoint"
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("db1", agent_version=None)  # a basic agent is never told anything
+            await plane.comes_online("web1", groups=["web"])
+            await web1.received()
+            plane.clock.advance(3599)
+            await plane.run("t1", "web1")
+            await web1.received(2)
+            plane.clock.advance(1)
+            await web1.received(3)
+            await plane.run("t2", "db1")
+            await db1.received()
+
+        assert [message.get("checkpoint") for message in web1.messages] == [plane.note, None, plane.note]
+        assert [message.get("groups") for message in web1.messages] == [{"web": 1}, None, {"web": 1}]
+        assert db1.task_ids() == ["t2"]
+
     @pytest.mark.parametrize(
         "error", [TransportUnavailableError("gone"), PublishUnconfirmedError("unknown")], ids=lambda e: type(e).__name__
     )
@@ -601,6 +806,29 @@ class ProcessContract:
             await web1.received()
 
         assert web1.messages[0]["groups"] == {}
+
+    async def test_a_host_that_goes_on_saying_other_groups_is_told_again_until_it_has_bound_its_own(
+        self, plane: Plane
+    ) -> None:
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
+            await plane.comes_online("web1", groups=["web"])
+            await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+            await web1.received()
+            await self.beat(plane, "web1", 2, groups=["web"])  # it was lost when the agent started anew
+            await plane.shown()
+            plane.clock.advance(DRIFT_S - 1)
+            await self.barrier(plane, "t1", db1)
+            assert len(web1.messages) == 1
+
+            plane.clock.advance(1)
+            await web1.received(2)
+            await self.beat(plane, "web1", 3, groups=["db"])
+            await plane.shown()
+            plane.clock.advance(DRIFT_S)
+            await self.barrier(plane, "t2", db1)
+            await self.barrier(plane, "t3", db1)
+
+        assert [message["groups"] for message in web1.messages] == [web1.messages[0]["groups"]] * 2
 
     async def test_whoever_takes_over_tells_those_who_have_bound_other_groups(self, plane: Plane) -> None:
         await plane.comes_online("web1", groups=["old"])
@@ -645,6 +873,115 @@ class ProcessContract:
         assert await plane.deadlines().decide() == 1
 
         assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_the_table_gives_exactly_those_whose_silence_is_an_outcome(self, plane: Plane) -> None:
+        """What may run for a day yet is not read again each second, and stands before nobody."""
+        names = {"unknown": "db1", "taken": "db1", "runs": "db1", "over": "db1"}
+        came_back = {"returned": "web2", "back": "web1", "twice": "web1"}
+        for timeout in (60, 86_400):
+            for name, hostname in (names | came_back).items():
+                seq = await plane.run(f"{name}-{timeout}", hostname, timeout=timeout, expires_in=30)
+                if name in came_back:
+                    await plane.record(returned(f"{name}-{timeout}", hostname, seq))
+            await plane.record(heard(f"taken-{timeout}", "db1"))
+            await plane.record(runs(f"runs-{timeout}", "db1", started_at=AT))
+            await plane.record(done(f"over-{timeout}", "db1"))
+        online = await plane.comes_online("web1")
+        for timeout in (60, 86_400):
+            await plane.record(returned(f"twice-{timeout}", "web1", online))
+        await plane.shown()
+
+        _, known = await plane.task_queries.open_executions()
+        for seconds in (30, 150, 151, 240, 241, 390, 391, 86_580, 86_581, 86_730, 86_731):
+            due = {e.task_id for e in known if verdict(e, AT + seconds) is not None}
+            found = await plane.task_queries.overdue(AT + seconds, limit=100)
+            assert {e.task_id for e in found} == due, seconds
+        assert len(due) == len(known) == 12
+
+    @pytest.mark.parametrize("started_at", [AT - 600, AT, 253_402_300_799], ids=["slow", "right", "year 9999"])
+    async def test_the_hosts_own_clock_neither_ends_what_runs_nor_keeps_it_open(
+        self, plane: Plane, started_at: int
+    ) -> None:
+        deadlines = plane.deadlines()
+        await plane.run("t1", "web1", timeout=60)
+        await plane.record(runs("t1", "web1", started_at=started_at))
+
+        plane.clock.advance(60 + 180)
+        assert await deadlines.decide() == 0
+        plane.clock.advance(1)
+        assert await deadlines.decide() == 1
+
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_a_host_that_comes_after_the_expiry_has_certainly_not_been_sent_it(self, plane: Plane) -> None:
+        async with plane.dispatching(), plane.agent("web1"):
+            await plane.comes_online("web2")
+            seq = await plane.run("t1", "web2", timeout=30, expires_in=60)
+            await plane.recorded(RETURNED)
+            plane.clock.advance(60)
+            online = await plane.comes_online("web2", 2)
+            events = await plane.recorded(RETURNED, number=2)
+
+        assert events == [returned("t1", "web2", seq), returned("t1", "web2", online)]
+        assert len(plane.tap.published) == 1
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_has_certainly_not_been_sent(self, plane: Plane) -> None:
+        plane.tap.answers.extend([TransportUnavailableError("no session")] * 100)
+        async with plane.dispatching():
+            seq = await plane.run("t1", "web1", timeout=30, expires_in=600)
+            for attempts in range(1, 10):  # the last pause but one would be longer than what is left
+                await until(self.has_published(plane, attempts))
+                plane.clock.advance(2 ** (attempts - 1))
+            plane.clock.advance(600 - 511)
+            assert await plane.recorded(RETURNED) == [returned("t1", "web1", seq)]
+
+        await self.expires(plane)
+
+    async def test_what_no_broker_ever_took_is_lost_when_nobody_is_left_to_say_so(self, plane: Plane) -> None:
+        """Between two attempts dispatch dies: whoever takes over cannot tell it from one that died while publishing."""
+        plane.tap.answers.append(TransportUnavailableError("no session"))
+        async with plane.dispatching():
+            await plane.run("t1", "web1", timeout=30, expires_in=60)
+            await until(self.has_published(plane, 1))
+        plane.clock.advance(60)
+        async with plane.beside().dispatching():
+            await plane.recorded(UNCONFIRMED)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def test_what_was_never_published_to_a_revoked_host_expires(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            await plane.log.append([self.authorised("t1", "web1")])
+            await plane.recorded(RETURNED)
+
+        assert plane.tap.published == []
+        plane.clock.advance(600)
+        await self.expires(plane)
+
+    async def test_what_may_have_reached_a_host_before_it_was_revoked_is_lost(self, plane: Plane) -> None:
+        plane.tap.answers.append(PublishUnconfirmedError("no confirm"))
+        async with plane.dispatching(), plane.agent("db1") as db1:
+            await plane.run("t1", "web1")
+            await plane.recorded(UNCONFIRMED)
+            await plane.hosts.revoke(ADMIN, "web1", None)
+            plane.clock.advance(1)
+            await self.barrier(plane, "t2", db1)
+
+        assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionLost.KIND)) == 1
+
+    async def expires(self, plane: Plane) -> None:
+        """What is open ends as expired, when no agent would start it any more."""
+        plane.clock.advance(ALLOWED_SKEW_S + 1)
+        assert await plane.deadlines().decide() == 1
+        assert len(await plane.events(tasks.ExecutionExpired.KIND)) == 1
 
     async def test_a_result_that_came_first_stands(self, plane: Plane) -> None:
         await plane.run("t1", "web1")
@@ -712,6 +1049,60 @@ class ProcessContract:
             await plane.recorded(hosts.HostWentOffline.KIND)
 
         assert len(await plane.events(hosts.HostWentOnline.KIND)) == 3
+
+    async def test_nobody_is_missed_while_nobody_takes_heartbeats_in_nor_right_after(self, plane: Plane) -> None:
+        """Whoever does may be another process, and only its lease tells that it is at work."""
+        other, looks = plane.beside(), 0
+        held = plane.leases.held
+
+        async def look(name: str) -> int | None:
+            nonlocal looks
+            looks += 1
+            return await held(name)
+
+        async def has_looked() -> bool:
+            return looks > 0
+
+        async def look_after(seconds: float) -> None:
+            """The second of two looks comes when all that follows from the first is recorded."""
+            nonlocal looks
+            for part in (seconds - 1, 1):
+                looks = 0
+                plane.clock.advance(part)
+                await until(has_looked)
+
+        plane.leases.held = look  # type: ignore[method-assign]
+        async with plane.watching(heard=False):
+            await self.beat(plane, "web1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+            await look_after(1000)
+
+            async with other.serving(other.heartbeats()):
+                await until(partial(held, HEARING))
+                await look_after(2)
+                await look_after(28)
+                assert await plane.events(hosts.HostWentOffline.KIND) == []
+                await look_after(2)
+                await plane.recorded(hosts.HostWentOffline.KIND)
+
+    async def test_a_stream_of_heartbeats_that_never_ends_keeps_no_silent_host_online(self, plane: Plane) -> None:
+        read, sequences = plane.log.read, itertools.count(1)
+
+        async def read_meanwhile(name: LogName, **given: Any) -> list[StoredEvent]:
+            if name == HEARTBEAT_EVENT:
+                await self.beat(plane, "web2", next(sequences))
+            return await read(name, **given)
+
+        async with plane.watching():
+            await self.beat(plane, "web1", 1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+            plane.log.read = read_meanwhile  # type: ignore[method-assign, assignment]
+            await plane.recorded(hosts.HostWentOnline.KIND, number=2)
+            plane.clock.advance(30)
+            [event] = await plane.recorded(hosts.HostWentOffline.KIND)
+
+        assert isinstance(event, hosts.HostWentOffline)
+        assert event.hostname == "web1"
 
     async def test_the_first_heartbeat_of_a_host_that_has_just_been_registered_brings_it_online(
         self, plane: Plane

@@ -20,12 +20,13 @@ from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.projections.audit import AuditProjection
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import UNFINISHED, create_tables
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.hub import Hub
 from control_plane.projections.projection import Projection
-from control_plane.projections.projector import UNFINISHED, Projector, create_tables
+from control_plane.projections.projector import Projector
 from control_plane.projections.queries.projections import ProjectionQueries
-from control_plane.projections.rebuild import SUFFIX, rebuild
+from control_plane.projections.rebuild import REBUILT, rebuild, retry_parked, roll_back
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
@@ -146,9 +147,9 @@ class Shop:
     async def rebuilds_equal(self, *projections: type[Projection]) -> None:
         """Assert that a rebuild from zero gives what the live tables have."""
         for projection in projections:
-            for compared in await rebuild(projection, self.database, self.log, switch=False):
+            for compared in await rebuild(projection, self.database, self.log, then="drop"):
                 assert compared.is_equal, compared
-                assert compared.live[0], f"{compared.name} is empty, so it proves nothing"
+                assert compared.live.rows, f"{compared.name} is empty, so it proves nothing"
 
     async def steal_lease(self, projection: type[Projection]) -> None:
         """End a lease under its holder, as a clock would whose holder stands still for too long."""
@@ -354,7 +355,7 @@ class ProjectionContract:
         await shop.project(TasksProjection)
 
         with pytest.raises(FoldError) as stopped:
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
 
         assert stopped.value.seq == poisoned
         assert len((await shop.rows(TasksProjection()))["task"]) == 1
@@ -386,12 +387,14 @@ class ProjectionContract:
         good = await shop.rows(TasksProjection())
         await self.corrupt(shop)
 
-        [task, execution, online] = await rebuild(TasksProjection, shop.database, shop.log, switch=False)
+        [task, execution, online] = await rebuild(TasksProjection, shop.database, shop.log, then="drop")
         assert (task.is_equal, execution.is_equal, online.is_equal) == (False, True, True)
-        assert task.live[0] == task.rebuilt[0] == 3
+        assert task.live.rows == task.rebuilt.rows == 3
+        [difference] = task.differences
+        assert (difference.key, dict(difference.columns)) == (("t2",), {"actor": ("mallory", "ada")})
         assert await shop.rows(TasksProjection()) != good, "to compare is not to mend"
 
-        await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+        await rebuild(TasksProjection, shop.database, shop.log, then="switch")
         assert await shop.rows(TasksProjection()) == good
         await shop.rebuilds_equal(TasksProjection)
 
@@ -404,7 +407,7 @@ class ProjectionContract:
             await shop.append(tasks.ExecutionSent(task_id="t2", hostname=HOSTS[1], route="cmd.all").to_new_event())
             await shop.caught_up(TasksProjection)
 
-            await rebuild(TasksProjection, shop.database, shop.log, switch=True)
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
 
             await shop.append(
                 tasks.ExecutionFinished(hostname=HOSTS[1], message={**RESULT, "task_id": "t2"}).to_new_event()
@@ -425,8 +428,8 @@ class ProjectionContract:
             for number in range(2, 14):
                 async with asyncio.TaskGroup() as group:
                     group.create_task(shop.turns(number, number))
-                    group.create_task(rebuild(Counting, shop.database, shop.log, switch=True))
-                    group.create_task(rebuild(HostsProjection, shop.database, shop.log, switch=True))
+                    group.create_task(rebuild(Counting, shop.database, shop.log, then="switch"))
+                    group.create_task(rebuild(HostsProjection, shop.database, shop.log, then="switch"))
             await shop.caught_up(Counting, HostsProjection)
 
         await shop.rebuilds_equal(Counting, HostsProjection)
@@ -442,7 +445,7 @@ class ProjectionContract:
             assert {subject for _, subject, _ in await self.parked(shop, projector)} == {"t1", "t2"}
 
             monkeypatch.setattr(Counting, "cannot_fold", frozenset())
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+            await rebuild(Counting, shop.database, shop.log, then="switch")
             cancel = tasks.TaskCancelRequested(task_id="t1", actor="ada")
             await shop.append(cancel.to_new_event())
             await shop.caught_up(Counting)
@@ -454,11 +457,11 @@ class ProjectionContract:
         await shop.turns(0, 2)
         await shop.project(Counting)
         other = Leases(shop.database, owner="another rebuild")
-        taken = await other.acquire(f"rebuild:{Counting.name}")
+        taken = await other.acquire(Counting(REBUILT).lease)
         assert taken is not None
 
         with pytest.raises(RefusedError) as refused:
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+            await rebuild(Counting, shop.database, shop.log, then="switch")
         assert refused.value.code == "rebuild_running"
 
         await other.release(taken)
@@ -475,17 +478,86 @@ class ProjectionContract:
         async def lost(_: Leases, lease: Lease) -> None:
             raise LeaseLostError(lease.name)
 
-        monkeypatch.setattr(Leases, "renew", lost)
-        with pytest.raises(LeaseLostError):
-            await rebuild(Counting, shop.database, shop.log, switch=True)
+        with monkeypatch.context() as patched:
+            patched.setattr("control_plane.storage.leases.RENEWAL_S", 0)
+            patched.setattr(Leases, "renew", lost)
+            with pytest.raises(LeaseLostError):
+                await rebuild(Counting, shop.database, shop.log, then="switch")
 
-        assert len((await shop.rows(Counting(SUFFIX)))[f"counted{SUFFIX}"]) == 2, "they are not ours to drop"
         assert await shop.rows(Counting()) == before
+
+    async def test_a_rebuild_that_was_stopped_is_gone_on_with_where_that_is_asked_for(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.projections.rebuild.PAGE", 3)
+        await shop.turns(0, 4)
+        await shop.project(Counting)
+        told: list[int] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(Counting, "cannot_fold", frozenset({tasks.ExecutionLost.KIND}))
+            with pytest.raises(FoldError):
+                await rebuild(
+                    Counting, shop.database, shop.log, then="switch", progress=lambda done, _: told.append(done)
+                )
+        reached = told[-1]
+
+        [compared] = await rebuild(
+            Counting, shop.database, shop.log, then="switch", resume=True, progress=lambda done, _: told.append(done)
+        )
+
+        assert compared.is_equal
+        assert told == sorted(told)
+        assert told.count(reached) == 1
+        await shop.rebuilds_equal(Counting)
+
+    async def test_the_tables_from_before_a_switch_are_brought_up_to_date_and_put_back(self, shop: Shop) -> None:
+        await shop.turns(0, 2)
+        await shop.project(TasksProjection)
+        with pytest.raises(RefusedError, match="nothing_to_roll_back"):
+            await roll_back(TasksProjection, shop.database, shop.log)
+        await self.corrupt(shop)
+        async with shop.projecting(TasksProjection):
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
+            await shop.turns(3, 3)
+            await shop.caught_up(TasksProjection)
+
+            for actor in ("mallory", "ada", "mallory"):
+                await roll_back(TasksProjection, shop.database, shop.log)
+                await shop.turns(4, 4)
+                await shop.caught_up(TasksProjection)
+                rows = (await shop.rows(TasksProjection()))["task"]
+                assert [row[0] for row in rows] == ["t1", "t2", "t3", "t4"]
+                assert actor in rows[1]
+
+            await rebuild(TasksProjection, shop.database, shop.log, then="switch")
+            await shop.caught_up(TasksProjection)
+        await shop.rebuilds_equal(TasksProjection)
+
+    async def test_what_was_set_aside_is_folded_when_it_is_tried_again_and_can_be(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Counting, "cannot_fold", frozenset({tasks.ExecutionSent.KIND}))
+            await shop.turns(0, 2)
+            bad = await shop.append(a_poisoned_event("bad"))
+            await shop.project(Counting)
+            projector = Projector(Counting(), shop.database, shop.log, shop.leases, shop.hub)
+            aside = len(await self.parked(shop, projector))
+            assert await retry_parked(Counting, shop.database, shop.log) == (0, aside)
+
+        async with shop.projecting(Counting):
+            assert await retry_parked(Counting, shop.database, shop.log) == (aside - 1, 1)
+            await shop.turns(3, 3)
+            await shop.caught_up(Counting)
+
+        assert [seq for seq, _, _ in await self.parked(shop, projector)] == [bad]
+        rows = (await shop.rows(Counting()))["counted"]
+        assert [(task_id, events) for task_id, events, _ in rows] == [("t1", 6), ("t2", 6), ("t3", 6)]
 
     async def test_what_a_rebuild_that_was_killed_has_left_does_not_get_into_the_next_one(self, shop: Shop) -> None:
         await shop.turns(0, 2)
         await shop.project(Counting)
-        left = Counting(SUFFIX)
+        left = Counting(REBUILT)
         await create_tables(shop.database, left)
         async with shop.database.write() as connection:
             await connection.execute(left.counted.insert().values(task_id="left", events=1, seqs=""))
@@ -501,7 +573,7 @@ class ProjectionContract:
             HostsProjection,
             shop.database,
             shop.log,
-            switch=False,
+            then="drop",
             progress=lambda done, total: told.append((done, total)),
         )
 
@@ -525,10 +597,40 @@ class ProjectionContract:
         async def is_new() -> bool:
             return bool((await shop.follower(Counting)).version == 2)
 
+        shop.hub = Hub(shop.database)  # what the release before was told is nothing to the new one
         async with shop.projecting(Counting):
             await until(is_new)
             await shop.caught_up(Counting)
         await shop.rebuilds_equal(Counting)
+
+    async def test_a_new_version_that_was_made_beforehand_is_taken_as_it_is_and_goes_on(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await shop.turns(0, 2)
+        async with shop.projecting(Counting):
+            await shop.caught_up(Counting)
+            with monkeypatch.context() as patched:
+                patched.setattr(Counting, "version", 2)
+                with pytest.raises(RefusedError, match="other_version"):
+                    await rebuild(Counting, shop.database, shop.log, then="switch")
+                assert await rebuild(Counting, shop.database, shop.log, then="keep") == []
+            await shop.turns(3, 3)  # the old release goes on
+            await shop.caught_up(Counting)
+        async with shop.database.write() as connection:  # what shows that it is not made from zero once more
+            await connection.execute(update(Counting(REBUILT).counted).values(seqs="made beforehand"))
+
+        monkeypatch.setattr(Counting, "version", 2)
+
+        async def is_new() -> bool:
+            return bool((await shop.follower(Counting)).version == 2)
+
+        async with shop.projecting(Counting):
+            await until(is_new)
+            await shop.caught_up(Counting)
+        rows = (await shop.rows(Counting()))["counted"]
+        assert [row[0] for row in rows] == ["t1", "t2", "t3"]
+        assert [row[2] for row in rows[:2]] == ["made beforehand"] * 2
+        assert len((await shop.rows(Counting("_old")))["counted_old"]) == 3
 
     async def test_a_new_version_that_dies_while_it_makes_its_tables_shows_no_position_and_is_made_again(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -589,6 +691,24 @@ class ProjectionContract:
         assert main(["projections", "verify", "nothing"]) == 1
         assert "there are hosts, tasks, audit" in capsys.readouterr().err
 
+    def test_before_anything_is_folded_verify_and_rebuild_say_so_in_one_line(
+        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", url)
+        monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path / "state"))
+        create(tmp_path / "state")
+
+        async def migrate() -> None:
+            async with migrated(url):
+                pass
+
+        asyncio.run(migrate())
+
+        for action in ("verify", "rebuild"):
+            assert main(["projections", action]) == 1
+            [line] = capsys.readouterr().err.splitlines()
+            assert line.startswith("control-plane: not_folded: hosts has not been folded yet")
+
     # --- those who wait
 
     async def test_who_waits_for_an_event_reads_rows_that_have_it(self, url: str, shop: Shop) -> None:
@@ -610,6 +730,7 @@ class ProjectionContract:
 
         assert await shop.hub.wait_for(TasksProjection.name, head, timeout_s=0.01)
         assert not await shop.hub.wait_for(TasksProjection.name, head + 1, timeout_s=0.01)
+        assert not await shop.hub.wait_for(TasksProjection.name, head, heartbeat_seq=1, timeout_s=0.01)
         assert not await Hub(shop.database).wait_for("no-such-projection", 1, timeout_s=0.01)
 
     async def test_the_state_of_a_projection_is_told(self, shop: Shop) -> None:

@@ -251,6 +251,20 @@ class TransportContract:
         assert await reader.bodies(29) == [str(n).encode() for n in range(1, 30)]
         oldest.ack()
 
+    async def test_an_acknowledgement_arrives_though_its_consumer_asks_for_nothing_more(
+        self, transport: Transport
+    ) -> None:
+        async with transport.connect("busy") as busy, transport.connect("other") as other:
+            await busy.declare(a_topology())
+            await busy.publish(a_message(body=b"held"))
+            held = await Reader(busy, "work", prefetch=1).next()
+            found: list[int] = []
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(numbers_into(found, Reader(other, "work", prefetch=1)))
+                held.ack()
+                await eventually_one_is_missing(other, found)
+                reading.cancel()
+
     async def test_a_delivery_is_settled_once_whatever_is_asked_again(self, transport: Transport) -> None:
         async with transport.connect("first") as session:
             await session.declare(a_topology())
@@ -477,6 +491,23 @@ async def eventually_consuming(session: Session, pending: Sequence["asyncio.Futu
     number = 0
     async with asyncio.timeout(WAIT_S):
         while not all(future.done() for future in pending):
+            await session.publish(a_message(body=str(number).encode()))
+            number += 1
+            await asyncio.sleep(0.01)
+
+
+async def numbers_into(found: list[int], reader: Reader) -> None:
+    while True:
+        delivery = await reader.next()
+        found.append(int(delivery.body))
+        delivery.ack()
+
+
+async def eventually_one_is_missing(session: Session, found: Sequence[int]) -> None:
+    """Publish numbers until one goes to somebody else: who has room is not to be seen from outside."""
+    number = 0
+    async with asyncio.timeout(WAIT_S):
+        while list(found) == list(range(len(found))):
             await session.publish(a_message(body=str(number).encode()))
             number += 1
             await asyncio.sleep(0.01)

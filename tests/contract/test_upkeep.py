@@ -12,7 +12,7 @@ from control_plane.cli import main
 from control_plane.errors import FoldError, LogDamagedError, StorageUnavailableError
 from control_plane.events import hosts
 from control_plane.events.archive import check
-from control_plane.events.batch import event_row
+from control_plane.events.batch import row_of_stored
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
@@ -185,7 +185,7 @@ class UpkeepContract:
     async def test_archives_and_what_is_left_have_the_tree_of_the_log(self, plane: Plane, tmp_path: Path) -> None:
         await self.a_week(plane)
         everything = await plane.log.read(HEARTBEAT_EVENT, after=0)
-        leaves = [leaf_hash(event_row(event)) for event in everything]
+        leaves = [leaf_hash(row_of_stored(event)) for event in everything]
 
         await self.upkeep(plane, tmp_path)
 

@@ -13,18 +13,32 @@ import psutil
 import pytest
 
 from control_plane_agent.assembly import real_agent
+from control_plane_agent.containment import _LEAVES, EXECUTION, _own_cgroup
 from control_plane_agent.output import HEAD_BYTES, KEPT_BYTES
 from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_wire.clock import SystemClock
-from control_plane_wire.messages import CancelMessage, ConfigureMessage
-from control_plane_wire.signing import SigningKey
+from control_plane_wire.messages import CancelMessage, ConfigureMessage, seal
+from control_plane_wire.signing import COMMAND, CONTROL_PLANE, SigningKey
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.transport.base import Unroutable
 from control_plane_wire.transport.inprocess import InProcessBroker
-from tests.support.agent import HOSTNAME, ControlPlaneEnd, a_command, an_identity, control_plane_end, running, sealed
+from tests.support.agent import (
+    HOSTNAME,
+    ROUTE,
+    ControlPlaneEnd,
+    a_command,
+    an_identity,
+    control_plane_end,
+    running,
+    sealed,
+)
+from tests.support.fleet import CONTROL_PLANE_KEY
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
+CGROUPS = pytest.mark.skipif(
+    os.geteuid() != 0 or _own_cgroup() is None, reason="only root, where there is cgroup v2, makes cgroups"
+)
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -109,6 +123,16 @@ async def test_argv_standard_input_and_directory_are_as_asked(
     assert result["stdout"] == f"a b\n{tmp_path}\nsaid\n"
 
 
+async def test_a_field_that_is_null_is_as_if_it_were_not_there(agent: Agent, end: ControlPlaneEnd) -> None:
+    command = a_command(command="pwd; cat", user=ME, timestamp=SystemClock().now_s()).to_json()
+    nulls: JsonObject = dict.fromkeys(("as_of", "expires_at", "argv", "env", "cwd", "stdin"))
+
+    await end.send_bytes(seal({**command, **nulls}, CONTROL_PLANE_KEY, COMMAND, sender=CONTROL_PLANE, recipient=ROUTE))
+    result = await end.result("task-1")
+
+    assert (result["stdout"], result["exit_code"]) == (f"{pwd.getpwnam(ME).pw_dir}\n", 0)
+
+
 async def test_what_cannot_be_started_says_so(agent: Agent, end: ControlPlaneEnd) -> None:
     result = await end.run("x", user=ME, argv=("/no/such/program",))
     assert (result["exit_code"], result["outcome"]) == (127, "completed")
@@ -139,6 +163,39 @@ async def test_leftovers_of_a_normal_end_are_killed_and_counted(agent: Agent, en
 
     assert (result["outcome"], result["stdout"], result["leftovers"]) == ("completed", "done\n", 1)
     assert alive(marker) == []
+
+
+@CGROUPS
+@pytest.mark.parametrize("outcome", ["completed", "timed_out"])
+@pytest.mark.parametrize("where", ["below its own", "elsewhere"])
+async def test_a_command_that_puts_itself_into_another_cgroup_leaves_nothing(
+    agent: Agent, end: ControlPlaneEnd, where: str, outcome: str
+) -> None:
+    marker = f"33.{os.getpid()}4"
+    own = f"{_own_cgroup()}/{_LEAVES}/task-1.${EXECUTION}"
+    other = f"{own}/a/b" if where == "below its own" else str(_own_cgroup())
+    moves = f"mkdir -p {own}/a/b && echo $$ > {other}/cgroup.procs && echo {own}; (setsid sleep {marker} &)"
+    goes_on = f"exec sleep {marker}" if outcome == "timed_out" else "exit"
+
+    result = await end.run(f"{moves}; {goes_on}", user=ME, timeout=1)
+
+    leaf = str(result["stdout"]).strip().rpartition("/")[2]
+    assert leaf.startswith("task-1."), "it could move"
+    assert (result["outcome"], result["leftovers"], alive(marker)) == (outcome, 1, [])
+    assert leaf not in os.listdir(f"{_own_cgroup()}/{_LEAVES}")
+
+
+async def test_orphans_that_have_ended_leave_nothing_behind_while_the_command_goes_on(
+    agent: Agent, end: ControlPlaneEnd
+) -> None:
+    orphans = "for n in $(seq 200); do (true &); done"
+    below = "$(wc -w < /proc/$PPID/task/$PPID/children)"
+    polled_10_s = f"for n in $(seq 500); do left={below}; [ $left = 1 ] && break; sleep 0.02; done"
+
+    result = await end.run(f"{orphans}; {polled_10_s}; echo $left", user=ME)
+
+    assert result["stdout"] == "1\n", "of all that the supervisor has as children only the command itself is left"
+    assert (result["outcome"], result.get("leftovers")) == ("completed", None)
 
 
 async def test_of_a_long_output_head_and_tail_are_kept_with_the_digest_of_all(
@@ -256,10 +313,9 @@ async def test_a_supervisor_that_is_killed_leaves_an_honest_answer_and_no_proces
     marker = f"32.{os.getpid()}3"
     await end.send(a_command(command=f"sleep {marker}", user=ME, timestamp=SystemClock().now_s()))
     await polled(lambda: alive(marker), "the command runs")
-    [supervisor] = {process.parent() for process in alive(marker) if process.name() == "sleep"} - {None}
-    while supervisor.name() in {"sh", "sleep"}:
-        supervisor = supervisor.parent()
-    supervisor.kill()
+    started = agent._journal.read("task-1").state.started
+    assert started is not None
+    os.kill(started.pid, signal.SIGKILL)
 
     result: JsonObject = await end.result("task-1")
 

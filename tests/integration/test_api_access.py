@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import orjson
 import pytest
 import pytest_asyncio
 
 from control_plane.api.authentication import CSRF_HEADER
-from tests.support.api import LOGIN_TOKEN, PASSWORD, UI, URL, ApiUnderTest, an_api
+from tests.support.api import LOGIN_TOKEN, PASSWORD, UI, URL, ApiUnderTest, a_public_key, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -205,3 +206,41 @@ async def test_the_page_is_served_for_every_address_of_ours_and_its_files_for_ev
         "/ui/old/js/main.js",
     ):
         assert (await client.get(path)).status_code == 404
+
+
+# --- what is denied
+
+
+async def test_every_denial_is_an_event_or_counted_in_one(tmp_path: Path) -> None:
+    async with an_api(tmp_path) as api:
+        browser, stranger = await api.browser("eve"), api.client(None)
+        enrol = {"token": "cpe_0_0", "hostname": "web1", "public_key": a_public_key()}
+        of_nobody = [
+            await stranger.get("/api/v1/hosts", headers={"authorization": "Bearer cp_0_0"}),
+            await stranger.get("/metrics", headers={"authorization": "Basic cm9vdDpyb290"}),
+            await stranger.get("/api/v1/hosts", headers={"cookie": "control_plane_session=guessed"}),
+            await stranger.post("/api/v1/auth/login", json={"login_token": "guessed"}),
+            await stranger.post("/api/v1/enrol/begin", json=enrol),
+        ]
+        of_eve = [
+            await browser.post("/api/v1/auth/logout", headers={CSRF_HEADER: "guessed"}),
+            await browser.post("/api/v1/auth/logout", headers={"origin": "http://evil.example"}),
+            await browser.get("/api/v1/users"),
+        ]
+        assert (await stranger.get("/api/v1/hosts")).status_code == 401  # who shows nothing is denied nothing
+        handling = api.services.access._handling
+        await handling.record_denials(handling.denials.rest())
+        head = (await api.log.head("event")).seq
+        query = {"kind": "access.denied", "min_seq": head}
+        lines = (await api.client().get("/api/v1/events/export", params=query)).text.splitlines()
+
+    assert [answer.status_code for answer in of_nobody + of_eve] == [401] * 5 + [403] * 3
+    told = [(event["actor"], event["body"]) for event in map(orjson.loads, lines)]
+    assert [(actor, body["code"], body["resource"], body.get("count")) for actor, body in told] == [
+        (None, "not_signed_in", "GET /api/v1/hosts", None),
+        ("eve", "csrf_refused", "POST /api/v1/auth/logout", None),
+        ("eve", "origin_refused", "POST /api/v1/auth/logout", None),
+        ("eve", "not_allowed", "users", None),
+        (None, "enrolment_refused", "hosts/web1", 4),
+    ]
+    assert {body["address"] for _, body in told} == {"127.0.0.1"}

@@ -1,16 +1,28 @@
 """The audit trail, health, projections and metrics over the API."""
 
+import asyncio
 import base64
+import csv
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 
+from control_plane.api import exports
 from control_plane.api.services import Probe
 from control_plane.errors import StorageUnavailableError
+from control_plane.events.access import AccessDenied
+from control_plane.events.checkpoints import Signed
+from control_plane.events.envelope import EVENT, StoredEvent
+from control_plane.events.merkle import verify_consistency
+from control_plane.events.proofs import Proof
+from control_plane_wire.checkpoints import Checkpoint, sign, verified
+from control_plane_wire.signing import decode_base64
 from tests.support.api import ApiUnderTest, an_api
+from tests.support.database import an_event
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,6 +49,34 @@ async def test_events_are_listed_newest_first_or_after_a_seq(api: ApiUnderTest) 
     assert [event["seq"] for event in first["items"] + rest["items"]] == [1, 2, 3, 4, 5, 6]
     assert newest["items"][0]["kind"] == "execution.finished"
     assert newest["items"][0]["outcome"] == "failed"
+
+
+async def test_an_event_is_proved_by_the_newest_checkpoint_and_that_by_an_older_one(api: ApiUnderTest) -> None:
+    eve, services = api.client("eve"), api.services
+    key = services.keyring.active
+    before = await eve.get("/api/v1/audit/checkpoint", params={"log": "heartbeat_event"})
+    tree = (await api.log.head(EVENT)).tree
+    checkpoint = Checkpoint(services.checkpoints.origin(EVENT), tree.size, tree.root())
+    await services.checkpoints.put(EVENT, Signed(checkpoint, sign(checkpoint, key), 1_700_000_000_000_000), [])
+    later = await api.record(AccessDenied(denial_id="d9", actor="eve", action="tasks.run", resource="tasks/t9"))
+
+    newest = (await eve.get("/api/v1/audit/checkpoint", params={"since": 1})).json()
+    proof = (await eve.get("/api/v1/audit/proof/3")).json()
+    uncovered = await eve.get(f"/api/v1/audit/proof/{later}")
+    beyond = await eve.get("/api/v1/audit/checkpoint", params={"since": tree.size + 1})
+
+    assert (before.status_code, before.json()["code"]) == (404, "no_checkpoint")
+    assert verified(newest["note"], [key.public_key]) == checkpoint
+    assert (newest["size"], newest["recorded_at"]) == (tree.size, "2023-11-14T22:13:20.000000Z")
+    first = decode_base64((await eve.get("/api/v1/audit/proof/1")).json()["leaf"])
+    hashes = [decode_base64(text) for text in newest["consistency"]]
+    assert verify_consistency(1, first, tree.size, tree.root(), hashes)
+    assert Proof.parse(proof["proof"]).check([key.public_key])[1] == await api.log.read_one(EVENT, 3)
+    assert proof["note"] == newest["note"]
+    assert (uncovered.status_code, uncovered.json()["code"]) == (404, "not_covered")
+    assert (beyond.status_code, beyond.json()["code"]) == (404, "not_covered")
+    metrics = (await eve.get("/metrics")).text
+    assert f'control_plane_checkpoint_size{{log="event"}} {tree.size}' in metrics
 
 
 @pytest.mark.parametrize(
@@ -71,6 +111,97 @@ async def test_an_event_is_shown_with_the_exact_bytes_that_were_signed(api: ApiU
     assert {name: event[name] for name in listed} == listed
 
 
+# --- as a file
+
+
+async def exported(api: ApiUnderTest, **query: Any) -> list[dict[str, Any]]:
+    answer = await api.client("eve").get("/api/v1/events/export", params=query)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
+    return [orjson.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_an_export_has_every_event_whole_and_oldest_first(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "PAGE", 5)
+    monkeypatch.setattr(exports, "RUN", 2)
+
+    events = await exported(api)
+
+    assert [event["seq"] for event in events] == list(range(1, (await api.log.head("event")).seq + 1))
+    for event in events:
+        assert event == (await api.client("eve").get(f"/api/v1/events/{event['seq']}")).json()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"task_id": "t1"},
+        {"kind": "host", "hostname": "web2"},
+        {"actor": "ada"},
+        {"after": 4},
+        {"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"},
+    ],
+)
+async def test_an_export_is_filtered_as_the_list_is(api: ApiUnderTest, query: dict[str, Any]) -> None:
+    listed = (await api.client("eve").get("/api/v1/events", params={"after": 0, **query})).json()["items"]
+
+    events = await exported(api, **query)
+
+    assert [event["seq"] for event in events] == [event["seq"] for event in listed]
+
+
+async def test_an_export_as_csv_holds_no_formula(api: ApiUnderTest) -> None:
+    denied = AccessDenied(denial_id="csv", actor="=1+1", action="+x", resource='a "b", c')
+    [outcome] = await api.log.append([denied.to_new_event(actor="=1+1")])
+    await api.shown(outcome.seq)
+    query, eve = {"after": outcome.seq - 1}, api.client("eve")
+
+    by_format = await eve.get("/api/v1/events/export", params={**query, "format": "csv"})
+    by_accept = await eve.get("/api/v1/events/export", params=query, headers={"accept": "text/csv"})
+    by_both = await eve.get(
+        "/api/v1/events/export", params={**query, "format": "ndjson"}, headers={"accept": "text/csv"}
+    )
+
+    assert by_format.headers["content-type"] == "text/csv; charset=utf-8"
+    assert by_format.headers["content-disposition"] == 'attachment; filename="events.csv"'
+    assert by_format.text == by_accept.text
+    assert by_both.headers["content-disposition"] == 'attachment; filename="events.ndjson"'
+    [row] = csv.DictReader(by_format.text.splitlines())
+    assert (row["seq"], row["kind"], row["actor"]) == (str(outcome.seq), "access.denied", "'=1+1")
+    assert orjson.loads(row["body"]) == denied.to_json()
+    assert base64.b64decode(row["body_base64"]) == denied.body()
+    assert row["hostname"] == ""
+
+
+async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = api.log.read, []
+
+    async def fail_later(*given: Any, **more: Any) -> list[StoredEvent]:
+        calls.append(given)
+        if len(calls) > 1:
+            raise StorageUnavailableError("gone")
+        return await read(*given, **more)
+
+    monkeypatch.setattr(exports, "RUN", 1)
+    monkeypatch.setattr(api.log, "read", fail_later)
+    with pytest.raises(RuntimeError, match="already started"):
+        await exported(api)
+
+
+async def test_an_event_whose_body_is_no_json_is_shown_by_its_bytes(api: ApiUnderTest) -> None:
+    [outcome] = await api.log.append([an_event("odd", kind="odd.event", body=b"\xff")])
+
+    event = (await api.client("eve").get(f"/api/v1/events/{outcome.seq}")).json()
+
+    assert (event["body"], event["body_base64"]) == (None, "/w==")
+
+
+# --- the system
+
+
 async def test_projections_tell_how_far_they_are(api: ApiUnderTest) -> None:
     items = (await api.client("eve").get("/api/v1/projections")).json()["items"]
 
@@ -85,13 +216,61 @@ async def test_metrics_are_prometheus_text_and_no_label_grows_with_the_hosts(api
 
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    values = await metrics(api)
     assert values['control_plane_http_requests_total{method="GET",route="/api/v1/hosts/{hostname}",status="200"}'] >= 1
     assert values['control_plane_log_head{log="event"}'] > 0
     assert values['control_plane_projection_lag_events{projection="tasks"}'] == 0
     assert any(name.startswith("control_plane_http_request_seconds_bucket") for name in values)
     assert all(line.startswith(("control_plane_", "# HELP control_plane_", "# TYPE control_plane_")) for line in lines)
     assert "web1" not in answer.text
+
+
+async def metrics(api: ApiUnderTest) -> dict[str, float]:
+    answer = await api.client("eve").get("/metrics")
+    assert answer.status_code == 200, answer.text
+    lines = [line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_tasks_are_counted_when_they_are_accepted_and_refusals_by_their_code(api: ApiUnderTest) -> None:
+    before = await metrics(api)
+    ada, body = api.client("ada"), {"target": {"host": "web1"}, "command": "id", "timeout": 5, "user": "root"}
+
+    for task_id, command in (("c1", "id"), ("c1", "id"), ("c2", "id"), ("c2", "whoami"), ("c.3", "id")):
+        await ada.post("/api/v1/tasks", json={**body, "task_id": task_id, "command": command})
+    await api.client(None).get("/api/v1/hosts", headers={"host": "evil.example"})
+
+    after = await metrics(api)
+    assert {
+        name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)
+    }.items() >= {
+        'control_plane_happened_total{what="tasks_accepted"}': 2,
+        'control_plane_http_problems_total{code="key_conflict"}': 1,
+        'control_plane_http_problems_total{code="invalid_request"}': 1,
+        'control_plane_http_problems_total{code="host_refused"}': 1,
+    }.items()
+
+
+@pytest.mark.parametrize("fault", ["an error", "no answer"])
+async def test_what_was_counted_is_told_while_the_database_is_away(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def away(*_: object) -> None:
+        if fault == "no answer":
+            await asyncio.Event().wait()
+        raise StorageUnavailableError("gone")
+
+    before = await metrics(api)
+    with monkeypatch.context() as patch:
+        patch.setattr(api.log, "head", away)
+        patch.setattr("control_plane.api.health.PROBE_S", 0.05)
+        meanwhile = await metrics(api)
+    after = await metrics(api)
+
+    name = 'control_plane_http_requests_total{method="GET",route="/metrics",status="200"}'
+    assert before[name] < meanwhile[name] < after[name]
+    ups = [told["control_plane_database_up"] for told in (before, meanwhile, after)]
+    assert ups == [1, 0, 1]
 
 
 async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Path) -> None:
@@ -145,3 +324,31 @@ async def test_a_database_that_does_not_answer_is_a_503_to_try_again(
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
     assert answer.headers["retry-after"] == "1"
     assert "secret" not in answer.text
+
+
+async def test_a_read_table_is_rebuilt_while_it_goes_on_and_the_list_tells_how_it_stands(api: ApiUnderTest) -> None:
+    client = api.client()
+
+    async def hosts() -> dict[str, Any]:
+        answer = (await client.get("/api/v1/projections")).json()["items"]
+        return next(item for item in answer if item["name"] == "hosts")
+
+    assert (await hosts())["has_old"] is False
+
+    answer = await client.post("/api/v1/projections/hosts/rebuild")
+    assert (answer.status_code, answer.json()) == (202, {"name": "hosts"})
+    async with asyncio.timeout(20):
+        while not (found := await hosts())["has_old"] or found["state"] != "live":
+            await asyncio.sleep(0.02)
+
+    assert (found["rebuilt_events"], found["parked"]) == (None, 0)
+    shown = await client.get("/api/v1/hosts")
+    assert [host["hostname"] for host in shown.json()["items"]] == ["web1", "web2"]
+
+
+async def test_who_may_not_rebuild_is_denied_and_a_table_that_is_not_there_is_unknown(api: ApiUnderTest) -> None:
+    denied = await api.client("ada").post("/api/v1/projections/hosts/rebuild")
+    unknown = await api.client().post("/api/v1/projections/nothing/rebuild")
+
+    assert (denied.status_code, denied.json()["code"]) == (403, "not_allowed")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_projection")

@@ -37,6 +37,17 @@ async def test_a_host_is_registered_by_hand_shown_and_changed(api: ApiUnderTest)
     assert (host["state"], host["cpu_usage"], host["pos"]) == ("pending", None, changed.json()["seq"])
 
 
+async def test_a_change_that_is_refused_in_part_changes_nothing(api: ApiUnderTest) -> None:
+    await api.register("whole1")
+    url, root = "/api/v1/hosts/whole1", api.client()
+    before = (await root.get(url)).json()
+
+    refused = await root.patch(url, json={"groups": ["web"], "labels": {str(number): "x" for number in range(65)}})
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "too_many_labels")
+    assert (await root.get(url, params={"min_seq": (await api.log.head("event")).seq})).json() == before
+
+
 @pytest.mark.parametrize(
     ("public_key", "field"),
     [

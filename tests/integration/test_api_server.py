@@ -2,21 +2,33 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from control_plane.api.server import HttpService
+from control_plane.api.server import HttpService, bound
+from control_plane.errors import ConfigurationError
+from control_plane.settings import Settings
 from control_plane_wire.lifecycle import run_until_stopped
 from tests.support.api import an_api
-from tests.support.servers import free_port
 
 
-async def test_the_server_answers_streams_and_stops_with_a_stream_open(tmp_path: Path) -> None:
-    port = free_port()
-    async with an_api(tmp_path, listen=f"127.0.0.1:{port}") as api:
-        service = HttpService(api.services, host="127.0.0.1", port=port)
+@pytest.fixture
+def free() -> Iterator[tuple[Settings, socket.socket]]:
+    """A socket on a free port, and the settings that name it."""
+    with bound(Settings(listen="127.0.0.1:0")) as made:
+        yield made
+
+
+async def test_the_server_answers_streams_and_stops_with_a_stream_open(
+    tmp_path: Path, free: tuple[Settings, socket.socket]
+) -> None:
+    settings, listener = free
+    port = settings.listen_port
+    async with an_api(tmp_path, listen=settings.listen) as api:
+        service = HttpService(api.services, listener)
         stop = asyncio.Event()
         headers = {"authorization": f"Bearer {api.tokens['eve']}"}
         async with asyncio.TaskGroup() as group:
@@ -44,12 +56,13 @@ async def _answers(client: httpx.AsyncClient) -> bool:
 
 
 async def test_half_a_request_is_not_waited_for_and_a_stream_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, free: tuple[Settings, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("control_plane.api.server.HEAD_S", 0.2)
-    port = free_port()
-    async with an_api(tmp_path, listen=f"127.0.0.1:{port}") as api:
-        service = HttpService(api.services, host="127.0.0.1", port=port)
+    settings, listener = free
+    port = settings.listen_port
+    async with an_api(tmp_path, listen=settings.listen) as api:
+        service = HttpService(api.services, listener)
         stop = asyncio.Event()
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             group.create_task(run_until_stopped([service], stop=stop, drain_s=10))
@@ -75,9 +88,22 @@ async def test_half_a_request_is_not_waited_for_and_a_stream_is(
             stop.set()
 
 
-async def test_a_taken_address_is_an_error_and_not_the_end_of_the_program(tmp_path: Path) -> None:
-    async with an_api(tmp_path) as api:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            service = HttpService(api.services, host="127.0.0.1", port=taken.getsockname()[1])
-            with pytest.raises(OSError, match="in use"):
-                await service.run(asyncio.Event())
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_port_0_becomes_the_port_that_was_free(host: str) -> None:
+    with bound(Settings(listen=f"{host}:0")) as (settings, listener):
+        assert settings.listen == f"{host}:{listener.getsockname()[1]}"
+        assert settings.url == f"http://{settings.listen}"
+        assert settings.listen_port > 0
+
+
+def test_an_address_that_is_not_ours_cannot_be_listened_on() -> None:
+    with pytest.raises(ConfigurationError, match="cannot listen on"), bound(Settings(listen="192.0.2.1:0")):
+        pass
+
+
+def test_a_taken_address_cannot_be_listened_on(free: tuple[Settings, socket.socket]) -> None:
+    settings, taken = free
+    taken.listen()
+
+    with pytest.raises(ConfigurationError, match=f"{settings.listen}: Address already in use"), bound(settings):
+        pass

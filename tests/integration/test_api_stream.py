@@ -10,6 +10,7 @@ import pytest
 from control_plane.api import live
 from control_plane.commands.access import CONSOLE
 from tests.support.api import ApiUnderTest, StreamReader, a_stream, an_api
+from tests.support.events import a_task_accepted
 
 
 @pytest.fixture
@@ -77,6 +78,20 @@ async def test_a_task_comes_with_its_executions_to_whoever_looks_at_it(api: ApiU
     assert executions["web2"]["first_line"] == "hello"
     assert tasks["mine"] == (await api.client().get("/api/v1/tasks/mine")).json()
     assert {event["kind"] for event in events.values()} >= {"task.accepted", "execution.finished"}
+
+
+async def test_who_watches_a_task_of_thousands_of_hosts_sees_all_of_them_at_once(api: ApiUnderTest) -> None:
+    names = tuple(f"host-{number:05}.example.com" for number in range(4000))
+    seen: set[str] = set()
+    async with a_stream(api, "tasks,task:wide") as reader:
+        await reader.next(skip=())
+        await api.record(a_task_accepted("wide", names))
+        while len(seen) < len(names):
+            event = await reader.next()
+            assert event is not None, "the stream has ended"
+            seen |= {row["hostname"] for _, row in event[1]["rows"] if event[1]["table"] == "executions"}
+
+    assert seen == set(names)
 
 
 async def test_a_reader_gets_nothing_of_what_it_did_not_ask_for(api: ApiUnderTest) -> None:

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from control_plane.events.tasks import ExecutionLateResult, ExecutionLost
+from control_plane.projections.queries.tasks import ExecutionView
 from tests.support.api import ApiUnderTest, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -204,6 +205,30 @@ async def test_executions_list_by_state_and_keep_late_evidence_beside(api: ApiUn
     assert lost["late"] == {"seq": seq, "outcome": "succeeded", "exit_code": 0}
     done = (await eve.get("/api/v1/tasks/late/executions/web1")).json()
     assert (done["first_line"], done["stdout_bytes"], done["exit_code"]) == ("\x1b[31mred", 9, 0)
+
+
+async def test_an_execution_that_was_accepted_just_now_is_waited_for(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.run(api.client("ada"), {"host": "web1"}, task_id="justnow")
+    eve, url = api.client("eve"), "/api/v1/tasks/justnow/executions"
+    read = api.services.task_queries.execution
+    not_yet: set[str] = set()
+
+    async def read_late(_: object, task_id: str, hostname: str) -> ExecutionView | None:
+        if hostname in not_yet:
+            not_yet.remove(hostname)
+            return None
+        return await read(task_id, hostname)
+
+    monkeypatch.setattr(type(api.services.task_queries), "execution", read_late)
+    codes = []
+    for path in ("web1", "web1/output", "web9"):
+        not_yet.add("web1")
+        answer = await eve.get(f"{url}/{path}")
+        codes.append(answer.json().get("code", answer.json().get("state")))
+
+    assert codes == ["queued", "no_output", "unknown_execution"]
 
 
 async def test_a_read_table_that_does_not_get_there_in_time_is_a_503(

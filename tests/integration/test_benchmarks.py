@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import append, rebuild
+from tests.benchmarks import append, rebuild, verify
 from tests.support.database import sqlite_url
 
 
@@ -18,3 +18,9 @@ async def test_rebuilds_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     await rebuild.run(sqlite_url(tmp_path), tasks=1, heartbeats=1)
 
     assert capsys.readouterr().out.count("rebuilt, ") == 3
+
+
+async def test_verification_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await verify.run(sqlite_url(tmp_path), events=500, heartbeats=10, rounds=1)
+
+    assert "signatures, " in capsys.readouterr().out

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.storage import migrate, mysql, sqlite
 from control_plane.storage.engine import Database, open_database
-from control_plane.storage.tables import event, event_key, heartbeat_event, metadata
+from control_plane.storage.tables import checkpoint, event, event_key, heartbeat_event, log_tile, metadata
 from tests.support.database import sqlite_url
 from tests.support.servers import DatabaseServer
 
-APPEND_ONLY = (event, event_key, heartbeat_event)
+APPEND_ONLY = (event, event_key, heartbeat_event, log_tile, checkpoint)
 
 
 async def from_metadata(database: Database) -> None:
@@ -68,7 +68,7 @@ async def test_on_sqlite_migrations_and_metadata_make_the_same_schema(tmp_path: 
         async with made.read() as one, migrated.read() as other:
             schema = await schema_of_sqlite(other)
             assert schema == await schema_of_sqlite(one)
-        assert sum(name.startswith("trigger ") for name in schema) == 9
+        assert sum(name.startswith("trigger ") for name in schema) == 15
         assert all("STRICT" in sql for name, sql in schema.items() if name.startswith("table "))
         assert await differences(migrated) == []
 
@@ -83,7 +83,7 @@ async def test_on_mysql_migrations_and_metadata_make_the_same_schema(database_se
             async with made.read() as one, migrated.read() as other:
                 schema = await schema_of_mysql(other)
                 assert schema == await schema_of_mysql(one)
-            assert sum(name.startswith("trigger ") for name in schema) == 6
+            assert sum(name.startswith("trigger ") for name in schema) == 10
             assert "pmax" in schema["table event"]
             assert await differences(migrated) == []
 

@@ -21,14 +21,17 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
+from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionFinished
+from control_plane.observability import Metrics
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector
@@ -36,6 +39,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database
@@ -147,7 +151,8 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
     """A running API, with its projectors and its follower."""
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
-        services, presences = _services(Settings(**given), database, log, probes)
+        rebuilder = Rebuilder(database, log)
+        services, presences = _services(Settings(**given), database, log, rebuilder, probes)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -166,6 +171,7 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
             for projection in PROJECTIONS:
                 group.create_task(Projector(projection(), database, log, leases, services.hub).run(stop))
             group.create_task(live.run(stop))
+            group.create_task(rebuilder.run(stop))
             try:
                 yield made
             finally:
@@ -175,11 +181,11 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
 
 
 def _services(
-    settings: Settings, database: Database, log: EventLog, probes: tuple[Probe, ...]
+    settings: Settings, database: Database, log: EventLog, rebuilder: Rebuilder, probes: tuple[Probe, ...]
 ) -> tuple[Services, _Presences]:
-    clock = SystemClock()
+    clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
-    authority = Authority(log, keyring)
+    authority = Authority(log, keyring, clock)
     handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock)
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
@@ -191,15 +197,18 @@ def _services(
         log=log,
         authority=authority,
         keyring=keyring,
+        checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(handling, presences),
+        tasks=TaskHandler(handling, presences, count=metrics.happenings()),
+        projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=TaskQueries(database),
         audit_queries=AuditQueries(database),
         projection_queries=ProjectionQueries(database, log, hub, clock),
         hub=hub,
+        metrics=metrics,
         probes=probes,
         amqp_url_for_agents="amqp://broker",
     )

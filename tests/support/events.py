@@ -113,6 +113,7 @@ EXAMPLES: tuple[Event, ...] = (
     hosts.HostWentOnline(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="heartbeat"),
     hosts.HostWentStale(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="no heartbeat for 20 s"),
     hosts.HostWentOffline(hostname=HOST, heartbeat_seq=11, heartbeat=HEARTBEAT, cause="no heartbeat for 30 s"),
+    hosts.CheckpointDisputed(hostname=HOST, checkpoint="o/event\n7\nAA==\n\n— o/event AA==\n", reason="another tree"),
     hosts.HeartbeatReceived(message=HEARTBEAT),
     enrolment.EnrolmentTokenCreated(
         token_id="0123456789abcdef",

@@ -90,7 +90,7 @@ class Desk:
     failpoints: Failpoints = NO_FAILPOINTS
 
     def __post_init__(self) -> None:
-        self.authority = Authority(self.log, self.keyring)
+        self.authority = Authority(self.log, self.keyring, self.clock)
         self.handling = Handling(
             log=self.log,
             authority=self.authority,

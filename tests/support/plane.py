@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from control_plane.commands.authority import Authority, Keyring
@@ -23,10 +24,12 @@ from control_plane.messaging.publisher import Publisher
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort
-from control_plane.processes.presence import Presence
+from control_plane.processes.presence import HEARING, Presence
+from control_plane.processes.witnesses import Rounds
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
-from control_plane.projections.projector import Projector, create_tables
+from control_plane.projections.projector import Projector
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.storage.engine import Database
@@ -79,15 +82,28 @@ class WeakLog(EventLog):
 
 @dataclass
 class Tap:
-    """A publisher that answers what a test says, in turn, and then publishes for good; it keeps what it was given."""
+    """A publisher that answers what a test says, in turn, and then publishes for good; it keeps what it was given.
+
+    Attributes: `most_at_once`: that were in its hands at the same time.
+    """
 
     inner: PublisherPort
     answers: deque[Exception | PublishOutcome] = field(default_factory=deque)
     published: list[Message] = field(default_factory=list)
     hangs: bool = False
+    at_once: int = 0
+    most_at_once: int = 0
 
     async def publish(self, message: Message) -> PublishOutcome:
         self.published.append(message)
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            return await self._publish(message)
+        finally:
+            self.at_once -= 1
+
+    async def _publish(self, message: Message) -> PublishOutcome:
         if self.hangs:
             await asyncio.Event().wait()
         if not self.answers:
@@ -132,8 +148,22 @@ class AgentEnd:
         return [str(message["task_id"]) for message in self.messages]
 
 
+@dataclass
+class _Listener:
+    """Whoever takes heartbeats in, for all that presence can tell."""
+
+    leases: Leases
+    name: str = "listener"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self.leases.hold(HEARING, stop)
+
+
 class Plane:
-    """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ."""
+    """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ.
+
+    `note` is the newest checkpoint, where a test says that there is one.
+    """
 
     def __init__(
         self, database: Database, log: EventLog, transport: Transport, clock: ManualClock, owner: str = "one"
@@ -143,8 +173,9 @@ class Plane:
         self.transport = transport
         self.clock = clock
         self.counts: Counter[str] = Counter()
+        self.note: str | None = None
         self.keyring = Keyring(CONTROL_PLANE_KEY)
-        self.authority = Authority(log, self.keyring)
+        self.authority = Authority(log, self.keyring, clock)
         self.hub = Hub(database)
         self.leases = Leases(database, owner=owner)
         self.task_queries = TaskQueries(database)
@@ -168,6 +199,9 @@ class Plane:
 
     # --- services
 
+    async def newest_note(self) -> str | None:
+        return self.note
+
     def dispatch(self) -> Dispatch:
         return Dispatch(
             self.log,
@@ -180,22 +214,24 @@ class Plane:
             self.host_queries,
             self.clock,
             count=self.count,
+            rounds=Rounds(self.newest_note),
         )
 
     def deadlines(self) -> Deadlines:
         return Deadlines(self.log, self.leases, self.hub, self.task_queries, self.clock)
 
     def presence(self) -> Presence:
-        return Presence(self.log, self.leases, self.host_queries, self.clock)
+        heard_under = partial(self.leases.held, HEARING)
+        return Presence(self.log, self.leases, self.host_queries, self.clock, heard_under=heard_under)
 
     def results(self) -> Ingest:
         return self._ingest(Results(self.log, self.authority, self.count))
 
     def heartbeats(self) -> Ingest:
-        return self._ingest(Heartbeats(self.authority))
+        return self._ingest(Heartbeats(self.authority), meanwhile=partial(self.leases.hold, HEARING))
 
-    def _ingest(self, stream: Results | Heartbeats) -> Ingest:
-        return Ingest(stream, self.transport, self.log, self.authority, count=self.count, now_us=self.clock.now_us)
+    def _ingest(self, stream: Results | Heartbeats, **given: Any) -> Ingest:
+        return Ingest(stream, self.transport, self.log, self.authority, count=self.count, **given)
 
     def projectors(self) -> list[Projector]:
         return [Projector(projection(), self.database, self.log, self.leases, self.hub) for projection in PROJECTIONS]
@@ -239,8 +275,12 @@ class Plane:
                 yield
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Presence at work, with what was said and heard before in its mind."""
+    async def watching(self, *, heard: bool = True) -> AsyncIterator[None]:
+        """Presence at work, with what was said and heard before in its mind.
+
+        Args:
+            heard: somebody takes heartbeats in all that time.
+        """
         presence, has_taken_over = self.presence(), asyncio.Event()
         listen = presence._listen
 
@@ -249,7 +289,12 @@ class Plane:
             return await listen(*given, **more)
 
         presence._listen = tell  # type: ignore[method-assign]
-        async with self.serving(presence), asyncio.timeout(BOUND_S):
+        async with AsyncExitStack() as stack:
+            if heard:
+                await stack.enter_async_context(self.serving(_Listener(self.leases)))
+                await until(partial(self.leases.held, HEARING))
+            await stack.enter_async_context(self.serving(presence))
+            await stack.enter_async_context(asyncio.timeout(BOUND_S))
             await has_taken_over.wait()
             yield
 

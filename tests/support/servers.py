@@ -140,6 +140,7 @@ class PrivateDatabase:
             "--no-defaults",
             f"--datadir={inside}/data",
             f"--socket={inside}/sock",
+            f"--tmpdir={inside}/data",  # a server that starts empties the one it shares
             f"--pid-file={inside}/pid",
             f"--port={self.server.port}",
             "--bind-address=127.0.0.1",

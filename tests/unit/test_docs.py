@@ -152,6 +152,31 @@ def test_a_setting_that_is_not_described_is_found() -> None:
     ]
 
 
+# --- metrics
+
+
+def metrics_in(source: str) -> set[str]:
+    """The metrics that a program makes, and what it counts as having happened."""
+    made = re.findall(r"\.(?:counter|gauge|histogram)\(\s*\"(\w+)\"", source)
+    return {*made, *re.findall(r"count\(\s*\"(\w+)\"", source)}
+
+
+def test_every_metric_is_described_and_none_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    made = metrics_in("\n".join(path.read_text() for path in (ROOT / "control_plane").rglob("*.py")))
+    [table] = re.findall(r"^## Metrics\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+
+    assert len(made) > 15
+    assert not_described(table, made) == []
+    assert set(re.findall(r"^\| `(control_plane_\w+)", table, re.MULTILINE)) <= made
+
+
+def test_a_metric_is_found_where_it_is_made() -> None:
+    source = 'metrics.counter(\n    "control_plane_x_total", "X.")\nself._count("late", 1)\ncount("early", 2)'
+
+    assert metrics_in(source) == {"control_plane_x_total", "late", "early"}
+
+
 # --- programs
 
 

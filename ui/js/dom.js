@@ -1,5 +1,6 @@
 // The page's own few words for the DOM: templates are cloned and filled with text, never with markup.
-import { t } from "./i18n.js";
+import { visible } from "./ansi.js";
+import { t, told } from "./i18n.js";
 
 /** A copy of a template's one element, its fixed words in the user's language. */
 export function clone(id) {
@@ -9,7 +10,15 @@ export function clone(id) {
 }
 
 export function translate(root) {
-  for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+  for (const element of root.querySelectorAll("[data-t]")) element.replaceChildren(...t(element.dataset.t).split("`").map(phrase));
+}
+
+/** What stands between backquotes is to be typed as it is. */
+function phrase(words, place) {
+  if (place % 2 === 0) return words;
+  const code = document.createElement("code");
+  code.textContent = words;
+  return code;
 }
 
 /** The elements of a clone that have a `data-r`, by that name; the clone itself is `root`. */
@@ -23,8 +32,9 @@ export function make(id) {
   return refs(clone(id));
 }
 
+/** Show a text, whoever wrote it: what would deceive the eye is marked. */
 export function text(element, value) {
-  const wanted = value ?? "";
+  const wanted = visible(value ?? "");
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
@@ -57,9 +67,24 @@ export function facts(list, pairs) {
     const term = document.createElement("dt");
     const definition = document.createElement("dd");
     term.textContent = name;
-    definition.append(value);
+    definition.append(value instanceof Node ? value : visible(value));
     list.append(term, definition);
   }
+}
+
+/** Whether the user has a permission; where not, the button that needs it is off and says so. */
+export function permit(button, user, permission) {
+  const isPermitted = user.permissions.includes(permission);
+  if (!isPermitted) {
+    const why = document.createElement("span");
+    why.className = "why small muted";
+    why.id = `needs-${permission}`;
+    why.textContent = t("shell.needs", { permission });
+    button.disabled = true;
+    button.setAttribute("aria-describedby", why.id);
+    button.after(why);
+  }
+  return isPermitted;
 }
 
 export function announce(message) {
@@ -68,7 +93,7 @@ export function announce(message) {
 
 export function toast(message, kind = "") {
   const { root, text: words, close } = make("toast");
-  words.textContent = message;
+  text(words, message);
   root.classList.toggle("bad", kind === "bad");
   close.addEventListener("click", () => root.remove());
   document.getElementById("toasts").append(root);
@@ -77,27 +102,46 @@ export function toast(message, kind = "") {
   root.addEventListener("pointerleave", () => (timer = setTimeout(() => root.remove(), 5_000)));
 }
 
+/**
+ * Do what fills a place. Where that fails, the problem stands at its head until trying again works; what is there
+ * already stays and listens on, and what was never filled is not shown as empty.
+ */
+export async function attempt(place, fill) {
+  try {
+    await fill();
+    place.querySelector(":scope > .problem")?.remove();
+    place.classList.add("filled");
+  } catch (error) {
+    if (error.name !== "AbortError") problem(place, error, () => attempt(place, fill));
+  }
+}
+
 /** Show what went wrong where it went wrong, with a way to try again. */
 export function problem(place, error, retry) {
   const part = make("problem");
   part.title.textContent = t("shell.failed");
-  part.detail.textContent = error.detail ?? error.message;
-  part.code.textContent = error.code ?? "";
-  part.id.textContent = error.requestId ?? "";
+  text(part.detail, told(error));
+  text(part.code, error.code);
+  text(part.id, error.requestId);
   part.retry.hidden = !retry;
   part.retry.addEventListener("click", () => retry?.());
-  place.replaceChildren(part.root);
+  const before = place.querySelector(":scope > .problem");
+  const wasFocused = before?.contains(document.activeElement);
+  before?.remove();
+  place.prepend(part.root);
+  if (wasFocused) part.retry.focus();
 }
 
 /**
- * Ask before something that cannot be undone. `expect`: a number that has to be typed; `needsReason`: a reason, too.
+ * Ask before something that cannot be undone. `yes` and `no` are what the buttons say; `expect`: a number that has to be typed; `needsReason`: a reason, too.
  * Resolves to null, or to `{reason}`.
  */
-export function confirmDialog({ title, body, yes, expect = null, needsReason = false }) {
+export function confirmDialog({ title, body, yes, no = t("shell.cancel"), expect = null, needsReason = false }) {
   const part = make("confirm");
   part.title.textContent = title;
   part.body.append(...[body].flat().map(paragraph));
   part.yes.textContent = yes;
+  part.no.textContent = no;
   part.numberField.hidden = expect === null;
   part.numberLabel.textContent = t("run.type_number", { n: expect ?? 0 });
   part.reasonField.hidden = !needsReason;

@@ -1,4 +1,6 @@
 // Times, sizes and numbers as people read them.
+import { t } from "./i18n.js";
+
 const STEPS = [
   ["second", 1],
   ["minute", 60],
@@ -29,13 +31,16 @@ export function bytes(count) {
   return `${place && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[place]}`;
 }
 
-/** "0.4 s", "12 s", "3 min 20 s", "2 h 5 min". */
+/** "0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "90 d 3 h". */
 export function duration(ms) {
   const seconds = ms / 1000;
-  if (seconds < 10) return `${seconds.toFixed(seconds < 0.1 ? 2 : 1)} s`;
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  if (seconds < 10) return t("time.seconds", { n: seconds.toFixed(seconds < 0.1 ? 2 : 1) });
+  const whole = Math.round(seconds);
+  const [minutes, hours] = [Math.floor(whole / 60), Math.floor(whole / 3600)];
+  if (whole < 60) return t("time.seconds", { n: whole });
+  if (whole < 3600) return t("time.minutes", { n: minutes, s: whole % 60 });
+  if (hours < 24) return t("time.hours", { n: hours, min: minutes % 60 });
+  return t("time.days", { n: Math.floor(hours / 24), h: hours % 24 });
 }
 
 /** The time between two, or "" where one of them is missing. */

@@ -1,7 +1,9 @@
 // The shell: who is signed in, which page it is, in which language, and how live it is.
 import * as api from "./api.js";
+import { visible } from "./ansi.js";
 import { problem, text, toast, translate } from "./dom.js";
-import { language, load, preferred, t } from "./i18n.js";
+import { duration } from "./format.js";
+import { language, load, preferred, t, told } from "./i18n.js";
 import { match, safeNext } from "./router.js";
 import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
@@ -17,8 +19,8 @@ import { mount as mountSystem } from "./views/system.js";
 
 const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, system: mountSystem };
 const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit", system: "system" };
-const STALE_MS = 30_000;
 const RETRY_MS = 5_000;
+const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const element = (id) => document.getElementById(id);
 
 let user = null;
@@ -36,6 +38,7 @@ function show() {
   current?.controller.abort();
   const controller = new AbortController();
   current = { name, controller };
+  stream.opened(name === "login" ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
   for (const link of element("nav").querySelectorAll("a")) {
     if (link.dataset.page === PAGES[name]) link.setAttribute("aria-current", "page");
@@ -54,7 +57,7 @@ function show() {
 }
 
 function title(words) {
-  document.title = `${words} · Control plane`;
+  document.title = `${visible(words)} · Control plane`;
 }
 
 async function signedIn(me, next) {
@@ -78,47 +81,83 @@ function signInAgain() {
   document.body.append(dialog);
   // Escape may close it all the same, and without a session nothing goes on.
   dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
+  const asking = new AbortController();
   return new Promise((resolve) => {
     const signedInAgain = (me) => {
       if (me.username !== user.username) return location.reload();
+      asking.abort();
       setUser(me);
       dialog.remove();
       resolve();
     };
-    mountLogin(dialog, {}, { api, t, title: () => {}, signedIn: signedInAgain });
+    mountLogin(dialog, {}, { api, signal: asking.signal, t, title: () => {}, user, signedIn: signedInAgain });
     dialog.showModal();
   });
 }
 
 /** The number of running tasks beside their page's name, as long as this page lives. */
 async function followRunning() {
-  let page;
+  const never = new AbortController().signal;
+  store.subscribe(["tasks"], drawRunning, never);
+  stream.follow(["tasks"], await readRunning(), never, readRunning);
+}
+
+function drawRunning() {
+  const count = store.all("tasks").filter((task) => task.state !== "finished").length;
+  text(element("running"), count ? String(count) : "");
+}
+
+/** Take the running tasks in, however often that has to be tried; the position that they are of. */
+async function readRunning() {
   try {
-    page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+    const page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+    stream.take("tasks", page.items);
+    return page.as_of;
   } catch {
-    return setTimeout(followRunning, RETRY_MS);
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    return readRunning();
   }
-  const draw = () => {
-    const count = store.all("tasks").filter((task) => task.state !== "finished").length;
-    text(element("running"), count ? String(count) : "");
-  };
-  stream.take("tasks", page.items);
-  store.subscribe(["tasks"], draw, new AbortController().signal);
-  stream.follow(["tasks"], page.as_of, new AbortController().signal, null);
 }
 
 function drawPill(state) {
-  const words = {
-    live: () => t("shell.live"),
-    connecting: () => t("shell.connecting"),
-    waiting: () => t("shell.retry_in", { n: Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000)) }),
-  };
-  element("pill").dataset.kind = state.kind;
-  text(element("pill"), words[state.kind]());
-  const isStale = state.lastFrameAt > 0 && Date.now() - state.lastFrameAt > STALE_MS && !document.hidden;
+  const { kind, n, since } = stream.liveness(state, Date.now());
+  const time = since && new Date(since).toLocaleTimeString(language);
+  const { heads, lag, build } = state.ping ?? {};
+  const pill = element("pill");
+  pill.dataset.kind = kind;
+  pill.title = heads ? t("shell.pill", { position: heads.event, lag: duration(lag.seconds * 1000), build }) : "";
+  text(pill, t(`shell.stream_${kind}`, { n, time }));
+  const isStale = kind === "offline" && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale);
-  if (isStale) text(element("stale"), t("shell.stale", { time: new Date(state.lastFrameAt).toLocaleTimeString(language) }));
+  if (isStale) text(element("stale"), t("shell.stale", { time }));
+}
+
+/** A server of another build has another page. It is loaded while nobody looks, unless something would be lost. */
+function followBuild() {
+  let isOld = false;
+  const load = () => {
+    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once, tbody input:checked")) location.reload();
+  };
+  stream.onState(({ ping }) => {
+    if (isOld || !ping || ping.build === BUILD) return;
+    isOld = true;
+    toast(t("shell.newer"));
+    load();
+  });
+  document.addEventListener("visibilitychange", load);
+  document.addEventListener("input", ({ target }) => {
+    if (target.form) target.form.dataset.filled = "";
+  });
+}
+
+async function signOut() {
+  try {
+    await api.post("/auth/logout", {}, { asksToSignIn: false });
+  } catch (error) {
+    if (error.status !== 401) return toast(told(error), "bad"); // a 401: it has ended already
+  }
+  location.assign("/login");
 }
 
 function remembered(name) {
@@ -146,10 +185,7 @@ function preferences() {
     localStorage.setItem("language", event.target.value);
     location.reload();
   });
-  element("logout").addEventListener("click", async () => {
-    await api.post("/auth/logout");
-    location.assign("/login");
-  });
+  element("logout").addEventListener("click", signOut);
 }
 
 function followLinks() {
@@ -172,7 +208,10 @@ async function start() {
   listenForKeys(navigate);
   followLinks();
   stream.onState(drawPill);
+  drawPill(stream.state);
   setInterval(() => drawPill(stream.state), 1000);
+  element("pill").addEventListener("click", stream.connect);
+  followBuild();
   api.onSignedOut(signInAgain);
   try {
     setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));

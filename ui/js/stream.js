@@ -3,12 +3,15 @@ import { askToSignIn } from "./api.js";
 import * as store from "./store.js";
 
 const SILENCE_MS = 12_000; // the server pings every five seconds
+const STALE_MS = 30_000;
+const LAG_S = 2;
+const GATHER_MS = 50; // what begins to follow within this time shares one connection
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
 const followers = new Set(); // {topics, onReset, onRow}
 const listeners = new Set();
-export const state = { kind: "connecting", retryAt: 0, lastFrameAt: 0, ping: null };
+export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
 let controller = null;
 let lastId = null;
@@ -24,7 +27,7 @@ const KEYS = {
   projections: (row) => row.name,
 };
 
-const TABLES = { hosts: ["hosts"], host: ["hosts"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
+const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
 
 export function keyOf(table, row) {
   return KEYS[table](row);
@@ -44,7 +47,13 @@ export function follow(topics, asOf, signal, onReset) {
   followers.add(follower);
   signal.addEventListener("abort", () => followers.delete(follower));
   lastId = lastId === null ? asOf : lower(lastId, asOf);
-  connect();
+  clearTimeout(timer);
+  timer = setTimeout(connect, GATHER_MS);
+}
+
+/** A page is opened, and reads what it shows; null for one that shows nothing that could grow old. */
+export function opened(atMs) {
+  state.openedAt = atMs ?? 0;
 }
 
 export function onState(listener) {
@@ -82,14 +91,25 @@ function parseFrame(part) {
   return frame;
 }
 
-function setState(kind, more = {}) {
-  Object.assign(state, { kind }, more);
+/** How live a page is at a time: `{kind}`, with the number or the time that its words have. */
+export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
+  const since = Math.max(openedAt, lastFrameAt);
+  if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
+    return ping?.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
+  }
+  if (since && nowMs - since > STALE_MS) return { kind: "offline", since };
+  return retryAt ? { kind: "waiting", n: Math.max(0, Math.ceil((retryAt - nowMs) / 1000)) } : { kind: "connecting" };
+}
+
+function tell(changes) {
+  Object.assign(state, changes);
   for (const listener of listeners) listener(state);
 }
 
 export function connect() {
   clearTimeout(timer);
   controller?.abort();
+  state.retryAt = 0;
   if (!followers.size || document.hidden) return;
   controller = new AbortController();
   read(controller.signal).then(retryLater, (error) => error.name !== "AbortError" && retryLater());
@@ -99,7 +119,7 @@ async function read(signal) {
   const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
   const query = new URLSearchParams({ topics: topics.join(",") });
   if (lastId) query.set("after", lastId);
-  const answer = await fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } });
+  const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
     signal.throwIfAborted();
@@ -108,14 +128,18 @@ async function read(signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   const parse = createParser();
   for (;;) {
-    const silence = setTimeout(connect, SILENCE_MS);
-    const { done, value } = await reader.read();
-    clearTimeout(silence);
+    const { done, value } = await unlessSilent(reader.read());
     if (done) return;
     failures = 0;
     for (const frame of parse(value)) handle(frame);
-    setState("live", { lastFrameAt: Date.now() });
+    tell({ lastFrameAt: Date.now() });
   }
+}
+
+/** What comes, unless nothing does for too long: then another connection is tried in place of this one. */
+function unlessSilent(coming) {
+  const silence = setTimeout(connect, SILENCE_MS);
+  return coming.finally(() => clearTimeout(silence));
 }
 
 function handle({ event, data, id }) {
@@ -138,7 +162,7 @@ function reset(topic) {
 function retryLater() {
   failures += 1;
   const waitS = Math.min(MOST_BACKOFF_S, 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
-  setState("waiting", { retryAt: Date.now() + waitS * 1000 });
+  tell({ retryAt: Date.now() + waitS * 1000 });
   timer = setTimeout(connect, waitS * 1000);
 }
 

@@ -3,18 +3,26 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from control_plane.commands import users as decisions
-from control_plane.commands.access import IDLE_S, SESSION_S, AccessState, Principal, Token, User, may, new_secret
+from control_plane.commands.access import (
+    IDLE_S,
+    SESSION_S,
+    AccessState,
+    Principal,
+    Session,
+    Token,
+    User,
+    may,
+    new_secret,
+)
+from control_plane.commands.denials import UNKNOWN
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
 from control_plane.errors import NotFoundError, NotSignedInError
 from control_plane.events import access
 from control_plane.events.event import Event
-
-UNKNOWN: Final = "(unknown)"  # in the record of a failed login, for a name that is no user's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +71,14 @@ class AccessHandler:
         principal = state.by_session(secret, now_s)
         if principal is None or (sha := principal.session_sha256) is None:
             raise NotSignedInError
-        # Nobody knows what other replicas, or this one before its start, have seen of it.
-        seen_s = self._last_seen_s.get(sha, max(state.sessions[sha].opened_at, self._started_s))
-        if now_s - seen_s > IDLE_S:
+        if self._is_idle(sha, state.sessions[sha], now_s):
             raise NotSignedInError
         self._last_seen_s[sha] = now_s
         return replace(principal, address=address)
+
+    def _is_idle(self, sha: str, session: Session, now_s: int) -> bool:
+        # Nobody knows what other replicas, or this one before its start, have seen of it.
+        return now_s - self._last_seen_s.get(sha, max(session.opened_at, self._started_s)) > IDLE_S
 
     def by_token(self, text: str, *, address: str | None = None) -> Principal:
         """Whose API token this is, from memory alone. Raises NotSignedInError."""
@@ -78,17 +88,28 @@ class AccessHandler:
         return replace(principal, address=address)
 
     def still_valid(self, principal: Principal) -> bool:
-        """Whether the session or token that a principal came by still stands, with the same role."""
+        """Whether the session or token that a principal came by still stands, with the same role.
+
+        Asking is no use of it: a stream that is merely open ends when its session has been idle for too long.
+        """
         state = self._handling.authority.access
         user = state.users.get(principal.username)
         if user is None or not user.enabled or user.role != principal.role:
             return False
         now_s = self._handling.clock.now_s()
-        if principal.session_sha256 is not None:
-            session = state.sessions.get(principal.session_sha256)
-            return session is not None and session.expires_at > now_s
+        if (sha := principal.session_sha256) is not None:
+            session = state.sessions.get(sha)
+            return session is not None and session.expires_at > now_s and not self._is_idle(sha, session, now_s)
         token = state.tokens.get(principal.token_id or "")
         return token is not None and token.expires_at > now_s
+
+    async def check(self, principal: Principal, permission: str, resource: str) -> None:
+        """Let pass who may. Raises NotAllowedError, and records it."""
+        await self._handling.check(principal, permission, resource)
+
+    async def deny(self, username: str | None, action: str, resource: str, *, address: str | None, code: str) -> None:
+        """Record that somebody was not let in; None: it is not known who that was."""
+        await self._handling.deny(username, action, resource, address=address, code=code)
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -111,6 +132,7 @@ class AccessHandler:
         """Open a session by the token of the embedded mode's login link. Raises NotSignedInError."""
         expected = self._login_token_sha256
         if expected is None or not secrets.compare_digest(expected, digest(token)):
+            await self.deny(None, "login", "login link", address=address, code="login_failed")
             raise NotSignedInError("login_failed", "this login link has ended; start the program again for a new one")
         await self._handling.authority.refresh()
         return await self._open_session(self._handling.authority.access.user(self._login_user or ""), address)

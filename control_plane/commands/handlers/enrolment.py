@@ -1,13 +1,14 @@
 """Enrolment: single-use tokens, and the two steps by which a host is registered with a key that it has made itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from control_plane.commands import enrolment as decisions
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import decide_register
-from control_plane.errors import NotFoundError, NotSignedInError
+from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
 from control_plane.events.envelope import Conflict
 from control_plane.events.hosts import HostRegistered
@@ -41,7 +42,7 @@ class EnrolmentHandler:
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
     ) -> NewEnrolmentToken:
-        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        await self._handling.admit(principal, decisions.PERMISSION, "enrolment-tokens")
         event, text = decisions.decide_token(
             hostname=hostname,
             groups=groups,
@@ -54,33 +55,50 @@ class EnrolmentHandler:
 
     async def open_tokens(self, principal: Principal) -> list[decisions.EnrolmentToken]:
         """The tokens that may still be used."""
-        await self._handling.admit(principal, "hosts.enrol", "enrolment-tokens")
+        await self._handling.admit(principal, decisions.PERMISSION, "enrolment-tokens")
         now_s = self._handling.clock.now_s()
         tokens = self._handling.authority.enrolment.tokens.values()
         return [t for t in tokens if not t.revoked and t.used_by is None and t.expires_at > now_s]
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        await self._handling.admit(principal, "hosts.enrol", f"enrolment-tokens/{token_id}")
+        await self._handling.admit(principal, decisions.PERMISSION, f"enrolment-tokens/{token_id}")
         if token_id not in self._handling.authority.enrolment.tokens:
             raise NotFoundError("unknown_token", "there is no such enrolment token")
         await self._handling.record_new(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)
 
-    async def begin(self, *, token: str, hostname: str, public_key: bytes) -> str:
+    async def begin(self, *, token: str, hostname: str, public_key: bytes, address: str | None = None) -> str:
         """A nonce to sign, for somebody who holds a token that is good for this host.
 
         Raises:
-            NotSignedInError: the token is not good for it.
+            NotSignedInError: the token is not good for it; that is recorded.
         """
-        await self._check_token(token, hostname, public_key)
+        async with self._recorded(hostname, address):
+            await self._check_token(token, hostname, public_key)
         return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
 
-    async def finish(self, *, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes) -> Enrolled:
+    async def finish(
+        self, *, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes, address: str | None = None
+    ) -> Enrolled:
         """Register the host, once for each token; the same call again, after a lost answer, gets the same answer.
 
         Raises:
             NotSignedInError: the token is not good for it, or was used by another host or key at the same moment.
-            RefusedError: nonce or proof are wrong, or the name belongs to another key.
+            RefusedError: nonce or proof are wrong, or the name belongs to another key; that is recorded, too.
         """
+        async with self._recorded(hostname, address):
+            return await self._finish(token, hostname, public_key, nonce, proof)
+
+    @asynccontextmanager
+    async def _recorded(self, hostname: str, address: str | None) -> AsyncIterator[None]:
+        """Record what is refused."""
+        try:
+            yield
+        except RefusedError as refused:
+            resource = f"hosts/{hostname}"
+            await self._handling.deny(None, decisions.PERMISSION, resource, address=address, code=refused.code)
+            raise
+
+    async def _finish(self, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes) -> Enrolled:
         handling = self._handling
         found = await self._check_token(token, hostname, public_key)
         decisions.check_nonce(nonce, handling.keyring.active, handling.clock.now_s())

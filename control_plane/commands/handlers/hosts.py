@@ -1,6 +1,7 @@
 """Hosts: register by hand, groups, labels, maintenance, revoke, retire."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TypeAlias
 
 from control_plane.commands import hosts as decisions
@@ -32,8 +33,31 @@ class HostHandler:
 
         return await self._change(principal, "hosts.enrol", hostname, decide)
 
+    async def change(
+        self,
+        principal: Principal,
+        hostname: str,
+        *,
+        groups: Collection[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        maintenance: bool | None = None,
+    ) -> int:
+        """Change what is given, and nothing at all where a rule refuses any of it.
+
+        Each is an event of its own. Whoever learns that the outcome is not known, or that others have changed the host
+        each time, asks for the same again: what is so already stays.
+        """
+        decides: list[Decide] = []
+        if groups is not None:
+            decides.append(lambda fleet: decisions.decide_groups(fleet, hostname, groups))
+        if labels is not None:
+            decides.append(lambda fleet: decisions.decide_labels(fleet, hostname, labels))
+        if maintenance is not None:
+            decides.append(lambda fleet: decisions.decide_maintenance(fleet, hostname, maintenance))
+        return await self._change(principal, "hosts.edit", hostname, *decides)
+
     async def set_groups(self, principal: Principal, hostname: str, groups: Collection[str]) -> int:
-        return await self._edit(principal, hostname, lambda fleet: decisions.decide_groups(fleet, hostname, groups))
+        return await self.change(principal, hostname, groups=groups)
 
     async def assign(self, principal: Principal, hostname: str, group: str, *, member: bool) -> int:
         """Put a host into a group, or take it out."""
@@ -42,15 +66,13 @@ class HostHandler:
             groups = set(fleet.host(hostname).groups)
             return decisions.decide_groups(fleet, hostname, groups | {group} if member else groups - {group})
 
-        return await self._edit(principal, hostname, decide)
+        return await self._change(principal, "hosts.edit", hostname, decide)
 
     async def set_labels(self, principal: Principal, hostname: str, labels: Mapping[str, str]) -> int:
-        return await self._edit(principal, hostname, lambda fleet: decisions.decide_labels(fleet, hostname, labels))
+        return await self.change(principal, hostname, labels=labels)
 
     async def set_maintenance(self, principal: Principal, hostname: str, maintenance: bool) -> int:
-        return await self._edit(
-            principal, hostname, lambda fleet: decisions.decide_maintenance(fleet, hostname, maintenance)
-        )
+        return await self.change(principal, hostname, maintenance=maintenance)
 
     async def revoke(self, principal: Principal, hostname: str, reason: str | None) -> int:
         """Trust its key no more; it stays to be seen."""
@@ -64,10 +86,11 @@ class HostHandler:
             principal, "hosts.revoke", hostname, lambda fleet: decisions.decide_retire(fleet, hostname, reason)
         )
 
-    async def _edit(self, principal: Principal, hostname: str, decide: Decide) -> int:
-        return await self._change(principal, "hosts.edit", hostname, decide)
-
-    async def _change(self, principal: Principal, permission: str, hostname: str, decide: Decide) -> int:
-        handling = self._handling
-        await handling.admit(principal, permission, f"hosts/{hostname}")
-        return await handling.decide_and_record(lambda: decide(handling.authority.fleet), actor=principal.username)
+    async def _change(self, principal: Principal, permission: str, hostname: str, *decides: Decide) -> int:
+        handling, fleet = self._handling, self._handling.authority.fleet
+        seq = await handling.admit(principal, permission, f"hosts/{hostname}")
+        for decide in decides:
+            decide(fleet)  # a refusal of the last one must come before the first is recorded
+        for decide in decides:
+            seq = await handling.decide_and_record(partial(decide, fleet), actor=principal.username)
+        return seq

@@ -15,6 +15,7 @@ from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundErro
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Conflict, Key, Recorded
 from control_plane.events.tasks import OUTCOME, TaskAccepted, TaskCancelRequested
+from control_plane.observability import Count
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
 
 
@@ -35,11 +36,13 @@ class TaskHandler:
         *,
         limits: GuardLimits | None = None,
         require_preview: RequirePreview = "off",
+        count: Count = lambda _what, _number: None,
     ) -> None:
         self._handling = handling
         self._presences = presences
         self._limits = limits or GuardLimits()
         self._require_preview = require_preview
+        self._count = count
 
     async def preview(
         self, principal: Principal, target: Target, command: str, *, needs_full_agent: str | None = None
@@ -104,11 +107,13 @@ class TaskHandler:
         return freeze(authority.fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
 
     def _previewed(self, request: CreateTask, presences: Mapping[str, Presence]) -> FrozenList | None:
-        """The target as it was when the request's preview was made, None where it has none."""
+        """The target as it was when the request's preview was made, None where it has none or that is long ago."""
         if request.preview_id is None:
             return None
         as_of = PreviewId.parse(request.preview_id).as_of
         fleet = self._handling.authority.fleet.at(as_of)
+        if fleet is None:
+            return None
         return freeze(fleet, request.target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
 
     async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
@@ -120,7 +125,9 @@ class TaskHandler:
         handling.failpoints.hit("accept.after_commit")
         if isinstance(outcome, Conflict):
             raise KeyConflictError(event.task_id, outcome.seq)
-        return Accepted(task_id=event.task_id, seq=outcome.seq, created=isinstance(outcome, Recorded))
+        if created := isinstance(outcome, Recorded):
+            self._count("tasks_accepted", 1)
+        return Accepted(task_id=event.task_id, seq=outcome.seq, created=created)
 
     async def _existing(self, principal: Principal, request: CreateTask) -> Accepted | None:
         """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""

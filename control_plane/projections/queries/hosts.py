@@ -12,8 +12,6 @@ from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
 from control_plane.storage.engine import Database
 
-MAX_USAGE_ROWS = 20_000
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
@@ -140,6 +138,12 @@ class HostQueries:
         """Every host that ever was, in whatever state: for dispatch and presence."""
         return await self._select()
 
+    async def drifted(self) -> list[HostView]:
+        """Hosts that are there and have bound other groups than they are assigned."""
+        t = self._host
+        differs = (t.c.state.in_(["online", "stale"]), t.c.groups_bound.is_not(None), t.c.groups_bound != t.c.groups)
+        return [host for host in await self._select(*differs) if host.drift]
+
     async def heard(self) -> tuple[Positions, list[HeardHost]]:
         """A position of both logs, and every registered host, at least as new as that."""
         t = self._host
@@ -164,18 +168,30 @@ class HostQueries:
         ]
 
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
-        """The usages of a host over time, oldest first, thinned to at most `points`."""
+        """The usages of a host over time, oldest first; of more than `points` the newest in each equal part of it."""
         t = self._usage
-        statement = (
-            select(t.c.recorded_us, t.c.cpu_usage, t.c.memory_usage)
-            .where(t.c.hostname == hostname, t.c.recorded_us.between(from_us, to_us))
-            .order_by(t.c.recorded_us.desc())
-            .limit(MAX_USAGE_ROWS)
+        about = select(func.count(), func.min(t.c.recorded_us), func.max(t.c.recorded_us)).where(
+            t.c.hostname == hostname, t.c.recorded_us.between(from_us, to_us)
         )
         async with self._database.read() as connection:
-            found = [Usage(**row) for row in (await connection.execute(statement)).mappings()]
-        step = max(1, -(-len(found) // points))
-        return found[::step][::-1]
+            count, first_us, last_us = (await connection.execute(about)).one()
+            if not count:
+                return []
+            part_us = 1 if count <= points else (last_us - first_us) // points + 1
+            since_us = t.c.recorded_us - first_us
+            newest = (
+                select(func.max(t.c.recorded_us).label("recorded_us"))
+                .where(t.c.hostname == hostname, t.c.recorded_us.between(first_us, last_us))
+                .group_by(since_us - since_us % part_us)  # whole numbers, where a quotient is none on MySQL
+                .subquery()
+            )
+            statement = (
+                select(t.c.recorded_us, t.c.cpu_usage, t.c.memory_usage)
+                .join(newest, newest.c.recorded_us == t.c.recorded_us)
+                .where(t.c.hostname == hostname)
+                .order_by(t.c.recorded_us)
+            )
+            return [Usage(**row) for row in (await connection.execute(statement)).mappings()]
 
     async def _select(
         self,

@@ -1,13 +1,15 @@
 """How far each projection has come, and who works on it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, select
 
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import OLD, REBUILT
 from control_plane.projections.hub import Hub
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
@@ -20,7 +22,14 @@ BEHIND_US: Final = 2_000_000  # from here on it is not live but catching up
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionState:
-    """Attributes: `lag_us`: how long ago the first event that is not folded yet was recorded; `owner`: None: nobody."""
+    """How one stands.
+
+    Attributes:
+        lag_us: how long ago the first event that is not folded yet was recorded.
+        owner: None: nobody.
+        rebuilt_events: how many events a rebuild has folded, which is under way or was stopped; None: there is none.
+        has_old: whether the tables from before the last rebuild can be put back.
+    """
 
     name: str
     version: int
@@ -30,6 +39,8 @@ class ProjectionState:
     state: str
     parked: int
     owner: str | None
+    rebuilt_events: int | None
+    has_old: bool
 
     @property
     def lag_events(self) -> int:
@@ -52,7 +63,11 @@ class ProjectionQueries:
             lease.c.name == f"projection:{name}", lease.c.until_us > self._database.dialect.clock_us()
         )
         async with self._database.read() as connection:
-            row = (await connection.execute(select(follower).where(follower.c.name == name))).mappings().one_or_none()
+            found = await connection.execute(
+                select(follower).where(follower.c.name.in_([name, name + REBUILT, name + OLD]))
+            )
+            rows = {each["name"]: each for each in found.mappings()}
+            row = rows.get(name)
             working = await connection.scalar(owner)
             parked = await connection.scalar(select(func.count()).select_from(projection.parked)) if row else 0
         position = await self._hub.position(name)
@@ -68,12 +83,18 @@ class ProjectionQueries:
             state=_state(row is not None, working is not None, lag_us),
             parked=parked or 0,
             owner=working,
+            rebuilt_events=_events(rows.get(name + REBUILT)),
+            has_old=name + OLD in rows,
         )
 
     async def _lag_us(self, log: LogName, position: Positions) -> int:
         after = position.event if log == EVENT else position.heartbeat
         first = await self._log.read(log, after=after, limit=1)
         return max(0, self._clock.now_us() - first[0].recorded_us) if first else 0
+
+
+def _events(row: Mapping[Any, Any] | None) -> int | None:
+    return None if row is None else row["event_seq"] + row["heartbeat_seq"]
 
 
 def _state(exists: bool, is_worked_on: bool, lag_us: int) -> str:

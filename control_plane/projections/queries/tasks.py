@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, not_, select
 
-from control_plane.events.tasks import Delivery
+from control_plane.events.tasks import LOST_AFTER_S, Delivery
 from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
@@ -62,7 +62,7 @@ class OpenExecution:
     hostname: str
     state: str
     accepted_seq: int
-    started_us: int | None
+    running_us: int | None
     expires_at: int
     timeout_s: int
     cancel_requested: bool
@@ -234,18 +234,26 @@ class TaskQueries:
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
 
+    async def online(self) -> dict[str, int]:
+        """The event of each host's last coming online."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(self._online.c.hostname, self._online.c.online_seq))
+            return {row.hostname: row.online_seq for row in rows}
+
     async def overdue(self, now_s: int, *, limit: int) -> list[OpenExecution]:
-        """Open executions whose time to be delivered, or to run, may be over."""
-        e, t = self._execution, self._task
+        """Open executions whose silence is an outcome by now, in the order of their deadlines.
+
+        It is exactly those for which `processes.deadlines.verdict` has one: whatever else stood here would be looked at
+        again each second, for as long as its command may run.
+        """
+        e, o, t = self._execution, self._online, self._task
+        came_back = and_(e.c.returned_seq > 0, e.c.may_have_arrived == 0)
+        is_there_since = e.c.returned_seq < func.coalesce(o.c.online_seq, 0)
+        may_still_answer = e.c.deadline_s + t.c.timeout_s + LOST_AFTER_S >= now_s
         statement = (
             self._open()
-            .where(
-                or_(
-                    and_(e.c.started_us.is_(None), t.c.expires_at < now_s),
-                    e.c.started_us < (now_s - t.c.timeout_s) * 1_000_000,
-                )
-            )
-            .order_by(e.c.accepted_seq, e.c.hostname)
+            .where(e.c.deadline_s < now_s, not_(and_(came_back, is_there_since, may_still_answer)))
+            .order_by(e.c.deadline_s)
             .limit(limit)
         )
         async with self._database.read() as connection:
@@ -275,7 +283,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         hostname=row["hostname"],
         state=row["state"],
         accepted_seq=row["accepted_seq"],
-        started_us=row["started_us"],
+        running_us=row["running_us"],
         expires_at=row["expires_at"],
         timeout_s=row["timeout_s"],
         cancel_requested=row["cancel_requested_us"] is not None,

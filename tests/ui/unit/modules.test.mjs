@@ -3,11 +3,11 @@ import { test } from "node:test";
 
 import { pieces, visible } from "../../../ui/js/ansi.js";
 import { diff } from "../../../ui/js/diff.js";
-import { between, bytes, duration, percent, relative } from "../../../ui/js/format.js";
+import { bytes, percent, relative } from "../../../ui/js/format.js";
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
 import { ANSWERS, EXECUTION, ROLES, answersOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
-import { createParser, lower } from "../../../ui/js/stream.js";
+import { createParser, liveness, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
 
@@ -69,14 +69,19 @@ test("hostnames that differ in one number are one expression", () => {
   assert.equal(fold([]), "");
 });
 
+test("a number of any length is folded to itself, and only what is there", () => {
+  assert.equal(fold(["vm-12345678901234567890", "vm-12345678901234567891"]), "vm-[12345678901234567890-12345678901234567891]");
+  assert.equal(fold(["vm-20261125093000123456", "vm-20261125093000123999"]), "vm-[20261125093000123456,20261125093000123999]");
+  assert.equal(fold(["n0009", "n0010", "n0010"]), "n[0009-0010]");
+  assert.equal(fold(["web1", "web1", "db", "db"]), "db,web1");
+});
+
 test("times, sizes and shares are short", () => {
   const now = Date.parse("2026-01-02T03:04:05Z");
   assert.equal(relative("2026-01-02T03:03:05Z", now), "1 min. ago");
   assert.equal(relative("2026-01-02T03:04:05Z", now), "now");
   assert.equal(relative("2026-01-02T05:04:05Z", now), "in 2 hr.");
   assert.deepEqual([0, 1023, 1536, 8 * 2 ** 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "8.0 GiB"]);
-  assert.deepEqual([40, 1500, 61_000, 7_500_000].map(duration), ["0.04 s", "1.5 s", "1 min 1 s", "2 h 5 min"]);
-  assert.equal(between(null, "2026-01-02T03:04:05Z"), "");
   assert.equal(percent(0.005), "1 %");
   assert.equal(percent(null), "");
 });
@@ -122,6 +127,23 @@ test("frames are read however the bytes are cut", () => {
   assert.deepEqual(pieced, whole);
   assert.deepEqual(whole[0], { event: "rows", data: '{"a":1}', id: "e1.h2" });
   assert.equal(whole[1].id, null);
+});
+
+test("a page is live while frames come and the read tables keep up, and says since when it is not", () => {
+  const at = 1_000_000;
+  const ping = { lag: { events: 3, seconds: 0.1 } };
+  const heard = { openedAt: at - 60_000, lastFrameAt: at, retryAt: 0, ping };
+  assert.deepEqual(liveness(heard, at + 12_000), { kind: "live" });
+  assert.deepEqual(liveness({ ...heard, ping: { lag: { events: 312, seconds: 2 } } }, at + 1000), { kind: "behind", n: 312 });
+  assert.deepEqual(liveness(heard, at + 12_001), { kind: "connecting" });
+  assert.deepEqual(liveness({ ...heard, retryAt: at + 5000 }, at + 1500), { kind: "waiting", n: 4 });
+  assert.deepEqual(liveness({ ...heard, retryAt: at + 35_000 }, at + 30_001), { kind: "offline", since: at });
+});
+
+test("a page that nothing was read for is not old, and one that no frame came to is as old as what it read", () => {
+  const nothing = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
+  assert.deepEqual(liveness(nothing, 1_000_000), { kind: "connecting" });
+  assert.deepEqual(liveness({ ...nothing, openedAt: 900_000 }, 1_000_000), { kind: "offline", since: 900_000 });
 });
 
 test("the lower of two positions misses nothing of either", () => {

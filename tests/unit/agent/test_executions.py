@@ -1,6 +1,7 @@
 """Every entry is brought to its end, and no step that may be done once is done twice."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,15 +9,15 @@ import pytest
 
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
-from control_plane_agent.executions import Executions
+from control_plane_agent.executions import WORKERS, Executions
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.outbox import Outbox
-from control_plane_agent.policy import AnyPolicy
+from control_plane_agent.policy import AnyPolicy, Policy
 from control_plane_agent.slots import FINISHED_AT, Finished, encode
 from control_plane_wire.failpoints import NO_FAILPOINTS
-from control_plane_wire.messages import CancelMessage
+from control_plane_wire.messages import ALLOWED_SKEW_S, CancelMessage, CommandMessage
 from control_plane_wire.signing import SigningKey
 from tests.support.agent import ROUTE, START_S, FakeExecutor, a_command, accept, an_identity, sealed, started
 from tests.support.clock import ManualClock
@@ -31,11 +32,11 @@ class Host:
         self.journal = Journal(self.disk, self.clock)
         self.executor = FakeExecutor(self.journal)
 
-    def executions(self) -> Executions:
-        disk, identities = DiskThread(is_blocking=False), Identities(self.disk, an_identity())
+    def executions(self, policy: Policy | None = None, *, is_blocking: bool = False) -> Executions:
+        disk, identities = DiskThread(is_blocking=is_blocking), Identities(self.disk, an_identity())
         self.outbox = Outbox(self.journal, disk, identities, NO_FAILPOINTS)
         return Executions(
-            self.journal, disk, self.executor, self.outbox, identities, AnyPolicy(), self.clock, NO_FAILPOINTS
+            self.journal, disk, self.executor, self.outbox, identities, policy or AnyPolicy(), self.clock, NO_FAILPOINTS
         )
 
     def outcome(self, task_id: str = "task-1") -> tuple[str, str | None]:
@@ -142,6 +143,27 @@ async def test_a_refusal_is_journalled_and_answered(host: Host) -> None:
     assert host.outcome() == ("rejected", "cmd.group.db is no key of this host")
 
 
+async def test_looking_for_an_account_does_not_hold_up_the_loop(host: Host) -> None:
+    class FarAway:
+        def __init__(self) -> None:
+            self.is_asked, self.answers = threading.Event(), threading.Event()
+
+        def refusal(self, command: CommandMessage) -> str | None:
+            self.is_asked.set()
+            return None if self.answers.wait(timeout=10) else "the loop stood still"
+
+    policy = FarAway()
+    executions = host.executions(policy, is_blocking=True)
+    async with executions.going_on():
+        taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
+        await host.settled(policy.is_asked.is_set)
+        policy.answers.set()
+        await taking
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("completed", None)
+
+
 async def test_a_cancel_that_comes_first_keeps_the_command_from_running(host: Host) -> None:
     executions = host.executions()
     cancel = CancelMessage(task_id="task-1", timestamp=START_S)
@@ -190,6 +212,17 @@ async def test_a_copy_is_answered_and_not_run_again(host: Host) -> None:
     assert host.outbox._results == {"task-1": False}
 
 
+async def test_a_copy_of_what_is_over_is_never_answered_as_if_it_were_to_run(host: Host) -> None:
+    accept(host.journal, finished=Finished("completed", START_S, exit_code=0))
+    host.journal.retire("task-1")
+    host.disk.write_at("done/task-1/state", FINISHED_AT, b"CPSLOT1\nrubbish")
+    executions = host.executions()
+    async with executions.going_on():
+        await executions.say_again("task-1")
+
+    assert not host.outbox._notices
+
+
 async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
     ends = asyncio.Event()
     host.executor = FakeExecutor(host.journal, after=ends)
@@ -208,31 +241,140 @@ async def test_five_run_at_a_time_and_the_others_wait(host: Host) -> None:
     assert sorted(host.executor.ran) == [f"task-{number}" for number in range(8)]
 
 
+async def all_workers_taken(host: Host, executions: Executions) -> None:
+    for number in range(WORKERS):
+        command = a_command(f"busy-{number}")
+        await executions.accept(command, sealed(command), ROUTE)
+    await host.settled(lambda: executions.running == WORKERS)
+
+
+async def test_a_refusal_is_answered_though_no_worker_is_free(host: Host) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions = host.executions()
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        await executions.accept(a_command(), sealed(a_command()), "cmd.group.db")
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome()[0] == "rejected"
+
+
+async def test_a_cancel_ends_what_waits_though_no_worker_is_free(host: Host) -> None:
+    ends = asyncio.Event()
+    host.executor = FakeExecutor(host.journal, after=ends)
+    executions = host.executions()
+    cancel = CancelMessage(task_id="task-1", timestamp=START_S)
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        for task_id in ("task-1", "task-2"):
+            await executions.accept(a_command(task_id), sealed(a_command(task_id)), ROUTE)
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+        await executions.cancel(cancel, sealed(cancel), ROUTE)
+        await host.settled(lambda: host.outbox._results)
+        assert host.outbox._results == {"task-1": False}
+        ends.set()
+        await host.settled(lambda: len(host.outbox._results) == WORKERS + 2)
+
+    assert host.outcome() == ("cancelled", "cancelled before it was started")
+    assert "task-1" not in host.executor.ran
+    assert host.executor.ran[-1] == "task-2", "the others keep their turn"
+
+
+async def test_what_expires_while_it_waits_is_ended_though_no_worker_is_free(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.EXPIRY_LOOK_S", 0.001)
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions = host.executions()
+    async with executions.going_on():
+        await all_workers_taken(host, executions)
+        command = a_command(expires_at=START_S + 60)
+        await executions.accept(command, sealed(command), ROUTE)
+        host.clock.advance(60 + ALLOWED_SKEW_S + 1)
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("expired", "expired before it could be started")
+
+
+async def test_what_was_found_at_start_and_expires_while_it_waits_is_ended_too(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.EXPIRY_LOOK_S", 0.001)
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    for number in range(WORKERS):
+        accept(host.journal, f"busy-{number}")
+    accept(host.journal, timestamp=START_S + 1, expires_at=START_S + 60)
+    executions = host.executions()
+    async with executions.going_on():
+        await host.settled(lambda: executions.running == WORKERS)
+        host.clock.advance(60 + ALLOWED_SKEW_S + 1)
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outcome() == ("expired", "expired before it could be started")
+
+
+async def test_what_was_finished_by_an_earlier_agent_is_sent_though_no_worker_is_free(host: Host) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    for number in range(WORKERS):
+        accept(host.journal, f"busy-{number}")
+    accept(host.journal, "finished", timestamp=START_S + 1, finished=Finished("completed", START_S, exit_code=0))
+    async with host.executions().going_on():
+        await host.settled(lambda: host.outbox._results)
+
+    assert host.outbox._results == {"finished": False}
+
+
+@dataclass
+class SlowJournal:
+    """Holds up who journals a command, once that is done, until `goes_on`."""
+
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def under(self, executions: Executions, monkeypatch: pytest.MonkeyPatch) -> None:
+        do = executions._disk.do
+
+        async def slow(work: Callable[..., object], *args: object, **kwargs: object) -> object:
+            found = await do(work, *args, **kwargs)
+            if work == executions._journal.accept:
+                self.entered.set()
+                await self.goes_on.wait()
+            return found
+
+        monkeypatch.setattr(executions._disk, "do", slow)
+
+
 async def test_what_is_journalled_runs_though_the_session_that_brought_it_is_lost_meanwhile(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executions = host.executions()
-    entered, goes_on = asyncio.Event(), asyncio.Event()
-    do = executions._disk.do
-
-    async def slow(work: Callable[..., object], *args: object, **kwargs: object) -> object:
-        found = await do(work, *args, **kwargs)
-        if work == host.journal.accept:
-            entered.set()
-            await goes_on.wait()
-        return found
-
+    executions, journal = host.executions(), SlowJournal()
     async with executions.going_on():
-        monkeypatch.setattr(executions._disk, "do", slow)
+        journal.under(executions, monkeypatch)
         taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
-        await entered.wait()
+        await journal.entered.wait()
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-        goes_on.set()
+        journal.goes_on.set()
         await host.settled(lambda: host.outbox._results)
 
     assert host.executor.ran == ["task-1"]
+
+
+async def test_what_is_being_journalled_at_a_stop_is_left_to_the_next_start(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.executor = FakeExecutor(host.journal, after=asyncio.Event())
+    executions, journal = host.executions(), SlowJournal()
+    async with asyncio.timeout(10), executions.going_on():
+        journal.under(executions, monkeypatch)
+        taking = asyncio.ensure_future(executions.accept(a_command(), sealed(a_command()), ROUTE))
+        await journal.entered.wait()
+        asyncio.get_running_loop().call_later(0.01, journal.goes_on.set)
+    await taking
+
+    assert host.executor.ran == []
+    assert host.journal.live() == ["task-1"]
 
 
 async def test_what_cannot_be_journalled_is_told_and_ends_nothing_else(host: Host) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from control_plane_agent.disk import Disk, RealDisk
 from control_plane_agent.errors import JournalError
-from control_plane_agent.journal import TOMBSTONE_S, Journal
+from control_plane_agent.journal import LEAST_TOMBSTONE_S, TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.slots import Finished
-from control_plane_wire.messages import CancelMessage
+from control_plane_wire.messages import ALLOWED_SKEW_S, CancelMessage
 from tests.support.agent import ROUTE, START_S, a_command, accept, sealed
 from tests.support.clock import ManualClock
 
@@ -74,19 +74,60 @@ def test_a_confirmed_entry_is_a_tombstone_until_no_copy_of_it_could_run(
     disk: Disk, journal: Journal, clock: ManualClock
 ) -> None:
     accept(journal, "old", expires_at=START_S + 60)
-    accept(journal, "newer", timestamp=START_S + 10, expires_at=START_S + 70)
-    for task_id in ("old", "newer"):
-        journal.retire(task_id)
+    journal.retire("old")
 
-    clock.advance(60 + TOMBSTONE_S)
+    accept(journal, "next", timestamp=START_S + 60 + TOMBSTONE_S)
     journal.prune()
     assert journal.find("old") == "done"
-    clock.advance(1000)
+    accept(journal, "last", timestamp=START_S + 60 + TOMBSTONE_S + 1, expires_at=START_S)
+    journal.retire("last")
     journal.prune()
 
     assert journal.find("old") is None
-    assert journal.find("newer") == "done", "the entry with the highest timestamp stays"
-    assert Journal(disk, clock).find("newer") == "done"
+    assert journal.find("last") == "done", "the entry with the highest timestamp stays"
+    assert Journal(disk, clock).find("last") == "done"
+
+
+def test_a_clock_that_was_ahead_for_a_while_forgets_nothing(journal: Journal, clock: ManualClock) -> None:
+    for number in range(2):
+        accept(journal, f"task-{number}", timestamp=START_S + number)
+        journal.retire(f"task-{number}")
+    assert journal.reserve("task-2", sealed(a_command("task-2")))
+    clock.advance(30 * 86_400)
+    journal.prune()
+    assert journal.reserve("task-3", sealed(a_command("task-3")))
+    clock.set_back(30 * 86_400)
+
+    assert [journal.find(f"task-{number}") for number in range(4)] == ["done", "done", "reserve", "reserve"]
+
+
+def test_the_least_time_for_a_tombstone_is_until_every_clock_has_a_copy_of_it_expired(
+    disk: Disk, clock: ManualClock
+) -> None:
+    def starts_within_s() -> int:
+        return START_S + 60 + ALLOWED_SKEW_S - journal.now_s()
+
+    journal = Journal(disk, clock, tombstone_s=LEAST_TOMBSTONE_S)
+    clock.set_back(30 * 86_400)
+    accept(journal, "old", expires_at=START_S + 60)
+    journal.retire("old")
+
+    accept(journal, "next", timestamp=START_S + 60 + LEAST_TOMBSTONE_S)
+    journal.prune()
+    assert (journal.find("old"), starts_within_s()) == ("done", 0)
+    accept(journal, "last", timestamp=START_S + 60 + LEAST_TOMBSTONE_S + 1)
+    journal.prune()
+    assert (journal.find("old"), starts_within_s()) == (None, -1)
+
+
+def test_a_reserved_refusal_makes_room_once_no_copy_of_it_could_run(journal: Journal) -> None:
+    assert journal.reserve("old", sealed(a_command("old", expires_at=START_S + 60)))
+    accept(journal, timestamp=START_S + 60 + TOMBSTONE_S + 1)
+
+    assert journal.reserve("new", sealed(a_command("new")))
+
+    assert journal.find("old") is None
+    assert journal.find("new") == "reserve"
 
 
 def test_a_clock_that_is_set_back_reopens_nothing(journal: Journal, clock: ManualClock) -> None:
@@ -139,14 +180,42 @@ def test_what_failed_after_it_had_its_name_is_not_found_at_the_next_start(
     accept(journal)
 
 
+def test_what_failed_and_could_not_be_removed_is_removed_before_it_is_tried_again(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = disk.remove
+
+    def fails(path: str) -> None:
+        if path == "journal":
+            raise OSError(errno.EIO, "Input/output error")
+
+    def stops_half_way(path: str) -> None:
+        remove(f"{path}/route")
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "sync_dir", fails)
+        broken.setattr(disk, "remove", stops_half_way)
+        for _ in range(2):
+            with pytest.raises(JournalError):
+                accept(journal)
+    assert journal.find("task-1") is None
+
+    accept(journal)
+
+    for found in (journal, Journal(disk, clock)):
+        assert found.live() == ["task-1"]
+        assert found.read("task-1").route == ROUTE
+        assert found.read("task-1").state.is_new
+
+
 def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
     disk: Disk, journal: Journal, clock: ManualClock
 ) -> None:
     cancel = CancelMessage(task_id="task-1", timestamp=START_S)
     journal.accept("task-1", sealed(cancel), ROUTE, finished=Finished("cancelled", START_S))
     journal.retire("task-1")
-    accept(journal, "later", timestamp=START_S + 1)
-    clock.advance(7 * 86_400)
+    accept(journal, "later", timestamp=START_S + 7 * 86_400)
     journal.prune()
 
     assert journal.find("task-1") == "done"
@@ -155,11 +224,55 @@ def test_a_cancel_that_came_first_is_remembered_as_long_as_its_command_may_come(
 def test_a_tombstone_that_cannot_be_read_is_kept(disk: Disk, journal: Journal, clock: ManualClock) -> None:
     journal.accept("damaged", b"rubbish", ROUTE)
     journal.retire("damaged")
-    accept(journal, "later")
-    clock.advance(30 * 86_400)
+    accept(journal, "later", timestamp=START_S + 30 * 86_400)
     journal.prune()
 
     assert journal.find("damaged") == "done"
+
+
+def test_the_oldest_outputs_go_first_and_their_tombstones_stay(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 3)
+    for number in range(3):
+        accept(journal, f"task-{number}", timestamp=START_S + number)
+        disk.create(f"journal/task-{number}/stdout.head", b"xx")
+        journal.retire(f"task-{number}")
+    journal.prune()
+
+    for found in (journal, Journal(disk, clock)):
+        assert [found.find(f"task-{number}") for number in range(3)] == ["told", "told", "done"]
+        assert found.output("task-1", "stdout").head == b""
+        assert found.output("task-2", "stdout").head == b"xx"
+
+    accept(journal, "last", timestamp=START_S + 7 * TOMBSTONE_S)
+    journal.prune()
+    assert [journal.find(f"task-{number}") for number in range(3)] == [None, None, None]
+
+
+def test_outputs_that_could_not_be_removed_are_removed_later(
+    disk: Disk, journal: Journal, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = disk.remove
+
+    def fails(path: str) -> None:
+        if path.endswith(".head"):
+            raise OSError(errno.EIO, "Input/output error")
+        remove(path)
+
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 1)
+    accept(journal)
+    disk.create("journal/task-1/stdout.head", b"xx")
+    journal.retire("task-1")
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "remove", fails)
+        with pytest.raises(JournalError):
+            journal.prune()
+
+    for found in (Journal(disk, clock), journal):
+        assert found.find("task-1") == "told"
+        found.prune()
+        assert "stdout.head" not in disk.names("told/task-1")
 
 
 def test_a_refusal_is_finished_from_the_start(journal: Journal) -> None:

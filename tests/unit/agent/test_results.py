@@ -1,6 +1,9 @@
 """A result says what was kept, the same each time."""
 
+import errno
 import hashlib
+
+import pytest
 
 from control_plane_agent.journal import Journal
 from control_plane_agent.memory_disk import MemoryDisk
@@ -33,6 +36,7 @@ def result(stdout: bytes = b"", *, size: int | None = None, outcome: str = "comp
     disk.write_at("journal/task-1/state", FINISHED_AT, encode(finished))
     assert result_of(journal, "task-1") == result_of(journal, "task-1")
     made = result_of(journal, "task-1")
+    assert made is not None
     assert parse_result(made.to_json()) == made
     return made
 
@@ -72,3 +76,19 @@ def test_head_and_ring_are_put_in_order() -> None:
 
     assert made.stdout.endswith("a67890")
     assert made.stdout_bytes == size
+
+
+def test_of_an_output_whose_end_cannot_be_read_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = MemoryDisk.read
+
+    def fails(disk: MemoryDisk, path: str) -> bytes:
+        if path.endswith("stdout.tail"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(disk, path)
+
+    monkeypatch.setattr(MemoryDisk, "read", fails)
+
+    made = result(b"h" * HEAD_BYTES + b"tail")
+
+    assert (made.stdout, made.stdout_head_bytes, made.truncated) == ("h" * HEAD_BYTES, HEAD_BYTES, True)
+    assert made.reason == "output lost: Input/output error"

@@ -8,14 +8,18 @@ import pytest
 from control_plane.commands import authority
 from control_plane.commands.access import Principal
 from control_plane.commands.authority import KINDS, PAGE, Authority, Keyring
+from control_plane.commands.enrolment import KEPT_S
 from control_plane.commands.passwords import digest
+from control_plane.commands.previews import PREVIEW_S
 from control_plane.errors import NotSignedInError, StorageUnavailableError
 from control_plane.events import access, enrolment, hosts
 from control_plane.events.envelope import EVENT
 from control_plane.events.event import Event
 from control_plane_wire.signing import SigningKey, encode_base64
+from tests.support.clock import ManualClock
 from tests.support.events import AT, EXAMPLES, SHA
 from tests.support.fleet import ADMIN, PASSWORD, Desk, a_registration, host_key
+from tests.support.memory_log import MemoryLog
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
 SECRET = "s" * 43
@@ -152,10 +156,59 @@ async def test_the_fleet_of_an_earlier_position_is_what_it_was() -> None:
 
     fleet = desk.authority.fleet.at(joined)
 
+    assert fleet is not None
     assert fleet.hosts.keys() == {"web9"}
     assert fleet.members("web") == ["web9"]
     assert fleet.public_key("web9") == host_key("web9").public_key
     assert desk.authority.fleet.public_key("web9") is None
+
+
+async def test_what_a_host_was_is_kept_for_as_long_as_a_preview_holds() -> None:
+    clock = ManualClock()
+    desk = Desk(clock=clock, log=MemoryLog(clock))
+    await desk.register("web9")
+    first = await desk.hosts.set_labels(ADMIN, "web9", {"n": "first"})
+    for n in range(200):
+        desk.clock.advance(PREVIEW_S / 10)
+        await desk.hosts.set_labels(ADMIN, "web9", {"n": str(n)})
+        asked = len(desk.log.rows)
+
+    desk.clock.advance(PREVIEW_S)
+    await desk.register("web1")
+    then = desk.authority.fleet.at(asked)
+
+    assert then is not None
+    assert then.hosts["web9"].labels == {"n": "199"}
+    assert desk.authority.fleet.at(first) is None
+    assert len(desk.authority.fleet._versions["web9"]) < 50
+    beside = desk.beside()
+    await beside.authority.refresh()
+    assert beside.authority.fleet == desk.authority.fleet
+
+
+async def test_enrolment_tokens_that_ended_long_ago_are_forgotten_and_their_rows_let_nobody_in() -> None:
+    desk = await a_desk()
+    who = {"hostname": "web1", "public_key": host_key("web1").public_key}
+    old = [
+        await desk.enrolment.create_token(ADMIN, hostname=None, groups=(), expires_in=60 + number)
+        for number in range(20)
+    ]
+    await desk.enrolment.revoke_token(ADMIN, old[0].token_id)
+    genuine = [row for row in desk.log.rows if row.kind == "enrolment_token.created"]
+    desk.clock.advance(2 * KEPT_S)
+
+    new = await desk.enrolment.create_token(ADMIN, hostname=None, groups=(), expires_in=60)
+
+    assert list(desk.authority.enrolment.tokens) == [new.token_id]
+    for row in genuine:
+        desk.log.rows.append(replace(row, seq=len(desk.log.rows) + 1))
+    for token in old:
+        with pytest.raises(NotSignedInError):
+            await desk.enrolment.begin(token=token.text, **who)
+    beside = desk.beside()
+    assert await beside.enrolment.begin(token=new.text, **who)
+    assert beside.authority.refused == 0
+    assert len(beside.authority.enrolment.tokens) < len(old)
 
 
 async def test_a_long_history_is_read_page_by_page_past_what_gives_no_authority() -> None:

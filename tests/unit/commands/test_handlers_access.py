@@ -99,6 +99,18 @@ async def test_a_session_ends_when_it_is_idle_and_not_while_it_is_used() -> None
         desk.access.by_session(secret)
 
 
+async def test_to_look_whether_a_session_is_valid_is_no_use_of_it() -> None:
+    desk = await a_desk()
+    principal = desk.access.by_session(await login(desk))
+
+    for _ in range(2):
+        desk.clock.advance(IDLE_S / 2)
+        assert desk.access.still_valid(principal)
+    desk.clock.advance(1)
+
+    assert not desk.access.still_valid(principal)
+
+
 async def test_a_session_ends_after_twelve_hours_though_it_is_used() -> None:
     desk = await a_desk()
     secret = await login(desk)

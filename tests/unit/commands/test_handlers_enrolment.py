@@ -106,6 +106,25 @@ async def test_a_token_ends_at_its_time_and_when_it_is_revoked() -> None:
     assert await desk.enrolment.open_tokens(ADMIN) == []
 
 
+@pytest.mark.parametrize("loss", ["disabled", "another role"])
+async def test_a_token_ends_with_the_right_of_whoever_made_it(loss: str) -> None:
+    desk = Desk()
+    ada, _ = await desk.user("ada", "administrator"), await desk.user("bob", "administrator")
+    token = (await desk.enrolment.create_token(ada, hostname=None, groups=(), expires_in=3600)).text
+    await desk.access.set_password(ADMIN, "ada", "another long one")
+    await desk.enrolment.begin(token=token, hostname="web1", public_key=host_key("web1").public_key)
+
+    if loss == "disabled":
+        await desk.access.set_enabled(ADMIN, "ada", False)
+        await desk.access.set_enabled(ADMIN, "ada", True)
+    else:
+        await desk.access.set_role(ADMIN, "ada", "operator")
+
+    with pytest.raises(NotSignedInError):
+        await desk.enrolment.begin(token=token, hostname="web1", public_key=host_key("web1").public_key)
+    assert await desk.enrolment.open_tokens(ADMIN) == []
+
+
 async def test_an_api_token_is_no_enrolment_token_and_neither_is_noise() -> None:
     desk = Desk()
     token = await a_token(desk)
@@ -137,7 +156,7 @@ async def test_a_proof_holds_for_this_key_host_token_and_nonce_alone(wrong: str)
         await desk.enrolment.finish(token=token, hostname="web1", public_key=key.public_key, nonce=nonce, proof=proof)
 
     assert refused.value.code == "proof_refused"
-    assert desk.kinds()[-1] == "enrolment_token.created"
+    assert desk.kinds()[-2:] == ["enrolment_token.created", "access.denied"]
 
 
 @pytest.mark.parametrize("wrong", ["old", "forged", "no nonce", "later"])

@@ -53,6 +53,20 @@ async def test_a_name_is_never_taken_over_and_free_again_once_retired() -> None:
     assert (host.generation, host.public_key, host.status) == (2, other, "registered")
 
 
+async def test_a_name_that_was_registered_again_is_another_machine_for_whatever_was_frozen_before() -> None:
+    desk = Desk()
+    first = await desk.register("web1")
+    await desk.hosts.retire(ADMIN, "web1", None)
+    assert not desk.authority.fleet.is_replaced("web1", first)
+
+    second = await desk.register("web1")
+
+    assert desk.authority.fleet.is_replaced("web1", first)
+    assert desk.authority.fleet.is_replaced("web1", second - 1)
+    assert not desk.authority.fleet.is_replaced("web1", second)
+    assert not desk.authority.fleet.is_replaced("web2", first)
+
+
 async def test_a_revoked_hosts_key_is_trusted_no_more() -> None:
     desk = Desk()
     await desk.register("web1")
@@ -91,6 +105,23 @@ async def test_what_breaks_a_rule_is_refused_and_records_nothing(
 
     assert refused.value.code.startswith(code)
     assert desk.kinds() == ["host.registered"]
+
+
+async def test_several_changes_at_once_are_made_or_refused_together() -> None:
+    desk = Desk()
+    await desk.register("web1")
+    too_many = {str(number): "x" for number in range(65)}
+
+    for wrong in ({"labels": too_many}, {"labels": {"a": "x\ny"}}):
+        with pytest.raises(RefusedError):
+            await desk.hosts.change(ADMIN, "web1", groups=["web"], maintenance=True, **wrong)
+    assert desk.kinds() == ["host.registered"]
+
+    seq = await desk.hosts.change(ADMIN, "web1", groups=["web"], labels={"a": "b"}, maintenance=True)
+
+    host = desk.authority.fleet.host("web1")
+    assert (list(host.groups), host.labels, host.maintenance, host.changed_seq) == (["web"], {"a": "b"}, True, seq)
+    assert desk.kinds()[1:] == ["host.groups_changed", "host.labels_changed", "host.maintenance_changed"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import pytest
 
 from control_plane.commands.access import Principal
 from control_plane.commands.ports import Presence
-from control_plane.commands.previews import TargetChangedError
+from control_plane.commands.previews import PreviewId, TargetChangedError
 from control_plane.commands.targets import Group, Hosts, OneHost
 from control_plane.commands.tasks import verify_authorisation
 from control_plane.errors import KeyConflictError, NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.tasks import ExecutionCancelled
 from control_plane_wire.failpoints import Failpoints
+from tests.support.clock import ManualClock
 from tests.support.fleet import ADMIN, OPERATOR, VIEWER, Desk, a_request
+from tests.support.memory_log import MemoryLog
 
 
 class Recording(Failpoints):
@@ -132,6 +135,23 @@ async def test_who_joined_and_left_since_a_preview_is_named_by_any_replica() -> 
         await desk.beside().tasks.create(OPERATOR, a_request("t1", Group("web"), preview_id=shown.preview_id))
 
     assert (refused.value.joined, refused.value.left) == (("web3",), ("web1",))
+
+
+async def test_a_preview_of_long_ago_is_no_better_for_saying_that_it_is_not() -> None:
+    clock = ManualClock()
+    desk = await a_desk(clock=clock, log=MemoryLog(clock))
+    shown = await desk.tasks.preview(OPERATOR, Group("web"), "uptime")
+    for number in range(30):
+        desk.clock.advance(60)
+        await desk.hosts.set_labels(ADMIN, "web1", {"n": str(number)})
+    same = replace(PreviewId.parse(shown.preview_id), expires_at=10**11)
+    other = replace(same, hosts_sha256="0" * 64)
+
+    assert desk.authority.fleet.at(same.as_of) is None
+    with pytest.raises(TargetChangedError) as refused:
+        await desk.tasks.create(OPERATOR, a_request("t1", Group("web"), preview_id=str(other)))
+    assert (refused.value.joined, refused.value.left) == ((), ())
+    assert (await desk.tasks.create(OPERATOR, a_request("t1", Group("web"), preview_id=str(same)))).created
 
 
 async def test_a_change_that_leaves_the_target_as_it_was_leaves_the_preview_good() -> None:

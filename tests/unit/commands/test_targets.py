@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Presence
 from control_plane.commands.targets import (
+    MAX_HOSTS,
     All,
     Excluded,
     Group,
@@ -20,7 +22,7 @@ from control_plane.commands.targets import (
 )
 from control_plane.errors import RefusedError
 from control_plane.events.hosts import HostRetired, HostRevoked
-from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.strict_json import Json, JsonObject
 from tests.support.fleet import a_fleet, a_registration
 
 NAMES = ["a1", "b1", "c1", "d1", "e1"]
@@ -51,6 +53,21 @@ def a_mixed_fleet() -> FleetState:
 def test_a_target_is_one_of_four_forms_and_survives_the_log(value: JsonObject, target: Target) -> None:
     assert parse_target(value) == target
     assert freeze(a_fleet({}), parse_target(target.to_json()), {}, as_of=0) == freeze(a_fleet({}), target, {}, as_of=0)
+
+
+def test_more_hosts_than_a_task_may_have_are_refused_however_they_are_named() -> None:
+    names = [f"h{number}" for number in range(MAX_HOSTS + 1)]
+    web1 = a_fleet({"web1": ["web"]}).host("web1")
+    most, one_more = (FleetState({name: replace(web1, hostname=name) for name in some}) for some in (names[1:], names))
+
+    for target in (All(), Group("web")):
+        assert len(freeze(most, target, {}, as_of=0).hosts) == MAX_HOSTS
+        with pytest.raises(RefusedError) as refused:
+            freeze(one_more, target, {}, as_of=0)
+        assert refused.value.code == "too_many_hosts"
+    with pytest.raises(RefusedError) as refused:
+        parse_target({"hosts": list[Json](names)})
+    assert refused.value.code == "too_many_hosts"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from control_plane.commands.guard import Guard
 from control_plane.commands.previews import PREVIEW_S, PreviewId, TargetChangedError, preview
-from control_plane.commands.targets import Excluded, FrozenList, OneHost
+from control_plane.commands.targets import MAX_HOSTS, All, Excluded, FrozenList, Hosts, OneHost
 from control_plane.commands.tasks import (
     CreateTask,
     RequirePreview,
@@ -17,6 +17,7 @@ from control_plane.commands.tasks import (
     verify_authorisation,
 )
 from control_plane.errors import RefusedError
+from control_plane.events import registry
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.errors import MalformedMessageError, SignatureError
@@ -67,6 +68,24 @@ def authorised(task: TaskAccepted, *, tag: str = AUTHORISATION, key: SigningKey 
 
 
 # --- what is accepted
+
+
+def test_the_largest_task_there_may_be_can_be_read_again() -> None:
+    names = tuple(f"h{number:05}.example.com" for number in range(MAX_HOSTS))
+    frozen = FrozenList(hosts=names, basic=names, excluded=(), as_of=9)
+
+    task = decide(a_request("t1", Hosts(names)), frozen)
+
+    assert registry.decode(stored(task.to_new_event())) == task
+
+
+def test_a_task_that_could_not_be_read_again_is_not_accepted() -> None:
+    names = tuple(f"h{number:05}" for number in range(MAX_HOSTS))
+    frozen = FrozenList(hosts=names, basic=names, excluded=(), as_of=9)
+    env = {f"k{number}": "" for number in range(10_000)}
+
+    assert decide(a_request("t1", All(), env=env), frozen)
+    assert refusal(a_request("t1", Hosts(names), env=env), frozen) == "task_too_large"
 
 
 def test_a_task_has_what_was_asked_for_whom_by_whom_and_until_when() -> None:

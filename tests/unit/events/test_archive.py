@@ -10,7 +10,7 @@ import pytest
 
 from control_plane.errors import ArchiveDamagedError
 from control_plane.events.archive import Archive, check, events_of
-from control_plane.events.batch import event_row
+from control_plane.events.batch import row_of_stored
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.merkle import CompactRange, leaf_hash
 from tests.support.clock import START_US
@@ -27,7 +27,7 @@ def an_event(seq: int) -> StoredEvent:
 
 
 EVENTS = [an_event(seq) for seq in range(1, LAST + 1)]
-LEAVES = [leaf_hash(event_row(event)) for event in EVENTS]
+LEAVES = [leaf_hash(row_of_stored(event)) for event in EVENTS]
 BEFORE = CompactRange(0, ()).extended(LEAVES[: FIRST - 1])
 
 

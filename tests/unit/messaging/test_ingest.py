@@ -53,7 +53,6 @@ async def test_what_takes_long_to_decode_does_not_hold_up_the_loop(batch: list[A
         log,  # type: ignore[arg-type]
         authority,
         count=lambda what, number: None,
-        now_us=lambda: 0,
     )
 
     received, dead = await ingest._verified(batch)

@@ -1,11 +1,13 @@
 """What dispatch knows of every execution that is not terminal: what is to be published when, and what may be there."""
 
+from typing import NoReturn
+
 import pytest
 
 from control_plane.events import tasks
 from control_plane.events.event import Event
 from control_plane.events.tasks import Delivery
-from control_plane.processes.open_executions import Due, OpenExecutions
+from control_plane.processes.open_executions import MOST_RETRY_S, Due, OpenExecutions
 from control_plane.projections.queries.tasks import OpenExecution
 from control_plane_wire.strict_json import JsonObject
 from tests.support.events import AT, a_task_accepted
@@ -43,7 +45,7 @@ def a_row(**changes: object) -> OpenExecution:
         **OF,
         "state": "queued",
         "accepted_seq": 5,
-        "started_us": None,
+        "running_us": None,
         "expires_at": AT + 600,
         "timeout_s": 30,
         "cancel_requested": False,
@@ -64,7 +66,7 @@ def keys(dues: list[Due]) -> list[tuple[str, str]]:
 
 
 def test_what_is_accepted_is_ready_at_once_on_each_of_its_hosts() -> None:
-    assert keys(an_open().ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(an_open().take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_accepted_twice_is_accepted_once() -> None:
@@ -79,18 +81,84 @@ def test_what_is_ready_comes_in_the_order_of_acceptance() -> None:
     known = OpenExecutions()
     for task_id, seq in (("t9", 3), ("t1", 7), ("t5", 5)):
         known.accept(a_task_accepted(task_id, ("web1",)), seq)
-    known.due["t5", "web1"].next_s = 10.0
+    known.plan(known.due["t5", "web1"], 10.0)
 
-    assert keys(known.ready(9.9)) == [("t9", "web1"), ("t1", "web1")]
-    assert keys(known.ready(10.0)) == [("t9", "web1"), ("t5", "web1"), ("t1", "web1")]
+    assert keys(known.take_ready(9.9)) == [("t9", "web1"), ("t1", "web1")]
+
+    known.plan(known.due["t9", "web1"], 9.5)
+    assert keys(known.take_ready(10.0)) == [("t9", "web1"), ("t5", "web1")]
+
+
+def test_what_was_taken_is_not_ready_until_it_is_planned_again() -> None:
+    known = an_open()
+    assert keys(known.take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert known.take_ready(1e9) == []
+
+    known.plan(known.due[KEY], 30.0)
+    assert (known.take_ready(29.9), keys(known.take_ready(30.0))) == ([], [KEY])
 
 
 def test_the_next_moment_is_the_earliest_of_all() -> None:
     known = an_open()
-    known.due["t1", "web1"].next_s, known.due["t1", "web2"].next_s = 30.0, 7.5
+    known.plan(known.due["t1", "web1"], 30.0)
+    known.plan(known.due["t1", "web2"], 7.5)
     assert known.next_s() == 7.5
 
-    known.due["t1", "web1"].next_s = known.due["t1", "web2"].next_s = None
+    known.plan(known.due["t1", "web2"], 60.0)
+    assert known.next_s() == 30.0
+
+    for due in known.due.values():
+        known.plan(due, None)
+    assert known.next_s() is None
+
+
+def test_each_pause_is_twice_as_long_up_to_five_minutes_however_often_it_was_tried() -> None:
+    known, pauses = an_open(), []
+    due = known.due[KEY]
+    for attempts in (0, 1, 2, 9, 2000):  # in seven days there are some two thousand
+        due.attempts = attempts
+        known.again(due, 1000.0, first_s=1.0)
+        pauses.append((due.next_s or 0.0) - 1000.0)
+
+    assert pauses == [1.0, 2.0, 4.0, MOST_RETRY_S, MOST_RETRY_S]
+    assert due.attempts == 2001
+
+
+def test_no_pause_is_longer_than_what_is_left() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    due.attempts = 9
+
+    known.again(due, 1000.0, first_s=1.0, left_s=7.0)
+
+    assert due.next_s == 1007.0
+
+
+def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
+    known = an_open(*[tasks.ExecutionLost(task_id="t1", hostname=name, reason="x") for name in ("web1", "web2")])
+
+    assert (known.take_ready(1e9), known.next_s()) == ([], None)
+    assert (known.by_task, known.by_host) == ({}, {})
+
+
+class Unscanned(dict[tuple[str, str], Due]):
+    """All that is open, which nobody may go through."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_no_turn_goes_through_all_that_is_open() -> None:
+    known = an_open()
+    known.due = Unscanned(known.due)
+
+    assert known.next_s() == 0.0
+    known.cancel("t1")
+    assert len(known.take_ready(0.0)) == 2
+    known.online("web1", 9)
+    known.note(OUTCOMES[0])
     assert known.next_s() is None
 
 
@@ -149,7 +217,34 @@ def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
     due = an_open().due[KEY]
     assert due.certainly_not_delivered
 
-    due.was_published = True
+    due.in_doubt = True
+    assert not due.certainly_not_delivered
+
+
+def test_that_nothing_has_reached_the_host_is_said_once_for_each_trigger_and_never_where_it_may_have() -> None:
+    due = an_open().due[KEY]
+    assert due.is_unsaid
+    assert not an_open(RETURNED).due[KEY].is_unsaid
+    assert not an_open(SENT).due[KEY].is_unsaid
+
+    known = an_open(RETURNED)
+    known.online("web1", 9)
+    assert known.due[KEY].is_unsaid
+
+    known.due[KEY].in_doubt = True
+    assert not known.due[KEY].is_unsaid
+
+
+def test_what_came_back_is_not_delivered_by_its_hosts_coming_online_until_it_is_published() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    due.in_doubt = True
+    known.note(RETURNED)
+    known.online("web1", 9)
+    assert due.certainly_not_delivered
+
+    due.in_doubt = True
+    known.note(RETURNED)  # read again
     assert not due.certainly_not_delivered
 
 
@@ -157,60 +252,58 @@ def test_nothing_is_known_of_what_was_published_and_not_recorded() -> None:
 def test_what_the_agent_has_needs_no_publish_any_more(event: Event) -> None:
     known = an_open(event)
 
-    assert keys(known.ready(1e9)) == [("t1", "web2")]
+    assert keys(known.take_ready(1e9)) == [("t1", "web2")]
     known.online("web1", 9)
-    assert keys(known.ready(1e9)) == [("t1", "web2")]
+    assert known.take_ready(1e9) == []
 
 
 def test_a_confirmed_publish_alone_is_no_answer() -> None:
-    assert keys(an_open(SENT).ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(an_open(SENT).take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_a_host_that_comes_online_is_sent_what_it_has_not_answered_in_the_order_of_acceptance() -> None:
     known = an_open(SENT)
     known.accept(a_task_accepted("t2", ("web1",)), 6)
-    for due in known.due.values():
-        due.next_s, due.attempts = None, 4
+    for due in known.take_ready(0.0):
+        due.attempts = 4
 
     known.online("web1", 9)
 
-    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t2", "web1")]
-    assert [due.attempts for due in known.ready(0.0)] == [0, 0]
+    ready = known.take_ready(0.0)
+    assert keys(ready) == [("t1", "web1"), ("t2", "web1")]
+    assert [due.attempts for due in ready] == [0, 0]
     assert known.due["t1", "web2"].next_s is None
 
 
 def test_the_same_coming_online_read_again_triggers_nothing() -> None:
     known = an_open()
     known.online("web1", 9)
-    for due in known.due.values():
-        due.next_s = None
+    known.take_ready(0.0)
 
     known.online("web1", 9)
     known.online("web1", 4)
 
-    assert known.ready(1e9) == []
+    assert known.take_ready(1e9) == []
 
 
 def test_a_cancelled_task_is_ready_again_on_each_of_its_hosts_even_where_it_runs() -> None:
     known = an_open(STARTED)
     known.accept(a_task_accepted("t2", ("web1",)), 6)
-    for due in known.due.values():
-        due.next_s = None
+    known.take_ready(0.0)
 
     known.cancel("t1")
 
-    assert keys(known.ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(known.take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
 
 
 def test_what_is_cancelled_goes_on_being_said_until_there_is_an_outcome() -> None:
     known = an_open()
     known.cancel("t1")
     known.note(ACCEPTED)
-    assert ("t1", "web1") in keys(known.ready(0.0))
+    assert ("t1", "web1") in keys(known.take_ready(0.0))
 
-    known.due[KEY].next_s = None
     known.online("web1", 9)
-    assert ("t1", "web1") in keys(known.ready(0.0))
+    assert ("t1", "web1") in keys(known.take_ready(0.0))
 
 
 def test_a_loaded_execution_without_a_record_or_perhaps_delivered_is_published_again() -> None:

@@ -1,5 +1,6 @@
 """Who is there, by the control plane's clock and by nothing that a host says of its own."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from control_plane.events import hosts, registry
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat
-from control_plane.processes.presence import KINDS, STATES, Fleet, Presence
+from control_plane.processes.presence import KINDS, STATES, Fleet, Hearing, Presence
 from control_plane.projections.queries.hosts import HeardHost
 from control_plane_wire.strict_json import JsonObject
 from tests.support.clock import START_US, ManualClock
@@ -21,7 +22,7 @@ from tests.support.fleet import a_registration
 from tests.support.memory_log import MemoryLog
 
 HOST = "web1"
-LONG_AGO = 0  # everything has been heard for ages
+LONG_AGO = -math.inf  # everything has been heard for ages
 
 
 def a_beat(sequence: int = 1, *, clock: ManualClock, **changes: Any) -> hosts.HeartbeatReceived:
@@ -51,16 +52,16 @@ class Watch:
         self.clock = ManualClock()
         self.heartbeats: list[StoredEvent] = []
         self.said: list[Event] = []
-        self.fleet = Fleet(list(heard))
+        self.fleet = Fleet(list(heard), self.clock.monotonic_s())
         self.log = MemoryLog(clock=self.clock)
-        self.process = Presence(self.log, None, None, self.clock)  # type: ignore[arg-type] # what these tests use of it
+        self.process = Presence(self.log, None, None, self.clock, heard_under=None)  # type: ignore[arg-type] # not used
 
     def registered(self, hostname: str = HOST, generation: int = 1) -> "Watch":
         self.event(a_registration(hostname, generation=generation))
         return self
 
     def event(self, event: Event) -> None:
-        self.fleet.said(stored(event.to_new_event()))
+        self.fleet.said(stored(event.to_new_event()), self.clock.monotonic_s())
 
     def beat(self, *events: hosts.HeartbeatReceived) -> list[Event]:
         """Heartbeats as ingest records them now; what is news of them."""
@@ -72,11 +73,10 @@ class Watch:
         self.said += news
         return news
 
-    async def look(self, *, hearing_since_us: int = LONG_AGO) -> list[Event]:
+    async def look(self, *, hearing_since_s: float | None = LONG_AGO) -> list[Event]:
         """What the silence means by now."""
         before = len(self.log.rows)
-        self.process._hearing_since_us = lambda: hearing_since_us
-        await self.process._judge(self.fleet, self.clock.now_us(), LONG_AGO)
+        await self.process._judge(self.fleet, self.clock.monotonic_s(), hearing_since_s)
         return [_decoded(row) for row in self.log.rows[before:]]
 
     @property
@@ -321,7 +321,7 @@ def test_a_basic_agent_whose_clock_was_set_back_a_little_counts() -> None:
 
     watch.beat(a_basic_beat(clock=watch.clock, timestamp=watch.clock.now_s() - 120))
 
-    assert watch.fleet.hosts[HOST].heard_us == watch.clock.now_us()
+    assert watch.fleet.hosts[HOST].heard_s == watch.clock.monotonic_s()
 
 
 # --- nobody is judged who could not be heard -------------------------------------------------------------------------
@@ -330,29 +330,46 @@ def test_a_basic_agent_whose_clock_was_set_back_a_little_counts() -> None:
 async def test_nobody_is_missed_within_three_intervals_of_beginning_to_listen() -> None:
     watch = online()
     watch.clock.advance(1000)
-    since_us = watch.clock.now_us()
+    since_s = watch.clock.monotonic_s()
 
     watch.clock.advance(30 - 1e-6)
-    assert await watch.look(hearing_since_us=since_us) == []
+    assert await watch.look(hearing_since_s=since_s) == []
     watch.clock.advance(1e-6)
-    assert states(await watch.look(hearing_since_us=since_us)) == ["offline"]
+    assert states(await watch.look(hearing_since_s=since_s)) == ["offline"]
 
 
 async def test_nobody_is_missed_while_nothing_is_heard() -> None:
     watch = online()
     watch.clock.advance(1000)
-    watch.process._hearing_since_us = lambda: None
 
-    await watch.process._judge(watch.fleet, watch.clock.now_us(), LONG_AGO)
-
+    assert await watch.look(hearing_since_s=None) == []
     assert watch.state == "online"
 
 
-async def test_a_clock_that_is_set_back_makes_nobody_silent() -> None:
-    watch = online()
-    watch.clock.set_back(5000)
+def test_heartbeats_are_heard_since_the_last_change_of_who_takes_them_in() -> None:
+    hearing = Hearing(7, 100.0)
 
+    assert hearing.look(7, 150.0) == 100.0
+    assert hearing.look(None, 160.0) is None
+    assert hearing.look(None, 170.0) is None
+    assert hearing.look(7, 180.0) == 180.0, "an alarm of the broker is over"
+    assert hearing.look(8, 190.0) == 190.0
+    assert hearing.look(8, 200.0) == 190.0
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600], ids=["back", "forward"])
+async def test_a_step_of_the_wall_clock_makes_nobody_silent_and_keeps_nobody_alive(seconds: float) -> None:
+    watch = online()
+    watch.clock.set_back(seconds)
     assert await watch.look() == []
+
+    watch.clock.advance(10)
+    assert watch.beat(a_beat(2, clock=watch.clock)) == []
+    watch.clock.set_back(seconds)
+    watch.clock.advance(20)
+    assert states(await watch.look()) == ["stale"]
+    watch.clock.advance(10)
+    assert states(await watch.look()) == ["offline"]
 
 
 # --- taking over -----------------------------------------------------------------------------------------------------
@@ -368,7 +385,18 @@ def test_it_goes_on_from_what_was_said_and_heard_last() -> None:
     assert watch.beat(a_beat(7, clock=watch.clock)) == []
     assert watch.beat(a_beat(1, clock=watch.clock, boot_id="b0")) == []
     assert watch.beat(a_beat(8, clock=watch.clock)) == []
-    assert watch.fleet.silent(START_US + 20_000_000, LONG_AGO) == [(watch.fleet.hosts[HOST], "stale")]
+    assert watch.fleet.silent(20.0, LONG_AGO) == [(watch.fleet.hosts[HOST], "stale")]
+
+
+def test_what_was_heard_before_it_began_counts_as_heard_then() -> None:
+    heard = HeardHost(
+        hostname=HOST, state="online", heartbeat_seq=3, last_heartbeat_us=START_US, interval_s=10, last=None
+    )
+    fleet = Fleet([heard], 5000.0)
+
+    assert fleet.silent(5029.9, LONG_AGO) == [(fleet.hosts[HOST], "stale")]
+    assert fleet.silent(5030.0, LONG_AGO) == [(fleet.hosts[HOST], "offline")]
+    assert fleet.silent(5030.0, 5000.1) == []
 
 
 def test_it_listens_to_every_event_that_changes_who_is_there() -> None:

@@ -64,6 +64,10 @@ def lost(hostname: str = WEB) -> Event:
     return tasks.ExecutionLost(task_id=TASK, hostname=hostname, reason="no word from the agent")
 
 
+def came_back(hostname: str = WEB, trigger_seq: int = 1) -> Event:
+    return tasks.ExecutionReturned(task_id=TASK, hostname=hostname, trigger_seq=trigger_seq)
+
+
 def cancelled(hostname: str = WEB) -> Event:
     return tasks.ExecutionCancelled(task_id=TASK, hostname=hostname, reason="cancelled before it was sent")
 
@@ -106,6 +110,7 @@ def test_an_execution_goes_through_its_states_in_order_and_says_when(folded: Fol
     assert execution["sent_us"] == START_US + 1_000_000
     assert execution["accepted_us"] == START_US + 2_000_000
     assert execution["started_us"] == (AT + 7) * 1_000_000, "by the host's clock"
+    assert execution["running_us"] == START_US + 3_000_000, "by the control plane's"
     assert execution["finished_us"] == START_US + 4_000_000
     assert execution["is_open"] == 0
     assert folded.execution(DB)["state"] == "queued"
@@ -318,6 +323,19 @@ def test_the_newest_trigger_whose_publish_came_back_is_kept_whatever_the_order(f
 
     assert folded.execution()["returned_seq"] == 9
     assert folded.execution()["state"] == "queued"
+
+
+def test_silence_means_nothing_until_the_deadline_that_what_is_known_gives(folded: FoldedTasks) -> None:
+    last_start = AT + 600 + 120
+    assert folded.execution()["deadline_s"] == last_start + 30 + 180, "perhaps published, and nobody has said so"
+
+    seen = []
+    for second, event in enumerate((came_back(), sent(), started(at=AT - 9999), came_back(), lost()), start=10):
+        folded.then(event, at_s=second)
+        seen.append(folded.execution()["deadline_s"])
+
+    running = AT + 12 + 30 + 180
+    assert seen == [last_start, last_start + 30 + 180, running, running, running]
 
 
 def test_the_last_time_that_a_host_came_online_is_kept_for_those_that_wait_for_it(folded: FoldedTasks) -> None:

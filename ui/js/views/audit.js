@@ -1,6 +1,6 @@
 // What happened: every event, newest first, each with all that was recorded of it.
 import { empty, output, time } from "../components.js";
-import { facts, keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, facts, keyedList, make, refs, text } from "../dom.js";
 import { absolute } from "../format.js";
 import { language } from "../i18n.js";
 import { link } from "../router.js";
@@ -99,43 +99,40 @@ export function eventTable(place, filter, { api, store, stream, signal, t }) {
     detail.root.classList.add("detail");
     detail.root.dataset.of = seq;
     row.root.after(detail.root);
-    try {
-      const event = await api.get(`/events/${seq}`, { signal });
-      facts(detail.facts, [
-        [t("audit.recorded"), absolute(event.recorded_at, language)],
-        [t("audit.occurred"), event.occurred_at && absolute(event.occurred_at, language)],
-        [t("task.id"), event.task_id],
-        [t("audit.key"), event.key_id],
-        [t("audit.signature"), event.signature],
-      ]);
-      detail.body.replaceWith(output(JSON.stringify(event.body, null, 2), false));
-    } catch (error) {
-      if (error.name !== "AbortError") detail.body.textContent = error.detail;
-    }
+    attempt(detail.cell, async () => drawDetail(detail, await api.get(`/events/${seq}`, { signal })));
   }
+
+  function drawDetail(detail, event) {
+    facts(detail.facts, [
+      [t("audit.recorded"), absolute(event.recorded_at, language)],
+      [t("audit.occurred"), event.occurred_at && absolute(event.occurred_at, language)],
+      [t("task.id"), event.task_id],
+      [t("audit.key"), event.key_id],
+      [t("audit.signature"), event.signature],
+    ]);
+    detail.body.replaceWith(output(JSON.stringify(event.body, null, 2), false));
+  }
+
+  const load = (from = null) => attempt(part.root, () => read(from));
 
   async function read(from) {
-    try {
-      const page = await api.get("/events", { query: { ...filter, limit: PAGE, cursor: from }, signal });
-      cursor = page.next_cursor;
-      bottom = cursor && page.items.length ? page.items.at(-1).seq : 0;
-      if (!from && page.items.length) top = page.items[0].seq;
-      stream.take("events", page.items);
-      part.more.hidden = !cursor;
-      draw();
-      if (!isFollowing) stream.follow(["events"], page.as_of, signal, () => read(null));
-      isFollowing = true;
-    } catch (error) {
-      if (error.name !== "AbortError") problem(place, error, () => read(null));
-    }
+    const page = await api.get("/events", { query: { ...filter, limit: PAGE, cursor: from }, signal });
+    cursor = page.next_cursor;
+    bottom = cursor && page.items.length ? page.items.at(-1).seq : 0;
+    if (!from && page.items.length) top = page.items[0].seq;
+    stream.take("events", page.items);
+    part.more.hidden = !cursor;
+    draw();
+    if (!isFollowing) stream.follow(["events"], page.as_of, signal, load);
+    isFollowing = true;
   }
 
-  part.more.addEventListener("click", () => read(cursor));
+  part.more.addEventListener("click", () => load(cursor));
   part.news.addEventListener("click", () => {
     top = Infinity;
     draw();
     top = Math.max(0, ...store.all("events").map((event) => event.seq));
   });
   store.subscribe(["events"], draw, signal);
-  read(null);
+  load();
 }

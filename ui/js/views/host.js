@@ -1,27 +1,41 @@
 // One host: how it is and why, what it is, and what ran on it.
+import { visible } from "../ansi.js";
 import { badge, time, timeNode } from "../components.js";
-import { facts, keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, facts, keyedList, make, refs, text } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
+import { because } from "../i18n.js";
 import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
 const HOUR_MS = 3_600_000;
 const MOST_BEATS = 15;
+const MOST_TASKS = 10;
+const HEARTBEATS_MS = 10_000;
 
 export function mountHost(root, { hostname }, context) {
   const { api, store, stream, signal, t, title } = context;
   title(hostname);
   const part = make("host");
   root.replaceChildren(part.root);
-  part.name.textContent = hostname;
+  text(part.name, hostname);
   part.chart.setAttribute("aria-label", t("host.chart"));
   part.run.href = link("/run", { host: hostname });
+  const taskIds = new Set(); // of its tasks as they were read; those that come have an execution of it
+  let oldest = 0;
+  let isFollowing = false;
+  const isItsOwn = (task) => taskIds.has(task.task_id) || store.one("executions", `${task.task_id}/${hostname}`) !== undefined;
+  const table = taskTable(part.tasks, context, {
+    filter: (task) => task.seq >= oldest && isItsOwn(task),
+    tables: ["tasks", "executions"],
+    emptyText: t("host.no_tasks"),
+  });
 
   function draw() {
     const host = store.one("hosts", hostname);
     if (!host) return;
     badge(part.state, "host", host.state);
-    part.cause.replaceChildren(host.state_cause ?? "", " · ", timeNode(host.state_since_at));
+    part.run.hidden = host.state === "revoked" || host.state === "retired";
+    part.cause.replaceChildren(visible(because(host.state_cause ?? "")), " · ", timeNode(host.state_since_at));
     facts(part.facts, [
       [t("fleet.groups"), host.groups.join(", ") || "–"],
       [t("host.drift"), host.drift ? (host.groups_bound ?? []).join(", ") || "–" : null],
@@ -59,30 +73,33 @@ export function mountHost(root, { hostname }, context) {
     });
   }
 
-  async function read(isFirst) {
-    try {
-      const [host, tasks] = await Promise.all([
-        api.get(`/hosts/${encodeURIComponent(hostname)}`, { signal }),
-        api.get("/tasks", { query: { hostname, limit: 10 }, signal }),
-      ]);
-      stream.take("hosts", [host]);
-      stream.take("tasks", tasks.items);
-      taskTable(part.tasks, context, { filter: (task) => tasks.items.some((row) => row.task_id === task.task_id), emptyText: t("host.no_tasks") });
-      draw();
-      if (isFirst) follow(tasks.as_of);
-      await drawHeartbeats();
-    } catch (error) {
-      if (error.name !== "AbortError") problem(root, error, () => mountHost(root, { hostname }, context));
-    }
-  }
-  function follow(asOf) {
-    store.subscribe(["hosts"], draw, signal);
-    const timer = setInterval(() => drawHeartbeats().catch(() => {}), 10_000);
-    signal.addEventListener("abort", () => clearInterval(timer));
-    stream.follow([`host:${hostname}`, "tasks"], asOf, signal, () => read(false));
+  const load = () => attempt(part.page, read);
+  const loadHeartbeats = () => attempt(part.history, drawHeartbeats);
+
+  async function read() {
+    const [host, tasks] = await Promise.all([
+      api.get(`/hosts/${encodeURIComponent(hostname)}`, { signal }),
+      api.get("/tasks", { query: { hostname, limit: MOST_TASKS }, signal }),
+    ]);
+    stream.take("hosts", [host]);
+    stream.take("tasks", tasks.items);
+    for (const { task_id: taskId } of tasks.items) taskIds.add(taskId);
+    oldest = tasks.next_cursor ? tasks.items.at(-1).seq : 0;
+    draw();
+    table.draw();
+    if (!isFollowing) follow(tasks.as_of);
+    isFollowing = true;
   }
 
-  read(true);
+  function follow(asOf) {
+    stream.follow([`host:${hostname}`, "tasks"], asOf, signal, load);
+    loadHeartbeats();
+    const timer = setInterval(loadHeartbeats, HEARTBEATS_MS);
+    signal.addEventListener("abort", () => clearInterval(timer));
+  }
+
+  store.subscribe(["hosts"], draw, signal);
+  load();
 }
 
 /** A line through the heartbeats of the last hour; where a minute is missing there is a gap. */

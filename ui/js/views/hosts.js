@@ -1,6 +1,8 @@
 // The fleet: every host as it is now, by state and group; the start page.
+import { visible } from "../ansi.js";
 import { badge, empty, meter, time } from "../components.js";
-import { keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, keyedList, make, permit, refs, text } from "../dom.js";
+import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { HOST } from "../states.js";
 
@@ -8,7 +10,7 @@ const MOST = 20_000;
 const MOST_DRAWN = 500;
 
 export function mountFleet(root, params, context) {
-  const { api, store, stream, signal, t, title, navigate, user } = context;
+  const { store, stream, signal, t, title, navigate, user } = context;
   title(t("shell.fleet"));
   const part = make("fleet");
   root.replaceChildren(part.root);
@@ -24,8 +26,8 @@ export function mountFleet(root, params, context) {
   const change = (more) => navigate(link("/hosts", { q: filter.q, state: filter.state, group: filter.group, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
   part.group.addEventListener("change", () => change({ group: part.group.value }));
-  part.add.disabled = !user.permissions.includes("hosts.enrol");
-  part.add.title = part.add.disabled ? t("shell.needs", { permission: "hosts.enrol" }) : "";
+  text(part.run, t("run.title"));
+  permit(part.add, user, "hosts.enrol");
   part.add.addEventListener("click", () => addHost(part.added, context));
   part.all.addEventListener("change", () => {
     for (const host of shown()) part.all.checked ? picked.add(host.hostname) : picked.delete(host.hostname);
@@ -94,7 +96,7 @@ export function mountFleet(root, params, context) {
   function createRow(host) {
     const row = make("fleet-row");
     row.host.href = `/hosts/${encodeURIComponent(host.hostname)}`;
-    row.host.textContent = host.hostname;
+    text(row.host, host.hostname);
     row.pick.setAttribute("aria-label", t("fleet.select_one", { name: host.hostname }));
     row.pick.addEventListener("change", () => {
       row.pick.checked ? picked.add(host.hostname) : picked.delete(host.hostname);
@@ -107,31 +109,22 @@ export function mountFleet(root, params, context) {
     const row = refs(element);
     row.pick.checked = picked.has(host.hostname);
     badge(row.state, "host", host.state);
-    row.state.title = host.state_cause ?? "";
+    row.state.title = visible(because(host.state_cause ?? ""));
     text(row.groups, host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""));
     meter(row.cpu, host.cpu_usage);
     meter(row.memory, host.memory_usage);
     time(row.heartbeat, host.last_heartbeat_at);
-    text(row.agent, host.basic ? t("host.basic") : (host.agent_version ?? ""));
+    text(row.agent, host.basic ? t("host.basic") : host.agent_version);
   }
 
+  const load = () => attempt(part.list, read);
+
   async function read() {
-    try {
-      let asOf = null;
-      let cursor = null;
-      do {
-        const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
-        asOf ??= page.as_of;
-        stream.take("hosts", page.items);
-        cursor = page.next_cursor;
-      } while (cursor && store.all("hosts").length < MOST);
-      isLoaded = true;
-      draw();
-      if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, read);
-      isFollowing = true;
-    } catch (error) {
-      if (error.name !== "AbortError") problem(part.empty.parentElement, error, () => mountFleet(root, filter, context));
-    }
+    const asOf = await readHosts(context);
+    isLoaded = true;
+    draw();
+    if (!isFollowing) stream.follow(["hosts", "usage"], asOf, signal, load);
+    isFollowing = true;
   }
 
   function update(next) {
@@ -142,8 +135,21 @@ export function mountFleet(root, params, context) {
 
   store.subscribe(["hosts"], draw, signal);
   update(params);
-  read();
+  load();
   return { update };
+}
+
+/** Take all hosts in, as far as a tab holds them; the position that they are of. */
+export async function readHosts({ api, store, stream, signal }) {
+  let asOf = null;
+  let cursor = null;
+  do {
+    const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
+    asOf ??= page.as_of;
+    stream.take("hosts", page.items);
+    cursor = page.next_cursor;
+  } while (cursor && store.all("hosts").length < MOST);
+  return asOf;
 }
 
 /** A single-use token, and what to type on the new server; says when it is there. */
@@ -152,7 +158,7 @@ async function addHost(place, { api, store, signal, t, toast, user }) {
   try {
     made = await api.post("/enrolment-tokens", {}, { signal });
   } catch (error) {
-    return toast(error.detail, "bad");
+    return toast(told(error), "bad");
   }
   const panel = make("add-host");
   const before = new Set(store.all("hosts").map((host) => host.hostname));

@@ -1,20 +1,30 @@
 // Sign in: by name and password, or by the link that `control-plane dev` prints.
-import { make } from "../dom.js";
+import { make, text } from "../dom.js";
+import { told } from "../i18n.js";
 
-export function mount(root, params, { api, t, title, signedIn }) {
+const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
+
+/** A form to sign in; it also goes on where somebody has signed in from another tab meanwhile. */
+export function mount(root, params, { api, signal, t, title, user, signedIn }) {
   title(t("login.title"));
   const part = make("login");
   root.replaceChildren(part.root);
+  // In the embedded mode nobody has a password. Who is not signed in is not told the mode, but it serves this machine only.
+  part.link.hidden = user ? !user.dev : !LOOPBACK.includes(location.hostname);
 
   async function signIn(body) {
     part.error.textContent = "";
     try {
       await signedIn(await api.post("/auth/login", body, { asksToSignIn: false }), params.next);
     } catch (error) {
-      part.error.textContent = error.status === 401 ? t("login.refused") : error.detail;
+      text(part.error, error.status === 401 && body.login_token ? t("login.link_ended") : told(error));
     }
   }
 
+  window.addEventListener("focus", async () => {
+    const me = await api.get("/auth/me", { signal, asksToSignIn: false }).catch(() => null);
+    if (me) signedIn(me, params.next);
+  }, { signal });
   part.root.addEventListener("submit", (event) => {
     event.preventDefault();
     const { username, password } = Object.fromEntries(new FormData(part.root));

@@ -2,16 +2,22 @@
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
-import { keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { fold } from "../hostlist.js";
+import { because, told } from "../i18n.js";
 import { EXECUTION } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
+const MOST_REASONS = 20;
+const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
-/** Cards in `place`; call `changed` whenever an execution has, and they are read again. */
-export function outputCards(place, url, { api, signal, t, toast }) {
+/**
+ * Cards in `place`; call `changed` whenever an execution has, and they are read again. `reasonOf` is asked for each
+ * hostname why it ended as it did, and knows it or not.
+ */
+export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
   let groups = [];
   let isStale = false;
   let isReading = false;
@@ -22,19 +28,15 @@ export function outputCards(place, url, { api, signal, t, toast }) {
     isReading = true;
     while (isStale && !signal.aborted) {
       isStale = false; // before the read: what changes during it is read once more
-      await read();
+      await attempt(place, read);
       await new Promise((resolve) => setTimeout(resolve, OUTPUTS_MS));
     }
     isReading = false;
   }
 
   async function read() {
-    try {
-      ({ groups } = await api.get(`${url}/outputs`, { signal }));
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError") problem(place, error, changed);
-    }
+    ({ groups } = await api.get(`${url}/outputs`, { signal }));
+    draw();
   }
 
   function draw() {
@@ -58,8 +60,18 @@ export function outputCards(place, url, { api, signal, t, toast }) {
     badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
     text(card.hosts, fold(group.hosts));
     text(card.note, t("task.on_hosts", { n: group.count }));
+    keyedList(card.reasons, reasons(group), (reason) => reason, paragraph, text);
     const other = majority();
     card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
+  }
+
+  /** Why these hosts ended as they did; who gave which reason is said where there are several. */
+  function reasons({ hosts }) {
+    const byReason = Map.groupBy(hosts, (hostname) => because(reasonOf(hostname) ?? ""));
+    byReason.delete("");
+    const found = [...byReason].slice(0, MOST_REASONS);
+    const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${fold(names)}: ${reason}`));
+    return byReason.size > MOST_REASONS ? [...lines, "…"] : lines;
   }
 
   /** What most hosts answered, to compare the others with; only a text that is here as a whole can be compared. */
@@ -85,7 +97,13 @@ export function outputCards(place, url, { api, signal, t, toast }) {
     if (group.stdout_sha256 && group.stdout === null) return [];
     if (group.encoding === "base64") return [note(t("task.binary"))];
     const found = ["stdout", "stderr"].filter((stream) => group[stream]).map((stream) => output(group[stream], stream === "stderr"));
-    return found.length ? found : [note(t(EXECUTION[group.state]?.answer === "waiting" ? "task.no_answer_yet" : "task.no_output"))];
+    return found.length ? found : nothing(group.state);
+  }
+
+  /** What is said where there is no output: nothing where there could be none, since the reason says more. */
+  function nothing(state) {
+    if (HAVE_RUN.includes(state)) return [note(t("task.no_output"))];
+    return EXECUTION[state]?.answer === "waiting" ? [note(t("task.no_answer_yet"))] : [];
   }
 
   async function showWhole(card, group) {
@@ -93,12 +111,11 @@ export function outputCards(place, url, { api, signal, t, toast }) {
     try {
       const [hostname] = group.hosts;
       const streams = await Promise.all(["stdout", "stderr"].map((stream) => readWhole(hostname, stream)));
-      card.text.replaceChildren(...streams.flat());
-      if (!card.text.childElementCount) card.text.append(note(t("task.no_output")));
+      card.text.replaceChildren(...(streams.flat().length ? streams.flat() : nothing(group.state)));
       card.whole.hidden = true;
     } catch (error) {
       card.whole.disabled = false;
-      if (error.name !== "AbortError") toast(error.detail, "bad");
+      if (error.name !== "AbortError") toast(told(error), "bad");
     }
   }
 
@@ -128,9 +145,15 @@ const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha25
 const isReadable = (group) => group.stdout !== null && group.encoding !== "base64" && !group.truncated;
 const hasMore = (group) => group.encoding !== "base64" && (group.truncated || (group.stdout_sha256 !== null && group.stdout === null));
 
-function note(words) {
+function paragraph() {
   const element = document.createElement("p");
-  element.className = "note muted";
+  element.className = "note";
+  return element;
+}
+
+function note(words) {
+  const element = paragraph();
+  element.classList.add("muted");
   element.textContent = words;
   return element;
 }

@@ -1,12 +1,15 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
-import { badge } from "../components.js";
-import { confirmDialog, facts, keyedList, make, text } from "../dom.js";
+import { visible } from "../ansi.js";
+import { badge, output, timeNode } from "../components.js";
+import { attempt, confirmDialog, facts, keyedList, make, permit, text } from "../dom.js";
 import { fold } from "../hostlist.js";
-import { relative } from "../format.js";
-import { language } from "../i18n.js";
+import { because, told } from "../i18n.js";
+import { readHosts } from "./hosts.js";
 
 const PREVIEW_MS = 400;
+const RENEW_LEAST_MS = 5_000;
 const FIRST_HOSTS = 50;
+const MOST_OFFERED = 1_000;
 
 export function mount(root, params, context) {
   const { api, store, stream, signal, t, title, navigate } = context;
@@ -15,11 +18,15 @@ export function mount(root, params, context) {
   const form = part.root;
   root.replaceChildren(form);
   const inputs = form.elements;
+  const mayRun = permit(part.submit, context.user, "tasks.run");
   // Made beforehand, so that a second click, or one after a lost answer, sends the same id and starts nothing twice.
   let taskId = crypto.randomUUID();
   let preview = null;
+  const states = document.createElement("div");
+  states.className = "row";
   let timer = 0;
   let round = 0;
+  let isFollowing = false;
 
   function target() {
     const kind = inputs.kind.value;
@@ -49,9 +56,12 @@ export function mount(root, params, context) {
     round += 1; // an answer to what was asked before counts no more
     drawButton();
     clearTimeout(timer);
+    if (!mayRun) return part.preview.replaceChildren(t("shell.needs", { permission: "tasks.run" })); // to ask would be recorded
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
-    timer = setTimeout(look, PREVIEW_MS);
+    timer = setTimeout(load, PREVIEW_MS);
   }
+
+  const load = () => attempt(part.preview, look);
 
   async function look() {
     const asked = round;
@@ -61,50 +71,62 @@ export function mount(root, params, context) {
       if (asked !== round) return;
       preview = found;
       drawPreview();
+      clearTimeout(timer);
+      timer = setTimeout(renew, Math.max(RENEW_LEAST_MS, Date.parse(preview.expires_at) - stream.now() + 1000));
     } catch (error) {
-      if (error.name === "AbortError" || asked !== round) return;
-      part.preview.replaceChildren(error.detail);
+      if (asked !== round) return;
+      if (!isRefused(error)) throw error;
+      preview = null;
+      part.preview.replaceChildren(visible(told(error)));
     }
     drawButton();
   }
 
+  /** A preview that has ended is made again, if somebody looks at it. */
+  function renew() {
+    if (preview && !document.hidden && Date.parse(preview.expires_at) <= stream.now()) load();
+  }
+
   function drawPreview() {
-    const states = document.createElement("div");
-    states.className = "row";
-    for (const [state, count] of Object.entries(preview.by_state)) {
-      const place = document.createElement("span");
-      badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
-      states.append(place);
-    }
+    drawStates();
     const list = document.createElement("dl");
     list.className = "facts";
     const hosts = document.createElement("code");
     hosts.textContent = fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "");
-    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${reason}`).join("; ");
+    const excluded = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
+    const ends = timeNode(preview.expires_at);
+    ends.role = "timer"; // which is not read out as it goes
     facts(list, [
       [t("run.exactly", { n: preview.count }), hosts],
       [t("run.left_out"), excluded],
-      [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.join(", ")}` : null],
-      [t("run.valid"), relative(preview.expires_at, stream.now(), language)],
+      [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null],
+      [t("run.valid"), ends],
     ]);
     part.preview.replaceChildren(states, list);
+  }
+
+  /** Its hosts by their state as it is now; as the preview has them where not all of them are known here. */
+  function drawStates() {
+    if (!preview) return;
+    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
+    const counts = now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
+    keyedList(states, counts, ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
+      badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
+    });
   }
 
   function drawButton() {
     const isReady = preview !== null && preview.count > 0 && inputs.command.value.trim() !== "";
     part.submit.disabled = !isReady;
-    text(part.submit, preview ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
+    text(part.submit, preview?.count ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
   }
 
   async function confirmed(body) {
     const { level } = preview.guard;
     if (level < 2) return body;
-    const command = document.createElement("pre");
-    command.className = "output";
-    command.textContent = body.command;
     const answer = await confirmDialog({
       title: t("run.confirm", { n: preview.count }),
-      body: [command, fold(preview.hosts.slice(0, FIRST_HOSTS))],
+      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS))],
       yes: t("run.submit", { n: preview.count }),
       expect: level >= 3 ? preview.count : null,
       needsReason: level >= 3 && !body.reason,
@@ -132,19 +154,20 @@ export function mount(root, params, context) {
   function showError(error) {
     for (const element of form.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
     for (const { field } of error.errors) inputs[field]?.setAttribute?.("aria-invalid", "true");
-    part.error.textContent = error.errors.length ? error.errors.map(({ field, message }) => `${field}: ${message}`).join("; ") : error.detail;
-    if (error.code === "target_changed" || error.code === "preview_expired") changed();
+    text(part.error, told(error));
+    if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
     else drawButton();
   }
 
   async function readTargets() {
-    const [groups, hosts] = await Promise.all([api.get("/groups", { signal }), api.get("/hosts", { query: { limit: 1000 }, signal })]);
+    const [groups, asOf] = await Promise.all([api.get("/groups", { signal }), readHosts(context)]);
+    if (!isFollowing) stream.follow(["hosts"], asOf, signal, () => attempt(part.targets, () => readHosts(context)));
+    isFollowing = true;
     keyedList(inputs.group, groups.items, (row) => row.group, () => document.createElement("option"), (option, row) => {
       option.value = row.group;
       text(option, `${row.group} (${row.hosts})`);
     });
-    stream.take("hosts", hosts.items);
-    keyedList(form.querySelector("#known-hosts"), store.all("hosts"), (host) => host.hostname, () => document.createElement("option"), (option, host) => {
+    keyedList(form.querySelector("#known-hosts"), store.all("hosts").slice(0, MOST_OFFERED), (host) => host.hostname, () => document.createElement("option"), (option, host) => {
       option.value = host.hostname;
     });
     inputs.group.value = params.group ?? groups.items[0]?.group ?? "";
@@ -169,7 +192,13 @@ export function mount(root, params, context) {
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+  store.subscribe(["hosts"], drawStates, signal);
+  document.addEventListener("visibilitychange", renew, { signal });
+  signal.addEventListener("abort", () => clearTimeout(timer));
   prefill();
   changed();
-  readTargets().catch((error) => error.name !== "AbortError" && (part.error.textContent = error.detail));
+  attempt(part.targets, readTargets);
 }
+
+/** The server has looked at it and said no; the same again would not help. */
+const isRefused = (error) => error.status >= 400 && error.status < 500;

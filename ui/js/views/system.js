@@ -1,6 +1,6 @@
 // The system itself: whether it is ready, and how far each read table has come.
 import { badge, time } from "../components.js";
-import { keyedList, make, problem, refs, text } from "../dom.js";
+import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { duration } from "../format.js";
 
 const CHECK_MS = 10_000;
@@ -35,30 +35,19 @@ export function mount(root, params, context) {
     });
   }
 
-  async function readChecks() {
-    try {
-      drawChecks(await api.readiness(signal));
-      part.failed.replaceChildren();
-    } catch (error) {
-      if (error.name !== "AbortError") problem(part.failed, error, readChecks);
-    }
+  async function readProjections() {
+    const { items } = await api.get("/projections", { signal });
+    for (const row of items) store.put("projections", row.name, 0, row);
+    drawProjections();
+    // All of them are told again and again, so any newest position does.
+    stream.follow(["system"], items.find((row) => row.name === "hosts").position, signal, null);
   }
 
-  async function readProjections() {
-    try {
-      const { items } = await api.get("/projections", { signal });
-      for (const row of items) store.put("projections", row.name, 0, row);
-      drawProjections();
-      // All of them are told again and again, so any newest position does.
-      stream.follow(["system"], items.find((row) => row.name === "hosts").position, signal, null);
-    } catch (error) {
-      if (error.name !== "AbortError") problem(part.failed, error, readProjections);
-    }
-  }
+  const loadChecks = () => attempt(part.readiness, async () => drawChecks(await api.readiness(signal)));
 
   store.subscribe(["projections"], drawProjections, signal);
-  const timer = setInterval(readChecks, CHECK_MS);
+  const timer = setInterval(loadChecks, CHECK_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-  readChecks();
-  readProjections();
+  loadChecks();
+  attempt(part.tables, readProjections);
 }

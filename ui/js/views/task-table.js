@@ -1,14 +1,13 @@
 // A list of tasks, newest first, from the store; shared by the pages that have one.
-import { visible } from "../ansi.js";
 import { badge, empty, time } from "../components.js";
 import { keyedList, make, refs, text } from "../dom.js";
 import { ANSWERS, answersOf, taskState } from "../states.js";
 
 /**
- * Draw the tasks that `filter` lets through, and again when they change. New ones wait behind a button unless the page
+ * Draw the tasks that `filter` lets through, and again when they or what else it looks at (`tables`) changes. New ones wait behind a button unless the page
  * is at its top, so that nothing moves under the user.
  */
-export function taskTable(place, { store, signal, t }, { filter, emptyText, emptyLink }) {
+export function taskTable(place, { store, signal, t }, { filter, tables = ["tasks"], emptyText, emptyLink }) {
   const part = make("task-table");
   place.replaceChildren(part.root);
   const seen = new Set();
@@ -28,7 +27,7 @@ export function taskTable(place, { store, signal, t }, { filter, emptyText, empt
     const row = refs(element);
     badge(row.state, "task", taskState(task));
     row.command.href = `/tasks/${encodeURIComponent(task.task_id)}`;
-    text(row.command, visible(task.command));
+    text(row.command, task.command);
     text(row.target, targetText(task.target, t));
     text(row.answers, answersText(task.counts, t));
     text(row.who, task.actor);
@@ -39,7 +38,7 @@ export function taskTable(place, { store, signal, t }, { filter, emptyText, empt
     for (const task of store.all("tasks")) seen.add(task.task_id);
     draw();
   });
-  store.subscribe(["tasks"], draw, signal);
+  store.subscribe(tables, draw, signal);
   draw();
   return { draw, more: part.more };
 }

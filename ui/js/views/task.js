@@ -1,8 +1,9 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
 import { badge, bar, timeNode } from "../components.js";
-import { announce, confirmDialog, facts, keyedList, make, problem, refs, text } from "../dom.js";
-import { between } from "../format.js";
+import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
+import { between, duration } from "../format.js";
+import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { EXECUTION, answersOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
@@ -15,10 +16,14 @@ export function mountTask(root, { task_id: taskId }, context) {
   const { api, store, stream, signal, t, title, toast, user } = context;
   const part = make("task");
   root.replaceChildren(part.root);
+  text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
-  const outputs = outputCards(part.outputs, url, context);
+  const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
+  const outputs = outputCards(part.outputs, url, context, reasonOf);
+  const mayCancel = permit(part.cancel, user, "tasks.cancel");
   let shown = "";
   let drawn = "";
+  let isFollowing = false;
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
@@ -27,12 +32,12 @@ export function mountTask(root, { task_id: taskId }, context) {
     const rows = executions();
     if (!task || !hasChanged(task, rows)) return;
     title(task.command);
-    text(part.command, visible(task.command));
+    text(part.command, task.command);
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
     part.cancel.hidden = task.state === "finished";
-    part.cancel.disabled = task.cancel_requested_at !== null || !user.permissions.includes("tasks.cancel");
+    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
     bar(part.bar, task.counts);
     const waiting = answersOf(task.counts).waiting;
@@ -61,7 +66,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     facts(part.facts, [
       [t("task.id"), id],
       [t("run.user"), task.user],
-      [t("run.timeout"), `${task.timeout} s`],
+      [t("task.timeout"), duration(task.timeout * 1000)],
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), timeNode(task.expires_at)],
@@ -74,12 +79,12 @@ export function mountTask(root, { task_id: taskId }, context) {
     keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
       const cells = refs(element);
       badge(cells.state, "execution", row.state);
-      cells.state.title = row.reason ?? "";
+      cells.state.title = visible(because(row.reason ?? ""));
       cells.host.href = `/hosts/${encodeURIComponent(row.hostname)}`;
       text(cells.host, row.hostname);
       text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
       text(cells.took, between(task.accepted_at, row.finished_at));
-      text(cells.line, visible(row.reason ?? row.first_line ?? ""));
+      text(cells.line, row.reason ? because(row.reason) : row.first_line);
     });
   }
 
@@ -90,39 +95,38 @@ export function mountTask(root, { task_id: taskId }, context) {
       title: t("task.cancel_title"),
       body: t("task.cancel_what", { done: Object.values(counts).reduce((sum, n) => sum + n, 0) - answersOf(counts).waiting, running }),
       yes: t("task.cancel"),
+      no: t("task.keep"),
     });
     if (!answer) return;
     part.cancel.disabled = true;
     try {
       await api.post(`${url}/cancel`, {}, { signal });
     } catch (error) {
-      toast(error.detail, "bad");
+      toast(told(error), "bad");
       part.cancel.disabled = false;
     }
   }
 
-  async function read(isFirst) {
-    try {
-      const task = await api.get(url, { signal });
-      let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
-      const asOf = page.as_of;
-      stream.take("tasks", [task]);
+  const load = () => attempt(part.page, read);
+
+  async function read() {
+    const task = await api.get(url, { signal });
+    let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
+    stream.take("tasks", [task]);
+    stream.take("executions", page.items);
+    draw();
+    if (!isFollowing) stream.follow([`task:${taskId}`], page.as_of, signal, load);
+    isFollowing = true;
+    while (page.next_cursor) {
+      page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
       stream.take("executions", page.items);
-      draw();
-      if (isFirst) stream.follow([`task:${taskId}`], asOf, signal, () => read(false));
-      while (page.next_cursor) {
-        page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
-        stream.take("executions", page.items);
-      }
-    } catch (error) {
-      if (error.name !== "AbortError") problem(root, error, () => mountTask(root, { task_id: taskId }, context));
     }
   }
 
   part.cancel.addEventListener("click", cancel);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
-  read(true);
+  load();
   if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
 }

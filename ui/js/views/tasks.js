@@ -1,5 +1,5 @@
 // What was run: all tasks, newest first.
-import { make, problem } from "../dom.js";
+import { attempt, make } from "../dom.js";
 import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
@@ -28,28 +28,26 @@ export function mountList(root, params, context) {
   const change = (more) => navigate(link("/tasks", { ...filter, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
   part.state.addEventListener("change", () => change({ state: part.state.value }));
-  table.more.addEventListener("click", () => read(cursor));
+  table.more.addEventListener("click", () => load(cursor));
   signal.addEventListener("abort", () => {
     clearTimeout(timer);
     reading.abort();
   });
 
+  const load = (from = null) => attempt(part.list, () => read(from));
+
   async function read(from) {
     reading.abort(); // the answer to an older filter counts no more
     reading = new AbortController();
-    try {
-      const query = { q: filter.q, state: filter.state, cursor: from, limit: 100 };
-      const page = await api.get("/tasks", { query, signal: reading.signal });
-      cursor = page.next_cursor;
-      oldest = cursor ? page.items.at(-1).seq : 0;
-      stream.take("tasks", page.items);
-      table.more.hidden = !cursor;
-      table.draw();
-      if (!isFollowing) stream.follow(["tasks"], page.as_of, signal, () => read(null));
-      isFollowing = true;
-    } catch (error) {
-      if (error.name !== "AbortError") problem(part.list, error, () => mountList(root, filter, context));
-    }
+    const query = { q: filter.q, state: filter.state, cursor: from, limit: 100 };
+    const page = await api.get("/tasks", { query, signal: reading.signal });
+    cursor = page.next_cursor;
+    oldest = cursor ? page.items.at(-1).seq : 0;
+    stream.take("tasks", page.items);
+    table.more.hidden = !cursor;
+    table.draw();
+    if (!isFollowing) stream.follow(["tasks"], page.as_of, signal, load);
+    isFollowing = true;
   }
 
   function update(next) {
@@ -58,7 +56,7 @@ export function mountList(root, params, context) {
     part.state.value = filter.state ?? "";
     table.draw();
     clearTimeout(timer);
-    timer = setTimeout(() => read(null), isFollowing ? TYPING_MS : 0);
+    timer = setTimeout(load, isFollowing ? TYPING_MS : 0);
   }
   update(params);
   return { update };

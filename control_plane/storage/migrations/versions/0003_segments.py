@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from control_plane.storage import sqlite as sqlite_storage
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

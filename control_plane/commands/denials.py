@@ -1,0 +1,75 @@
+"""What was denied belongs into the log, and nobody may fill the log with it: after the first ones only their number."""
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from control_plane.events.access import AccessDenied
+
+UNKNOWN: Final = "(unknown)"  # the actor where nobody is known to stand behind a request
+WINDOW_S: Final = 60
+SINGLY: Final = 10  # of one person in that time
+SINGLY_UNKNOWN: Final = 1  # of an address from which nobody has signed in
+MAX_ADDRESSES: Final = 20  # of those; more are counted together
+MAX_LATE: Final = 1000
+
+
+@dataclass(slots=True)
+class _Window:
+    """Attributes: `more`: those that were not recorded singly; `last`: one of them."""
+
+    ends_s: int
+    last: AccessDenied
+    count: int = 0
+    more: int = 0
+
+
+class Denials:
+    """What has been denied lately. It tells what is to be recorded; it knows no log."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[str, str | None], _Window] = {}
+        self._late: deque[AccessDenied] = deque(maxlen=MAX_LATE)
+
+    def take(self, denied: AccessDenied, now_s: int) -> list[AccessDenied]:
+        """Count a denial; what is to be recorded now: what was due anyway, and this one if it is among the first."""
+        due = self.due(now_s)
+        denied, key = self._placed(denied)
+        window = self._windows.setdefault(key, _Window(now_s + WINDOW_S, denied))
+        window.count += 1
+        if window.count <= (SINGLY_UNKNOWN if denied.actor == UNKNOWN else SINGLY):
+            return [*due, denied]
+        window.more += 1
+        window.last = denied
+        return due
+
+    def _placed(self, denied: AccessDenied) -> tuple[AccessDenied, tuple[str, str | None]]:
+        """What it counts with: others of the same person, or of the same address as long as those are few."""
+        if denied.actor != UNKNOWN:
+            return denied, (denied.actor, None)
+        key = (UNKNOWN, denied.address)
+        if key in self._windows or sum(actor == UNKNOWN for actor, _ in self._windows) < MAX_ADDRESSES:
+            return denied, key
+        return replace(denied, address=None), (UNKNOWN, None)
+
+    def due(self, now_s: int) -> list[AccessDenied]:
+        """What is to be recorded though nothing more happens: of each minute that is over, the number."""
+        return self._ended([key for key, window in self._windows.items() if window.ends_s <= now_s])
+
+    def rest(self) -> list[AccessDenied]:
+        """Everything that was only counted so far."""
+        return self._ended(list(self._windows))
+
+    def _ended(self, keys: Sequence[tuple[str, str | None]]) -> list[AccessDenied]:
+        ended = [self._windows.pop(key) for key in keys]
+        late = list(self._late)
+        self._late.clear()
+        return late + [
+            replace(window.last, denial_id=secrets.token_hex(16), count=window.more) for window in ended if window.more
+        ]
+
+    def put_back(self, events: Sequence[AccessDenied]) -> None:
+        """Of these it is not known whether they were recorded. Their ids make it right to record them again."""
+        self._late.extend(events)

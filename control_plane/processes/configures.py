@@ -1,0 +1,107 @@
+"""Which hosts are to be told their groups, the control plane's keys and the newest checkpoint, and when."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from control_plane.commands.authority import Authority, Keyring
+from control_plane.events import hosts
+from control_plane.processes.sends import Send
+from control_plane.processes.witnesses import Rounds
+from control_plane.projections.queries.hosts import HostQueries, HostView
+from control_plane_wire.clock import Clock
+from control_plane_wire.messages import ConfigureMessage
+from control_plane_wire.topology import command_key
+
+DRIFT_S: Final = 30.0  # an agent that was told its groups says at once that it has bound them
+RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows
+
+
+class Configures:
+    """Those that are due, each with the event for which it is.
+
+    Args:
+        is_basic: whether a host's agent knows nothing of this.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        keyring: Keyring,
+        host_queries: HostQueries,
+        clock: Clock,
+        rounds: Rounds,
+        *,
+        is_basic: Callable[[str], bool],
+    ) -> None:
+        self._authority = authority
+        self._keyring = keyring
+        self._host_queries = host_queries
+        self._clock = clock
+        self._rounds = rounds
+        self._is_basic = is_basic
+        self._due: dict[str, int] = {}
+        self._not_before_s = 0.0  # by the monotonic clock, as is the next
+        self._drift_s = 0.0  # when to look for it again
+
+    def restart(self, there: Sequence[HostView], seq: int) -> None:
+        """Whoever did this before may have died with groups untold, so who has bound others is told again."""
+        self._due = {host.hostname: seq for host in there if host.drift}
+        self._drift_s = self._clock.monotonic_s() + DRIFT_S
+        self._rounds.restart((host.hostname for host in there), self._clock.monotonic_s())
+
+    def changed(self, hostname: str, seq: int) -> None:
+        """Its groups are others from this event on."""
+        self._due[hostname] = seq
+
+    def came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
+        host = self._authority.fleet.hosts.get(event.hostname)
+        assigned = set(host.groups) if host else set()
+        bound = event.heartbeat.get("groups")
+        if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
+            self._due[event.hostname] = seq
+        self._rounds.online(event.hostname, self._clock.monotonic_s())
+
+    async def sends(self) -> list[Send]:
+        """What is to be sent now."""
+        await self._look_for_drift()
+        now_s = self._clock.monotonic_s()
+        note = await self._rounds.go(now_s, self._due, seq=self._authority.position)
+        if not self._due or now_s < self._not_before_s:
+            return []
+        wanted, self._due = self._due, {}
+        as_of = await self._authority.refresh()
+        return [
+            Send(
+                command_key(hostname),
+                ConfigureMessage(
+                    task_id=f"configure-{seq}",
+                    timestamp=self._clock.now_s(),
+                    as_of=as_of,
+                    groups=dict(self._authority.fleet.hosts[hostname].groups),
+                    keys=self._keyring.states(),
+                    checkpoint=note,
+                ),
+                configures=(hostname, seq),
+            )
+            for hostname, seq in wanted.items()
+            if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
+        ]
+
+    async def _look_for_drift(self) -> None:
+        """Whoever goes on saying other groups is told again: what it was sent may have died with its agent's queue."""
+        if self._clock.monotonic_s() < self._drift_s:
+            return
+        self._drift_s = self._clock.monotonic_s() + DRIFT_S
+        for host in await self._host_queries.drifted():
+            self._due.setdefault(host.hostname, host.pos)
+
+    def told(self, send: Send) -> None:
+        """The broker has it."""
+        if send.configures is not None:
+            self._rounds.told(send.configures[0], self._clock.monotonic_s())
+
+    def failed(self, send: Send) -> None:
+        """It was not sent, or nobody knows: it is due again, with all others a little later."""
+        if send.configures is not None:
+            self._due.setdefault(*send.configures)
+            self._not_before_s = self._clock.monotonic_s() + RETRY_S

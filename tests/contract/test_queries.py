@@ -1,0 +1,80 @@
+"""What is asked about the read tables, on every database: the answer is the same."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from control_plane.projections.folding import create_tables
+from control_plane.projections.hosts import HostsProjection
+from control_plane.projections.queries.hosts import HostQueries, Usage
+from control_plane.storage.engine import Database
+from tests.support.database import migrated, sqlite_url
+
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
+
+
+def usages(number: int, *, every_s: int) -> list[Usage]:
+    return [
+        Usage(recorded_us=(1 + n) * every_s * SECOND_US, cpu_usage=n % 7 / 8, memory_usage=n % 5 / 8)
+        for n in range(number)
+    ]
+
+
+class QueryContract:
+    @pytest.fixture
+    async def database(self, url: str) -> AsyncIterator[Database]:
+        async with migrated(url) as database:
+            await create_tables(database, HostsProjection())
+            yield database
+
+    async def keep(self, database: Database, hostname: str, kept: Sequence[Usage]) -> None:
+        rows = [[hostname.encode(), usage.recorded_us, usage.cpu_usage, usage.memory_usage] for usage in kept]
+        async with database.write() as connection:
+            await database.dialect.bulk_insert(connection, HostsProjection().usage, rows)
+
+    async def test_a_long_history_is_thinned_over_all_of_its_time(self, database: Database) -> None:
+        kept = usages(30_000, every_s=10)
+        await self.keep(database, "web1", kept)
+        times = {"from_us": 0, "to_us": 2 * kept[-1].recorded_us}
+
+        thinned = await HostQueries(database).usage("web1", **times, points=300)
+
+        part_us = (kept[-1].recorded_us - kept[0].recorded_us) // 300 + 1
+        newest = {(usage.recorded_us - kept[0].recorded_us) // part_us: usage for usage in kept}
+        assert thinned == list(newest.values())
+        assert (len(thinned), thinned[-1]) == (300, kept[-1])
+
+    async def test_a_history_that_needs_no_thinning_is_whole(self, database: Database) -> None:
+        kept = usages(40, every_s=1)
+        await self.keep(database, "web1", kept)
+        await self.keep(database, "web2", usages(50, every_s=1))
+        times = {"from_us": kept[5].recorded_us, "to_us": 3600 * SECOND_US}
+        queries = HostQueries(database)
+
+        assert await queries.usage("web1", **times, points=35) == kept[5:]
+        assert await queries.usage("web1", **times, points=7) == kept[9::5]
+        assert await queries.usage("web1", **times, points=1) == kept[-1:]
+        assert await queries.usage("web1", from_us=2 * SECOND_US, to_us=SECOND_US, points=1) == []
+        assert await queries.usage("web3", **times, points=1) == []
+
+    async def test_a_part_of_a_history_ends_at_its_last_microsecond(self, database: Database) -> None:
+        at_us = (1, DAY_US, DAY_US + 1, 2 * DAY_US)
+        kept = [Usage(recorded_us=us, cpu_usage=0.5, memory_usage=0.5) for us in at_us]
+        await self.keep(database, "web1", kept)
+
+        assert await HostQueries(database).usage("web1", from_us=0, to_us=at_us[-1], points=2) == kept[1::2]
+
+
+class TestSqliteQueries(QueryContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return sqlite_url(tmp_path)
+
+
+@pytest.mark.mysql
+class TestMysqlQueries(QueryContract):
+    @pytest.fixture
+    def url(self, mysql_url: str) -> str:
+        return mysql_url

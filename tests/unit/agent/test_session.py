@@ -1,0 +1,91 @@
+"""What an agent does with its session, whatever it is waiting for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from control_plane_agent.assembly import simulated_agent
+from control_plane_agent.cli import DRAIN_S
+from control_plane_agent.errors import JournalError
+from control_plane_agent.session import Agent
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import ConfigureMessage
+from control_plane_wire.transport.inprocess import InProcessBroker
+from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, an_identity, control_plane_end, running
+
+
+@pytest.fixture
+def broker() -> InProcessBroker:
+    return InProcessBroker()
+
+
+@pytest.fixture
+async def end(broker: InProcessBroker) -> AsyncIterator[ControlPlaneEnd]:
+    async with control_plane_end(broker) as made:
+        yield made
+
+
+@pytest.fixture
+def agent(broker: InProcessBroker) -> Agent:
+    return simulated_agent(1, an_identity(), broker.transport())
+
+
+def waits_for_room(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    monkeypatch.setattr("control_plane_agent.executions.MOST_WAITING", 1)
+    return lambda: agent._executions.running
+
+
+def cannot_journal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    tried = []
+
+    def fails(*_: object, **__: object) -> None:
+        tried.append(True)
+        raise JournalError("read-only", is_full=False)
+
+    monkeypatch.setattr(agent._journal, "accept", fails)
+    return lambda: tried
+
+
+@pytest.mark.parametrize("hinders", [waits_for_room, cannot_journal])
+async def test_a_stop_is_heeded_and_said_whatever_holds_a_command_up(
+    agent: Agent,
+    end: ControlPlaneEnd,
+    monkeypatch: pytest.MonkeyPatch,
+    hinders: Callable[[Agent, pytest.MonkeyPatch], Callable[[], object]],
+) -> None:
+    is_held_up = hinders(agent, monkeypatch)
+    async with asyncio.timeout(DRAIN_S), running(agent):
+        await end.until(lambda: end.heartbeats)
+        for number in range(2):
+            await end.send(a_command(f"task-{number}", command="sleep 3600", timestamp=SystemClock().now_s()))
+        while not is_held_up():
+            await asyncio.sleep(0)
+
+    assert end.heartbeats[-1]["status"] == "offline"
+
+
+async def test_a_configure_from_before_the_enrolment_changes_nothing(
+    broker: InProcessBroker, end: ControlPlaneEnd
+) -> None:
+    enrolled = an_identity(groups={"web": 50}, enrolled_as_of=50)
+    now_s = SystemClock().now_s()
+    async with running(simulated_agent(1, enrolled, broker.transport())):
+        await end.until(lambda: end.heartbeats)
+        await end.send(ConfigureMessage(task_id="configure-1", timestamp=now_s, as_of=49, groups={"old": 49}))
+        await end.send(
+            ConfigureMessage(task_id="configure-2", timestamp=now_s, as_of=51, groups={"web": 50, "new": 51})
+        )
+        await end.until(lambda: end.heartbeats[-1]["groups"] != ["web"])
+
+    assert end.heartbeats[-1]["groups"] == ["new", "web"]
+    assert ["old"] not in [heartbeat["groups"] for heartbeat in end.heartbeats]
+
+
+async def test_a_simulated_host_keeps_no_tombstone_longer_than_it_must(agent: Agent) -> None:
+    for number in range(3):
+        accept(agent._journal, f"task-{number}", timestamp=START_S + number * 3600)
+        agent._journal.retire(f"task-{number}")
+        agent._journal.prune()
+
+    assert [agent._journal.find(f"task-{number}") for number in range(3)] == [None, None, "done"]
