@@ -218,6 +218,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
     **dict.fromkeys(("log_tile", "checkpoint"), "SELECT, INSERT"),
     "log_head": "SELECT, UPDATE",
-    **dict.fromkeys(("follower", "lease", "credential"), "SELECT, INSERT, UPDATE"),
+    "follower": "SELECT, INSERT, UPDATE, DELETE",  # with the copies that a rebuild makes
+    **dict.fromkeys(("lease", "credential"), "SELECT, INSERT, UPDATE"),
     **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),
 }

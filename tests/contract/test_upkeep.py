@@ -20,7 +20,7 @@ from control_plane.events.segments import Rooms, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.queries.hosts import HostQueries
-from control_plane.projections.rebuild import rebuild
+from control_plane.projections.rebuild import rebuild, roll_back
 from control_plane.projections.upkeep import Done, maintain
 from control_plane.storage import tables
 from control_plane.storage.leases import Leases
@@ -90,7 +90,7 @@ class UpkeepContract:
     @staticmethod
     async def rebuilds_equal(plane: Plane) -> None:
         for projection in PROJECTIONS:
-            for compared in await rebuild(projection, plane.database, plane.log, switch=False):
+            for compared in await rebuild(projection, plane.database, plane.log, then="drop"):
                 assert compared.is_equal, compared
 
     @staticmethod
@@ -126,7 +126,7 @@ class UpkeepContract:
         shown = await self.rows(plane, HostsProjection().host)
         await self.upkeep(plane, tmp_path)
 
-        await rebuild(HostsProjection, plane.database, plane.log, switch=True)
+        await rebuild(HostsProjection, plane.database, plane.log, then="switch")
         assert await self.rows(plane, HostsProjection().host) == shown
         async with plane.database.write() as connection:
             is_hosts = follower.c.name == HostsProjection.name
@@ -137,6 +137,24 @@ class UpkeepContract:
         await self.rebuilds_equal(plane)
         names = {host.hostname: host for host in await HostQueries(plane.database).registered()}
         assert (names["gone"].boot_id, names["gone"].heartbeat_seq) == ("b2", 2)
+
+    async def test_tables_of_before_a_rebuild_hold_nothing_back_and_can_be_put_back(
+        self, plane: Plane, tmp_path: Path
+    ) -> None:
+        await plane.register("gone", "web1", "web2")
+        await self.beat(plane, "web1", 1, boot="b0")
+        await plane.shown()
+        await rebuild(HostsProjection, plane.database, plane.log, then="switch")
+        await self.a_week(plane)
+        shown = await self.rows(plane, HostsProjection().host)
+        assert [dropped.last_seq for dropped in (await self.upkeep(plane, tmp_path)).dropped] == [10, 20]
+
+        await roll_back(HostsProjection, plane.database, plane.log)
+
+        assert await self.rows(plane, HostsProjection().host) == shown
+        assert [row[1] for row in await self.rows(plane, HostsProjection().usage)] != []
+        assert (await self.upkeep(plane, tmp_path)).trimmed == 0
+        await self.rebuilds_equal(plane)
 
     async def test_who_reads_from_the_beginning_gets_the_kept_heartbeats_and_then_all_that_are_there(
         self, plane: Plane, tmp_path: Path
