@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -23,8 +23,9 @@ from control_plane.commands.ports import Presence
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
+from control_plane.events.segments import Rooms
 from control_plane.events.tiles import StoredTree
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.publisher import Publisher
@@ -34,6 +35,7 @@ from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.presence import HEARING
 from control_plane.processes.presence import Presence as PresenceProcess
+from control_plane.processes.upkeep import Upkeep
 from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import create_tables
@@ -44,6 +46,7 @@ from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.rebuilder import Rebuilder
+from control_plane.projections.upkeep import maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate, signing_key
 from control_plane.storage.credentials import CredentialTable
@@ -176,10 +179,12 @@ def services_of(
     results = ingest(Results(core.log, core.authority, count))
     heartbeats = ingest(Heartbeats(core.authority), meanwhile=partial(leases.hold, HEARING))
 
+    rooms = Rooms(core.database)
     signing = _signing(core, leases, count)
+    probes = [*_probes(roles, publisher, results, signing), Probe("room in the logs", rooms.check, warns=True)]
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
-            Projector(projection(), core.database, core.log, leases, core.hub, failpoints=core.failpoints)
+            Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
             for projection in PROJECTIONS
         ],
         "ingest": [results, heartbeats],
@@ -209,12 +214,13 @@ def services_of(
                 failpoints=core.failpoints,
             ),
             signing,
+            *_upkeep(core),
         ],
         "api": [
             rebuilder,
             DenialRecorder(core.handling),
             HttpService(
-                services_of_api(core, metrics, rebuilder, _probes(roles, publisher, results, signing), dev=dev),
+                services_of_api(core, metrics, rebuilder, probes, rooms.look, dev=dev),
                 listener,
             ),
         ]
@@ -224,8 +230,31 @@ def services_of(
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
 
 
+def _upkeep(core: Core) -> list[Service]:
+    """Only where this process may do it: by an administrator's account, or on a database that has no accounts."""
+    url = core.settings.admin_database_url
+    if url is None and core.database.dialect.needs_administrator:
+        return []
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            database = core.database
+            if url is not None and database.dialect.needs_administrator:
+                database = await stack.enter_async_context(open_database(url.get_secret_value(), pool_size=2))
+            days, directory = core.settings.heartbeat_days, core.settings.archives
+            await maintain(database, heartbeat_days=days, archive_dir=directory, clock=core.clock)
+
+    return [Upkeep(work)]
+
+
 def services_of_api(
-    core: Core, metrics: Metrics, rebuilder: Rebuilder, probes: Sequence[Probe] = (), *, dev: bool = False
+    core: Core,
+    metrics: Metrics,
+    rebuilder: Rebuilder,
+    probes: Sequence[Probe] = (),
+    rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None,
+    *,
+    dev: bool = False,
 ) -> Services:
     settings = core.settings
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
@@ -255,6 +284,7 @@ def services_of_api(
         hub=core.hub,
         metrics=metrics,
         probes=probes,
+        rooms=rooms,
         dev=dev,
         amqp_url_for_agents=broker.get_secret_value() if broker else None,
     )

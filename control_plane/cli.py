@@ -2,10 +2,13 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from control_plane import cli_log
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -41,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except ControlPlaneError as error:
         print(f"control-plane: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -98,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--user", required=True, metavar="NAME")
     token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
     token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
+
+    cli_log.add_commands(commands, _add, _progress)
 
     projections = commands.add_parser(
         "projections", help="read tables: list, verify, rebuild, rollback, retry"
@@ -213,8 +221,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 async def _migrate(_: argparse.Namespace) -> None:
     from control_plane.administration import migrate
 
-    await migrate(_settings())
-    print("the schema is up to date")
+    print(*await migrate(_settings()), "the schema is up to date", sep="\n")
 
 
 async def _init(arguments: argparse.Namespace) -> None:
@@ -343,6 +350,8 @@ async def _audit_verify(arguments: argparse.Namespace) -> int:
         )
     span = f"{report.first} to {report.last}" if report.last else "none yet"
     signed = f"{report.checkpoints} checkpoints, the newest over {report.signed} events"
+    if report.dropped:
+        signed += f"; the first {report.dropped} are in archives: control-plane log archive-check"
     print(f"{report.log}: events {span}; {signed}")
     for fault, meaning in FAULTS.items():
         found = [finding for finding in report.findings if finding.fault == fault]

@@ -11,6 +11,7 @@
     │  └─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
+    ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
     ├─ FoldError(seq)                  park the event and the later ones of its key, count, alarm; a rebuild stops
     └─ ConfigurationError              only at start: one clear line, exit 2
 
@@ -84,6 +85,14 @@ class LogDamagedError(ControlPlaneError):
         super().__init__(f"{log} {seq} {detail}")
         self.log = log
         self.seq = seq
+
+
+class ArchiveDamagedError(ControlPlaneError):
+    """An archive of a segment is not whole, or not as it was written."""
+
+    def __init__(self, line: int, detail: str) -> None:
+        super().__init__(f"line {line}: {detail}")
+        self.line = line
 
 
 class FoldError(ControlPlaneError):

@@ -25,7 +25,8 @@ class Settings(BaseSettings):
         None, description="mysql+aiomysql://user:password@host/database, or sqlite+aiosqlite:///path for one machine"
     )
     admin_database_url: SecretStr | None = Field(
-        None, description="the same database by an account that may create tables and triggers: for migrate and init"
+        None,
+        description="the same database by an account that may do all: for init, migrate and the log's upkeep",
     )
     database_pool_size: int = Field(
         8, ge=4, le=100, description="database connections of one process for what is short; loops keep their own"
@@ -46,6 +47,12 @@ class Settings(BaseSettings):
     )
     checkpoint_syslog: str | None = Field(
         None, description="ADDRESS:PORT (UDP) or a socket's path: a syslog that is sent each signed checkpoint too"
+    )
+    heartbeat_days: float = Field(
+        7.0, gt=0, le=3650, description="days that heartbeats stay in the log, and a whole segment's span more"
+    )
+    archive_dir: Path | None = Field(
+        None, description="directory of the archives that dropped segments leave (default: <state_dir>/archive)"
     )
     require_preview: Literal["off", "guarded", "always"] = Field(
         "off",
@@ -101,6 +108,10 @@ class Settings(BaseSettings):
     @property
     def listen_port(self) -> int:
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def archives(self) -> Path:
+        return self.archive_dir or self.state_dir / "archive"
 
     @property
     def url(self) -> str:

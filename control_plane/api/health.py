@@ -1,7 +1,7 @@
 """Whether this process lives, whether it is ready, and what it counts."""
 
 import asyncio
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
@@ -17,6 +17,8 @@ from control_plane.observability import Metrics
 PROBE_S: Final = 2.0
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+State: TypeAlias = Literal["ok", "warning", "failing"]  # a warning is for people: the process is ready
+
 router = APIRouter(route_class=GuardedRoute, tags=["health"])
 
 
@@ -28,7 +30,7 @@ class Check(Answer):
     """Attributes: `since`: since when it is in this state, as this process has seen; `detail`: what is wrong."""
 
     name: str
-    state: Literal["ok", "failing"]
+    state: State
     since: Time
     detail: str | None
 
@@ -62,7 +64,7 @@ class Checks:
             detail = f"no answer within {PROBE_S:g} s"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is wrong
             detail = str(error) or type(error).__name__
-        state: Literal["ok", "failing"] = "ok" if detail is None else "failing"
+        state: State = "ok" if detail is None else "warning" if probe.warns else "failing"
         last = self._last.get(probe.name)
         since = last.since if last is not None and last.state == state else at(self._clock.now_us())
         check = Check(name=probe.name, state=state, since=since, detail=detail)
@@ -83,7 +85,7 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response) -> Readiness:
     done = await checks.run()
-    is_ready = all(check.state == "ok" for check in done)
+    is_ready = all(check.state != "failing" for check in done)
     response.status_code = 200 if is_ready else 503
     return Readiness(status="ready" if is_ready else "not_ready", checks=done)
 
@@ -109,6 +111,9 @@ async def _measure(services: Services, metrics: Metrics) -> None:
         head.set((await services.log.head(name)).seq, log=name)
         newest = await services.checkpoints.newest(name)
         signed.set(newest.size if newest is not None else 0, log=name)
+    room = metrics.gauge("control_plane_log_room_events", "Events until the last planned segment is full.", "log")
+    for name, left in (await services.rooms()).items() if services.rooms else ():
+        room.set(left, log=name)
     lag = metrics.gauge("control_plane_projection_lag_seconds", "How far a read table is behind.", "projection")
     behind = metrics.gauge("control_plane_projection_lag_events", "Events that it has yet to fold.", "projection")
     parked = metrics.gauge("control_plane_projection_parked_events", "Events set aside as unreadable.", "projection")

@@ -1,6 +1,6 @@
 """What the API is given: the decisions, the queries, and what both stand on."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
 from control_plane.events.checkpoints import Checkpoints
+from control_plane.events.envelope import LogName
 from control_plane.observability import Metrics
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.audit import AuditQueries
@@ -32,15 +33,22 @@ class Probe:
 
     Attributes:
         check: None where it is, else one line on what is wrong.
+        warns: what is wrong is for people to know; this process is ready all the same.
     """
 
     name: str
     check: Callable[[], Awaitable[str | None]]
+    warns: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Attributes: `amqp_url_for_agents`: what enrolment answers; None where agents are told otherwise."""
+    """What the API is given.
+
+    Attributes:
+        amqp_url_for_agents: what enrolment answers; None where agents are told otherwise.
+        rooms: of each log, how many events fit into what is planned.
+    """
 
     settings: Settings
     clock: Clock
@@ -60,6 +68,7 @@ class Services:
     hub: Hub
     metrics: Metrics = field(default_factory=Metrics)
     probes: Sequence[Probe] = ()
+    rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None
     dev: bool = False
     amqp_url_for_agents: str | None = None
 

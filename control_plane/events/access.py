@@ -12,6 +12,10 @@ class _OfUser(Event):
     """A change decided on what stood at the event `based_on`, 0 where there was no such user.
 
     All kinds of change share one key, so of two decisions on the same state the log takes one, whatever they change.
+
+    Attributes:
+        username: the login.
+        based_on: seq of the event that last changed the user, 0 where there was none of that name.
     """
 
     username: str
@@ -23,7 +27,12 @@ class _OfUser(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserCreated(_OfUser):
-    """Attributes: `phc_sha256`: as in UserPasswordChanged."""
+    """A person who may sign in.
+
+    Attributes:
+        role: viewer, operator or administrator.
+        phc_sha256: hex SHA-256 of the password's hash in PHC form, which is kept apart.
+    """
 
     KIND: ClassVar[str] = "user.created"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -34,7 +43,11 @@ class UserCreated(_OfUser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserRoleChanged(_OfUser):
-    """Ends every session of the user."""
+    """Ends every session of the user.
+
+    Attributes:
+        role: viewer, operator or administrator, from now on.
+    """
 
     KIND: ClassVar[str] = "user.role_changed"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -52,6 +65,8 @@ class UserDisabled(_OfUser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserEnabled(_OfUser):
+    """A disabled user may sign in again."""
+
     KIND: ClassVar[str] = "user.enabled"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -61,7 +76,7 @@ class UserPasswordChanged(_OfUser):
     """The log is for ever, so the password's hash is kept apart, and only the hash's digest is here. Ends all sessions.
 
     Attributes:
-        phc_sha256: hex SHA-256 of the PHC string.
+        phc_sha256: hex SHA-256 of the password's hash in PHC form, which is kept apart.
     """
 
     KIND: ClassVar[str] = "user.password_changed"
@@ -72,7 +87,14 @@ class UserPasswordChanged(_OfUser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOpened(Event):
-    """Attributes: `session_sha256`: hex SHA-256 of the cookie's secret; `expires_at`: Unix seconds."""
+    """A sign-in with a cookie.
+
+    Attributes:
+        session_sha256: hex SHA-256 of the cookie's secret.
+        username: who signed in.
+        expires_at: Unix seconds.
+        address: where the request came from.
+    """
 
     KIND: ClassVar[str] = "session.opened"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -88,6 +110,13 @@ class SessionOpened(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClosed(Event):
+    """Its user has signed out.
+
+    Attributes:
+        session_sha256: hex SHA-256 of the cookie's secret.
+        username: whose session it was.
+    """
+
     KIND: ClassVar[str] = "session.closed"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -100,7 +129,15 @@ class SessionClosed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCreated(Event):
-    """An API token of a user, shown once; `token_sha256` is the hex SHA-256 of it. It never may more than its owner."""
+    """An API token of a user, shown once. It never may more than its owner.
+
+    Attributes:
+        token_id: what it is called by.
+        token_sha256: hex SHA-256 of the token.
+        username: its owner.
+        name: what it is for, in its owner's words.
+        expires_at: Unix seconds.
+    """
 
     KIND: ClassVar[str] = "token.created"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -117,6 +154,13 @@ class TokenCreated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRevoked(Event):
+    """It counts no more.
+
+    Attributes:
+        token_id: what it is called by.
+        username: its owner.
+    """
+
     KIND: ClassVar[str] = "token.revoked"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -129,9 +173,14 @@ class TokenRevoked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessDenied(Event):
-    """Somebody wanted what they may not; `denial_id` tells one attempt from the next.
+    """Somebody wanted what they may not.
 
     Attributes:
+        denial_id: tells one attempt from the next.
+        actor: who wanted it.
+        action: the permission that it takes.
+        resource: what it was wanted on.
+        address: where the request came from.
         code: what the answer said; None in events of before it was kept.
         count: so many more attempts of the same person or address within a minute, of which this was the last.
     """
@@ -152,6 +201,14 @@ class AccessDenied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailed(Event):
+    """Name or password was wrong, or the user is disabled.
+
+    Attributes:
+        attempt_id: tells one attempt from the next.
+        username: the name that was given, whether or not there is such a user.
+        address: where the request came from.
+    """
+
     KIND: ClassVar[str] = "login.failed"
 
     attempt_id: str
@@ -164,7 +221,12 @@ class LoginFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyAdded(Event):
-    """A signing key of the control plane, vouched for by itself. `public_key` is base64."""
+    """A signing key of the control plane, vouched for by itself.
+
+    Attributes:
+        key_id: the first 16 hex digits of the key's digest, as messages and events name it.
+        public_key: base64 of 32 bytes.
+    """
 
     KIND: ClassVar[str] = "key.added"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -178,7 +240,14 @@ class KeyAdded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRejected(Event):
-    """A message whose signature was wrong: a security event. Recorded once for each text of a message."""
+    """A message whose signature was wrong: a security event. Recorded once for each text of a message.
+
+    Attributes:
+        message_sha256: hex SHA-256 of the message as it came.
+        queue: where it came from.
+        routing_key: what it was sent to.
+        reason: what was wrong, for people.
+    """
 
     KIND: ClassVar[str] = "message.rejected"
 

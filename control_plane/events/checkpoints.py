@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from control_plane.errors import LogDamagedError, NotFoundError, RefusedError
 from control_plane.events.envelope import EVENT, LogName
 from control_plane.events.merkle import consistency_spans, inclusion_spans, leaf_data
-from control_plane.events.pages import read_row
+from control_plane.events.pages import read_dropped, read_row
 from control_plane.events.proofs import Proof
-from control_plane.events.tiles import StoredTree, Tile
+from control_plane.events.tiles import TILE, StoredTree, Tile
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import checkpoint as table
 from control_plane.storage.tables import log_tile
@@ -31,6 +31,16 @@ _ROWS: Final = select(table.c.size, table.c.recorded_us, table.c.note)
 def origin_of(installation: str, log: LogName) -> str:
     """What names a log for ever. `installation` is the id of the first key that its control plane signed with."""
     return f"control-plane-{installation}/{log}"
+
+
+async def signed_upto(database: Database, log: LogName) -> int | None:
+    """Up to where checkpoint and tiles say all that is signed of a log, without its events; None: it is not signed."""
+    async with database.read() as connection:
+        tiles = await connection.scalar(select(func.max(log_tile.c.idx)).where(log_tile.c.log == log))
+        size = await connection.scalar(select(func.max(table.c.size)).where(table.c.log == log))
+    if tiles is None and size is None:
+        return None
+    return TILE * min(0 if tiles is None else tiles + 1, (size or 0) // TILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,11 @@ class Checkpoints:
         signed = await self.newest(log)
         async with self._database.read() as connection:
             row = await read_row(connection, log, seq)
+            dropped = (await read_dropped(connection, log)).seq
+        if row is None and 0 < seq <= dropped:
+            raise NotFoundError(
+                "unknown_event", f"event {seq} was dropped with its segment; the archive of that has it"
+            )
         if row is None:
             raise NotFoundError("unknown_event", f"there is no event {seq}")
         if signed is None or signed.size < seq:

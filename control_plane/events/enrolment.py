@@ -10,11 +10,15 @@ from control_plane.events.event import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTokenCreated(Event):
-    """Single use; `hostname`, where given, is the only one it is for.
+    """A single-use secret that lets one host in.
 
     Attributes:
+        token_id: what it is called by.
         token_sha256: hex SHA-256 of the token.
+        groups: the host will be in, sorted.
         expires_at: Unix seconds.
+        created_by: the user who made it.
+        hostname: the only one it is for; any where it is left out.
     """
 
     KIND: ClassVar[str] = "enrolment_token.created"
@@ -33,7 +37,13 @@ class EnrolmentTokenCreated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTokenUsed(Event):
-    """By this host with this key. The token's key in the log makes it count once."""
+    """By this host with this key. The token's key in the log makes it count once.
+
+    Attributes:
+        token_id: what it is called by.
+        hostname: the host that it let in.
+        public_key: the host's, base64 of 32 bytes.
+    """
 
     KIND: ClassVar[str] = "enrolment_token.used"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -51,6 +61,12 @@ class EnrolmentTokenUsed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTokenRevoked(Event):
+    """It lets nobody in any more.
+
+    Attributes:
+        token_id: what it is called by.
+    """
+
     KIND: ClassVar[str] = "enrolment_token.revoked"
     GIVES_AUTHORITY: ClassVar[bool] = True
 

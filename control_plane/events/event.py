@@ -98,6 +98,13 @@ class WireBorn(Event):
         return strict_json.canonical(self.message) if self.canonical is None else self.canonical
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownEvent(Event):
+    """An event of a kind that this release does not know, for who needs no more than its envelope."""
+
+    KIND: ClassVar[str] = "unknown"
+
+
 def _is_given(wanted: "Field[object]", given: Mapping[str, object]) -> bool:
     """Whether the body has this field, and has it right; only one with a default may be left out."""
     if wanted.name not in given:

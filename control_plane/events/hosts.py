@@ -16,7 +16,12 @@ class HostRegistered(Event):
     """A host with its key. `generation` counts the registrations of this name, so two at once cannot both stand.
 
     Attributes:
+        hostname: the host's name.
+        generation: 1, and one more each time that the name is registered again.
         public_key: base64 of 32 bytes.
+        groups: all that it is in, sorted.
+        registered_by: the user who did it, or made the enrolment token.
+        enrolment_token_id: the token that it came by, if it came by one.
     """
 
     KIND: ClassVar[str] = "host.registered"
@@ -38,6 +43,10 @@ class _HostChanged(Event):
     """A change decided on what stood at the event `based_on`.
 
     All kinds of change share one key, so of two decisions on the same state the log takes one, whatever they change.
+
+    Attributes:
+        hostname: the host's name.
+        based_on: seq of the event that last changed the host.
     """
 
     hostname: str
@@ -49,7 +58,11 @@ class _HostChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostGroupsChanged(_HostChanged):
-    """All groups of the host from now on."""
+    """All groups of the host from now on.
+
+    Attributes:
+        groups: sorted; none where it is empty.
+    """
 
     KIND: ClassVar[str] = "host.groups_changed"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -59,6 +72,12 @@ class HostGroupsChanged(_HostChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLabelsChanged(_HostChanged):
+    """All labels of the host from now on.
+
+    Attributes:
+        labels: names and values.
+    """
+
     KIND: ClassVar[str] = "host.labels_changed"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -67,6 +86,12 @@ class HostLabelsChanged(_HostChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMaintenanceChanged(_HostChanged):
+    """Whether the host is in maintenance, from now on.
+
+    Attributes:
+        maintenance: whether it is.
+    """
+
     KIND: ClassVar[str] = "host.maintenance_changed"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -75,7 +100,11 @@ class HostMaintenanceChanged(_HostChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRevoked(_HostChanged):
-    """Its key is not trusted any more: results are refused, commands are not sent."""
+    """Its key is not trusted any more: results are refused, commands are not sent.
+
+    Attributes:
+        reason: for people.
+    """
 
     KIND: ClassVar[str] = "host.revoked"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -85,7 +114,11 @@ class HostRevoked(_HostChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRetired(_HostChanged):
-    """It is gone for good; its history stays, and its name may be registered again."""
+    """It is gone for good; its history stays, and its name may be registered again.
+
+    Attributes:
+        reason: for people.
+    """
 
     KIND: ClassVar[str] = "host.retired"
     GIVES_AUTHORITY: ClassVar[bool] = True
@@ -98,6 +131,7 @@ class _PresenceChanged(Event):
     """A change of presence by the control plane's clock.
 
     Attributes:
+        hostname: the host's name.
         heartbeat_seq: the last heartbeat that counted, in the heartbeat log; the one that it came online with, where a
             command that came back tells that it is gone.
         heartbeat: its message, so that a host's last state outlives the heartbeat log's retention.
@@ -122,11 +156,15 @@ class HostWentOnline(_PresenceChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWentStale(_PresenceChanged):
+    """It has missed two heartbeats."""
+
     KIND: ClassVar[str] = "host.went_stale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWentOffline(_PresenceChanged):
+    """It has missed three heartbeats, or said goodbye, or is not where a command was sent."""
+
     KIND: ClassVar[str] = "host.went_offline"
 
 
@@ -135,6 +173,7 @@ class CheckpointDisputed(Event):
     """A host has brought back a checkpoint that does not fit the log: a security event, once for each such checkpoint.
 
     Attributes:
+        hostname: the host's name.
         checkpoint: the note, as the host has it.
         reason: what does not fit; one line.
     """

@@ -13,7 +13,7 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.appender import SELECT_HEAD, Appender, head_of
 from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
-from control_plane.events.pages import Page, read_gapless, read_kinds, read_one
+from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept, read_kinds, read_one
 from control_plane.events.tail import Tail
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
@@ -126,10 +126,12 @@ class EventLog:
         """The next events after a position, in order; an empty list where there are none yet.
 
         Without `kinds` the result is gapless: `after + 1`, `after + 2`, …, and ends early where its bodies come to
-        more than `PAGE_BYTES`. With `kinds` it has every event of these
-        kinds up to its last one, or up to `upto` where it is shorter than `limit`. `upto` must be a seq that was
-        seen before the call (from `head` or `append`). With `patience_s` another process's events may be seen that
-        much later, and a follower at the end need not ask the database each time.
+        more than `PAGE_BYTES`. Of dropped segments it has the kept events, whose fold is the same, and goes on behind
+        them, on a page of its own. With `kinds` it has every event of these kinds up to its last one, or up to `upto`
+        where it is shorter than `limit`. `upto` must be a seq that was seen before the call (from `head` or `append`);
+        the result is empty before it only where all up to it is dropped, and nothing of it kept. With `patience_s`
+        another process's events may be seen that much later, and a follower at the end need not ask the database each
+        time.
 
         Raises:
             LogDamagedError: an event below the head is not there.
@@ -140,18 +142,21 @@ class EventLog:
         news = self._news[log]
         if tail := news.tail.after(after, limit=limit, upto=upto or _LAST):
             return tail
-        if news.seq <= after and asyncio.get_running_loop().time() < news.looked_s + patience_s:
+        if (
+            (upto or 0) <= after
+            and news.seq <= after
+            and asyncio.get_running_loop().time() < news.looked_s + patience_s
+        ):
             return []
         async with self._database.read() as connection:
             head = await _head(connection, log)
             news.looked(head.seq)
-            if head.seq <= after:
-                return []
-            page = Page(after, _LAST if upto is None else upto, limit)
-            if prefix := await read_gapless(connection, log, page):
-                return prefix
+            page = Page(after, head.seq if upto is None else min(upto, head.seq), limit)
+            events, missing = await _read_over_dropped(connection, log, page)
+        if missing is None:
+            return events
         async with self._database.write() as connection:
-            return await _read_locked(connection, log, page)
+            return await _read_locked(connection, log, missing)
 
     async def _read_kinds(
         self, log: LogName, after: int, limit: int, kinds: Collection[str], upto: int | None
@@ -221,14 +226,29 @@ class EventLog:
                     await news.changed.wait()
 
 
+async def _read_over_dropped(
+    connection: AsyncConnection, log: LogName, page: Page
+) -> tuple[list[StoredEvent], Page | None]:
+    """The events of a page; or none, and the rest of the page where its next event is not there."""
+    while page.after < page.upto:
+        if events := await read_gapless(connection, log, page):
+            return events, None
+        dropped = (await read_dropped(connection, log)).seq
+        if dropped <= page.after:
+            return [], page
+        if kept := await read_kept(connection, log, page._replace(upto=min(dropped, page.upto))):
+            return kept, None
+        page = page._replace(after=dropped)
+    return [], None
+
+
 async def _read_locked(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
-    """Read a page again while nothing can be appended: what is still missing below the head is gone."""
-    locked = await connection.execute(_SHARE_HEAD, {"name": log})
-    end = min(head_of(locked.mappings().one_or_none()).seq, page.upto)
-    prefix = await read_gapless(connection, log, page._replace(upto=end))
-    if not prefix and page.after < end:
-        raise LogDamagedError(log, page.after + 1)
-    return prefix
+    """Read a page again while nothing can be appended: what is still missing then, and was not dropped, is gone."""
+    await connection.execute(_SHARE_HEAD, {"name": log})
+    events, missing = await _read_over_dropped(connection, log, page)
+    if missing is not None:
+        raise LogDamagedError(log, missing.after + 1)
+    return events
 
 
 async def _head(connection: AsyncConnection, log: LogName) -> Head:

@@ -6,10 +6,11 @@ from typing import Final, NamedTuple, cast
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from control_plane.errors import LogDamagedError
 from control_plane.events.batch import stored_event
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
-from control_plane.events.merkle import EventRow
-from control_plane.storage.tables import EVENT_TABLES
+from control_plane.events.merkle import CompactRange, EventRow
+from control_plane.storage.tables import EVENT_TABLES, KEPT_TABLES, log_segment
 
 PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fill the memory of whoever follows
 LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
@@ -69,17 +70,23 @@ async def read_kinds(
 
 
 async def read_one(connection: AsyncConnection, log: LogName, seq: int) -> StoredEvent | None:
-    table = EVENT_TABLES[log]
-    row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
-    return None if row is None else StoredEvent(*row)
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if (table := tables.get(log)) is not None:
+            row = (await connection.execute(select(table).where(table.c.seq == seq))).one_or_none()
+            if row is not None:
+                return StoredEvent(*row)
+    return None
 
 
 async def read_row(connection: AsyncConnection, log: LogName, seq: int) -> EventRow | None:
     """The raw columns of one event."""
-    columns = ", ".join(EVENT_TABLES[log].c.keys())
-    sql = f"SELECT {columns} FROM {log} WHERE seq = {seq:d}"  # noqa: S608 - names of ours and a number
-    row = (await connection.exec_driver_sql(sql)).one_or_none()
-    return None if row is None else cast("EventRow", tuple(row))
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if (table := tables.get(log)) is not None:
+            sql = f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE seq = {seq:d}"  # noqa: S608 - ours
+            row = (await connection.exec_driver_sql(sql)).one_or_none()
+            if row is not None:
+                return cast("EventRow", tuple(row))
+    return None
 
 
 async def large_seqs(connection: AsyncConnection, log: LogName, after: int, upto: int) -> list[int]:
@@ -94,3 +101,44 @@ async def next_seq(connection: AsyncConnection, log: LogName, after: int) -> int
     c = EVENT_TABLES[log].c
     found = await connection.scalar(select(func.min(c.seq)).where(c.seq > after))
     return 2**63 - 1 if found is None else int(found)
+
+
+class Dropped(NamedTuple):
+    """Up to where the segments of a log are dropped: the seq and the time of the last such event, or zeros."""
+
+    seq: int
+    recorded_us: int
+
+
+async def read_dropped(connection: AsyncConnection, log: LogName) -> Dropped:
+    """Ask for it after a hole was seen: a segment is written down before its rows go."""
+    if log not in KEPT_TABLES:
+        return Dropped(0, 0)
+    newest = select(func.max(log_segment.c.last_seq), func.max(log_segment.c.last_us)).where(log_segment.c.log == log)
+    seq, recorded_us = (await connection.execute(newest)).one()
+    return Dropped(seq or 0, recorded_us or 0)
+
+
+async def read_dropped_tree(connection: AsyncConnection, log: LogName) -> CompactRange:
+    """The tree over all that is dropped, as it is written down; see it led to a signed root before it is believed.
+
+    Raises:
+        LogDamagedError: it can be none.
+    """
+    newest = select(log_segment.c.last_seq, log_segment.c.tree).where(log_segment.c.log == log)
+    row = (await connection.execute(newest.order_by(log_segment.c.last_seq.desc()).limit(1))).one_or_none()
+    if row is None or log not in KEPT_TABLES:
+        return CompactRange(0, ())
+    try:
+        return CompactRange.from_bytes(row.last_seq, row.tree)
+    except ValueError as error:
+        raise LogDamagedError(
+            log, row.last_seq, "is where a segment ended, and what is kept of its tree is none"
+        ) from error
+
+
+async def read_kept(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+    """The events of a page that have outlived their segments, in order and with holes."""
+    table = KEPT_TABLES[log]
+    kept = select(table).where(table.c.seq > page.after, table.c.seq <= page.upto)
+    return [StoredEvent(*row) for row in await connection.execute(kept.order_by(table.c.seq).limit(page.limit))]

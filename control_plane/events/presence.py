@@ -26,8 +26,7 @@ def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us
     """
     if heartbeat.boot_id is None or heartbeat.sequence is None:
         is_newer = last is None or heartbeat.timestamp > last.timestamp
-        is_near = abs(recorded_us // 1_000_000 - heartbeat.timestamp) <= ALLOWED_SKEW_S
-        if not (is_newer or is_near):
+        if not (is_newer or is_near(heartbeat, recorded_us)):
             return None
         # What is known of boots stays: else an old copy would count once a basic heartbeat has come between.
         return replace(last, timestamp=heartbeat.timestamp) if last is not None else _next(heartbeat, ())
@@ -38,6 +37,11 @@ def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us
     if heartbeat.boot_id in last.superseded:
         return None
     return _next(heartbeat, (*last.superseded, last.boot_id)[-REMEMBERED_BOOTS:])
+
+
+def is_near(heartbeat: HeartbeatMessage, recorded_us: int) -> bool:
+    """Whether the sender's clock says what ours does, more or less."""
+    return abs(recorded_us // 1_000_000 - heartbeat.timestamp) <= ALLOWED_SKEW_S
 
 
 def _next(heartbeat: HeartbeatMessage, superseded: tuple[str, ...]) -> LastHeartbeat:

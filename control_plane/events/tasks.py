@@ -50,13 +50,18 @@ class TaskAccepted(Event):
     """A command for a frozen list of hosts, authorised: the envelope's signature covers this whole body.
 
     Attributes:
+        task_id: what it is called by, in this log and on the wire.
         request: the canonical request: target, command, timeout, user, when_offline, and what else was given.
         request_sha256: hex digest of what the client sent, without its task_id; tells a repeat from another request.
-        hosts: the frozen list, sorted; `hosts_sha256` is its digest.
-        basic: those of them whose agents know only the required fields.
-        as_of: the log position at which the list was frozen.
-        accepted_at, expires_at: Unix seconds by the control plane's clock.
+        hosts: the frozen list, sorted.
+        hosts_sha256: hex digest of the frozen list.
+        basic: those of the hosts whose agents know only the required fields.
+        as_of: seq of the last event that the list was frozen on.
+        actor: the user who asked.
+        accepted_at: Unix seconds by the control plane's clock.
+        expires_at: Unix seconds by the control plane's clock; nothing is published after it.
         guard: {"level": 1 to 3, "rules": [names]}, what the guard said of it.
+        retry_of: the task that this one repeats, if it repeats one.
     """
 
     KIND: ClassVar[str] = "task.accepted"
@@ -84,6 +89,14 @@ class TaskAccepted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelRequested(Event):
+    """Whatever of the task has not ended is to be ended.
+
+    Attributes:
+        task_id: the task.
+        actor: the user who asked.
+        reason: for people.
+    """
+
     KIND: ClassVar[str] = "task.cancel_requested"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
@@ -101,7 +114,12 @@ class TaskCancelRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfExecution(Event):
-    """One execution, known by (task_id, hostname)."""
+    """One execution, known by (task_id, hostname).
+
+    Attributes:
+        task_id: the task.
+        hostname: the host that it is the part of.
+    """
 
     task_id: str
     hostname: str
@@ -112,7 +130,11 @@ class _OfExecution(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSent(_OfExecution):
-    """A publish was confirmed: the agent's queue has it. Not more: the queue dies with the agent's connection."""
+    """A publish was confirmed: the agent's queue has it. Not more: the queue dies with the agent's connection.
+
+    Attributes:
+        route: the routing key that it went by first.
+    """
 
     KIND: ClassVar[str] = "execution.sent"
 
@@ -128,6 +150,9 @@ class ExecutionReturned(_OfExecution):
     """What `trigger_seq` called for was certainly delivered to nobody.
 
     Its publish came back unroutable; or it was over, or its host may be told nothing any more, before one was sent.
+
+    Attributes:
+        trigger_seq: seq of the acceptance, or of the host's coming online, that made the publish due.
     """
 
     KIND: ClassVar[str] = "execution.returned"
@@ -172,6 +197,8 @@ class ExecutionAccepted(_Reported):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionStarted(_Reported):
+    """The agent has started it."""
+
     KIND: ClassVar[str] = "execution.started"
 
     @property
@@ -217,7 +244,11 @@ def result_of(message: JsonObject) -> messages.ResultMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OutcomeByControlPlane(_OfExecution):
-    """A terminal state that the control plane says. All outcomes share one key: the first stands, whoever writes it."""
+    """A terminal state that the control plane says. All outcomes share one key: the first stands, whoever writes it.
+
+    Attributes:
+        reason: for people.
+    """
 
     reason: str
 
@@ -241,6 +272,8 @@ class ExecutionLost(_OutcomeByControlPlane):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSkipped(_OutcomeByControlPlane):
+    """The host was offline, and the task was only for those that are there."""
+
     KIND: ClassVar[str] = "execution.skipped"
 
 
@@ -253,7 +286,12 @@ class ExecutionCancelled(_OutcomeByControlPlane):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConflict(_OfExecution):
-    """A second, different signed result of the same host; the first one, `first_seq`, stands."""
+    """A second, different signed result of the same host; the first one stands.
+
+    Attributes:
+        first_seq: seq of the outcome that stands.
+        result_sha256: hex SHA-256 of the second result.
+    """
 
     KIND: ClassVar[str] = "execution.conflict"
 
@@ -266,7 +304,12 @@ class ExecutionConflict(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionUnexpected(_OfExecution):
-    """A signed result for a task that is not known, or of a host that is not on its list."""
+    """A signed result for a task that is not known, or of a host that is not on its list.
+
+    Attributes:
+        reason: which of the two, for people.
+        message_sha256: hex SHA-256 of the result.
+    """
 
     KIND: ClassVar[str] = "execution.unexpected"
 

@@ -23,7 +23,7 @@ from control_plane.events.merkle import (
     node_hash,
     perfect,
 )
-from control_plane.events.pages import LARGE_BYTES, large_seqs, read_row
+from control_plane.events.pages import LARGE_BYTES, large_seqs, read_dropped_tree, read_row
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, log_tile
 
@@ -35,7 +35,11 @@ EMPTY: Final = CompactRange(0, ())
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The hashes of 256 events, and of every subtree that ends with them: their own first, then ever larger ones."""
+    """The hashes of 256 events, and of every subtree that ends with them: their own first, then ever larger ones.
+
+    Attributes:
+        leaves: empty where the first ones were dropped before there was anybody who kept tiles.
+    """
 
     idx: int
     leaves: bytes
@@ -43,33 +47,37 @@ class Tile:
 
 
 class GrowingTree:
-    """A tree that follows its log, from a whole number of tiles on."""
+    """A tree that follows its log, from the end of a tile or of what is dropped on."""
 
-    def __init__(self, tiles: CompactRange) -> None:
-        """From the tree over all events of the tiles that are there."""
-        self._tiles = tiles.size >> HEIGHT
-        self._roots = list(tiles.roots)
+    def __init__(self, start: CompactRange) -> None:
+        self._tiles = start.size >> HEIGHT
+        whole = self._tiles.bit_count()
+        self._roots = list(start.roots[:whole])
+        self._begun = CompactRange(start.size % TILE, start.roots[whole:])  # of a tile whose first leaves are unknown
         self._rest: list[bytes] = []
 
     @property
     def size(self) -> int:
-        return self._tiles * TILE + len(self._rest)
+        return self._tiles * TILE + self._begun.size + len(self._rest)
 
     def tree(self) -> CompactRange:
-        return CompactRange(self.size, (*self._roots, *EMPTY.extended(self._rest).roots))
+        return CompactRange(self.size, (*self._roots, *self._begun.extended(self._rest).roots))
 
     def extend(self, leaves: Iterable[bytes]) -> list[Tile]:
         """Take in the next leaf hashes; the tiles that are complete by them."""
         self._rest += leaves
         tiles = []
-        while len(self._rest) >= TILE:
-            leaves, self._rest = self._rest[:TILE], self._rest[TILE:]
-            tiles.append(Tile(self._tiles, b"".join(leaves), b"".join(self._completed(leaves))))
+        while self._begun.size + len(self._rest) >= TILE:
+            count = TILE - self._begun.size
+            leaves, self._rest = self._rest[:count], self._rest[count:]
+            known = b"" if self._begun.size else b"".join(leaves)
+            tiles.append(Tile(self._tiles, known, b"".join(self._completed(leaves))))
+            self._begun = EMPTY
             self._tiles += 1
         return tiles
 
     def _completed(self, leaves: Sequence[bytes]) -> list[bytes]:
-        nodes = [EMPTY.extended(leaves).root()]
+        nodes = [self._begun.extended(leaves).root()]
         merges = self._tiles
         while merges & 1:
             nodes.append(node_hash(self._roots.pop(), nodes[-1]))
@@ -95,6 +103,15 @@ class StoredTree:
         async with self._database.read() as connection:
             last = await connection.scalar(select(func.max(log_tile.c.idx)).where(log_tile.c.log == self._log))
         return 0 if last is None else int(last) + 1
+
+    async def dropped(self) -> CompactRange:
+        """The tree over the events whose segments are dropped; an empty one where none is.
+
+        Raises:
+            LogDamagedError: what is kept of it is none.
+        """
+        async with self._database.read() as connection:
+            return await read_dropped_tree(connection, self._log)
 
     async def compact_range(self, size: int) -> CompactRange:
         """The tree over the first `size` events.
@@ -124,6 +141,9 @@ class StoredTree:
     async def _hashes(self, nodes: Collection[Node]) -> dict[Node, bytes]:
         async with self._database.read() as connection:
             hashes: dict[Node, bytes] = await self._in_tiles(connection, nodes) if self._use_tiles else {}
+            if len(hashes) < len(nodes):
+                dropped = await read_dropped_tree(connection, self._log)
+                hashes = dict(zip(perfect(Span(0, dropped.size)), dropped.roots, strict=True)) | hashes
             for node in nodes:
                 if node not in hashes:
                     start, end = node.number << node.height, (node.number + 1) << node.height

@@ -19,8 +19,9 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.checkpoints import Checkpoints, Signed
 from control_plane.events.envelope import LogName
 from control_plane.events.log import EventLog
-from control_plane.events.merkle import CompactRange
-from control_plane.events.tiles import CHUNK, EMPTY, TILE, StoredTree, hashes_of_events
+from control_plane.events.merkle import HASH_BYTES, CompactRange, consistency_spans, verify_consistency
+from control_plane.events.pages import read_dropped
+from control_plane.events.tiles import CHUNK, TILE, StoredTree, hashes_of_events
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import KEY_TABLES
 
@@ -46,12 +47,18 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found. `signed`: the size of the newest checkpoint that counts."""
+    """What was looked at, and what was found.
+
+    Attributes:
+        signed: the size of the newest checkpoint that counts.
+        dropped: up to where the log's segments are dropped, so that nothing of them can be hashed again.
+    """
 
     log: LogName
     first: int
     last: int
     signed: int = 0
+    dropped: int = 0
     checkpoints: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -93,22 +100,51 @@ class Verification:
             report.add("signature", size, size, "a checkpoint of this size that we have not signed")
         if report.signed > head.seq:
             report.add("missing", head.seq + 1, report.signed, "they were signed, and the log ends before them")
-        roots = {size: [root] for size, root in ((0, EMPTY.root()), (head.seq, head.tree.root()))}
+        base = await self._dropped(report, good)
+        report.dropped, report.first = base.size, max(first, base.size + 1)
+        roots = {base.size: [base.root()]}
+        roots.setdefault(head.seq, []).append(head.tree.root())
         for signed in good:
-            if signed.size <= head.seq:
+            if base.size <= signed.size <= head.seq:
                 roots.setdefault(signed.size, []).insert(0, signed.root)
-        await self._hash(report, roots, progress)
+        if base.size and any(root != base.root() for root in roots[base.size]):
+            report.add("hash", 1, base.size, "the tree of these dropped events is not the one that was signed")
+        await self._hash(report, roots, base, progress)
         await self._count_keys(report)
         report.findings.sort()
         return report
 
-    async def _hash(self, report: Report, roots: dict[int, list[bytes]], progress: Progress) -> None:
+    async def _dropped(self, report: Report, good: Sequence[Signed]) -> CompactRange:
+        """The tree over what is dropped, compared with the tiles and with what was signed within it."""
+        async with self._database.read() as connection:
+            size = (await read_dropped(connection, self._name)).seq
+        try:
+            tree = await self._tree.dropped()
+        except LogDamagedError as error:
+            report.add("hash", 1, size, str(error))
+            return CompactRange(size, (bytes(HASH_BYTES),) * size.bit_count())
+        within = max((signed for signed in good if signed.size < size), key=lambda signed: signed.size, default=None)
+        try:
+            is_tiled = await self._tree.compact_range(size) == tree
+            proof = await self._tree.proof(consistency_spans(within.size if within else 0, size))
+        except LogDamagedError:  # no tiles of it are kept: what is signed later says all of it
+            return tree
+        if not is_tiled:
+            report.add("hash", 1, size, "the tree that is kept of these dropped events is not that of the tiles")
+        elif within and not verify_consistency(within.size, within.root, size, tree.root(), proof):
+            detail = f"the tree of these dropped events has not grown from the checkpoint over {within.size}"
+            report.add("hash", 1, size, detail)
+        return tree
+
+    async def _hash(
+        self, report: Report, roots: dict[int, list[bytes]], base: CompactRange, progress: Progress
+    ) -> None:
         sizes = sorted(roots)
-        start = max((size for size in sizes if size < report.first), default=0)
+        start = max(size for size in sizes if size < report.first)
         end = min((size for size in sizes if size >= report.last), default=report.last)
         tree = await self._from(start, roots)
         if tree is None:
-            start, tree = 0, EMPTY
+            start, tree = base.size, base
         report.first, report.last = start + 1, end
         anchors = deque(size for size in sizes if start < size <= end)
         sound = start  # up to here the tree is the one that it has to be
@@ -140,7 +176,9 @@ class Verification:
         if len(hashes) == upto - after:
             return
         gone = [seq for seq in range(after + 1, upto + 1) if seq not in hashes]
-        for first, last in _runs(gone):
+        async with self._database.read() as connection:
+            dropped = (await read_dropped(connection, self._name)).seq  # perhaps meanwhile
+        for first, last in _runs([seq for seq in gone if seq > dropped]):
             report.add("gap", first, last, "there is no such event")
         tiles = {idx: await self._tree.leaves(idx) for idx in {(seq - 1) // TILE for seq in gone}}
         for seq in gone:
@@ -223,16 +261,17 @@ class Verification:
             for start in off[:MOST_WINDOWS]:
                 end = min(start + WINDOW, upto)
                 found = list(await connection.scalars(select(seq).where(seq > start, seq <= end)))
-                self._add_keys(report, start, end, found)
+                since = max(report.first, (await read_dropped(connection, self._name)).seq + 1, start + 1)
+                self._add_keys(report, since, end, found)
         if len(off) > MOST_WINDOWS:
             report.add("missing", off[MOST_WINDOWS] + 1, upto, "keys, in more places than are told one by one")
 
-    def _add_keys(self, report: Report, start: int, end: int, found: Sequence[int]) -> None:
-        lacking = sorted(set(range(max(start + 1, report.first), end + 1)) - set(found))
+    def _add_keys(self, report: Report, since: int, end: int, found: Sequence[int]) -> None:
+        lacking = sorted(set(range(since, end + 1)) - set(found))
         for first, last in _runs(lacking):
             report.add("missing", first, last, "no key: it could be recorded a second time")
         if len(found) != len(set(found)):
-            report.add("missing", start + 1, end, "some of these have two keys")
+            report.add("missing", since, end, "some of these have two keys")
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from control_plane.commands.authority import Keyring
-from control_plane.errors import LogDamagedError
+from control_plane.errors import LogDamagedError, StorageUnavailableError
 from control_plane.events.batch import row_of_stored
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints, Signed
 from control_plane.events.envelope import LogName, StoredEvent
 from control_plane.events.log import EventLog
-from control_plane.events.merkle import consistency_spans, leaf_hash, verify_consistency
+from control_plane.events.merkle import CompactRange, consistency_spans, leaf_hash, verify_consistency
 from control_plane.events.tiles import TILE, GrowingTree, StoredTree, Tile
 from control_plane.observability import Count
 from control_plane.processes.ports import Leases
@@ -134,11 +134,17 @@ class Signer:
             raise LogDamagedError(self.name, head.seq, f"is the last event, and a tree of {self._size} was signed")
         self._stored_tiles = await self._tree.tiles()
         start = min(self._stored_tiles, self._size // TILE) * TILE
-        growing = GrowingTree(await self._tree.compact_range(start))
+        dropped = await self._tree.dropped()
+        growing = GrowingTree(dropped if dropped.size > start else await self._tree.compact_range(start))
         await self._follow(growing, self._size)
-        if last is not None and growing.tree().root() != last.root:
+        if last is not None and not await self._has_grown(last, growing.tree()):
             raise LogDamagedError(self.name, self._size, "is as far as was signed, and the tree is another one now")
         return growing
+
+    async def _has_grown(self, last: Signed, tree: CompactRange) -> bool:
+        """Whether a tree is the one that was signed, or goes beyond it since the events in between are dropped."""
+        proof = await self._tree.proof(consistency_spans(last.size, tree.size))
+        return verify_consistency(last.size, last.root, tree.size, tree.root(), proof)
 
     async def _last(self) -> Signed | None:
         """The newest checkpoint: the one in the file, or a later one of another replica that has grown from it."""
@@ -168,7 +174,9 @@ class Signer:
     async def _follow(self, growing: GrowingTree, upto: int) -> None:
         while growing.size < upto:
             page = await self._log.read(self.name, after=growing.size, limit=PAGE, upto=upto)
-            if not page:
+            if not page or page[-1].seq != growing.size + len(page):
+                if (await self._tree.dropped()).size > growing.size:
+                    raise StorageUnavailableError(f"{self.name}: what was to be signed is dropped")
                 raise LogDamagedError(self.name, growing.size + 1)
             if self._heard is not None:
                 await self._heard(page)
@@ -203,7 +211,8 @@ class Signer:
         except BaseException:
             self._growing = None
             raise
-        self._stored_tiles += len(self._tiles)
+        if self._tiles:
+            self._stored_tiles = self._tiles[-1].idx + 1
         self._tiles = []
 
 

@@ -16,6 +16,7 @@ from control_plane.storage.tables import Identifier, Int64, read_table
 class AuditProjection(Projection):
     name: ClassVar[str] = "audit"
     version: ClassVar[int] = 1
+    takes_unknown: ClassVar[bool] = True
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)

@@ -57,11 +57,13 @@ class TableComparison:
         return (self.live.rows, self.live.digest) == (self.rebuilt.rows, self.rebuilt.digest)
 
 
-async def compare(one: AsyncConnection, live: Table, other: AsyncConnection, rebuilt: Table) -> TableComparison:
-    """Compare two tables of the same columns, each as its connection sees it."""
+async def compare(
+    one: AsyncConnection, live: Table, other: AsyncConnection, rebuilt: Table, *, since_us: int | None = None
+) -> TableComparison:
+    """Compare two tables of the same columns, each as its connection sees it; their rows from a time on, if given."""
     found = TableComparison(live.name)
     keys = [live.columns.keys().index(column.name) for column in live.primary_key.columns]
-    lefts, rights = _rows(one, live, found.live), _rows(other, rebuilt, found.rebuilt)
+    lefts, rights = _rows(one, live, found.live, since_us), _rows(other, rebuilt, found.rebuilt, since_us)
     left, right = await anext(lefts, None), await anext(rights, None)
     while left is not None or right is not None:
         left_key, right_key = _key(left, keys), _key(right, keys)
@@ -79,8 +81,9 @@ async def compare(one: AsyncConnection, live: Table, other: AsyncConnection, reb
     return found
 
 
-async def _rows(connection: AsyncConnection, table: Table, side: Side) -> AsyncIterator[Key]:
-    statement = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=ROWS_A_READ)
+async def _rows(connection: AsyncConnection, table: Table, side: Side, since_us: int | None) -> AsyncIterator[Key]:
+    wanted = select(table) if since_us is None else select(table).where(table.c.recorded_us >= since_us)
+    statement = wanted.order_by(*table.primary_key.columns).execution_options(yield_per=ROWS_A_READ)
     async for row in await connection.stream(statement):
         side.take(tuple(row))
         yield tuple(row)

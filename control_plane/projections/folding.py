@@ -10,18 +10,19 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, NamedTuple
 
-from sqlalchemy import Delete, delete, insert, select, update
+from sqlalchemy import Delete, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import FoldError, LeaseLostError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
-from control_plane.events.event import Event
+from control_plane.events.event import Event, UnknownEvent
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
+from control_plane.observability import Count
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Remembered, Row, Rows
+from control_plane.projections.rows import Remembered, Row, RowKey, Rows
 from control_plane.storage.dialect import Dialect
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease
@@ -64,6 +65,7 @@ class Folding:
         aside: set[str],
         *,
         sets_aside: bool,
+        count: Count,
         failpoints: Failpoints,
     ) -> None:
         self._projection = projection
@@ -72,6 +74,7 @@ class Folding:
         self._lease = lease
         self._connection = connection
         self._sets_aside = sets_aside
+        self._count = count
         self._failpoints = failpoints
         self.position = self._saved = position
         self._aside = aside  # the subjects whose events are set aside
@@ -113,7 +116,10 @@ class Folding:
             if page := await self._log.read(name, after=reached[name], limit=limit, upto=end, patience_s=POLL_S):
                 events += page
                 reached[name] = page[-1].seq
-        return Batch(events, Positions(reached[EVENT], reached[HEARTBEAT_EVENT])) if events else None
+            elif end is not None:  # the rest is dropped, and nothing of it kept
+                reached[name] = end
+        there = Positions(reached[EVENT], reached[HEARTBEAT_EVENT])
+        return Batch(events, there) if there != self.position else None
 
     async def _fold(self, batch: Batch, poison: Mapping[StoredEvent, FoldError]) -> None:
         """Fold a batch and move the position; what is set aside is kept beside, with all later ones of its subject."""
@@ -128,7 +134,7 @@ class Folding:
             else:
                 good.append(stored)
         rows = Rows(self._connection, self._database.dialect, self._remembered)
-        events = decode(good)
+        events = decode(self._projection, good)
         # A batch that touches nothing moves the position in memory alone; it is saved with the next one that does.
         if parked or any(self._projection.concerns(event) for _, event in events):
             async with self._database.write(self._connection) as connection:
@@ -141,6 +147,8 @@ class Folding:
             self._failpoints.hit("projector.after_commit")
             rows.committed()
             self._saved = batch.upto
+        if skipped := len(good) - len(events):
+            self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
         self.position = batch.upto
         self._aside = aside
 
@@ -195,7 +203,7 @@ class Folding:
         rows = Rows(self._connection, self._database.dialect, Remembered())
         async with self._database.write(self._connection) as connection:
             await self._move(connection, self._saved)
-            await apply(self._projection, rows, decode([stored]))
+            await apply(self._projection, rows, decode(self._projection, [stored]))
             await rows.flush()
             await connection.execute(is_done)
 
@@ -209,6 +217,7 @@ async def folding(
     *,
     sets_aside: bool = True,
     indexed: bool = True,
+    count: Count = lambda _what, _number: None,
     failpoints: Failpoints = NO_FAILPOINTS,
 ) -> AsyncIterator[Folding]:
     """Take the projection over under its lease: tables that are missing are made, those of another version anew.
@@ -216,6 +225,7 @@ async def folding(
     Args:
         sets_aside: whether an event that cannot be folded is parked, and not an end of it all.
         indexed: False leaves the indexes of tables that are made now to whoever has filled them.
+        count: told of events whose kind this release does not know, where they are skipped.
     """
     position = await _take_over(projection, database, lease, indexed=indexed)
     async with database.read() as connection:
@@ -223,7 +233,16 @@ async def folding(
     kept = await database.connect()
     try:
         yield Folding(
-            projection, database, log, lease, kept, position, subjects, sets_aside=sets_aside, failpoints=failpoints
+            projection,
+            database,
+            log,
+            lease,
+            kept,
+            position,
+            subjects,
+            sets_aside=sets_aside,
+            count=count,
+            failpoints=failpoints,
         )
     finally:
         await kept.close()
@@ -304,12 +323,13 @@ class _PoisonError(Exception):
         self.error = error
 
 
-def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
-    """Each with its event; kinds that this release does not know are left out."""
+def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
+    """The events that a projection folds; without those of unknown kinds, where it does not take them."""
     decoded: list[tuple[StoredEvent, Event]] = []
+    unknown = UnknownEvent() if projection.takes_unknown else None
     for stored in events:
         with _poisoned_by(stored):
-            event = registry.decode(stored)
+            event = registry.decode(stored) or unknown
         if event is not None:
             decoded.append((stored, event))
     return decoded
@@ -317,7 +337,11 @@ def decode(events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
 
 async def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:
     """Load all rows that the events touch, then apply them in their order."""
-    await rows.load(touched for _, event in events for touched in projection.touched(event))
+    touched: list[tuple[Table, RowKey]] = []
+    for stored, event in events:
+        with _poisoned_by(stored):
+            touched += projection.touched(event)
+    await rows.load(touched)
     for stored, event in events:
         with _poisoned_by(stored):
             projection.apply(rows, stored, event)

@@ -1,6 +1,6 @@
 """Hosts as they are shown: what the event log says of them, and beside it what their heartbeats say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import Column, Index, Table
@@ -82,6 +82,10 @@ class HostsProjection(Projection):
             Column("cpu_usage", Float64, nullable=False),
             Column("memory_usage", Float64, nullable=False),
         )
+
+    @property
+    def passing(self) -> Collection[Table]:
+        return (self.usage,)
 
     def concerns(self, event: Event) -> bool:
         return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)

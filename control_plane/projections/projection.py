@@ -1,6 +1,6 @@
 """What a projection is: read tables, and a pure fold of events into their rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from sqlalchemy import Column, MetaData, Table
@@ -21,6 +21,8 @@ class Projection:
     name: ClassVar[str]
     version: ClassVar[int]  # a new shape of a table, or a new meaning of a column, is a new version and a rebuild
     logs: ClassVar[Sequence[LogName]] = (EVENT,)
+    # Whether it folds events of kinds that this release does not know, as `UnknownEvent`; others skip them.
+    takes_unknown: ClassVar[bool] = False
 
     def __init__(self, suffix: str = "") -> None:
         self.metadata = MetaData()
@@ -48,6 +50,11 @@ class Projection:
     def tables(self) -> list[Table]:
         """The read tables: what a fold from zero has to equal."""
         return [table for table in self.metadata.tables.values() if table is not self.parked]
+
+    @property
+    def passing(self) -> Collection[Table]:
+        """Those with a row an event, by `hostname` and `recorded_us`: it passes away with the event's segment."""
+        return ()
 
     def concerns(self, event: Event) -> bool:
         """Whether an event can change a row here; False for most kinds, and never False for one that can."""

@@ -4,6 +4,7 @@ import asyncio
 
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
+from control_plane.observability import Count
 from control_plane.projections.folding import POLL_S, Folding, folding
 from control_plane.projections.hub import Hub
 from control_plane.projections.projection import Projection
@@ -23,6 +24,7 @@ class Projector:
         leases: Leases,
         hub: Hub,
         *,
+        count: Count = lambda _what, _number: None,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self.projection = projection
@@ -31,6 +33,7 @@ class Projector:
         self._log = log
         self._leases = leases
         self._hub = hub
+        self._count = count
         self._failpoints = failpoints
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -38,7 +41,9 @@ class Projector:
 
     async def _work(self, lease: Lease, stop: asyncio.Event) -> None:
         self._hub.forget(self.projection.name)
-        taken_over = folding(self.projection, self._database, self._log, lease, failpoints=self._failpoints)
+        taken_over = folding(
+            self.projection, self._database, self._log, lease, count=self._count, failpoints=self._failpoints
+        )
         async with taken_over as tenure:
             self._hub.moved(self.projection.name, tenure.position)
             while not stop.is_set():

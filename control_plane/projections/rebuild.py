@@ -28,6 +28,7 @@ from control_plane.projections.folding import (
 )
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
+from control_plane.projections.trimming import read_floor_us, trim
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import follower
@@ -166,8 +167,13 @@ async def _compared(database: Database, live: Projection, fresh: Projection, ten
             upto = Positions(position.event_seq, position.heartbeat_seq)
             while await tenure.step(upto=upto, limit=PAGE):
                 pass
+            # Read last: what could not be folded any more was dropped before, and what is trimmed is older.
+            floor_us = await read_floor_us(rebuilt)
             pairs = zip(live.tables, fresh.tables, strict=True)
-            compared = [await compare(shown, one, rebuilt, other) for one, other in pairs]
+            compared = [
+                await compare(shown, one, rebuilt, other, since_us=floor_us if one in live.passing else None)
+                for one, other in pairs
+            ]
         if all(table.is_equal for table in compared):
             break
     return compared
@@ -183,3 +189,4 @@ async def _switch(database: Database, leases: Leases, live: Projection, copy: Pr
         await tenure.save(at_once=True)
         async with database.write() as connection:
             await put_in_place(connection, database.dialect, copy, upto)
+    await trim(database, live)  # the copy may have rows that the live tables had lost

@@ -1,6 +1,7 @@
 """All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
@@ -9,6 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of a database.
+
+    Attributes:
+        name: as SQL has it, with its quotes.
+        grants: what it has, in the server's words.
+    """
+
+    name: str
+    grants: Sequence[str] = ()
 
 
 class Dialect(Protocol):
@@ -27,6 +41,11 @@ class Dialect(Protocol):
     @property
     def has_one_writer(self) -> bool:
         """Whether a second writing transaction fails or polls, instead of waiting its turn."""
+        ...
+
+    @property
+    def needs_administrator(self) -> bool:
+        """Whether the upkeep of the logs wants rights that the application's account should not have."""
         ...
 
     @property
@@ -53,6 +72,37 @@ class Dialect(Protocol):
         self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes]
     ) -> list[tuple[KeyBytes, bytes, int]]:
         """The (key, digest, seq) of those `keys`, primary keys of the key table `table`, that are there."""
+        ...
+
+    async def delete_keys(self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes], upto: int) -> None:
+        """Delete those of `keys` from the key table `table` that belong to events up to that seq."""
+        ...
+
+    async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
+        """The last seqs of a log's segments, ascending; of those that exist, or are planned.
+
+        Args:
+            rows: how many events a segment has where the database does not know segments of its own; the last one
+                then never fills.
+        """
+        ...
+
+    async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
+        """Plan further segments after those that are there. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: readers were in the way; try again.
+        """
+        ...
+
+    async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
+        """Remove the rows up to that seq, the end of a segment, which `log_segment` must have; whether all are gone.
+
+        Where they are not, some are: commit, and call it again. MySQL commits by itself here.
+
+        Raises:
+            StorageUnavailableError: readers were in the way; try again.
+        """
         ...
 
     async def leaf_data(
@@ -82,6 +132,14 @@ class Dialect(Protocol):
 
     async def drop_read_table(self, connection: AsyncConnection, table: Table) -> None:
         """Drop a read table where it is there. MySQL commits by itself here."""
+        ...
+
+    def grants(self, account: Account) -> list[str]:
+        """Statements that give the application's account all that it needs; none where there are no accounts."""
+        ...
+
+    def excess(self, account: Account) -> list[str]:
+        """Statements that take from the application's account what lets it change the log."""
         ...
 
     async def read_table_names(self, connection: AsyncConnection) -> set[str]:

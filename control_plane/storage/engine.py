@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.storage import mysql, sqlite
-from control_plane.storage.dialect import Dialect
+from control_plane.storage.dialect import Account, Dialect
 from control_plane.storage.tables import READ_SCHEMA
 
 TRANSACTION_S: Final = 60.0
@@ -91,6 +91,8 @@ class Database:
     @asynccontextmanager
     async def _bounded(self, timeout_s: float | None) -> AsyncIterator[None]:
         """Translate the driver's errors, and end what gets no answer: a peer that vanished says nothing for hours."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
         try:
             async with asyncio.timeout(timeout_s) as bound:
                 yield
@@ -104,6 +106,10 @@ class Database:
             if not bound.expired():
                 raise
             raise StorageUnavailableError(f"no answer within {timeout_s} s") from error
+        finally:
+            # Python 3.11's wait_for, which driver and pool use, loses a cancellation that comes with the answer.
+            if task and task.cancelling() > before:
+                raise asyncio.CancelledError
 
 
 @asynccontextmanager
@@ -134,6 +140,16 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     finally:
         for engine in (writing, reading, keeping):
             await engine.dispose()
+
+
+async def account_of(url: str) -> Account | None:
+    """The account by which an URL gets in; None where a database has no accounts.
+
+    Raises:
+        ConfigurationError, StorageUnavailableError: as `open_database`, but it need not have any rights.
+    """
+    parsed = _parsed(url)
+    return None if parsed.get_backend_name() == "sqlite" else await mysql.account_of(parsed)
 
 
 def _parsed(url: str) -> URL:

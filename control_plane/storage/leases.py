@@ -155,6 +155,19 @@ class Leases:
                 )
                 await _wait(stop, HALTED_S)
 
+    async def once(self, name: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do `work` one time under the lease; False, and nothing is done, while another process holds it.
+
+        Raises:
+            LeaseLostError: `work` was cancelled, since another one has taken the lease. And whatever `work` raises.
+        """
+        lease = await self.acquire(name)
+        if lease is None:
+            return False
+        async with self.renewing(lease):
+            await work()
+        return True
+
     @asynccontextmanager
     async def renewing(self, lease: Lease) -> AsyncIterator[None]:
         """Renew the lease as long as the block lasts, and release it after; a block that loses it is cancelled.

@@ -1,6 +1,7 @@
 """MySQL 8 and MariaDB 10.6, by aiomysql: the only file that knows them."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import NoneType
@@ -10,17 +11,19 @@ from sqlalchemy import URL, ColumnElement, Engine, Table, literal_column, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value, possible_renames
+from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
+from control_plane.storage.tables import RIGHTS
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
 ALONE_CHARS: Final = 2 * 1024 * 1024  # a larger row goes alone, as bound parameters, which hardly grow
 LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with room
 STATEMENT_ROWS: Final = 1000
+ALTER_WAITS_S: Final = 2
 
 POOL_OPTIONS: Final = {"pool_recycle": 1800, "pool_pre_ping": True, "pool_use_lifo": True}
 _CONNECT: Final = {
@@ -45,7 +48,7 @@ RENAME_S: Final = 2  # to wait for those who read a table, while no projector ma
 
 REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526, 3819, 4025})
 DUPLICATE_KEY: Final = 1062
-MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
+MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
@@ -149,13 +152,37 @@ def translate(error: DBAPIError) -> Exception:
     return StorageUnavailableError(detail)
 
 
+async def account_of(url: URL) -> Account:
+    """Whom the server takes the account of an URL for; it needs no rights to be asked.
+
+    Raises:
+        ConfigurationError: the server does not let it in.
+        StorageUnavailableError: nobody answers.
+    """
+    whole = with_defaults(url)
+    nowhere = URL.create(whole.drivername, whole.username, whole.password, whole.host, whole.port, query=whole.query)
+    engine = create_async_engine(nowhere, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    try:
+        async with engine.connect() as connection:
+            user = str((await connection.execute(text("SELECT CURRENT_USER()"))).scalar_one())
+            grants = [str(line) for (line,) in await connection.execute(text("SHOW GRANTS"))]
+    except DBAPIError as error:
+        raise translate(error) from error.orig
+    finally:
+        await engine.dispose()
+    quoted = ["'" + part.replace("\\", "\\\\").replace("'", "''") + "'" for part in user.rsplit("@", 1)]
+    return Account("@".join(quoted), grants)
+
+
 class MysqlDialect:
     """See `Dialect`."""
 
     has_one_writer = False
     snapshot_isolation = "REPEATABLE READ"
+    needs_administrator = True
 
     def __init__(self, database: str, version: str) -> None:
+        self.database = database
         self.read_schema = f"{database}_read"
         self.is_mariadb = "mariadb" in version.lower()
         # Old MariaDBs put 5.5.5- before their version, for replicas of their time.
@@ -213,6 +240,53 @@ class MysqlDialect:
         ).all()
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
+    async def delete_keys(self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes], upto: int) -> None:
+        if not keys:
+            return
+        names = ",".join(_quoted(column.name) for column in table.primary_key)
+        sql = (
+            f"DELETE FROM {self._name(table)} "  # noqa: S608 - names of ours and hex
+            f"WHERE ({names}) IN ({','.join(map(literals, keys))}) AND seq <= {upto:d}"
+        )
+        await connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+    async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
+        return [last for last, _ in await self._partitions(connection, table)]
+
+    async def _partitions(self, connection: AsyncConnection, table: Table) -> list[tuple[int, str]]:
+        """The last seq and the name of each, but for the one that takes what they do not."""
+        found = await connection.execute(
+            text(
+                "SELECT partition_description, partition_name FROM information_schema.partitions WHERE table_schema = "
+                "DATABASE() AND table_name = :name AND partition_description <> 'MAXVALUE'"
+            ),
+            {"name": table.name},
+        )
+        return sorted((int(bound) - 1, name) for bound, name in found)
+
+    async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
+        new = [f"PARTITION p{last} VALUES LESS THAN ({last + 1})" for last in sorted(last_seqs)]
+        new.append("PARTITION pmax VALUES LESS THAN MAXVALUE")
+        # Of the empty last one, so no row is copied; while it is done there is a place for every seq.
+        await self._alter(
+            connection, f"ALTER TABLE {self._name(table)} REORGANIZE PARTITION pmax INTO ({','.join(new)})"
+        )
+
+    async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
+        old = [_quoted(name) for last, name in await self._partitions(connection, table) if last <= upto]
+        if old:
+            await self._alter(connection, f"ALTER TABLE {self._name(table)} DROP PARTITION {','.join(old)}")
+        return True
+
+    @staticmethod
+    async def _alter(connection: AsyncConnection, statement: str) -> None:
+        """Wait for open reads of the table only shortly: every later read queues behind whoever waits."""
+        await connection.exec_driver_sql(f"SET lock_wait_timeout = {ALTER_WAITS_S}")
+        try:
+            await connection.exec_driver_sql(statement)
+        finally:
+            await connection.exec_driver_sql("SET lock_wait_timeout = DEFAULT")
+
     async def leaf_data(
         self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
     ) -> bytes:
@@ -235,7 +309,7 @@ class MysqlDialect:
             if _code(error) not in MISSING_RIGHT:
                 raise
             raise ConfigurationError(
-                f"the account may not make read tables: GRANT ALL ON `{self.read_schema}`.* TO the account of "
+                f"the account may not make read tables: GRANT ALL ON {_pattern(self.read_schema)}.* TO the account of "
                 "CONTROL_PLANE_DATABASE_URL"
             ) from error.orig
 
@@ -259,6 +333,18 @@ class MysqlDialect:
                 await connection.execute(text(f"RENAME TABLE {', '.join(renames)}"))
             finally:
                 await connection.execute(text("SET SESSION lock_wait_timeout = DEFAULT"))
+
+    def grants(self, account: Account) -> list[str]:
+        of_tables = [
+            f"GRANT {rights} ON {_quoted(self.database)}.{_quoted(table)} TO {account.name}"
+            for table, rights in RIGHTS.items()
+        ]
+        return [*of_tables, f"GRANT ALL ON {_pattern(self.read_schema)}.* TO {account.name}"]
+
+    def excess(self, account: Account) -> list[str]:
+        scopes = [match[1] for line in account.grants if (match := _WIDE_GRANT.match(line))]
+        too_wide = {f"{_quoted(self.database)}.*", f"{_pattern(self.database)}.*", "*.*"}
+        return [f"REVOKE ALL PRIVILEGES ON {scope} FROM {account.name}" for scope in scopes if scope in too_wide]
 
     def translate(self, error: DBAPIError) -> Exception:
         return translate(error)
@@ -287,6 +373,15 @@ def _statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Valu
 
 def _quoted(name: str) -> str:
     return f"`{name}`"
+
+
+def _pattern(name: str) -> str:
+    """A schema as GRANT wants it, where an underscore stands for any character."""
+    return _quoted(name.replace("_", "\\_"))
+
+
+# Of a whole schema or of all, anything but the right to connect.
+_WIDE_GRANT: Final = re.compile(r"GRANT (?!USAGE ON)[^`]* ON ((?:`[^`]+`|\*)\.\*) TO ")
 
 
 def _by_key(names: list[str], keys: list[str]) -> Callable[[list[Value]], tuple[Value, ...]]:

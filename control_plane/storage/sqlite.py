@@ -7,7 +7,7 @@ from secrets import token_hex
 from typing import Final
 
 import aiosqlite
-from sqlalchemy import Column, ColumnElement, Table, literal_column, text
+from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import KeyBytes, Value, possible_renames
+from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
 from control_plane.storage.tables import Identifier
 
 PRAGMAS: Final = (
@@ -29,6 +29,8 @@ PRAGMAS: Final = (
 )
 WRITES: Final = "sqlite_writes"  # the execution option of a transaction that is going to write
 OLDEST: Final = (3, 37, 0)  # STRICT tables
+ENDLESS: Final = 2**63 - 1
+DELETED_ROWS: Final = 5000  # in one transaction: every other writer waits for it
 
 REFUSED_VALUE: Final = frozenset(
     {
@@ -61,6 +63,16 @@ def append_only(table: str, keys: Sequence[str]) -> list[str]:
         f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
         # REPLACE passes the delete trigger silently wherever a connection has not set recursive_triggers.
         f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {is_there} {refuse}",
+    ]
+
+
+def droppable(table: str) -> list[str]:
+    """Statements that make an append-only table let go of dropped segments, and of nothing else."""
+    dropped = f"SELECT MAX(last_seq) FROM log_segment WHERE log = x'{table.encode().hex()}'"  # noqa: S608 - hex of ours
+    return [
+        f"DROP TRIGGER {table}_no_delete",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} WHEN OLD.seq > COALESCE(({dropped}), 0) "
+        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END",
     ]
 
 
@@ -125,6 +137,7 @@ class SqliteDialect:
     read_schema = None  # attached files do not commit together
     has_one_writer = True
     snapshot_isolation = None  # every transaction is one
+    needs_administrator = False
 
     def clock_us(self) -> ColumnElement[int]:
         # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.
@@ -165,6 +178,26 @@ class SqliteDialect:
             found = await driver.execute_fetchall(sql, [part for key in keys for part in key])
         return [((task_id, kind, hostname, part), digest, seq) for task_id, kind, hostname, part, digest, seq in found]
 
+    async def delete_keys(self, connection: AsyncConnection, table: Table, keys: Sequence[KeyBytes], upto: int) -> None:
+        same = " AND ".join(f'"{column.name}" = ?' for column in table.primary_key)
+        sql = f'DELETE FROM "{table.name}" WHERE {same} AND seq <= ?'  # noqa: S608 - names of ours and marks
+        await _write_many(connection, sql, [(*key, upto) for key in keys])
+
+    async def segments(self, connection: AsyncConnection, table: Table, rows: int) -> list[int]:
+        newest: int = (await connection.execute(select(func.max(table.c.seq)))).scalar() or 0
+        return [*range(rows, newest + 1, rows), ENDLESS]
+
+    async def add_segments(self, connection: AsyncConnection, table: Table, last_seqs: Sequence[int]) -> None:
+        """Nothing to do: a segment here is a range of seq, and no more."""
+
+    async def drop_segment(self, connection: AsyncConnection, table: Table, upto: int) -> bool:
+        first: int | None = (await connection.execute(select(func.min(table.c.seq)))).scalar()
+        if first is None or first > upto:
+            return True
+        some = min(upto, first + DELETED_ROWS - 1)
+        await connection.execute(delete(table).where(table.c.seq <= some))
+        return some == upto
+
     async def leaf_data(
         self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
     ) -> bytes:
@@ -201,6 +234,12 @@ class SqliteDialect:
     async def rename_read_tables(self, connection: AsyncConnection, names: Sequence[tuple[str, str]]) -> None:
         for old, new in possible_renames(names, await self.read_table_names(connection)):
             await connection.execute(text(f'ALTER TABLE "{old}" RENAME TO "{new}"'))
+
+    def grants(self, account: Account) -> list[str]:
+        return []
+
+    def excess(self, account: Account) -> list[str]:
+        return []
 
     def translate(self, error: DBAPIError) -> Exception:
         meaning = _meaning(error.orig) if isinstance(error.orig, sqlite3.Error) else error

@@ -3,6 +3,7 @@
 Read tables are not here: each projection declares its own with `read_table`, in a schema apart.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -78,14 +79,19 @@ EXACT: Final[dict[str, Any]] = {
     "mysql_collate": "utf8mb4_bin",
 }
 
-# Segments, so that what is old can be dropped instead of deleted. The last one takes what the planned ones do not.
-SEGMENT_ROWS = 10_000_000
-PARTITIONS = "RANGE (seq) ({}, PARTITION pmax VALUES LESS THAN MAXVALUE)".format(
-    ", ".join(f"PARTITION p{n} VALUES LESS THAN ({n * SEGMENT_ROWS + 1})" for n in range(1, 5))
-)
+# Segments, so that what is old can be dropped instead of deleted. The last partition takes what nobody has planned for.
+SEGMENT_ROWS: Final[Mapping[str, int]] = {"event": 10_000_000, "heartbeat_event": 1_000_000}
+PLANNED_SEGMENTS: Final = 4
 
 
-def _event_table(name: str, *indexes: Index) -> Table:
+def partitions(name: str) -> str:
+    """How a log's table is partitioned at first."""
+    rows = SEGMENT_ROWS[name]
+    planned = [f"PARTITION p{n} VALUES LESS THAN ({n * rows + 1})" for n in range(1, PLANNED_SEGMENTS + 1)]
+    return f"RANGE (seq) ({', '.join(planned)}, PARTITION pmax VALUES LESS THAN MAXVALUE)"
+
+
+def _event_table(name: str, *indexes: Index, **options: Any) -> Table:  # noqa: ANN401 - of one dialect or the other
     return Table(
         name,
         metadata,
@@ -102,7 +108,7 @@ def _event_table(name: str, *indexes: Index) -> Table:
         Column("key_id", Identifier(KIND_BYTES), comment="whose signature it is"),
         *indexes,
         **EXACT,
-        mysql_partition_by=PARTITIONS,
+        **options,
     )
 
 
@@ -131,10 +137,12 @@ log_head = Table(
     **EXACT,
 )
 
-event = _event_table("event", Index("event_kind", "kind", "seq"))
+event = _event_table("event", Index("event_kind", "kind", "seq"), mysql_partition_by=partitions("event"))
 event_key = _key_table("event_key")
-heartbeat_event = _event_table("heartbeat_event")
+heartbeat_event = _event_table("heartbeat_event", mysql_partition_by=partitions("heartbeat_event"))
 heartbeat_key = _key_table("heartbeat_key")
+# Heartbeats that outlive their segment, since the row of a host follows from them.
+heartbeat_kept = _event_table("heartbeat_kept")
 
 log_tile = Table(
     "log_tile",
@@ -158,6 +166,22 @@ checkpoint = Table(
 
 EVENT_TABLES: Final[dict[str, Table]] = {"event": event, "heartbeat_event": heartbeat_event}
 KEY_TABLES: Final[dict[str, Table]] = {"event": event_key, "heartbeat_event": heartbeat_key}
+KEPT_TABLES: Final[dict[str, Table]] = {"heartbeat_event": heartbeat_kept}  # of the logs that lose their old segments
+
+log_segment = Table(
+    "log_segment",
+    metadata,
+    Column("log", Identifier(KIND_BYTES), primary_key=True, comment="the table whose rows these were"),
+    Column("last_seq", Int64, primary_key=True, autoincrement=False, comment="the last event of the segment"),
+    Column("first_seq", Int64, nullable=False, comment="the first event of the segment"),
+    Column("last_us", Int64, nullable=False, comment="the time of the last event, UTC microseconds"),
+    Column("root", Bytes(32), nullable=False, comment="Merkle root over the leaves of this segment alone"),
+    Column("tree", Bytes(2048), nullable=False, comment="Merkle tree of the whole log at the segment's end"),
+    Column("archive", Identifier(255), nullable=False, comment="name of the file that has its events"),
+    Column("archive_sha256", Bytes(32), nullable=False, comment="digest of that file"),
+    Column("dropped_us", Int64, nullable=False, comment="since when its rows may be gone, UTC microseconds"),
+    **EXACT,
+)
 
 follower = Table(
     "follower",
@@ -188,3 +212,13 @@ credential = Table(
     Column("changed_us", Int64, nullable=False, comment="UTC microseconds of the last change"),
     **EXACT,
 )
+
+# What the application's account may do; the read schema is its own. A log is only ever added to.
+RIGHTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
+    **dict.fromkeys(("log_tile", "checkpoint"), "SELECT, INSERT"),
+    "log_head": "SELECT, UPDATE",
+    "follower": "SELECT, INSERT, UPDATE, DELETE",  # with the copies that a rebuild makes
+    **dict.fromkeys(("lease", "credential"), "SELECT, INSERT, UPDATE"),
+    **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),
+}

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Index, MetaData, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import (
     ConfigurationError,
     DuplicateKeyError,
     LeaseLostError,
     LogDamagedError,
+    StorageUnavailableError,
     UnstorableError,
 )
 from control_plane.events.merkle import EventRow, leaf_hash, leaves_in
@@ -37,6 +39,7 @@ from control_plane.storage.tables import (
     follower,
     heartbeat_event,
     heartbeat_key,
+    log_segment,
     read_table,
 )
 from tests.support.database import migrated, sqlite_url
@@ -146,6 +149,68 @@ class DialectContract:
             assert sorted(found) == [(keys[599], bytes(32), 600), (keys[9], bytes(32), 10)]
             assert len(await database.dialect.find_keys(connection, heartbeat_key, keys)) == 600
 
+    async def test_keys_are_deleted_up_to_a_seq_and_no_others(self, database: Database) -> None:
+        keys = [(f"t{n}".encode(), b"k", b"", b"p") for n in range(4)]
+        async with database.write() as connection:
+            rows = [(*key, bytes(32), seq) for seq, key in enumerate(keys, start=1)]
+            await database.dialect.bulk_insert(connection, heartbeat_key, rows)
+
+            await database.dialect.delete_keys(connection, heartbeat_key, [keys[0], keys[1], keys[3], (b"t2",) * 4], 2)
+            await database.dialect.delete_keys(connection, heartbeat_key, [], 2)
+
+            left = await database.dialect.find_keys(connection, heartbeat_key, keys)
+            assert sorted(seq for _, _, seq in left) == [3, 4]
+
+    # --- segments
+
+    async def test_a_segment_is_dropped_whole_once_it_is_written_down_and_nothing_else_is(
+        self, database: Database, small_segments: None
+    ) -> None:
+        dialect = database.dialect
+        rows = [(n, n, b"k", 1, None, b"web1", None, None, b"{}", None, None) for n in range(1, 26)]
+        async with database.write() as connection:
+            await dialect.bulk_insert(connection, heartbeat_event, rows)
+            assert (await dialect.segments(connection, heartbeat_event, 10))[:2] == [10, 20]
+            await write_down(connection, last_seq=10)
+
+        while not await self.drop(database, 10):
+            pass
+
+        async with database.read() as connection:
+            left = list(await connection.scalars(select(heartbeat_event.c.seq).order_by(heartbeat_event.c.seq)))
+        assert left == list(range(11, 26))
+        assert await self.drop(database, 10)
+        async with database.read() as connection:
+            assert await connection.scalar(select(func.count()).select_from(heartbeat_event)) == 15
+
+    @staticmethod
+    async def drop(database: Database, upto: int) -> bool:
+        async with database.write() as connection:
+            return await database.dialect.drop_segment(connection, heartbeat_event, upto)
+
+    async def test_segments_are_planned_ahead_and_rows_find_their_place_before_and_after(
+        self, database: Database, small_segments: None
+    ) -> None:
+        dialect = database.dialect
+
+        async def insert(seq: int) -> None:
+            row = (seq, seq, b"k", 1, None, b"web1", None, None, b"{}", None, None)
+            async with database.write() as connection:
+                await dialect.bulk_insert(connection, heartbeat_event, [row])
+
+        for seq in (1, 45, 46):  # the last two are beyond what was planned
+            await insert(seq)
+        async with database.write() as connection:
+            planned = (await dialect.segments(connection, heartbeat_event, 10))[-1]
+            await dialect.add_segments(connection, heartbeat_event, [50, 60])
+            assert (await dialect.segments(connection, heartbeat_event, 10))[-1] in {60, planned}
+        for seq in (47, 55, 1000):
+            await insert(seq)
+
+        async with database.read() as connection:
+            found = list(await connection.scalars(select(heartbeat_event.c.seq).order_by(heartbeat_event.c.seq)))
+        assert found == [1, 45, 46, 47, 55, 1000]
+
     # --- types
 
     @pytest.mark.parametrize("row", [(b"f", b"no number", 1, 1, 1), (b"f", None, 1, 1, 1)])
@@ -207,6 +272,28 @@ class DialectContract:
 
         async with database.read() as connection:
             assert (await connection.execute(select(credential))).all() == []
+
+    @pytest.mark.parametrize("error", [None, StorageUnavailableError("lost"), ValueError("x")])
+    async def test_a_cancellation_that_the_driver_loses_is_not_lost(
+        self, database: Database, error: Exception | None
+    ) -> None:
+        has_begun = asyncio.Event()
+
+        async def lose_it() -> None:
+            async with database.write():
+                has_begun.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if error is not None:
+                        raise error from None
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(lose_it())
+            await has_begun.wait()
+            task.cancel()
+
+        assert task.cancelled()
 
     async def test_a_duplicate_key_means_look_and_try_again(self, database: Database) -> None:
         ada = credential.insert().values(username="ada", phc="x", changed_us=1)
@@ -382,6 +469,22 @@ class TestSqliteDialect(DialectContract):
                 async with open_database(url):
                     pass
 
+    @pytest.fixture
+    def small_segments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("control_plane.storage.sqlite.DELETED_ROWS", 3)
+
+    async def test_a_row_of_a_segment_that_is_not_written_down_cannot_be_deleted(self, database: Database) -> None:
+        rows = [(n, n, b"k", 1, None, None, None, None, b"{}", None, None) for n in range(1, 12)]
+        async with database.write() as connection:
+            await database.dialect.bulk_insert(connection, heartbeat_event, rows)
+            await write_down(connection, last_seq=10)
+
+        with pytest.raises(DBAPIError, match="append-only"):
+            async with database.write() as connection:
+                await connection.execute(heartbeat_event.delete().where(heartbeat_event.c.seq == 11))
+        async with database.write() as connection:
+            await connection.execute(heartbeat_event.delete().where(heartbeat_event.c.seq == 4))
+
     async def test_a_text_among_the_bytes_is_refused(self, database: Database) -> None:
         """It would never equal the same name in bytes."""
         with pytest.raises(UnstorableError):
@@ -399,6 +502,29 @@ class TestMysqlDialect(DialectContract):
     @pytest.fixture
     def url(self, mysql_url: str) -> str:
         return mysql_url
+
+    @pytest.fixture
+    async def small_segments(self, database: Database) -> None:
+        async with database.write() as connection:
+            await connection.exec_driver_sql(
+                "ALTER TABLE heartbeat_event REORGANIZE PARTITION p1, p2, p3, p4, pmax INTO (PARTITION p1 VALUES LESS "
+                "THAN (11), PARTITION p2 VALUES LESS THAN (21), PARTITION pmax VALUES LESS THAN MAXVALUE)"
+            )
+
+    async def test_a_reader_in_the_way_of_a_drop_is_waited_for_shortly_and_then_it_is_to_be_tried_again(
+        self, database: Database, small_segments: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.storage.mysql.ALTER_WAITS_S", 1)
+        async with database.write() as reader:
+            await reader.execute(select(heartbeat_event))
+            with pytest.raises(StorageUnavailableError):
+                await self.drop(database, 10)
+
+        assert await self.drop(database, 10)
+        async with database.write() as connection:
+            assert await database.dialect.segments(connection, heartbeat_event, 10) == [20]
+            default = await connection.exec_driver_sql("SELECT @@lock_wait_timeout > 1000")
+            assert default.scalar_one() == 1
 
     async def test_a_bytes_parameter_goes_through_the_driver(self, database: Database) -> None:
         """Later releases of the driver below raise TypeError here: the pin in pyproject.toml is for this."""
@@ -429,7 +555,7 @@ ROWS = st.tuples(
 
 
 @pytest.mark.mysql
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)  # how long a server takes is not what is tested
 @given(rows=st.lists(ROWS, min_size=1, max_size=20))
 def test_a_literal_means_what_the_parameter_of_the_driver_means(
     database_server: DatabaseServer, rows: list[tuple[Value, ...]]
@@ -443,6 +569,14 @@ def test_a_literal_means_what_the_parameter_of_the_driver_means(
         cursor.execute("SELECT * FROM v")
 
         assert list(cursor.fetchall()) == [row for row in rows for _ in range(2)]
+
+
+async def write_down(connection: AsyncConnection, *, last_seq: int) -> None:
+    """Say that a segment of heartbeats is in an archive."""
+    known = {"first_seq": 1, "last_seq": last_seq, "last_us": last_seq, "root": bytes(32), "tree": b"", "dropped_us": 1}
+    await connection.execute(
+        log_segment.insert().values(log="heartbeat_event", archive="x", archive_sha256=bytes(32), **known)
+    )
 
 
 async def expire(database: Database) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from sqlalchemy import select, update
 from control_plane.cli import main
 from control_plane.errors import FoldError, LeaseLostError, RefusedError, StorageUnavailableError
 from control_plane.events import tasks
-from control_plane.events.envelope import EVENT, LogName, NewEvent, StoredEvent
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent, StoredEvent
+from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
+from control_plane.projections.audit import AuditProjection
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import UNFINISHED, create_tables
 from control_plane.projections.hosts import HostsProjection
@@ -30,8 +34,8 @@ from control_plane.storage.signing_key import create
 from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from tests.support.database import migrated, sqlite_url
-from tests.support.events import RESULT
+from tests.support.database import an_event, migrated, sqlite_url
+from tests.support.events import RESULT, a_task_accepted
 from tests.support.history import HOSTS, Counting, a_poisoned_event, some_history
 
 BOUND_S = 30
@@ -259,6 +263,41 @@ class ProjectionContract:
 
         await shop.rebuilds_equal(*everything)
 
+    # --- what a later release has written
+
+    async def test_unknown_kinds_are_counted_and_skipped_but_for_the_audit_trail_which_shows_every_event(
+        self, shop: Shop
+    ) -> None:
+        await shop.turns(0, 1)
+        later = [
+            await shop.append(an_event("t1", kind="task.blessed", hostname="web1")),
+            await shop.append(replace(a_task_accepted("t7").to_new_event(), schema_v=99)),
+        ]
+        await shop.turns(2, 2)
+        counts: Counter[str] = Counter()
+        stop = asyncio.Event()
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
+            for projection in PROJECTIONS:
+                projector = Projector(
+                    projection(),
+                    shop.database,
+                    shop.log,
+                    shop.leases,
+                    shop.hub,
+                    count=lambda what, number: counts.update({what: number}),
+                )
+                group.create_task(projector.run(stop))
+            await shop.caught_up(*PROJECTIONS)
+            stop.set()
+
+        assert counts == {"unknown_kinds_skipped_by_hosts": 2, "unknown_kinds_skipped_by_tasks": 2}
+        audit = {row[0]: row[2:] for row in (await shop.rows(AuditProjection()))["audit"]}
+        assert audit[later[0]] == ("task.blessed", "user:ada", "t1", "web1", None)
+        assert len(audit) == (await shop.log.head(EVENT)).seq
+        assert [row[0] for row in (await shop.rows(TasksProjection()))["task"]] == ["t1", "t2"]
+        await shop.rebuilds_equal(*PROJECTIONS)
+
     # --- poison
 
     async def test_a_poisoned_event_sets_aside_itself_and_the_later_ones_of_its_subject_and_the_rest_goes_on(
@@ -291,6 +330,17 @@ class ProjectionContract:
 
         assert [seq for seq, _, _ in await self.parked(shop, projector)] == [poisoned, beside, later, after_restart]
         assert [row[0] for row in (await shop.rows(TasksProjection()))["task"]] == ["t1", "t2", "t3"]
+
+    async def test_an_event_of_which_not_even_the_row_can_be_told_is_set_aside_too(self, shop: Shop) -> None:
+        await shop.turns(0, 1)
+        bad = an_event("x", log=HEARTBEAT_EVENT, kind=HeartbeatReceived.KIND)  # its body names no host
+        seq = await shop.append(bad)
+        await shop.turns(2, 2)
+
+        await shop.project(HostsProjection)
+
+        projector = Projector(HostsProjection(), shop.database, shop.log, shop.leases, shop.hub)
+        assert [row[:2] for row in await self.parked(shop, projector)] == [(seq, "x")]
 
     @staticmethod
     async def parked(shop: Shop, projector: Projector) -> list[tuple[Any, ...]]:
@@ -542,6 +592,7 @@ class ProjectionContract:
         assert {row[1] for row in (await shop.rows(Counting()))["counted"]} == {1000}, "the same version goes on"
 
         monkeypatch.setattr(Counting, "version", 2)
+        shop.hub = Hub(shop.database)  # the old one was told how far the old version has come
 
         async def is_new() -> bool:
             return bool((await shop.follower(Counting)).version == 2)

@@ -3,15 +3,18 @@
 import base64
 import json
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import make_url
 
-from tests.support.programs import Installation, Program, follow_json_lines, json_lines
-from tests.support.servers import wait_until
+from tests.support.programs import PASSWORD, Installation, Program, follow_json_lines, json_lines, run
+from tests.support.servers import DatabaseServer, wait_until
 
 pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
 
@@ -72,6 +75,44 @@ def test_a_killed_server_and_a_killed_agent_lose_nothing_and_run_nothing_twice(
     verified = installation.control_plane("projections", "verify")
     assert "differs" not in verified
     assert "equal" in verified
+
+
+def test_a_server_whose_account_may_only_add_to_the_log_does_the_main_job(
+    tmp_path: Path, mysql_url: str, amqp_url: str, database_server: DatabaseServer
+) -> None:
+    url = make_url(mysql_url)
+    name = f"app{secrets.token_hex(5)}"
+    with database_server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 'x'")
+        limited = url.set(username=name, password="x").render_as_string(hide_password=False)
+        installation = Installation(tmp_path / "cp", limited, amqp_url)
+        try:
+            given = installation.environment | {"CONTROL_PLANE_ADMIN_DATABASE_URL": mysql_url}
+            argv = ["control-plane", "init", "--username", "admin", "--password-stdin"]
+            run(argv, environment=given, stdin=PASSWORD + "\n", cwd=installation.directory)
+            api = installation.initialise()  # once more, without the administrator
+            installation.add_agent("web1", "web")
+            api.online(["web1"])
+
+            argv = ["control-plane", "events", "tail", "--follow", "--kind", "execution", "--host", "web1"]
+            tail = Program(argv, log=tmp_path / "tail.log", environment=installation.environment).start()
+
+            done = api.finished(api.run({"group": "web"}, "echo done"))
+
+            assert {row["state"] for row in done.values()} == {"succeeded"}
+            wait_until(lambda: "execution.finished" in tail.text(), timeout_s=20, what="the result is in the tail")
+            tail.signal(signal.SIGINT)
+            wait_until(tail.has_ended, timeout_s=20, what="the tail ends")
+            assert "Traceback" not in tail.text()
+            assert "differs" not in installation.control_plane("projections", "rebuild")
+            ready = httpx.get(f"{installation.url}/readyz").json()
+            assert {check["name"]: check["state"] for check in ready["checks"]}["room in the logs"] == "ok"
+            assert "room for" in run(
+                ["control-plane", "log", "maintain"], environment=given, cwd=installation.directory
+            )
+        finally:
+            installation.close()
+            cursor.execute(f"DROP USER {name}@'%'")
 
 
 def test_an_offline_host_gets_its_command_when_it_returns(installation: Installation) -> None:

@@ -300,6 +300,18 @@ async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Pa
     assert checks["database"]["since"] == ready.json()["checks"][0]["since"]
 
 
+async def test_a_warning_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
+    async def room() -> str | None:
+        return "event has room for 9 events"
+
+    async with an_api(tmp_path, probes=(Probe("room", room, warns=True),)) as api:
+        ready = await api.client(None).get("/readyz")
+
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    checks = {check["name"]: check for check in ready.json()["checks"]}
+    assert (checks["room"]["state"], checks["room"]["detail"]) == ("warning", "event has room for 9 events")
+
+
 async def test_a_database_that_does_not_answer_is_a_503_to_try_again(
     api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,9 @@ async def from_metadata(database: Database) -> None:
                 statements = sqlite.append_only(table.name, [column.name for column in table.primary_key])
             for statement in statements:
                 await connection.execute(text(statement))
+        if not isinstance(database.dialect, mysql.MysqlDialect):
+            for statement in sqlite.droppable(heartbeat_event.name):
+                await connection.execute(text(statement))
 
 
 async def schema_of_sqlite(connection: AsyncConnection) -> dict[str, str]:
@@ -103,6 +106,23 @@ async def test_a_database_is_current_only_once_it_is_migrated_and_migrating_agai
         async with database.read() as connection:
             heads = await connection.exec_driver_sql("SELECT log, seq, recorded_us, tree FROM log_head ORDER BY log")
             assert [tuple(row) for row in heads] == [(b"event", 0, 7, b""), (b"heartbeat_event", 0, 7, b"")]
+
+
+@pytest.mark.mysql
+async def test_segments_that_have_rows_already_stay_as_they_are(mysql_url: str) -> None:
+    async with open_database(mysql_url) as database:
+        async with database.write(timeout_s=None) as connection:
+            await connection.run_sync(lambda c: migrate._upgrade(c, "0001"))
+        async with database.write() as connection:
+            await connection.exec_driver_sql("UPDATE log_head SET seq = 10000001 WHERE log = 'heartbeat_event'")
+
+        await migrate.upgrade(database)
+
+        async with database.read() as connection:
+            dialect = database.dialect
+            assert await dialect.segments(connection, event, 1) == [n * 10_000_000 for n in (1, 2, 3, 4)]
+            heartbeats = await dialect.segments(connection, heartbeat_event, 1)
+            assert heartbeats == [10_000_000, 20_000_000, *(20_000_000 + n * 1_000_000 for n in (1, 2, 3, 4))]
 
 
 async def test_on_sqlite_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

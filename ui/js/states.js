@@ -43,7 +43,7 @@ const PROJECTION = {
   missing: is("none", "question"),
 };
 
-const CHECK = { ok: is("ok", "check"), failing: is("fail", "cross") };
+const CHECK = { ok: is("ok", "check"), warning: is("warn", "triangle"), failing: is("fail", "cross") };
 
 const TABLES = { execution: EXECUTION, host: HOST, task: TASK, projection: PROJECTION, check: CHECK };
 
