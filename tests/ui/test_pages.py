@@ -186,9 +186,9 @@ def test_more_than_half_of_the_fleet_is_asked_for_again(page: Page, dev: Dev) ->
 def test_what_asks_again_says_as_whom_and_what_becomes_of_hosts_that_are_away(
     request: pytest.FixtureRequest, page: Page, dev: Dev
 ) -> None:
-    register(dev, "quiet-2", "away")
+    register(dev, "quiet-2")
     request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-2"))
-    run(page, dev, "group=away&user=nobody", "reboot")
+    run(page, dev, "host=quiet-2&user=nobody", "reboot")
     dialog = page.get_by_role("dialog")
 
     expect(dialog).to_contain_text("It runs as nobody.")
@@ -218,6 +218,7 @@ def test_a_button_that_is_off_says_what_it_waits_for(page: Page, dev: Dev) -> No
 def test_executions_arrive_while_one_looks(page: Page, dev: Dev) -> None:
     run(page, dev, "host=sim-0003", "sleep 3")
     expect(page.get_by_role("row").filter(has_text="sim-0003").filter(has_text="Running")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="1 running")).to_be_visible()
     expect(page.get_by_text("Not started after")).to_be_visible()
 
     finished(page, "1 ok")

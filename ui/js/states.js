@@ -7,7 +7,7 @@ export const EXECUTION = {
   queued: is("wait", "dots", "waiting"),
   sent: is("wait", "dotring", "waiting"),
   accepted: is("run", "half", "waiting"),
-  running: is("run", "play", "waiting"),
+  running: is("run", "play", "running"),
   succeeded: is("ok", "check", "worked"),
   failed: is("fail", "cross", "failed"),
   rejected: is("fail", "octagon", "failed"),
@@ -57,13 +57,19 @@ export function taskState(task) {
   return task.state === "finished" ? task.outcome : task.state;
 }
 
-export const ANSWERS = ["worked", "failed", "silent", "cancelled", "skipped", "waiting"];
+export const ANSWERS = ["worked", "failed", "silent", "cancelled", "skipped", "running", "waiting"];
 
-/** How many hosts worked, did not work, did not answer, were cancelled (some had run by then), never ran it, and are not there yet. */
+/** How many hosts worked, did not work, did not answer, were cancelled (some had run by then), never ran it, run it now, and wait for it. */
 export function answersOf(counts) {
   const sums = Object.fromEntries(ANSWERS.map((answer) => [answer, 0]));
   for (const [state, count] of Object.entries(counts)) sums[EXECUTION[state]?.answer ?? "waiting"] += count;
   return sums;
+}
+
+/** How many hosts have come to an end, whichever. */
+export function endedOf(counts) {
+  const { running, waiting, ...ended } = answersOf(counts);
+  return Object.values(ended).reduce((sum, count) => sum + count, 0);
 }
 
 /** The segments of a task's bar in their order: `[role, count]`, without the empty ones. */

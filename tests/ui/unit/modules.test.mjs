@@ -6,7 +6,7 @@ import { diff } from "../../../ui/js/diff.js";
 import { bytes, percent, relative } from "../../../ui/js/format.js";
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
-import { ANSWERS, EXECUTION, ROLES, answersOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
+import { ANSWERS, EXECUTION, ROLES, answersOf, endedOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
 import { createParser, liveness, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
@@ -97,6 +97,7 @@ test("every execution state has one answer and one role, and counts add up", () 
   assert.equal(sum(segments(counts).map(([, count]) => count)), sum(Object.values(counts)));
   assert.equal(answersOf({ lost: 2, expired: 1 }).silent, 3);
   assert.equal(answersOf({ from_the_future: 1 }).waiting, 1);
+  assert.equal(endedOf({ queued: 1, running: 2, accepted: 4, failed: 8, cancelled: 16 }), 24);
   assert.deepEqual([answersOf({ cancelled: 2 }).skipped, answersOf({ cancelled: 2 }).cancelled], [0, 2]); // it may have run
 });
 

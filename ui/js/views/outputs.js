@@ -103,7 +103,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
   /** What is said where there is no output: nothing where there could be none, since the reason says more. */
   function nothing(state) {
     if (HAVE_RUN.includes(state)) return [note(t("task.no_output"))];
-    return EXECUTION[state]?.answer === "waiting" ? [note(t("task.no_answer_yet"))] : [];
+    return ["running", "waiting"].includes(EXECUTION[state]?.answer) ? [note(t("task.no_answer_yet"))] : [];
   }
 
   async function showWhole(card, group) {

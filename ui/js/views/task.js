@@ -5,7 +5,7 @@ import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs,
 import { between, duration } from "../format.js";
 import { because, told } from "../i18n.js";
 import { link } from "../router.js";
-import { EXECUTION, answersOf, taskState } from "../states.js";
+import { EXECUTION, endedOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { outputCards } from "./outputs.js";
 import { answersText, targetText } from "./task-table.js";
@@ -40,9 +40,8 @@ export function mountTask(root, { task_id: taskId }, context) {
     part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
     bar(part.bar, task.counts);
-    const waiting = answersOf(task.counts).waiting;
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
-    const progress = t("task.progress", { done: task.targets - waiting, n: task.targets });
+    const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
     const took = between(task.accepted_at, task.finished_at);
     text(part.summary, [progress, answersText(task.counts, t), took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
@@ -93,7 +92,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
     const answer = await confirmDialog({
       title: t("task.cancel_title"),
-      body: t("task.cancel_what", { done: Object.values(counts).reduce((sum, n) => sum + n, 0) - answersOf(counts).waiting, running }),
+      body: t("task.cancel_what", { done: endedOf(counts), running }),
       yes: t("task.cancel"),
       no: t("task.keep"),
     });
