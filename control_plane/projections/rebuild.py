@@ -104,7 +104,10 @@ async def roll_back(projection: type[Projection], database: Database, log: Event
             "nothing_to_roll_back", f"there are no earlier tables of {live.name} that this release knows"
         )
     leases = Leases(database, owner=f"rebuild {uuid4()}")
-    async with _alone(leases, old) as lease, folding(old, database, log, lease, sets_aside=False) as tenure:
+    async with (
+        _alone(leases, projection(REBUILT)) as lease,
+        folding(old, database, log, lease, sets_aside=False) as tenure,
+    ):
         upto, _ = await _row_of(database, live)
         await _fold_upto(tenure, upto, old, lambda _done, _total: None)
         await _switch(database, leases, live, old, tenure)
@@ -125,6 +128,7 @@ async def retry_parked(projection: type[Projection], database: Database, log: Ev
 
 @asynccontextmanager
 async def _alone(leases: Leases, copy: Projection) -> AsyncIterator[Lease]:
+    """The right to fold beside the live tables, and to switch: one at a time, whichever copy it is of."""
     lease = await leases.acquire(copy.lease)
     if lease is None:
         raise RefusedError("rebuild_running", f"{copy.name} is being folded already; wait until that has ended")

@@ -55,7 +55,11 @@ class Database:
         level = self.dialect.snapshot_isolation
         engine = self._keeping if level is None else self._keeping.execution_options(isolation_level=level)
         async with self._bounded(None), engine.connect() as connection:
-            yield connection
+            try:
+                yield connection
+            except BaseException:
+                await connection.invalidate()  # rows that stream may be under way still: there is no going on with it
+                raise
 
     @asynccontextmanager
     async def write(

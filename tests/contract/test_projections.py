@@ -38,7 +38,7 @@ from tests.support.database import an_event, migrated, sqlite_url
 from tests.support.events import RESULT, a_task_accepted
 from tests.support.history import HOSTS, Counting, a_poisoned_event, some_history
 
-BOUND_S = 30
+BOUND_S = 60
 
 
 class Trap(Failpoints):
