@@ -36,7 +36,7 @@ class AuditProjection(Projection):
             Index("audit_actor", "actor", "seq"),
         )
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         return ()
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:

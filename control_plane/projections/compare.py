@@ -60,7 +60,7 @@ class TableComparison:
 async def compare(
     one: AsyncConnection, live: Table, other: AsyncConnection, rebuilt: Table, *, since_us: int | None = None
 ) -> TableComparison:
-    """Compare two tables of the same columns, each as its connection sees it; their rows from a time on, if given."""
+    """Compare two tables of the same columns, each as its connection sees it; if given, the blocks since then."""
     found = TableComparison(live.name)
     keys = [live.columns.keys().index(column.name) for column in live.primary_key.columns]
     lefts, rights = _rows(one, live, found.live, since_us), _rows(other, rebuilt, found.rebuilt, since_us)
@@ -82,7 +82,7 @@ async def compare(
 
 
 async def _rows(connection: AsyncConnection, table: Table, side: Side, since_us: int | None) -> AsyncIterator[Key]:
-    wanted = select(table) if since_us is None else select(table).where(table.c.recorded_us >= since_us)
+    wanted = select(table) if since_us is None else select(table).where(table.c.since_us >= since_us)
     statement = wanted.order_by(*table.primary_key.columns).execution_options(yield_per=ROWS_A_READ)
     async for row in await connection.stream(statement):
         side.take(tuple(row))

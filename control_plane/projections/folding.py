@@ -340,7 +340,7 @@ async def apply(projection: Projection, rows: Rows, events: Sequence[tuple[Store
     touched: list[tuple[Table, RowKey]] = []
     for stored, event in events:
         with _poisoned_by(stored):
-            touched += projection.touched(event)
+            touched += projection.touched(stored, event)
     await rows.load(touched)
     for stored, event in events:
         with _poisoned_by(stored):

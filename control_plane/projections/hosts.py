@@ -11,7 +11,8 @@ from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, Rows
-from control_plane.storage.tables import Float64, Identifier, Int64, LongText, read_table
+from control_plane.projections.usage import block_of, packed
+from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
 from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import decode_public_key, key_id
 
@@ -38,7 +39,7 @@ FACTS = (
 
 class HostsProjection(Projection):
     name: ClassVar[str] = "hosts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     logs: ClassVar[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
 
     def __init__(self, suffix: str = "") -> None:
@@ -78,9 +79,8 @@ class HostsProjection(Projection):
             f"host_usage{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
-            Column("recorded_us", Int64, primary_key=True, autoincrement=False),
-            Column("cpu_usage", Float64, nullable=False),
-            Column("memory_usage", Float64, nullable=False),
+            Column("since_us", Int64, primary_key=True, autoincrement=False, comment="when the block began"),
+            Column("data", Blob, nullable=False, comment="one entry a heartbeat that counted: see usage.py"),
         )
 
     @property
@@ -90,8 +90,10 @@ class HostsProjection(Projection):
     def concerns(self, event: Event) -> bool:
         return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         hostname = getattr(event, "hostname", None)
+        if isinstance(event, hosts.HeartbeatReceived):
+            return (self.host, (hostname,)), (self.usage, (hostname, block_of(stored.recorded_us)))
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
@@ -130,9 +132,11 @@ class HostsProjection(Projection):
                 "usage_pos": stored.seq,
             },
         )
-        usage = {"hostname": heartbeat.hostname, "recorded_us": stored.recorded_us}
-        usages = {"cpu_usage": heartbeat.cpu_usage, "memory_usage": heartbeat.memory_usage}
-        rows.put(self.usage, usage | usages)
+        since_us = block_of(stored.recorded_us)
+        block = rows.get(self.usage, heartbeat.hostname, since_us)
+        entry = packed(stored.recorded_us, stored.seq, heartbeat.cpu_usage, heartbeat.memory_usage)
+        data = entry if block is None else block["data"] + entry
+        rows.put(self.usage, {"hostname": heartbeat.hostname, "since_us": since_us, "data": data})
 
 
 def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:

@@ -53,14 +53,14 @@ class Projection:
 
     @property
     def passing(self) -> Collection[Table]:
-        """Those with a row an event, by `hostname` and `recorded_us`: it passes away with the event's segment."""
+        """Those with blocks of usages, by `hostname` and `since_us`: they pass away with the segments of the log."""
         return ()
 
     def concerns(self, event: Event) -> bool:
         """Whether an event can change a row here; False for most kinds, and never False for one that can."""
         return True
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         """The rows that `apply` will look at."""
         raise NotImplementedError
 

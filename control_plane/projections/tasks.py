@@ -94,7 +94,7 @@ class TasksProjection(Projection):
     def concerns(self, event: Event) -> bool:
         return event.KIND.startswith(("task.", "execution.")) or isinstance(event, hosts.HostWentOnline)
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         if isinstance(event, tasks.TaskAccepted | hosts.HostWentOnline):
             return ()  # a new row, whatever stands
         task_id, hostname = getattr(event, "task_id", None), getattr(event, "hostname", None)

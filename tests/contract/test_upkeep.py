@@ -21,7 +21,9 @@ from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.rebuild import rebuild, roll_back
+from control_plane.projections.trimming import LONGER_US
 from control_plane.projections.upkeep import Done, maintain
+from control_plane.projections.usage import BLOCK_US
 from control_plane.storage import tables
 from control_plane.storage.leases import Leases
 from control_plane.storage.tables import follower, heartbeat_event, heartbeat_kept, heartbeat_key, log_segment
@@ -37,7 +39,7 @@ class UpkeepContract:
     @pytest.fixture
     async def plane(self, url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plane]:
         monkeypatch.setitem(tables.SEGMENT_ROWS, "heartbeat_event", 10)  # type: ignore[arg-type] # a dict all the same
-        monkeypatch.setattr("control_plane.projections.trimming.ROWS_AT_ONCE", 3)
+        monkeypatch.setattr("control_plane.projections.trimming.ROWS_AT_ONCE", 1)
         monkeypatch.setattr("control_plane.events.segments.PAGE", 7)
         monkeypatch.setattr("control_plane.storage.sqlite.DELETED_ROWS", 4)
         async with a_plane(url, InProcessBroker().transport()) as plane:
@@ -67,13 +69,14 @@ class UpkeepContract:
         return outcome.seq
 
     async def a_week(self, plane: Plane) -> None:
-        """26 heartbeats of three hosts, and after eight days 8 more; one host is not heard again."""
+        """26 heartbeats of three hosts within two hours, and after eight days 8 more; one host is not heard again."""
         await plane.register("gone", "web1", "web2")
         await self.beat(plane, "gone", 1)
         await self.beat(plane, "gone", 2, boot="b2")
         for sequence in range(1, 13):
             for hostname in ("web1", "web2"):
                 await self.beat(plane, hostname, sequence, boot=f"b{sequence // 5}")
+            plane.clock.advance(1800 if sequence <= 4 else 0)
         plane.clock.advance(8 * DAY_S)
         for sequence in range(13, 17):
             for hostname in ("web1", "web2"):
@@ -105,16 +108,20 @@ class UpkeepContract:
         await self.a_week(plane)
         projection = HostsProjection()
         shown = await self.rows(plane, projection.host)
-        assert len(await self.rows(plane, projection.usage)) == 34
+        blocks = await self.rows(plane, projection.usage)
+        assert len(blocks) == 13
 
         done = await self.upkeep(plane, tmp_path)
 
         assert [(dropped.first_seq, dropped.last_seq) for dropped in done.dropped] == [(1, 10), (11, 20)]
-        assert (done.waits, done.trimmed) == (None, 20)
+        assert (done.waits, done.trimmed) == (None, 5)
         assert [row[0] for row in await self.rows(plane, heartbeat_event)] == list(range(21, 35))
         assert sorted(row[-1] for row in await self.rows(plane, heartbeat_key)) == list(range(21, 35))
         assert await self.rows(plane, projection.host) == shown
-        assert len(await self.rows(plane, projection.usage)) == 14
+        floor_us = done.dropped[-1].last_us + 1
+        kept = [block for block in blocks if block[1] + BLOCK_US + LONGER_US > floor_us]
+        assert await self.rows(plane, projection.usage) == kept
+        assert min(block[1] for block in kept) < floor_us - BLOCK_US, "the last hour before stays"
         await self.rebuilds_equal(plane)
         again = await self.upkeep(plane, tmp_path)
         assert (again.dropped, again.trimmed) == ([], 0)
@@ -276,7 +283,7 @@ class UpkeepContract:
         assert [row[0] for row in await self.rows(plane, heartbeat_event)] == list(range(21, 35))
         assert sorted(row[-1] for row in await self.rows(plane, heartbeat_key)) == list(range(21, 35))
         assert await self.rows(plane, HostsProjection().host) == shown
-        assert len(await self.rows(plane, HostsProjection().usage)) == 14
+        assert len(await self.rows(plane, HostsProjection().usage)) == 8
         assert len(files(tmp_path)) == 2
         await self.rebuilds_equal(plane)
 

@@ -54,7 +54,7 @@ class Folded:
             row = stored(new, seq=self.heads[new.log], recorded_us=START_US + round(at_s * 1_000_000))
             decoded = registry.decode(row)
             assert decoded is not None
-            self._rows.begin(self.projection.touched(decoded))
+            self._rows.begin(self.projection.touched(row, decoded))
             self.projection.apply(self._rows, row, decoded)  # type: ignore[arg-type] # all that a fold uses of Rows
             assert not self._rows.has_changed or self.projection.concerns(decoded)
         return self.heads[events[-1].LOG]

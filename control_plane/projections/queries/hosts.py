@@ -10,6 +10,7 @@ from control_plane.events.presence import LastHeartbeat
 from control_plane.projections.hosts import HostsProjection, last_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
+from control_plane.projections.usage import Usage, block_of, thinned
 from control_plane.storage.engine import Database
 
 
@@ -63,13 +64,6 @@ class GroupView:
     hosts: int
     counts: Mapping[str, int]
     drift: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    recorded_us: int
-    cpu_usage: float
-    memory_usage: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,28 +164,10 @@ class HostQueries:
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
         """The usages of a host over time, oldest first; of more than `points` the newest in each equal part of it."""
         t = self._usage
-        about = select(func.count(), func.min(t.c.recorded_us), func.max(t.c.recorded_us)).where(
-            t.c.hostname == hostname, t.c.recorded_us.between(from_us, to_us)
-        )
+        blocks = select(t.c.data).where(t.c.hostname == hostname, t.c.since_us.between(block_of(from_us), to_us))
         async with self._database.read() as connection:
-            count, first_us, last_us = (await connection.execute(about)).one()
-            if not count:
-                return []
-            part_us = 1 if count <= points else (last_us - first_us) // points + 1
-            since_us = t.c.recorded_us - first_us
-            newest = (
-                select(func.max(t.c.recorded_us).label("recorded_us"))
-                .where(t.c.hostname == hostname, t.c.recorded_us.between(first_us, last_us))
-                .group_by(since_us - since_us % part_us)  # whole numbers, where a quotient is none on MySQL
-                .subquery()
-            )
-            statement = (
-                select(t.c.recorded_us, t.c.cpu_usage, t.c.memory_usage)
-                .join(newest, newest.c.recorded_us == t.c.recorded_us)
-                .where(t.c.hostname == hostname)
-                .order_by(t.c.recorded_us)
-            )
-            return [Usage(**row) for row in (await connection.execute(statement)).mappings()]
+            data = b"".join(await connection.scalars(blocks.order_by(t.c.since_us)))
+        return thinned(data, from_us=from_us, to_us=to_us, points=points)
 
     async def _select(
         self,
