@@ -7,7 +7,7 @@ from control_plane.projections.usage import BLOCK_US, Usage, block_of, entries, 
 def test_a_block_is_its_entries_one_behind_the_other_in_32_bytes_each() -> None:
     data = packed(1, 2, 0.0, 1.0) + packed(3, 4, 0.5, 0.25)
 
-    assert data[:32].hex() == "0000000000000001" "0000000000000002" "0000000000000000" "3ff0000000000000"
+    assert data[:32].hex() == "0000000000000001000000000000000200000000000000003ff0000000000000"
     assert entries(data) == [Usage(1, 2, 0.0, 1.0), Usage(3, 4, 0.5, 0.25)]
     assert entries(b"") == []
 
