@@ -91,9 +91,10 @@ class HostsProjection(Projection):
         return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
 
     def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        hostname = getattr(event, "hostname", None)
         if isinstance(event, hosts.HeartbeatReceived):
-            return (self.host, (hostname,)), (self.usage, (hostname, block_of(stored.recorded_us)))
+            name = event.hostname
+            return (self.host, (name,)), (self.usage, (name, block_of(stored.recorded_us)))
+        hostname = getattr(event, "hostname", None)
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
