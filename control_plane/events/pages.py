@@ -1,6 +1,6 @@
 """How events are read from their table: as raw rows, in pages that are bounded by number and by size."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, cast
 
 from sqlalchemy import bindparam, func, select
@@ -31,14 +31,17 @@ class Page(NamedTuple):
     limit: int
 
 
-def _sql(name: LogName) -> str:
-    """A page, to be filled with whole numbers: text, since types of SQLAlchemy would cost half of the time."""
+def _columns(name: LogName) -> str:
+    """Of a page: text, since types of SQLAlchemy would cost half of the time."""
     slim = f"CASE WHEN LENGTH(body) < {LARGE_BYTES} THEN body END"
     columns = ", ".join(slim if column.name == "body" else column.name for column in EVENT_TABLES[name].c)
-    return (
-        f"SELECT {columns}, LENGTH(body) FROM {name} "  # noqa: S608 - names of ours
-        "WHERE seq > {after:d} AND seq <= {upto:d} ORDER BY seq LIMIT {limit:d}"
-    )
+    return f"SELECT {columns}, LENGTH(body)"
+
+
+def _sql(name: LogName) -> str:
+    """A page, to be filled with whole numbers."""
+    where = "WHERE seq > {after:d} AND seq <= {upto:d} ORDER BY seq LIMIT {limit:d}"
+    return f"{_columns(name)} FROM {name} {where}"
 
 
 _SLIM: Final = {name: _sql(name) for name in _LOGS}
@@ -58,6 +61,24 @@ async def read_gapless(connection: AsyncConnection, log: LogName, page: Page) ->
             columns[_BODY_PLACE] = await connection.scalar(_BODY[log], {"at": place})
         events.append(stored_event(cast("EventRow", columns)))
     return events
+
+
+async def read_these(connection: AsyncConnection, log: LogName, seqs: Sequence[int]) -> list[StoredEvent]:
+    """The events with these seqs that are there or have outlived their segment, in their order, whatever their size."""
+    if not seqs:
+        return []
+    events: list[StoredEvent] = []
+    columns: list[object]
+    where = f"WHERE seq IN ({','.join(f'{seq:d}' for seq in seqs)})"
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if len(events) < len(seqs) and (table := tables.get(log)) is not None:
+            sql = f"{_columns(log)} FROM {table.name} {where}"
+            for *columns, size in (await connection.exec_driver_sql(sql)).all():
+                if size >= LARGE_BYTES:
+                    is_it = table.c.seq == columns[0]
+                    columns[_BODY_PLACE] = await connection.scalar(select(table.c.body).where(is_it))
+                events.append(stored_event(cast("EventRow", columns)))
+    return sorted({event.seq: event for event in events}.values(), key=lambda event: event.seq)
 
 
 async def read_kinds(

@@ -10,7 +10,7 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, Store
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Json, Row, RowKey, Rows
+from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.projections.usage import block_of, packed
 from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
 from control_plane_wire.messages import HeartbeatMessage
@@ -25,6 +25,7 @@ PRESENCE: Mapping[str, str] = {
 # What the dashboard shows of a heartbeat beside the usages, under the same names.
 FACTS = (
     "agent_version",
+    "boot_id",
     "running",
     "load",
     "disk_usage",
@@ -49,14 +50,7 @@ class HostsProjection(Projection):
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
             # fed by the event log
-            Column("state", Identifier(16), nullable=False),
-            Column("state_since_us", Int64, nullable=False),
-            Column("state_cause", LongText),
-            Column("registered_us", Int64, nullable=False),
-            Column("key_id", Identifier(64)),
-            Column("groups", Json(), nullable=False),
-            Column("labels", Json(), nullable=False),
-            Column("maintenance", Int64, nullable=False),
+            *_of_events(),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row; 0: not registered"),
             # fed by the heartbeat log
             Column("heartbeat_seq", Int64, nullable=False, comment="the last heartbeat that counted"),
@@ -83,6 +77,15 @@ class HostsProjection(Projection):
             Column("data", Blob, nullable=False, comment="one entry a heartbeat that counted: see usage.py"),
         )
 
+        # What the event log said of each host, for ever: a row an event that changed it.
+        self.history = read_table(
+            f"host_history{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            Column("pos", Int64, primary_key=True, autoincrement=False),
+            *_of_events(),
+        )
+
     @property
     def passing(self) -> Collection[Table]:
         return (self.usage,)
@@ -97,7 +100,7 @@ class HostsProjection(Projection):
         hostname = getattr(event, "hostname", None)
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, hosts.HeartbeatReceived):
             self._heartbeat(rows, stored, event.heartbeat)
         elif event.KIND.startswith("host.") and stored.hostname:
@@ -106,38 +109,52 @@ class HostsProjection(Projection):
                 return
             changes = _changes(row or {}, stored, event)
             if changes:
-                rows.put(self.host, {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq})
+                changed = {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq}
+                rows.put(self.host, changed)
+                rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
-    def _heartbeat(self, rows: Rows, stored: StoredEvent, heartbeat: HeartbeatMessage) -> None:
+    def _heartbeat(self, rows: RowStore, stored: StoredEvent, heartbeat: HeartbeatMessage) -> None:
         row = rows.get(self.host, heartbeat.hostname) or _new_row(heartbeat.hostname)
         last = counted(last_of(row), heartbeat, stored.recorded_us)
         if last is None:
             return
-        said = heartbeat.to_json()
-        rows.put(
-            self.host,
-            {
-                **row,
-                "heartbeat_seq": stored.seq,
-                "last_heartbeat_us": stored.recorded_us,
-                "interval_s": heartbeat.interval_s,
-                "boot_id": last.boot_id,
-                "sequence": last.sequence,
-                "timestamp": last.timestamp,
-                "superseded": list(last.superseded),
-                "status": heartbeat.status,
-                "cpu_usage": heartbeat.cpu_usage,
-                "memory_usage": heartbeat.memory_usage,
-                "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
-                "facts": {name: said[name] for name in FACTS if said.get(name) is not None},
-                "usage_pos": stored.seq,
-            },
-        )
+        said = {"heartbeat_seq": stored.seq, **heard(heartbeat, stored.recorded_us), "usage_pos": stored.seq}
+        boots = {"boot_id": last.boot_id, "sequence": last.sequence, "superseded": list(last.superseded)}
+        rows.put(self.host, {**row, **said, **boots, "timestamp": last.timestamp})
         since_us = block_of(stored.recorded_us)
         block = rows.get(self.usage, heartbeat.hostname, since_us)
         entry = packed(stored.recorded_us, stored.seq, heartbeat.cpu_usage, heartbeat.memory_usage)
         data = entry if block is None else block["data"] + entry
         rows.put(self.usage, {"hostname": heartbeat.hostname, "since_us": since_us, "data": data})
+
+
+def _of_events() -> list[Column[Any]]:
+    """What the event log says of a host."""
+    return [
+        Column("state", Identifier(16), nullable=False),
+        Column("state_since_us", Int64, nullable=False),
+        Column("state_cause", LongText),
+        Column("registered_us", Int64, nullable=False),
+        Column("key_id", Identifier(64)),
+        Column("groups", Json(), nullable=False),
+        Column("labels", Json(), nullable=False),
+        Column("maintenance", Int64, nullable=False),
+        Column("presence_seq", Int64, comment="the last event that changed its presence"),
+    ]
+
+
+def heard(heartbeat: HeartbeatMessage, recorded_us: int | None) -> Row:
+    """What a heartbeat that counts says of its host, for show."""
+    said = heartbeat.to_json()
+    return {
+        "last_heartbeat_us": recorded_us,
+        "interval_s": heartbeat.interval_s,
+        "status": heartbeat.status,
+        "cpu_usage": heartbeat.cpu_usage,
+        "memory_usage": heartbeat.memory_usage,
+        "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
+        "facts": {name: said[name] for name in FACTS if said.get(name) is not None},
+    }
 
 
 def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
@@ -155,7 +172,8 @@ def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
 def _new_row(hostname: str) -> Row:
     empty = dict.fromkeys(
         (
-            *("state_cause", "key_id", "last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
+            *("state_cause", "key_id", "presence_seq"),
+            *("last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
             *("cpu_usage", "memory_usage", "groups_bound", "facts"),
         )
     )
@@ -191,5 +209,6 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
         case hosts.HostWentOnline() | hosts.HostWentStale() | hosts.HostWentOffline():
             if row["state"] in {"revoked", "retired"}:
                 return {}
-            return {"state": PRESENCE[event.KIND], **since, "state_cause": event.cause}
+            presence = PRESENCE[event.KIND]
+            return {"state": presence, **since, "state_cause": event.cause, "presence_seq": stored.seq}
     return {}

@@ -1,7 +1,7 @@
 """The rows that one batch of events touches: loaded once, folded in memory, written back at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 from sqlalchemy import Dialect as SqlDialect
@@ -33,6 +33,29 @@ class Json(TypeDecorator[Any]):
 
 def json_text(value: object) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+class RowStore(Protocol):
+    """What a fold sees of the rows."""
+
+    def get(self, table: Table, *key: str | int) -> Row | None:
+        """The row as it stands by now; change a copy, and `put` it."""
+        ...
+
+    def put(self, table: Table, row: Row) -> None: ...
+
+
+class MemoryRows:
+    """Rows that are folded for an answer, and never written."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Table, dict[RowKey, Row]] = {}
+
+    def get(self, table: Table, *key: str | int) -> Row | None:
+        return self._rows.get(table, {}).get(key)
+
+    def put(self, table: Table, row: Row) -> None:
+        self._rows.setdefault(table, {})[tuple(row[column.name] for column in table.primary_key.columns)] = row
 
 
 class Remembered:

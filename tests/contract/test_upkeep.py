@@ -143,7 +143,7 @@ class UpkeepContract:
 
         await self.rebuilds_equal(plane)
         names = {host.hostname: host for host in await HostQueries(plane.database).registered()}
-        assert (names["gone"].boot_id, names["gone"].heartbeat_seq) == ("b2", 2)
+        assert (names["gone"].facts["boot_id"], names["gone"].heartbeat_seq) == ("b2", 2)
 
     async def test_tables_of_before_a_rebuild_hold_nothing_back_and_can_be_put_back(
         self, plane: Plane, tmp_path: Path
