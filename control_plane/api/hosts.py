@@ -33,6 +33,7 @@ from control_plane.projections.hosts import STATES
 from control_plane.projections.moments import micros_of
 from control_plane.projections.queries.hosts import HostFilter, HostView
 
+PROJECTION: Final = "hosts"
 DEFAULT_HISTORY_US: Final = 3600 * 1_000_000
 
 router = noun("/hosts", "hosts", permission="hosts.read")

@@ -4,7 +4,7 @@ What its heartbeats say is read from the heartbeat log, for the hosts that are s
 counted, the usages tell. Where that one is dropped, the last change of presence has one that was kept.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from sqlalchemy import Select, Subquery, and_, func, or_, select
@@ -97,19 +97,33 @@ class PastHosts:
             said = await self._not_heard_since(connection, presences.keys())
             left = presences.keys() - said.keys()
             seqs = await self._last_counted(connection, left) if self._moment.has_heartbeats else []
+        said.update(await self._heard(seqs))
+        left = presences.keys() - said.keys()
+        changes = await self._changes(seq for name in left if (seq := presences[name]) is not None)
+        still_kept = await self._heard([change.heartbeat_seq for change in changes.values()])
+        for hostname, change in changes.items():
+            about = still_kept.get(hostname, _as_told(change))
+            is_last = hostname in still_kept and self._moment.has_heartbeats
+            said[hostname] = about if is_last else about | {"exact_from_us": self._moment.dropped.recorded_us}
+        return said
+
+    async def _heard(self, seqs: Sequence[int]) -> dict[str, Row]:
+        """What these heartbeats say, of those that are kept, by hostname."""
+        said: dict[str, Row] = {}
         async for stored in self._log.read_these(HEARTBEAT_EVENT, seqs):
             event = registry.decode(stored)
             if isinstance(event, HeartbeatReceived):
                 said[event.hostname] = _row(event.heartbeat, stored.seq, stored.recorded_us)
-        kept = [seq for hostname, seq in presences.items() if seq is not None and hostname not in said]
-        async for stored in self._log.read_these(EVENT, kept):
+        return said
+
+    async def _changes(self, seqs: Iterable[int]) -> dict[str, PresenceChanged]:
+        """These changes of presence, as far as their heartbeat is of those that were dropped, by hostname."""
+        changes: dict[str, PresenceChanged] = {}
+        async for stored in self._log.read_these(EVENT, list(seqs)):
             event = registry.decode(stored)
             if isinstance(event, PresenceChanged) and event.heartbeat_seq <= self._moment.dropped.seq:
-                heartbeat = parse_heartbeat(dict(event.heartbeat))
-                by_its_clock_us = min(heartbeat.timestamp * 1_000_000, stored.recorded_us)
-                about = _row(heartbeat, event.heartbeat_seq, by_its_clock_us)
-                said[event.hostname] = about | {"exact_from_us": self._moment.dropped.recorded_us}
-        return said
+                changes[event.hostname] = event
+        return changes
 
     async def _not_heard_since(self, connection: AsyncConnection, hostnames: Set[str]) -> dict[str, Row]:
         """Of those that were not heard after the moment, what they have said last: it stands in the read table."""
@@ -153,6 +167,12 @@ class PastHosts:
 def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
     names = sorted(hostnames)
     return (names[at : at + HOSTS_A_STATEMENT] for at in range(0, len(names), HOSTS_A_STATEMENT))
+
+
+def _as_told(change: PresenceChanged) -> Row:
+    """When its heartbeat was recorded nobody knows any more, but when it was sent by the host's clock."""
+    heartbeat = parse_heartbeat(dict(change.heartbeat))
+    return _row(heartbeat, change.heartbeat_seq, heartbeat.timestamp * 1_000_000)
 
 
 def _row(heartbeat: HeartbeatMessage, seq: int, recorded_us: int) -> Row:
