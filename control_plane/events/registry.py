@@ -66,7 +66,7 @@ def decode(stored: StoredEvent) -> Event | None:
     """
     if stored.kind not in KINDS:
         return None
-    body = strict_json.parse(stored.body, max_bytes=MAX_BODY_BYTES)
+    body = strict_json.parse_stored(stored.body, max_bytes=MAX_BODY_BYTES)
     version, body = upcasts.upcast(stored.kind, stored.schema_v, body)
     cls = BY_KIND.get((stored.kind, version))
     return None if cls is None else cls.from_stored(stored, body)
