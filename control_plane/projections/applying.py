@@ -1,6 +1,6 @@
 """Applying events of the log to rows in memory, and telling which one of them cannot be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Table
 
@@ -33,15 +33,15 @@ def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[
     return decoded
 
 
-def touched(projection: Projection, events: Sequence[tuple[StoredEvent, Event]]) -> set[tuple[Table, RowKey]]:
-    """The rows that the events look at."""
-    found: set[tuple[Table, RowKey]] = set()
+def touched(
+    projection: Projection, events: Sequence[tuple[StoredEvent, Event]]
+) -> Iterator[tuple[Table, RowKey]]:
+    """The rows that the events look at; one of them may be there more than once."""
     for stored, event in events:
         try:
-            found.update(projection.touched(stored, event))
+            yield from projection.touched(stored, event)
         except Exception as error:
             raise _poison(stored, error) from error
-    return found
 
 
 def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:

@@ -34,8 +34,8 @@ POLL_S: Final = 0.25  # how late another process's event may be seen
 SAVE_S: Final = 1.0
 BULK_PAGE: Final = 2000
 BULK_TURN: Final = 200  # events folded in one go
-BULK_EVENTS: Final = 100_000  # folded in memory before the rows are written, or
-BULK_BYTES: Final = 64 * 1024 * 1024  # so much of their bodies, or
+BULK_EVENTS: Final = 200_000  # folded in memory before the rows are written, or
+BULK_BYTES: Final = 128 * 1024 * 1024  # so much of their bodies, or
 BULK_ROWS: Final = 50_000  # so many rows changed
 REBUILT: Final = "_rebuilt"  # the suffix of tables that are folded from zero beside the live ones
 OLD: Final = "_old"  # of those that were live before
@@ -159,7 +159,7 @@ class Folding:
                 await rows.flush()
                 self._failpoints.hit("projector.before_commit")
             self._failpoints.hit("projector.after_commit")
-            rows.committed(batch.size_bytes)
+            rows.taken(batch.size_bytes)
             self._saved = batch.upto
         if skipped := len(good) - len(events):
             self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
@@ -194,11 +194,11 @@ class Folding:
                 unsaved += len(batch.events)
                 if unsaved >= BULK_EVENTS or size_bytes >= BULK_BYTES or rows.size >= BULK_ROWS:
                     await writing.result()
-                    writing.start(self._write(rows.committed(size_bytes), self.position, progress))
+                    writing.start(self._write(rows.taken(size_bytes), self.position, progress))
                     size_bytes = unsaved = 0
             await writing.result()
             if self._saved != self.position:
-                await self._write(rows.committed(size_bytes), self.position, progress)
+                await self._write(rows.taken(size_bytes), self.position, progress)
 
     async def _fold_in_memory(self, rows: Rows, batch: Batch) -> None:
         count = 0

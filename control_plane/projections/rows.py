@@ -1,5 +1,6 @@
 """The rows that one batch of events touches: loaded once, folded in memory, written back at once."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -41,30 +42,27 @@ def json_text(value: object) -> str:
 
 
 class Remembered:
-    """Rows as they were written last, for whoever is their only writer; they need not be fetched again.
+    """Rows in memory, as they are written or will be, for whoever is their only writer; they need not be fetched again.
 
     Those that nobody has changed or fetched for long are forgotten: when the newer ones are too many, the older ones
-    go, and the newer ones are the older ones from then on. So what was kept in one call is there until the next one.
+    go, and the newer ones are the older ones from then on. So what was there at one `forget` is there until the next.
+    Where a batch is given up, all of them are.
     """
 
     def __init__(self) -> None:
-        self._newer: dict[Table, dict[RowKey, Row]] = {}
-        self._older: dict[Table, dict[RowKey, Row]] = {}
+        self.newer: defaultdict[Table, dict[RowKey, Row]] = defaultdict(dict)
+        self.older: defaultdict[Table, dict[RowKey, Row]] = defaultdict(dict)
         self._size_bytes = 0
 
-    def get(self, table: Table, key: RowKey) -> Row | None:
-        if (rows := self._newer.get(table)) is not None and (row := rows.get(key)) is not None:
-            return row
-        return None if (rows := self._older.get(table)) is None else rows.get(key)
+    def forget(self, size_bytes: int) -> None:
+        """Forget what is old, where that is time.
 
-    def keep(self, *kept: Changed, size_bytes: int) -> None:
-        """Args: `size_bytes`: of the events that they follow from, and so about their own."""
-        for by_table in kept:
-            for table, rows in by_table.items():
-                self._newer.setdefault(table, {}).update(rows)
+        Args:
+            size_bytes: of the events since the last time, and so about that of the rows that follow from them.
+        """
         self._size_bytes += size_bytes
-        if sum(map(len, self._newer.values())) > MOST_REMEMBERED or self._size_bytes > MOST_REMEMBERED_BYTES:
-            self._newer, self._older, self._size_bytes = {}, self._newer, 0
+        if sum(map(len, self.newer.values())) > MOST_REMEMBERED or self._size_bytes > MOST_REMEMBERED_BYTES:
+            self.newer, self.older, self._size_bytes = defaultdict(dict), self.newer, 0
 
 
 class Rows:
@@ -72,40 +70,36 @@ class Rows:
 
     Args:
         connection: what is loaded by, and flushed to.
-        remembered: of the batches before, where nobody else writes; `committed` adds to it.
+        remembered: of the batches before, where nobody else writes.
     """
 
     def __init__(self, connection: AsyncConnection, dialect: Dialect, remembered: Remembered | None = None) -> None:
         self._connection = connection
         self._dialect = dialect
         self._remembered = remembered or Remembered()
-        self._loaded: dict[Table, dict[RowKey, Row]] = {}
-        self._changed: dict[Table, dict[RowKey, Row]] = {}
-
-    @property
-    def has_changes(self) -> bool:
-        return bool(self._changed)
+        self._changed: defaultdict[Table, dict[RowKey, Row]] = defaultdict(dict)
 
     @property
     def size(self) -> int:
         """How many rows are changed."""
         return sum(map(len, self._changed.values()))
 
-    def committed(self, size_bytes: int) -> Changed:
-        """What was flushed is in the database now, or will be before anything is loaded that was not kept since.
+    def taken(self, size_bytes: int) -> Changed:
+        """The changed rows, for whoever writes them before the next ones are taken; none is changed from here on.
 
-        Returns:
-            The changed rows; none is changed from here on.
+        Args:
+            size_bytes: of the events that they follow from.
         """
-        self._remembered.keep(self._loaded, self._changed, size_bytes=size_bytes)
-        changed, self._changed, self._loaded = self._changed, {}, {}
+        changed, self._changed = self._changed, defaultdict(dict)
+        self._remembered.forget(size_bytes)
         return changed
 
     def missing(self, wanted: Iterable[tuple[Table, RowKey]]) -> dict[Table, list[RowKey]]:
         """Those of these primary keys whose rows are not in memory, in their order."""
         found: dict[Table, set[RowKey]] = {}
-        for table, key in set(wanted):
-            if self.get(table, *key) is None:
+        newer, older = self._remembered.newer, self._remembered.older
+        for table, key in wanted:
+            if key not in newer[table] and key not in older[table]:
                 found.setdefault(table, set()).add(key)
         return {table: sorted(keys) for table, keys in found.items()}
 
@@ -120,27 +114,23 @@ class Rows:
 
     async def _fetch(self, connection: AsyncConnection, table: Table, keys: Sequence[RowKey]) -> None:
         columns = list(table.primary_key.columns)
-        rows, key_of = self._loaded.setdefault(table, {}), _key_of(table)
         if len(columns) == 1:
             condition = columns[0].in_([key[0] for key in keys])
         else:
             condition = tuple_(*columns).in_(keys)
+        rows, key_of = self._remembered.newer[table], _key_of(table)
         for found in (await connection.execute(select(table).where(condition))).mappings():
             row = dict(found)
             rows[key_of(row)] = row
 
     def get(self, table: Table, *key: str | int) -> Row | None:
         """The row as it stands in this batch; change a copy, and `put` it."""
-        if (rows := self._changed.get(table)) is not None and (row := rows.get(key)) is not None:
-            return row
-        if (rows := self._loaded.get(table)) is not None and (row := rows.get(key)) is not None:
-            return row
-        return self._remembered.get(table, key)
+        remembered = self._remembered
+        return remembered.newer[table].get(key) or remembered.older[table].get(key)
 
     def put(self, table: Table, row: Row) -> None:
-        if (rows := self._changed.get(table)) is None:
-            rows = self._changed[table] = {}
-        rows[_key_of(table)(row)] = row
+        key = _key_of(table)(row)
+        self._remembered.newer[table][key] = self._changed[table][key] = row
 
     async def flush(self) -> None:
         """Write every changed row, in the order of the primary keys."""
