@@ -33,9 +33,7 @@ def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[
     return decoded
 
 
-def touched(
-    projection: Projection, events: Sequence[tuple[StoredEvent, Event]]
-) -> Iterator[tuple[Table, RowKey]]:
+def touched(projection: Projection, events: Sequence[tuple[StoredEvent, Event]]) -> Iterator[tuple[Table, RowKey]]:
     """The rows that the events look at; one of them may be there more than once."""
     for stored, event in events:
         try:

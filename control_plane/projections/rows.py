@@ -128,6 +128,13 @@ class Rows:
         remembered = self._remembered
         return remembered.newer[table].get(key) or remembered.older[table].get(key)
 
+    def change(self, table: Table, *key: str | int) -> Row | None:
+        """The row as it stands, put already and to be changed in place: quicker than a copy for each event."""
+        own = self._changed[table].get(key)
+        if own is None and (row := self.get(table, *key)) is not None:
+            own = self._remembered.newer[table][key] = self._changed[table][key] = row.copy()
+        return own
+
     def put(self, table: Table, row: Row) -> None:
         key = _key_of(table)(row)
         self._remembered.newer[table][key] = self._changed[table][key] = row
