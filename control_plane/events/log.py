@@ -24,7 +24,7 @@ from control_plane.events.pages import (
     read_these,
 )
 from control_plane.events.tail import Tail
-from control_plane.storage.dialect import KeyBytes
+from control_plane.storage.dialect import Dialect, KeyBytes
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.clock import Clock, SystemClock
@@ -161,11 +161,11 @@ class EventLog:
             head = await _head(connection, log)
             news.looked(head.seq)
             page = Page(after, head.seq if upto is None else min(upto, head.seq), limit)
-            events, missing = await _read_over_dropped(connection, log, page)
+            events, missing = await _read_over_dropped(connection, self._database.dialect, log, page)
         if missing is None:
             return events
         async with self._database.write() as connection:
-            return await _read_locked(connection, log, missing)
+            return await _read_locked(connection, self._database.dialect, log, missing)
 
     async def _read_kinds(
         self, log: LogName, after: int, limit: int, kinds: Collection[str], upto: int | None
@@ -191,7 +191,7 @@ class EventLog:
         wanted = sorted(seqs)
         for at in range(0, len(wanted), MOST_EVENTS):
             async with self._database.read() as connection:
-                events = await read_these(connection, log, wanted[at : at + MOST_EVENTS])
+                events = await read_these(connection, self._database.dialect, log, wanted[at : at + MOST_EVENTS])
             for event in events:
                 yield event
 
@@ -250,11 +250,11 @@ class EventLog:
 
 
 async def _read_over_dropped(
-    connection: AsyncConnection, log: LogName, page: Page
+    connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page
 ) -> tuple[list[StoredEvent], Page | None]:
     """The events of a page; or none, and the rest of the page where its next event is not there."""
     while page.after < page.upto:
-        if events := await read_gapless(connection, log, page):
+        if events := await read_gapless(connection, dialect, log, page):
             return events, None
         dropped = (await read_dropped(connection, log)).seq
         if dropped <= page.after:
@@ -265,10 +265,10 @@ async def _read_over_dropped(
     return [], None
 
 
-async def _read_locked(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+async def _read_locked(connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page) -> list[StoredEvent]:
     """Read a page again while nothing can be appended: what is still missing then, and was not dropped, is gone."""
     await connection.execute(_SHARE_HEAD, {"name": log})
-    events, missing = await _read_over_dropped(connection, log, page)
+    events, missing = await _read_over_dropped(connection, dialect, log, page)
     if missing is not None:
         raise LogDamagedError(log, missing.after + 1)
     return events

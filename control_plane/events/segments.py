@@ -177,7 +177,7 @@ async def finish(database: Database, log: LogName, *, progress: Progress = lambd
     at = first - 1
     while at < dropped:
         async with database.read() as connection:
-            events = await read_gapless(connection, log, Page(at, dropped, PAGE))
+            events = await read_gapless(connection, database.dialect, log, Page(at, dropped, PAGE))
         if not events:
             raise LogDamagedError(log, at + 1)
         at = events[-1].seq
@@ -210,7 +210,7 @@ async def _archive(
         at = before.size
         while at < segment.last_seq:
             async with database.read() as connection:
-                events = await read_gapless(connection, segment.log, Page(at, segment.last_seq, PAGE))
+                events = await read_gapless(connection, database.dialect, segment.log, Page(at, segment.last_seq, PAGE))
             if not events:
                 raise LogDamagedError(segment.log, at + 1)
             await asyncio.to_thread(take, events)

@@ -13,7 +13,7 @@ from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.projections.usage import block_of, packed
 from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
-from control_plane_wire.messages import HeartbeatMessage
+from control_plane_wire.heartbeats import interval_s
 from control_plane_wire.signing import decode_public_key, key_id
 
 STATES = ("online", "stale", "offline", "pending", "revoked", "retired")
@@ -102,7 +102,7 @@ class HostsProjection(Projection):
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, hosts.HeartbeatReceived):
-            self._heartbeat(rows, stored, event.heartbeat)
+            self._heartbeat(rows, stored, event.said)
         elif event.KIND.startswith("host.") and stored.hostname:
             row = rows.get(self.host, stored.hostname)
             if row is None and not isinstance(event, hosts.HostRegistered):
@@ -113,19 +113,25 @@ class HostsProjection(Projection):
                 rows.put(self.host, changed)
                 rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
-    def _heartbeat(self, rows: RowStore, stored: StoredEvent, heartbeat: HeartbeatMessage) -> None:
-        row = rows.get(self.host, heartbeat.hostname) or _new_row(heartbeat.hostname)
-        last = counted(last_of(row), heartbeat, stored.recorded_us)
+    def _heartbeat(self, rows: RowStore, stored: StoredEvent, said: Mapping[str, Any]) -> None:
+        hostname, recorded_us = said["hostname"], stored.recorded_us
+        row = rows.get(self.host, hostname)
+        beat = LastHeartbeat(said.get("boot_id"), said.get("sequence"), said["timestamp"])
+        last = counted(None if row is None else last_of(row), beat, recorded_us)
         if last is None:
             return
-        said = {"heartbeat_seq": stored.seq, **heard(heartbeat, stored.recorded_us), "usage_pos": stored.seq}
-        boots = {"boot_id": last.boot_id, "sequence": last.sequence, "superseded": list(last.superseded)}
-        rows.put(self.host, {**row, **said, **boots, "timestamp": last.timestamp})
-        since_us = block_of(stored.recorded_us)
-        block = rows.get(self.usage, heartbeat.hostname, since_us)
-        entry = packed(stored.recorded_us, stored.seq, heartbeat.cpu_usage, heartbeat.memory_usage)
-        data = entry if block is None else block["data"] + entry
-        rows.put(self.usage, {"hostname": heartbeat.hostname, "since_us": since_us, "data": data})
+        if (now := rows.change(self.host, hostname)) is None:
+            rows.put(self.host, now := _new_row(hostname))
+        now["heartbeat_seq"] = now["usage_pos"] = stored.seq
+        now["boot_id"], now["sequence"], now["timestamp"], superseded = last
+        now["superseded"] = list(superseded)
+        now.update(heard(said, recorded_us))
+        since_us = block_of(recorded_us)
+        entry = packed(recorded_us, stored.seq, now["cpu_usage"], now["memory_usage"])
+        if (block := rows.change(self.usage, hostname, since_us)) is None:
+            rows.put(self.usage, {"hostname": hostname, "since_us": since_us, "data": entry})
+        else:
+            block["data"] += entry
 
 
 def _of_events() -> list[Column[Any]]:
@@ -143,17 +149,16 @@ def _of_events() -> list[Column[Any]]:
     ]
 
 
-def heard(heartbeat: HeartbeatMessage, recorded_us: int | None) -> Row:
+def heard(said: Mapping[str, Any], recorded_us: int) -> Row:
     """What a heartbeat that counts says of its host, for show."""
-    said = heartbeat.to_json()
     return {
         "last_heartbeat_us": recorded_us,
-        "interval_s": heartbeat.interval_s,
-        "status": heartbeat.status,
-        "cpu_usage": heartbeat.cpu_usage,
-        "memory_usage": heartbeat.memory_usage,
-        "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
-        "facts": {name: said[name] for name in FACTS if said.get(name) is not None},
+        "interval_s": interval_s(said),
+        "status": said["status"],
+        "cpu_usage": float(said["cpu_usage"]),
+        "memory_usage": float(said["memory_usage"]),
+        "groups_bound": None if (groups := said.get("groups")) is None else sorted(groups),
+        "facts": {name: value for name in FACTS if (value := said.get(name)) is not None},
     }
 
 
@@ -161,12 +166,7 @@ def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
     """The last heartbeat that counted, as the row has it."""
     if not row["heartbeat_seq"]:
         return None
-    return LastHeartbeat(
-        boot_id=row["boot_id"],
-        sequence=row["sequence"],
-        timestamp=row["timestamp"],
-        superseded=tuple(row["superseded"]),
-    )
+    return LastHeartbeat(row["boot_id"], row["sequence"], row["timestamp"], tuple(row["superseded"]))
 
 
 def _new_row(hostname: str) -> Row:

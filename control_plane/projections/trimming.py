@@ -6,7 +6,7 @@ who asks how a host was at a moment wants its last heartbeat before that.
 
 from typing import Final
 
-from sqlalchemy import Table, delete, select, update
+from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.envelope import HEARTBEAT_EVENT
@@ -17,6 +17,7 @@ from control_plane.storage.engine import Database
 from control_plane.storage.tables import follower
 
 ROWS_AT_ONCE: Final = 5000
+HOSTS_AT_ONCE: Final = 500
 LONGER_US: Final = 3_600_000_000  # a block stays so much longer than what it is made of
 
 
@@ -39,23 +40,24 @@ async def trim(database: Database, projection: Projection) -> int:
             return 0
         old_us = await _read_old_us(connection)
     for table in projection.passing:
-        at = ""
-        while (found := await _next_host(database, table, at)) is not None:
-            at, oldest_us = found
-            deleted = ROWS_AT_ONCE if oldest_us <= old_us else 0
-            while deleted == ROWS_AT_ONCE:
-                deleted = await _delete_some(database, projection, table, at)
-                count += deleted
+        at: str | None = ""
+        while at is not None:
+            hosts, at = await _next_hosts(database, table, at, old_us)
+            for hostname in hosts:
+                deleted = ROWS_AT_ONCE
+                while deleted == ROWS_AT_ONCE:
+                    deleted = await _delete_some(database, projection, table, hostname)
+                    count += deleted
     return count
 
 
-async def _next_host(database: Database, table: Table, after: str) -> tuple[str, int] | None:
-    """The next host in the order of the primary key, and since when its oldest row is."""
-    columns = (table.c.hostname, table.c.since_us)
-    first = select(*columns).where(table.c.hostname > after).order_by(*columns).limit(1)
+async def _next_hosts(database: Database, table: Table, after: str, old_us: int) -> tuple[list[str], str | None]:
+    """Of the next hosts in the order of the primary key those with an old row, and the last of all; None at the end."""
+    oldest = select(table.c.hostname, func.min(table.c.since_us)).where(table.c.hostname > after)
     async with database.read() as connection:
-        row = (await connection.execute(first)).one_or_none()
-    return None if row is None else (row[0], row[1])
+        rows = oldest.group_by(table.c.hostname).order_by(table.c.hostname).limit(HOSTS_AT_ONCE)
+        found = (await connection.execute(rows)).all()
+    return [name for name, since_us in found if since_us <= old_us], found[-1][0] if found else None
 
 
 async def _delete_some(database: Database, projection: Projection, table: Table, hostname: str) -> int:

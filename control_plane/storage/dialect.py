@@ -10,6 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+# The columns of a log's table as they are kept: texts in their bytes.
+EventColumns: TypeAlias = tuple[
+    int,
+    int,
+    bytes,
+    int,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+    int | None,
+    bytes,
+    bytes | None,
+    bytes | None,
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,30 @@ class Dialect(Protocol):
 
         The bytes of `events.merkle.leaf_data`, each behind a 0x00, made by the database: one value instead of eleven
         columns for each event. Events whose body has `below_bytes` or more are left out.
+        """
+        ...
+
+    async def event_rows(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        """The events after one seq and up to another, in order, the quickest way that there is.
+
+        Events whose body has `below_bytes` or more are left out.
+        """
+        ...
+
+    async def event_rows_at(
+        self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        """Those events that are there, in any order, as `event_rows` has them."""
+        ...
+
+    async def digest_rows(
+        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
+    ) -> tuple[int, bytes]:
+        """How many rows of a table a condition holds for, and 32 bytes that say whether two copies have the same ones.
+
+        It is made by the database, from all columns; the same digest on another database means nothing.
         """
         ...
 

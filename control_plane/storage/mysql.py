@@ -4,10 +4,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from struct import Struct
 from types import NoneType
 from typing import Any, Final
 
-from sqlalchemy import URL, ColumnElement, Engine, Table, literal_column, text
+from sqlalchemy import URL, ColumnElement, Engine, Table, func, literal_column, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
@@ -16,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
+from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, possible_renames
 from control_plane.storage.tables import RIGHTS
 
 STATEMENT_CHARS: Final = 1024 * 1024  # of one INSERT's rows, in hex: half as many bytes
@@ -70,6 +72,9 @@ LEAF: Final = (
     "CONCAT_WS('',x'00',UNHEX(CONCAT(LPAD(HEX(seq),16,'0'),LPAD(HEX(recorded_us),16,'0'),LPAD(HEX(schema_v),4,'0'),"
     f"IF(occurred_us IS NULL,'00','01'),LPAD(HEX(IFNULL(occurred_us,0)),16,'0'),{_LENGTHS})),{','.join(_TEXTS)})"
 )
+
+_HEAD: Final = Struct(">xQQH?q7i")  # what comes before the texts; the length of what is NULL is -1
+ROWS_A_VALUE: Final = 2000  # times the largest body is less than group_concat_max_len
 
 
 def _finite(value: float) -> str:
@@ -290,12 +295,48 @@ class MysqlDialect:
     async def leaf_data(
         self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
     ) -> bytes:
+        return await self._leaves(connection, table, f"seq > {after:d} AND seq <= {upto:d}", below_bytes)
+
+    async def _leaves(self, connection: AsyncConnection, table: Table, which: str, below_bytes: int) -> bytes:
         sql = (
             f"SELECT GROUP_CONCAT({LEAF} SEPARATOR '') FROM {self._name(table)} "  # noqa: S608 - names and numbers
-            f"WHERE seq > {after:d} AND seq <= {upto:d} AND LENGTH(body) < {below_bytes:d}"
+            f"WHERE {which} AND LENGTH(body) < {below_bytes:d}"
         )
         data: bytes | None = (await connection.exec_driver_sql(sql)).scalar_one()
         return data or b""
+
+    async def event_rows(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        # As one value: the driver takes longer over eleven columns than everything else that is done with an event.
+        rows: list[EventColumns] = []
+        for start in range(after, upto, ROWS_A_VALUE):
+            end = min(start + ROWS_A_VALUE, upto)
+            data = await self.leaf_data(connection, table, start, end, below_bytes=below_bytes)
+            rows += sorted(_rows_in(data), key=itemgetter(0))
+        return rows
+
+    async def event_rows_at(
+        self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        rows: list[EventColumns] = []
+        for start in range(0, len(seqs), ROWS_A_VALUE):
+            some = ",".join(f"{seq:d}" for seq in seqs[start : start + ROWS_A_VALUE])
+            rows += _rows_in(await self._leaves(connection, table, f"seq IN ({some})", below_bytes))
+        return rows
+
+    async def digest_rows(
+        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
+    ) -> tuple[int, bytes]:
+        # A digest a row, since all of them together would be cut off; the length of each value tells apart what meets.
+        values = [f"IFNULL(CONCAT(LENGTH({name}),':',{name}),'-')" for name in map(_quoted, table.columns.keys())]
+        rows = f"GROUP_CONCAT(UNHEX(SHA2(CONCAT({','.join(values)}),256)) SEPARATOR '')"
+        digest_of_all: ColumnElement[bytes] = literal_column(f"UNHEX(SHA2(IFNULL({rows},''),256))")
+        # In the order of the primary key, without sorting.
+        statement = select(func.count(), digest_of_all).select_from(table).where(condition)
+        hinted = statement.with_hint(table, "FORCE INDEX (PRIMARY)")
+        count, digest = (await connection.execute(hinted)).one()
+        return count, digest
 
     async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         try:
@@ -369,6 +410,28 @@ def _statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Valu
             size += len(row_text)
     if texts:
         yield ",".join(texts)
+
+
+def _rows_in(data: bytes) -> Iterator[EventColumns]:
+    """Undo `LEAF`, of many events."""
+    at, size, unpack, head_bytes = 0, len(data), _HEAD.unpack_from, _HEAD.size
+    while at < size:
+        seq, recorded_us, schema_v, has_occurred, occurred_us, *lengths = unpack(data, at)
+        at += head_bytes
+        texts: list[bytes | None] = []
+        for length in lengths:
+            if length < 0:
+                texts.append(None)
+            else:
+                texts.append(data[at : at + length])
+                at += length
+        kind, task_id, hostname, actor, body, signature, key_id = texts
+        assert kind is not None  # noqa: S101 - neither column can be NULL
+        assert body is not None  # noqa: S101
+        occurred = occurred_us if has_occurred else None
+        yield seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred, body, signature, key_id
+    if at != size:
+        raise StorageUnavailableError("the server has cut a value off")
 
 
 def _quoted(name: str) -> str:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.support.servers import (
@@ -31,6 +32,13 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=100, metavar="N", help="commands to one host (default: %(default)s)"
     )
+    parser.add_argument(
+        "--fleet",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="hosts in the logs of rebuild and lag (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     if unknown := set(parts) - set(PARTS):
@@ -50,7 +58,8 @@ def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, ar
 
     match part:
         case "log" | "rebuild" | "verify":
-            benchmark = {"log": append.run, "rebuild": rebuild.run, "verify": verify.run}[part]
+            of_fleet = partial(rebuild.run, hosts=arguments.fleet)
+            benchmark = {"log": append.run, "rebuild": of_fleet, "verify": verify.run}[part]
             with database.database() as url:
                 asyncio.run(benchmark(url))
             asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))

@@ -15,7 +15,7 @@ async def test_the_log_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 async def test_rebuilds_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    await rebuild.run(sqlite_url(tmp_path), tasks=1, heartbeats=1)
+    await rebuild.run(sqlite_url(tmp_path), hosts=20, tasks=1, heartbeats=1)
 
     assert capsys.readouterr().out.count("rebuilt, ") == 3
 

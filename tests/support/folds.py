@@ -30,6 +30,12 @@ class MemoryRows:
         assert (table, key) in self._loaded, f"{table.name} {key} is looked at, and touched() did not say so"
         return self.tables.get(table, {}).get(key)
 
+    def change(self, table: Table, *key: str | int) -> Row | None:
+        row = self.get(table, *key)
+        if row is not None:
+            self.put(table, row.copy())
+        return self.get(table, *key)
+
     def put(self, table: Table, row: Row) -> None:
         assert row.keys() == {column.name for column in table.columns}, "a row is always whole"
         key = tuple(row[column.name] for column in table.primary_key)

@@ -30,7 +30,7 @@ from control_plane.projections.queries.pages import Page, counts_of, page_of
 from control_plane.projections.rows import Row
 from control_plane.projections.usage import Usage, block_of, entries
 from control_plane.storage.engine import Database
-from control_plane_wire.messages import HeartbeatMessage, parse_heartbeat
+from control_plane_wire import heartbeats
 
 HOSTS_A_STATEMENT: Final = 500
 _SAID: Final = ("last_heartbeat_us", "interval_s", "cpu_usage", "memory_usage", "groups_bound", "facts")
@@ -113,7 +113,7 @@ class PastHosts:
         async for stored in self._log.read_these(HEARTBEAT_EVENT, seqs):
             event = registry.decode(stored)
             if isinstance(event, HeartbeatReceived):
-                said[event.hostname] = _row(event.heartbeat, stored.seq, stored.recorded_us)
+                said[event.hostname] = _row(event.said, stored.seq, stored.recorded_us)
         return said
 
     async def _changes(self, seqs: Iterable[int]) -> dict[str, PresenceChanged]:
@@ -171,9 +171,9 @@ def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
 
 def _as_told(change: PresenceChanged) -> Row:
     """When its heartbeat was recorded nobody knows any more, but when it was sent by the host's clock."""
-    heartbeat = parse_heartbeat(dict(change.heartbeat))
-    return _row(heartbeat, change.heartbeat_seq, heartbeat.timestamp * 1_000_000)
+    heartbeat = heartbeats.said(dict(change.heartbeat))
+    return _row(heartbeat, change.heartbeat_seq, int(str(heartbeat["timestamp"])) * 1_000_000)
 
 
-def _row(heartbeat: HeartbeatMessage, seq: int, recorded_us: int) -> Row:
+def _row(heartbeat: Mapping[str, Any], seq: int, recorded_us: int) -> Row:
     return {**heard(heartbeat, recorded_us), "heartbeat_seq": seq, "usage_pos": seq}

@@ -207,7 +207,7 @@ def test_an_agent_that_says_no_groups_is_told_from_one_that_has_bound_none(folde
 
 
 def test_a_heartbeat_changes_the_heartbeat_columns_alone(folded: FoldedHosts) -> None:
-    before = folded.host
+    before = dict(folded.host)
 
     folded.then(a_heartbeat(groups=[]), at_s=1)
 
