@@ -31,6 +31,15 @@ def packed(recorded_us: int, seq: int, cpu_usage: float, memory_usage: float) ->
     return _ENTRY.pack(recorded_us, seq, cpu_usage, memory_usage)
 
 
+def last_seq(data: bytes, upto: int) -> int | None:
+    """The last heartbeat up to a seq; None where all are later."""
+    for place in range(len(data) - _ENTRY.size, -1, -_ENTRY.size):
+        seq: int = _ENTRY.unpack_from(data, place)[1]
+        if seq <= upto:
+            return seq
+    return None
+
+
 def entries(data: bytes) -> list[Usage]:
     return list(map(Usage._make, _ENTRY.iter_unpack(data)))
 

@@ -1,8 +1,9 @@
 """What is asked about hosts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
@@ -51,7 +52,19 @@ class HostView:
     @property
     def drift(self) -> bool:
         """Its agent has bound other groups than it is assigned."""
-        return self.groups_bound is not None and set(self.groups_bound) != set(self.groups)
+        return drifts(self.groups, self.groups_bound)
+
+
+def drifts(groups: Sequence[str], groups_bound: Sequence[str] | None) -> bool:
+    return groups_bound is not None and set(groups_bound) != set(groups)
+
+
+class Member(NamedTuple):
+    """What a host is counted by in each of its groups."""
+
+    groups: Sequence[str]
+    state: str
+    groups_bound: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +170,11 @@ class HostQueries:
 
     async def groups(self) -> list[GroupView]:
         """See `HostReader`."""
-        return by_group(await self._select(self._host.c.state != "retired"))
+        t = self._host
+        columns = (t.c.groups, t.c.state, t.c.groups_bound)
+        async with self._database.read() as connection:
+            found = await connection.execute(select(*columns).where(t.c.pos > 0, t.c.state != "retired"))
+            return by_group(Member(*row) for row in found)
 
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
         """See `HostReader`."""
@@ -200,13 +217,18 @@ def shown_states(wanted: HostFilter, counts: Mapping[str, int]) -> Collection[st
     return wanted.state or [state for state in counts if state != "retired"]
 
 
-def by_group(hosts: Sequence[HostView]) -> list[GroupView]:
-    members: dict[str, list[HostView]] = {}
+def by_group(hosts: Iterable[Member]) -> list[GroupView]:
+    members: dict[str, list[Member]] = {}
     for host in hosts:
         for group in host.groups:
             members.setdefault(group, []).append(host)
     return [
-        GroupView(group=group, hosts=len(hosts), counts=_count(hosts), drift=sum(host.drift for host in hosts))
+        GroupView(
+            group=group,
+            hosts=len(hosts),
+            counts=dict(Counter(host.state for host in hosts)),
+            drift=sum(drifts(host.groups, host.groups_bound) for host in hosts),
+        )
         for group, hosts in sorted(members.items())
     ]
 
@@ -214,10 +236,3 @@ def by_group(hosts: Sequence[HostView]) -> list[GroupView]:
 def view(row: Mapping[Any, Any]) -> HostView:
     values: dict[str, Any] = {name: row.get(name) for name in HostView.__slots__}
     return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": row["facts"] or {}})
-
-
-def _count(hosts: Sequence[HostView]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for host in hosts:
-        counts[host.state] = counts.get(host.state, 0) + 1
-    return counts

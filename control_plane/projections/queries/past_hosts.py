@@ -21,6 +21,7 @@ from control_plane.projections.queries.hosts import (
     HostFilter,
     HostQueries,
     HostView,
+    Member,
     by_group,
     listing,
     shown_states,
@@ -28,7 +29,7 @@ from control_plane.projections.queries.hosts import (
 )
 from control_plane.projections.queries.pages import Page, counts_of, page_of
 from control_plane.projections.rows import Row
-from control_plane.projections.usage import Usage, block_of, entries
+from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
 from control_plane_wire import heartbeats
 
@@ -66,7 +67,14 @@ class PastHosts:
     async def groups(self) -> list[GroupView]:
         """See `HostReader`."""
         then = self._then()
-        return by_group(await self._views(select(then).where(then.c.state != "retired")))
+        columns = (then.c.hostname, then.c.groups, then.c.state, then.c.presence_seq)
+        async with self._database.read() as connection:
+            found = (await connection.execute(select(*columns).where(then.c.state != "retired"))).all()
+        said = await self._said({hostname: presence_seq for hostname, _, _, presence_seq in found})
+        return by_group(
+            Member(groups, state, said.get(hostname, _NEVER_HEARD)["groups_bound"])
+            for hostname, groups, state, _ in found
+        )
 
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
         """See `HostReader`."""
@@ -156,10 +164,7 @@ class PastHosts:
             )
             for some in _parts(hostnames - seqs.keys()):
                 for hostname, data in await connection.execute(blocks.where(h.c.hostname.in_(some))):
-                    by_then = (
-                        usage.seq for usage in reversed(entries(data)) if usage.seq <= self._moment.positions.heartbeat
-                    )
-                    if (seq := next(by_then, None)) is not None:
+                    if (seq := last_seq(data, self._moment.positions.heartbeat)) is not None:
                         seqs[hostname] = seq
         return list(seqs.values())
 
