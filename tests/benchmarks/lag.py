@@ -28,7 +28,7 @@ TICKS = 50  # a second
 HEARTBEATS = 18  # a tick
 TASK_EVENTS = 2
 TARGETS = 24  # of each task
-LOOK_S = 0.004
+LOOK_S = 0.01
 BOUND_S = 60
 
 
@@ -68,6 +68,8 @@ async def run(url: str, *, hosts: int = 10_000, seconds: int = 15) -> None:
         await record(log, HEARTBEAT_EVENT, islice(beats, hosts))
         for where, projecting in (("this process", _here(database, log)), ("another process", _elsewhere(url))):
             async with projecting:
+                await record(log, EVENT, islice(changes, 1))  # whoever shows this is at work
+                await record(log, HEARTBEAT_EVENT, islice(beats, 1))
                 await _caught_up(database, log)
                 lags = await _measure(database, log, beats, changes, seconds)
             for name, found_s in lags.found_s.items():
@@ -112,7 +114,7 @@ async def _look(database: Database, lags: Lags) -> None:
 
 
 async def _caught_up(database: Database, log: EventLog) -> None:
-    """Return when every projection stands at the end of its logs."""
+    """Return when every projection has come to the end of its logs."""
     heads = {name: (await log.head(name)).seq for name in (EVENT, HEARTBEAT_EVENT)}
     lags = Lags()
     for name, seq in heads.items():
