@@ -50,10 +50,10 @@ class _News:
 
     def committed(self, seq: int, events: Sequence[StoredEvent], keys: Mapping[KeyBytes, int]) -> None:
         self.tail.extend(events, keys)
-        self._reached(seq)
+        self.looked(seq)
 
     def looked(self, seq: int) -> None:
-        """The database was asked: another process may have committed."""
+        """The database was asked, or its head was ours: up to here another process may have committed."""
         self.looked_s = asyncio.get_running_loop().time()
         self._reached(seq)
 

@@ -30,7 +30,7 @@ from control_plane.storage.tables import follower
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 PAGE: Final = 1000
-POLL_S: Final = 0.25  # how late another process's event may be seen
+POLL_S: Final = 0.25  # how late another process's event may be seen, where there was none before it
 SAVE_S: Final = 1.0
 BULK_PAGE: Final = 2000
 BULK_TURN: Final = 200  # events folded in one go
@@ -93,14 +93,17 @@ class Folding:
         self._remembered = Remembered()
         self._save_s = 0.0  # when the row may follow next, by the loop's clock
 
-    async def step(self, *, upto: Positions | None = None, limit: int = PAGE) -> bool:
+    async def step(self, *, upto: Positions | None = None, limit: int = PAGE, patience_s: float = POLL_S) -> bool:
         """Fold what comes next, no further than `upto`; False where there is nothing.
+
+        Args:
+            patience_s: how much later another process's events may be seen.
 
         Raises:
             FoldError: an event cannot be folded, and nothing may be set aside.
             LeaseLostError: somebody else has taken over; nothing was written.
         """
-        batch = await self.next_after(self.position, upto, limit)
+        batch = await self.next_after(self.position, upto, limit, patience_s)
         if batch is None:
             return False
         poison: dict[StoredEvent, FoldError] = {}
@@ -117,7 +120,9 @@ class Folding:
             else:
                 return True
 
-    async def next_after(self, position: Positions, upto: Positions | None, limit: int) -> Batch | None:
+    async def next_after(
+        self, position: Positions, upto: Positions | None, limit: int, patience_s: float = POLL_S
+    ) -> Batch | None:
         """What comes next in each log after a position; None where there is nothing."""
         events: list[StoredEvent] = []
         reached = {EVENT: position.event, HEARTBEAT_EVENT: position.heartbeat}
@@ -126,7 +131,7 @@ class Folding:
             if ends is not None and reached[name] >= ends[name]:
                 continue
             end = None if ends is None else ends[name]
-            if page := await self._log.read(name, after=reached[name], limit=limit, upto=end, patience_s=POLL_S):
+            if page := await self._log.read(name, after=reached[name], limit=limit, upto=end, patience_s=patience_s):
                 events += page
                 reached[name] = page[-1].seq
             elif end is not None:  # the rest is dropped, and nothing of it kept

@@ -20,7 +20,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "verify", "commands", "heartbeats")
+PARTS = ("log", "rebuild", "lag", "verify", "commands", "heartbeats")
 
 
 def main() -> None:
@@ -54,12 +54,15 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, heartbeats, rebuild, verify
+    from tests.benchmarks import append, end_to_end, heartbeats, lag, rebuild, verify
 
     match part:
-        case "log" | "rebuild" | "verify":
-            of_fleet = partial(rebuild.run, hosts=arguments.fleet)
-            benchmark = {"log": append.run, "rebuild": of_fleet, "verify": verify.run}[part]
+        case "log" | "rebuild" | "lag" | "verify":
+            of_fleet = {
+                "rebuild": partial(rebuild.run, hosts=arguments.fleet),
+                "lag": partial(lag.run, hosts=arguments.fleet),
+            }
+            benchmark = {"log": append.run, "verify": verify.run, **of_fleet}[part]
             with database.database() as url:
                 asyncio.run(benchmark(url))
             asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))

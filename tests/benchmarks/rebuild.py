@@ -1,7 +1,8 @@
 """How fast the read tables are made from zero, of a log as a fleet writes it: nine events of ten are heartbeats."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from sqlalchemy import insert
 
@@ -29,7 +30,7 @@ async def run(url: str, *, hosts: int = 10_000, tasks: int = 50, heartbeats: int
     clock = ManualClock()
     async with migrated(url) as database, EventLog.open(database, clock=clock) as log:
         names = [f"web{number:05}.example.com" for number in range(hosts)]
-        await record(log, EVENT, history(names, tasks))
+        await record(log, EVENT, chain(registrations(names), history(names, tasks, TARGETS)))
         for number in range(heartbeats):
             await record(log, HEARTBEAT_EVENT, (a_heartbeat(name, number) for name in names))
             clock.advance(INTERVAL_S)
@@ -57,7 +58,7 @@ async def run(url: str, *, hosts: int = 10_000, tasks: int = 50, heartbeats: int
         print(f"{'all events, all three':<34} {sum(heads.values()) / spent_s:>9,.0f}/s")
 
 
-async def record(log: EventLog, name: LogName, events: Iterator[NewEvent]) -> None:
+async def record(log: EventLog, name: LogName, events: Iterable[NewEvent]) -> None:
     batch: list[NewEvent] = []
     for event in events:
         batch.append(event)
@@ -68,14 +69,16 @@ async def record(log: EventLog, name: LogName, events: Iterator[NewEvent]) -> No
         await log.append(batch)
 
 
-def history(names: list[str], tasks: int) -> Iterator[NewEvent]:
-    """A fleet's registrations, and so many tasks with all that happens to them."""
-    for name in names:
-        yield a_registration(name).to_new_event()
+def registrations(names: list[str]) -> Iterator[NewEvent]:
+    return (a_registration(name).to_new_event() for name in names)
+
+
+def history(names: list[str], tasks: int, targets_each: int) -> Iterator[NewEvent]:
+    """So many tasks with all that happens to them."""
     for number in range(tasks):
         task_id = f"task-{number}"
-        first = number * TARGETS % len(names)
-        targets = names[first : first + TARGETS]
+        first = number * targets_each % len(names)
+        targets = names[first : first + targets_each]
         yield a_task_accepted(task_id, tuple(targets)).to_new_event()
         for name in targets:
             yield ExecutionSent(task_id=task_id, hostname=name, route=f"cmd.node.{name}").to_new_event()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import append, rebuild, verify
+from tests.benchmarks import append, lag, rebuild, verify
 from tests.support.database import sqlite_url
 
 
@@ -18,6 +18,12 @@ async def test_rebuilds_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     await rebuild.run(sqlite_url(tmp_path), hosts=20, tasks=1, heartbeats=1)
 
     assert capsys.readouterr().out.count("rebuilt, ") == 3
+
+
+async def test_the_lag_of_read_tables_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await lag.run(sqlite_url(tmp_path), hosts=20, seconds=1)
+
+    assert capsys.readouterr().out.count("p99") == 6
 
 
 async def test_verification_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
