@@ -138,6 +138,8 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         reading = create_async_engine(parsed, **pooled, **mysql.READING_POOL_OPTIONS, **mysql.READING_OPTIONS)
         keeping = create_async_engine(parsed, **alone, **mysql.WRITING_OPTIONS)
         mysql.ping_when_idle(reading.sync_engine)
+        for engine in (writing, reading, keeping):
+            mysql.join_cluster(engine.sync_engine)
     try:
         dialect = sqlite.recognise() if reading is writing else await mysql.recognise(writing)
         yield Database(reading, writing, keeping, dialect)

@@ -54,7 +54,7 @@ class Leases:
         )
         self._steal = update(table).where(is_named).values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
-        self._exists = select(table.c.name).where(is_named)
+        self._ends = select(table.c.until_us, now_us).where(is_named)
         self._held = select(table.c.epoch).where(is_named, table.c.until_us >= now_us)
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
@@ -66,7 +66,8 @@ class Leases:
         Raises:
             StorageUnavailableError: try again.
         """
-        return await self._acquire(name, self._take)
+        acquired = await self._acquire(name, self._take)
+        return acquired if isinstance(acquired, Lease) else None
 
     async def take(self, name: str) -> Lease:
         """The lease, though another process holds it, which finds out at its next renewal: for an administrator.
@@ -74,18 +75,20 @@ class Leases:
         Its epoch fences the other one off at once wherever it moves a position.
         """
         lease = await self._acquire(name, self._steal)
-        assert lease is not None  # noqa: S101 - nobody can refuse it
+        assert isinstance(lease, Lease)  # noqa: S101 - nobody can refuse it
         return lease
 
-    async def _acquire(self, name: str, statement: Update) -> Lease | None:
+    async def _acquire(self, name: str, statement: Update) -> Lease | float:
+        """The lease, or in how many seconds it ends where its holder renews it no more."""
         async with self._database.write() as connection:
             taken = await connection.execute(statement, {"lease": name})
             if not taken.rowcount:
-                if await connection.scalar(self._exists, {"lease": name}) is not None:
-                    return None
+                if (held := (await connection.execute(self._ends, {"lease": name})).one_or_none()) is not None:
+                    left_s: float = (held[0] - held[1]) / 1_000_000
+                    return max(0.0, left_s)
                 await connection.execute(self._create, {"lease": name})
             epoch = await connection.scalar(self._read_epoch, {"lease": name})
-        return None if epoch is None else Lease(name, epoch)
+        return RENEWAL_S if epoch is None else Lease(name, epoch)
 
     async def held(self, name: str) -> int | None:
         """The epoch under which somebody holds the lease now; None while nobody does.
@@ -136,9 +139,9 @@ class Leases:
         backoff = Backoff(first_s=0.1, most_s=5.0)
         while not stop.is_set():
             try:
-                lease = await self.acquire(name)
-                if lease is None:
-                    await _wait(stop, RENEWAL_S)
+                lease = await self._acquire(name, self._take)
+                if not isinstance(lease, Lease):
+                    await _wait(stop, min(lease, RENEWAL_S))  # it may end before the next look
                     continue
                 backoff.reset()
                 async with self.renewing(lease):

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, Final
 
 from sqlalchemy import URL, ColumnElement, Engine, Table, func, literal_column, select, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, DisconnectionError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -52,6 +52,7 @@ REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526
 DUPLICATE_KEY: Final = 1062
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
+NODE_APART: Final = 1047  # of a cluster: it has lost the others, or not joined them yet
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
 # Text that can hold nothing but digits and hex: there is nothing to escape in it, and nothing to inject.
@@ -114,6 +115,25 @@ def ping_when_idle(engine: Engine) -> None:
 
     listen(engine, "checkin", used)
     listen(engine, "checkout", check)
+
+
+def join_cluster(engine: Engine) -> None:
+    """Where the server is a node of a Galera cluster: see what any node has committed, and leave one that is apart."""
+
+    def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SHOW VARIABLES LIKE 'wsrep_on'")  # MySQL does not know it, and it says so by no row
+        if [tuple(row) for row in cursor.fetchall()] == [("wsrep_on", "ON")]:
+            cursor.execute("SET SESSION wsrep_sync_wait = @@wsrep_sync_wait | 1")
+        cursor.close()
+
+    def failed(context: ExceptionContext) -> None:
+        # Connections that are kept would lead there for ever, new ones to where the load balancer says.
+        if context.original_exception.args[:1] == (NODE_APART,):
+            context.is_disconnect = True
+
+    listen(engine, "connect", connected)
+    listen(engine, "handle_error", failed)
 
 
 def with_defaults(url: URL) -> URL:
@@ -340,9 +360,9 @@ class MysqlDialect:
 
     async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         try:
-            await connection.execute(
-                text(f"CREATE DATABASE IF NOT EXISTS `{self.read_schema}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
-            )
+            if not await self._has_read_schema(connection):  # on Galera asking for it ends whoever writes in it
+                created = f"CREATE DATABASE IF NOT EXISTS {_quoted(self.read_schema)}"
+                await connection.execute(text(f"{created} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"))
             await connection.execute(CreateTable(table, if_not_exists=True))
             if indexed:
                 await self.create_read_indexes(connection, table)
@@ -353,6 +373,10 @@ class MysqlDialect:
                 f"the account may not make read tables: GRANT ALL ON {_pattern(self.read_schema)}.* TO the account of "
                 "CONTROL_PLANE_DATABASE_URL"
             ) from error.orig
+
+    async def _has_read_schema(self, connection: AsyncConnection) -> bool:
+        wanted = text("SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = :schema")
+        return bool(await connection.scalar(wanted, {"schema": self.read_schema}))
 
     async def create_read_indexes(self, connection: AsyncConnection, table: Table) -> None:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):

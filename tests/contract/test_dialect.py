@@ -480,6 +480,24 @@ class DialectContract:
         assert epochs[1] > thief.epoch
         assert await two.acquire("dispatch") is not None
 
+    async def test_who_waits_for_a_lease_has_it_when_it_ends_and_not_at_the_next_look(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.storage.leases.RENEWAL_S", 10 * BOUND_S)
+        monkeypatch.setattr("control_plane.storage.leases.LEASE_S", 0.2)
+        await Leases(database, owner="dead").acquire("dispatch")
+        stop = asyncio.Event()
+        epochs: list[int] = []
+
+        async def work(lease: Lease) -> None:
+            epochs.append(lease.epoch)
+            stop.set()
+
+        async with asyncio.timeout(BOUND_S):
+            await Leases(database, owner="one").keep("dispatch", work, stop=stop)
+
+        assert epochs == [2]
+
     async def test_work_on_a_damaged_log_halts_alone_and_goes_on_when_the_log_is_mended(
         self, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

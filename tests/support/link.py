@@ -1,4 +1,4 @@
-"""A network link that a test can cut, or freeze: then nothing gets through and nobody is told."""
+"""A network link that a test can cut, lead elsewhere, or freeze: then nothing gets through and nobody is told."""
 
 import asyncio
 import contextlib
@@ -40,6 +40,12 @@ class Link:
         for writer in self._writers:
             writer.transport.abort()
 
+    def lead_to(self, url: str, *, cuts: bool = True) -> None:
+        """Lead new connections to another server, and cut the ones that there are, as a good load balancer does."""
+        self._server_url = urllib.parse.urlsplit(url)
+        if cuts:
+            self.cut()
+
     def freeze(self) -> None:
         self._passing.clear()
 
@@ -47,7 +53,11 @@ class Link:
         self._passing.set()
 
     async def _accept(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
-        far_reader, far = await asyncio.open_connection(self._server_url.hostname, self._server_url.port)
+        try:
+            far_reader, far = await asyncio.open_connection(self._server_url.hostname, self._server_url.port)
+        except OSError:  # nobody is there
+            near.transport.abort()
+            return
         self._writers |= {near, far}
         try:
             async with asyncio.TaskGroup() as group:
