@@ -10,9 +10,10 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import LogDamagedError
-from control_plane.events.appender import SELECT_HEAD, Appender, head_of
-from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
+from control_plane.events.appender import Appender
+from control_plane.events.batch import MOST_EVENTS, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
+from control_plane.events.head import read_head, share_head
 from control_plane.events.pages import (
     Dropped,
     Page,
@@ -31,7 +32,6 @@ from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 _LAST = 2**63 - 1
-_SHARE_HEAD = SELECT_HEAD.with_for_update(read=True)
 
 
 class _News:
@@ -119,8 +119,7 @@ class EventLog:
         """
         if not 1 <= len(events) <= MOST_EVENTS or len({event.log for event in events}) != 1:
             raise ValueError(f"an append is of 1 to {MOST_EVENTS} events of one log")
-        entries = [encode(event, index) for index, event in enumerate(events)]
-        return await self._appenders[events[0].log].append(entries)
+        return await self._appenders[events[0].log].append(events)
 
     async def read(
         self,
@@ -158,7 +157,7 @@ class EventLog:
         ):
             return []
         async with self._database.read() as connection:
-            head = await _head(connection, log)
+            head = await read_head(connection, log)
             news.looked(head.seq)
             page = Page(after, head.seq if upto is None else min(upto, head.seq), limit)
             events, missing = await _read_over_dropped(connection, self._database.dialect, log, page)
@@ -176,7 +175,7 @@ class EventLog:
                 return [event for event in tail if event.kind in kinds][:limit]
         async with self._database.read() as connection:
             # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
-            upto = (await _head(connection, log)).seq if upto is None else upto
+            upto = (await read_head(connection, log)).seq if upto is None else upto
             return await read_kinds(connection, log, Page(after, upto, limit), kinds)
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
@@ -218,14 +217,14 @@ class EventLog:
     async def head(self, log: LogName) -> Head:
         """Where the log ends now: all up to there is committed, and visible to every later read."""
         async with self._database.read() as connection:
-            return await _head(connection, log)
+            return await read_head(connection, log)
 
     async def position_at(self, log: LogName, time_us: int) -> int:
         """The seq of the last event recorded at that time (UTC microseconds) or before; 0 where there is none."""
         column = EVENT_TABLES[log].c
         recorded_us = select(column.recorded_us).where(column.seq == bindparam("at"))
         async with self._database.read() as connection:
-            after = (await _head(connection, log)).seq + 1  # the first that is certainly later
+            after = (await read_head(connection, log)).seq + 1  # the first that is certainly later
             first = await connection.scalar(select(func.min(column.seq)))
             before = after - 1 if first is None else first - 1
             while after - before > 1:
@@ -267,12 +266,8 @@ async def _read_over_dropped(
 
 async def _read_locked(connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page) -> list[StoredEvent]:
     """Read a page again while nothing can be appended: what is still missing then, and was not dropped, is gone."""
-    await connection.execute(_SHARE_HEAD, {"name": log})
+    await share_head(connection, log)
     events, missing = await _read_over_dropped(connection, dialect, log, page)
     if missing is not None:
         raise LogDamagedError(log, missing.after + 1)
     return events
-
-
-async def _head(connection: AsyncConnection, log: LogName) -> Head:
-    return head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())

@@ -1,8 +1,8 @@
-"""All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
+"""All in which the databases differ; only `mysql.py` with its `mysql_text.py`, and `sqlite.py`, know one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
 from sqlalchemy.exc import DBAPIError
@@ -71,8 +71,19 @@ class Dialect(Protocol):
         """The database's own clock at the statement, in UTC microseconds: one for all processes."""
         ...
 
+    async def run(self, connection: AsyncConnection, sql: str) -> Sequence[Any]:
+        """The rows of a statement that has nothing to bind, in as few steps as there can be."""
+        ...
+
+    def ready(self, values: Sequence[Value]) -> Sequence[Value]:
+        """Neighbouring columns of a row in the form that costs `bulk_insert` least: what can be made early is."""
+        ...
+
     async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
-        """Insert rows that have all columns of `table` in their order; as few statements as the server takes."""
+        """Insert rows that have all columns of `table` in their order; as few statements as the server takes.
+
+        Some columns of a row may be as `ready` gives them.
+        """
         ...
 
     async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:

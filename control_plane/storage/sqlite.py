@@ -1,11 +1,12 @@
 """SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from secrets import token_hex
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import aiosqlite
 from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select, text
@@ -97,7 +98,13 @@ def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
 def _begin(connection: Connection) -> None:
     # A reading transaction that turns to writing after another's commit fails at once, without waiting.
     writes = connection.get_execution_options().get(WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    sql = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    try:
+        with _translated():
+            connection.connection.run_async(lambda driver: driver.execute_fetchall(sql))
+    except asyncio.CancelledError as error:
+        connection.invalidate(error)  # the driver's thread goes on, and nobody would end what it has begun
+        raise
 
 
 async def _driver(connection: AsyncConnection) -> aiosqlite.Connection:
@@ -143,6 +150,14 @@ class SqliteDialect:
     def clock_us(self) -> ColumnElement[int]:
         # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.
         return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
+
+    async def run(self, connection: AsyncConnection, sql: str) -> Sequence[Any]:
+        driver = await _driver(connection)
+        with _translated():
+            return list(await driver.execute_fetchall(sql))
+
+    def ready(self, values: Sequence[Value]) -> Sequence[Value]:
+        return values
 
     async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
         if not rows:

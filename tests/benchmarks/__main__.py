@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from control_plane.bootstrap import collect_seldom
 from tests.support.servers import (
     Broker,
     DatabaseServer,
@@ -44,6 +45,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
 
+    collect_seldom()  # as the server does
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"commit {git('rev-parse', '--short', 'HEAD')}{' and changes' if git('status', '--porcelain') else ''}\n")
     with servers() as (database, broker), tempfile.TemporaryDirectory(prefix="cp-bench-") as directory:

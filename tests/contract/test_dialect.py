@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
@@ -27,7 +28,7 @@ from control_plane.events.merkle import EventRow, leaf_hash, leaves_in
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
-from control_plane.storage.mysql import literals
+from control_plane.storage.mysql_text import literals
 from control_plane.storage.tables import (
     Blob,
     Float64,
@@ -558,6 +559,25 @@ class TestSqliteDialect(DialectContract):
         with pytest.raises(UnstorableError):
             async with database.write() as connection:
                 await database.dialect.bulk_insert(connection, follower, [("f", 1, 1, 1, 1)])
+
+    async def test_a_transaction_that_is_cancelled_as_it_begins_is_not_left_open(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        kept = await database.connect()
+
+        async def nothing() -> None:
+            async with database.write(kept):
+                pass
+
+        with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await nothing()
+            other.execute("ROLLBACK")
+
+        await nothing()
+        await kept.close()
 
     async def test_commits_are_synced_and_seen_by_readers_meanwhile(self, database: Database) -> None:
         async with database.read() as connection:
