@@ -21,7 +21,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "lag", "verify", "commands", "heartbeats")
+PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats")
 
 
 def main() -> None:
@@ -38,7 +38,10 @@ def main() -> None:
         type=int,
         default=10_000,
         metavar="N",
-        help="hosts in the logs of rebuild and lag (default: %(default)s)",
+        help="hosts in the logs of rebuild, lag and past (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--events", type=int, default=500_000, metavar="N", help="events in the logs of past (default: %(default)s)"
     )
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
@@ -56,13 +59,14 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, heartbeats, lag, rebuild, verify
+    from tests.benchmarks import append, end_to_end, heartbeats, lag, past, rebuild, verify
 
     match part:
-        case "log" | "rebuild" | "lag" | "verify":
+        case "log" | "rebuild" | "lag" | "past" | "verify":
             of_fleet = {
                 "rebuild": partial(rebuild.run, hosts=arguments.fleet),
                 "lag": partial(lag.run, hosts=arguments.fleet),
+                "past": partial(past.run, hosts=arguments.fleet, events=arguments.events),
             }
             benchmark = {"log": append.run, "verify": verify.run, **of_fleet}[part]
             with database.database() as url:

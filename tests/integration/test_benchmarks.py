@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import append, lag, rebuild, verify
+from tests.benchmarks import append, lag, past, rebuild, verify
 from tests.support.database import sqlite_url
 
 
@@ -26,6 +26,12 @@ async def test_the_lag_of_read_tables_is_measured(tmp_path: Path, capsys: pytest
     await lag.run(sqlite_url(tmp_path), hosts=20, seconds=1)
 
     assert capsys.readouterr().out.count("p99") == 6
+
+
+async def test_answers_of_the_past_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await past.run(sqlite_url(tmp_path), events=1_000, hosts=25, rounds=1)
+
+    assert capsys.readouterr().out.count(" ms ") == 11
 
 
 async def test_verification_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
