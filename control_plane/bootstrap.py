@@ -43,6 +43,7 @@ from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector
 from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.rebuilder import Rebuilder
@@ -281,6 +282,7 @@ def services_of_api(
         task_queries=core.task_queries,
         audit_queries=AuditQueries(core.database),
         projection_queries=core.projection_queries,
+        past=Past(core.database, core.log, core.clock),
         hub=core.hub,
         metrics=metrics,
         probes=probes,

@@ -1,5 +1,6 @@
 """Heartbeats at a glance: whether one is right as it stands, without making a message of it."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from control_plane_wire.fields import LAST_SECOND
@@ -25,7 +26,7 @@ def said(message: JsonObject) -> JsonObject:
     return message if _is_plain(message) else parse_heartbeat(message).to_json()
 
 
-def interval_s(said: JsonObject) -> int:
+def interval_s(said: Mapping[str, Json]) -> int:
     """Seconds until the next one is due."""
     given = said.get("interval")
     if isinstance(given, int):

@@ -13,7 +13,16 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.appender import SELECT_HEAD, Appender, head_of
 from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
-from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept, read_kinds, read_one
+from control_plane.events.pages import (
+    Dropped,
+    Page,
+    read_dropped,
+    read_gapless,
+    read_kept,
+    read_kinds,
+    read_one,
+    read_these,
+)
 from control_plane.events.tail import Tail
 from control_plane.storage.dialect import Dialect, KeyBytes
 from control_plane.storage.engine import Database
@@ -176,6 +185,20 @@ class EventLog:
             return tail[0]
         async with self._database.read() as connection:
             return await read_one(connection, log, seq)
+
+    async def read_these(self, log: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]:
+        """Those events that are in the log, or have outlived their segment, in the order of their seqs."""
+        wanted = sorted(seqs)
+        for at in range(0, len(wanted), MOST_EVENTS):
+            async with self._database.read() as connection:
+                events = await read_these(connection, log, wanted[at : at + MOST_EVENTS])
+            for event in events:
+                yield event
+
+    async def dropped(self, log: LogName) -> Dropped:
+        """Up to where its old segments are dropped."""
+        async with self._database.read() as connection:
+            return await read_dropped(connection, log)
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""

@@ -1,6 +1,6 @@
 """How events are read from their table: as raw rows, in pages that are bounded by number and by size."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, cast
 
 from sqlalchemy import bindparam, func, select
@@ -17,6 +17,7 @@ PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fil
 LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
 
 _LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
+_BODY_PLACE: Final = list(EVENT_TABLES[EVENT].c.keys()).index("body")
 _SIZE: Final = {
     name: select(func.length(table.c.body)).where(table.c.seq == bindparam("at"))
     for name, table in ((name, EVENT_TABLES[name]) for name in _LOGS)
@@ -29,6 +30,13 @@ class Page(NamedTuple):
     after: int
     upto: int
     limit: int
+
+
+def _columns(name: LogName) -> str:
+    """Of a page: text, since types of SQLAlchemy would cost half of the time."""
+    slim = f"CASE WHEN LENGTH(body) < {LARGE_BYTES} THEN body END"
+    columns = ", ".join(slim if column.name == "body" else column.name for column in EVENT_TABLES[name].c)
+    return f"SELECT {columns}, LENGTH(body)"
 
 
 async def read_gapless(connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page) -> list[StoredEvent]:
@@ -54,6 +62,24 @@ async def read_gapless(connection: AsyncConnection, dialect: Dialect, log: LogNa
             events.append(stored_event(large))
         at += 1
     return events
+
+
+async def read_these(connection: AsyncConnection, log: LogName, seqs: Sequence[int]) -> list[StoredEvent]:
+    """The events with these seqs that are there or have outlived their segment, in their order, whatever their size."""
+    if not seqs:
+        return []
+    events: list[StoredEvent] = []
+    columns: list[object]
+    where = f"WHERE seq IN ({','.join(f'{seq:d}' for seq in seqs)})"
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if len(events) < len(seqs) and (table := tables.get(log)) is not None:
+            sql = f"{_columns(log)} FROM {table.name} {where}"
+            for *columns, size in (await connection.exec_driver_sql(sql)).all():
+                if size >= LARGE_BYTES:
+                    is_it = table.c.seq == columns[0]
+                    columns[_BODY_PLACE] = await connection.scalar(select(table.c.body).where(is_it))
+                events.append(stored_event(cast("EventRow", columns)))
+    return sorted({event.seq: event for event in events}.values(), key=lambda event: event.seq)
 
 
 async def read_kinds(

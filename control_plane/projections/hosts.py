@@ -10,7 +10,7 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, Store
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Json, Row, RowKey, Rows
+from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.projections.usage import block_of, packed
 from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
 from control_plane_wire.heartbeats import interval_s
@@ -25,6 +25,7 @@ PRESENCE: Mapping[str, str] = {
 # What the dashboard shows of a heartbeat beside the usages, under the same names.
 FACTS = (
     "agent_version",
+    "boot_id",
     "running",
     "load",
     "disk_usage",
@@ -49,14 +50,7 @@ class HostsProjection(Projection):
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
             # fed by the event log
-            Column("state", Identifier(16), nullable=False),
-            Column("state_since_us", Int64, nullable=False),
-            Column("state_cause", LongText),
-            Column("registered_us", Int64, nullable=False),
-            Column("key_id", Identifier(64)),
-            Column("groups", Json(), nullable=False),
-            Column("labels", Json(), nullable=False),
-            Column("maintenance", Int64, nullable=False),
+            *_of_events(),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row; 0: not registered"),
             # fed by the heartbeat log
             Column("heartbeat_seq", Int64, nullable=False, comment="the last heartbeat that counted"),
@@ -83,6 +77,15 @@ class HostsProjection(Projection):
             Column("data", Blob, nullable=False, comment="one entry a heartbeat that counted: see usage.py"),
         )
 
+        # What the event log said of each host, for ever: a row an event that changed it.
+        self.history = read_table(
+            f"host_history{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            Column("pos", Int64, primary_key=True, autoincrement=False),
+            *_of_events(),
+        )
+
     @property
     def passing(self) -> Collection[Table]:
         return (self.usage,)
@@ -97,7 +100,7 @@ class HostsProjection(Projection):
         hostname = getattr(event, "hostname", None)
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, hosts.HeartbeatReceived):
             self._heartbeat(rows, stored, event.said)
         elif event.KIND.startswith("host.") and stored.hostname:
@@ -106,9 +109,11 @@ class HostsProjection(Projection):
                 return
             changes = _changes(row or {}, stored, event)
             if changes:
-                rows.put(self.host, {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq})
+                changed = {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq}
+                rows.put(self.host, changed)
+                rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
-    def _heartbeat(self, rows: Rows, stored: StoredEvent, said: dict[str, Any]) -> None:
+    def _heartbeat(self, rows: RowStore, stored: StoredEvent, said: dict[str, Any]) -> None:
         hostname, recorded_us = said["hostname"], stored.recorded_us
         row = rows.get(self.host, hostname)
         beat = LastHeartbeat(said.get("boot_id"), said.get("sequence"), said["timestamp"])
@@ -118,21 +123,43 @@ class HostsProjection(Projection):
         if (now := rows.change(self.host, hostname)) is None:
             rows.put(self.host, now := _new_row(hostname))
         now["heartbeat_seq"] = now["usage_pos"] = stored.seq
-        now["last_heartbeat_us"] = recorded_us
-        now["interval_s"] = interval_s(said)
+        now.update(heard(said, recorded_us))
         now["boot_id"], now["sequence"], now["timestamp"], superseded = last
         now["superseded"] = list(superseded)
-        now["status"] = said["status"]
-        now["cpu_usage"] = cpu_usage = float(said["cpu_usage"])
-        now["memory_usage"] = memory_usage = float(said["memory_usage"])
-        now["groups_bound"] = None if (groups := said.get("groups")) is None else sorted(groups)
-        now["facts"] = {name: value for name in FACTS if (value := said.get(name)) is not None}
         since_us = block_of(recorded_us)
-        entry = packed(recorded_us, stored.seq, cpu_usage, memory_usage)
+        entry = packed(recorded_us, stored.seq, now["cpu_usage"], now["memory_usage"])
         if (block := rows.change(self.usage, hostname, since_us)) is None:
             rows.put(self.usage, {"hostname": hostname, "since_us": since_us, "data": entry})
         else:
             block["data"] += entry
+
+
+def _of_events() -> list[Column[Any]]:
+    """What the event log says of a host."""
+    return [
+        Column("state", Identifier(16), nullable=False),
+        Column("state_since_us", Int64, nullable=False),
+        Column("state_cause", LongText),
+        Column("registered_us", Int64, nullable=False),
+        Column("key_id", Identifier(64)),
+        Column("groups", Json(), nullable=False),
+        Column("labels", Json(), nullable=False),
+        Column("maintenance", Int64, nullable=False),
+        Column("presence_seq", Int64, comment="the last event that changed its presence"),
+    ]
+
+
+def heard(said: Mapping[str, Any], recorded_us: int | None) -> Row:
+    """What a heartbeat that counts says of its host, for show."""
+    return {
+        "last_heartbeat_us": recorded_us,
+        "interval_s": interval_s(said),
+        "status": said["status"],
+        "cpu_usage": float(said["cpu_usage"]),
+        "memory_usage": float(said["memory_usage"]),
+        "groups_bound": None if (groups := said.get("groups")) is None else sorted(groups),
+        "facts": {name: value for name in FACTS if (value := said.get(name)) is not None},
+    }
 
 
 def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
@@ -145,7 +172,8 @@ def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
 def _new_row(hostname: str) -> Row:
     empty = dict.fromkeys(
         (
-            *("state_cause", "key_id", "last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
+            *("state_cause", "key_id", "presence_seq"),
+            *("last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
             *("cpu_usage", "memory_usage", "groups_bound", "facts"),
         )
     )
@@ -181,5 +209,6 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
         case hosts.HostWentOnline() | hosts.HostWentStale() | hosts.HostWentOffline():
             if row["state"] in {"revoked", "retired"}:
                 return {}
-            return {"state": PRESENCE[event.KIND], **since, "state_cause": event.cause}
+            presence = PRESENCE[event.KIND]
+            return {"state": presence, **since, "state_cause": event.cause, "presence_seq": stored.seq}
     return {}

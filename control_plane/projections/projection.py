@@ -7,7 +7,7 @@ from sqlalchemy import Column, MetaData, Table
 
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
-from control_plane.projections.rows import RowKey, Rows
+from control_plane.projections.rows import RowKey, RowStore
 from control_plane.storage.tables import Identifier, Int64, LongText, read_table
 
 
@@ -64,6 +64,6 @@ class Projection:
         """The rows that `apply` will look at."""
         raise NotImplementedError
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         """Fold one event into the rows; the same rows and event give the same rows, for ever."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 from sqlalchemy import Dialect as SqlDialect
@@ -39,6 +39,36 @@ class Json(TypeDecorator[Any]):
 
 def json_text(value: object) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+class RowStore(Protocol):
+    """What a fold sees of the rows."""
+
+    def get(self, table: Table, *key: str | int) -> Row | None:
+        """The row as it stands by now; change a copy, and `put` it."""
+        ...
+
+    def change(self, table: Table, *key: str | int) -> Row | None:
+        """The row as it stands, put already and to be changed in place: quicker than a copy for each event."""
+        ...
+
+    def put(self, table: Table, row: Row) -> None: ...
+
+
+class MemoryRows:
+    """Rows that are folded for an answer, and never written."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Table, dict[RowKey, Row]] = {}
+
+    def get(self, table: Table, *key: str | int) -> Row | None:
+        return self._rows.get(table, {}).get(key)
+
+    def change(self, table: Table, *key: str | int) -> Row | None:
+        return self.get(table, *key)
+
+    def put(self, table: Table, row: Row) -> None:
+        self._rows.setdefault(table, {})[tuple(row[column.name] for column in table.primary_key.columns)] = row
 
 
 class Remembered:

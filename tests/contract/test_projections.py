@@ -680,6 +680,7 @@ class ProjectionContract:
         assert {line[1] for line in lines if "differs" in line} == {"task"}
         assert {line[1] for line in lines if "equal" in line} == {
             "host",
+            "host_history",
             "host_usage",
             "execution",
             "task_host",
