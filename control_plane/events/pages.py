@@ -17,7 +17,6 @@ PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fil
 LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
 
 _LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
-_BODY_PLACE: Final = list(EVENT_TABLES[EVENT].c.keys()).index("body")
 _SIZE: Final = {
     name: select(func.length(table.c.body)).where(table.c.seq == bindparam("at"))
     for name, table in ((name, EVENT_TABLES[name]) for name in _LOGS)

@@ -69,9 +69,6 @@ class MemoryRows:
         """See `RowStore`."""
         return self._rows[table].get(key)
 
-    def change(self, table: Table, *key: str | int) -> Row | None:
-        return self.get(table, *key)
-
     def put(self, table: Table, row: Row) -> None:
         self._rows[table][_key_of(table)(row)] = row
 
