@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from control_plane.events.envelope import HEARTBEAT_EVENT, Key, LogName, StoredEvent
 from control_plane.events.event import Event, WireBorn
-from control_plane_wire import heartbeats, messages
+from control_plane_wire import messages
 from control_plane_wire.strict_json import Json, JsonObject
 
 
@@ -198,11 +198,6 @@ class HeartbeatReceived(WireBorn):
     @property
     def hostname(self) -> str:
         return str(self.message["hostname"])
-
-    @property
-    def said(self) -> JsonObject:
-        """Its fields, checked; MalformedMessageError where one is wrong. `heartbeat` has them in their types."""
-        return heartbeats.said(self.message)
 
     @property
     def heartbeat(self) -> messages.HeartbeatMessage:

@@ -25,7 +25,7 @@ def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[
     unknown = UnknownEvent() if projection.takes_unknown else None
     for stored in events:
         try:
-            event = registry.decode(stored) or unknown
+            event = projection.glance(stored) or registry.decode(stored) or unknown
         except Exception as error:
             raise _poison(stored, error) from error
         if event is not None:

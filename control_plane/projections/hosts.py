@@ -3,17 +3,19 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
+import orjson
 from sqlalchemy import Column, Index, Table
 
-from control_plane.events import hosts
+from control_plane.events import heartbeats, hosts
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
+from control_plane.events.heartbeats import Heartbeat
 from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.projections.usage import block_of, packed
 from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
-from control_plane_wire.heartbeats import interval_s
+from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import decode_public_key, key_id
 
 STATES = ("online", "stale", "offline", "pending", "revoked", "retired")
@@ -64,7 +66,7 @@ class HostsProjection(Projection):
             Column("cpu_usage", Float64),
             Column("memory_usage", Float64),
             Column("groups_bound", Json()),
-            Column("facts", Json()),
+            Column("heartbeat", Blob, comment="the body of that heartbeat"),
             Column("usage_pos", Int64, nullable=False, comment="the last heartbeat that changed this row"),
             Index("host_pos", "pos"),
             Index("host_usage_pos", "usage_pos"),
@@ -91,18 +93,24 @@ class HostsProjection(Projection):
         return (self.usage,)
 
     def concerns(self, event: Event) -> bool:
-        return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
+        return event.KIND.startswith("host.") or event.KIND == hosts.HeartbeatReceived.KIND
+
+    def glance(self, stored: StoredEvent) -> Event | None:
+        """See `Projection`."""
+        return heartbeats.glance(stored)
 
     def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        if isinstance(event, hosts.HeartbeatReceived):
+        if isinstance(event, Heartbeat | hosts.HeartbeatReceived):
             name = event.hostname
             return (self.host, (name,)), (self.usage, (name, block_of(stored.recorded_us)))
         hostname = getattr(event, "hostname", None)
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
-        if isinstance(event, hosts.HeartbeatReceived):
-            self._heartbeat(rows, stored, event.said)
+        if isinstance(event, Heartbeat):
+            self._heartbeat(rows, stored, event)
+        elif isinstance(event, hosts.HeartbeatReceived):
+            self._heartbeat(rows, stored, event.heartbeat)
         elif event.KIND.startswith("host.") and stored.hostname:
             row = rows.get(self.host, stored.hostname)
             if row is None and not isinstance(event, hosts.HostRegistered):
@@ -113,21 +121,20 @@ class HostsProjection(Projection):
                 rows.put(self.host, changed)
                 rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
-    def _heartbeat(self, rows: RowStore, stored: StoredEvent, said: Mapping[str, Any]) -> None:
-        hostname, recorded_us = said["hostname"], stored.recorded_us
+    def _heartbeat(self, rows: RowStore, stored: StoredEvent, beat: Heartbeat | HeartbeatMessage) -> None:
+        hostname, recorded_us = beat.hostname, stored.recorded_us
         row = rows.get(self.host, hostname)
-        beat = LastHeartbeat(said.get("boot_id"), said.get("sequence"), said["timestamp"])
         last = counted(None if row is None else last_of(row), beat, recorded_us)
         if last is None:
             return
         if (now := rows.change(self.host, hostname)) is None:
             rows.put(self.host, now := _new_row(hostname))
-        now["heartbeat_seq"] = now["usage_pos"] = stored.seq
         now["boot_id"], now["sequence"], now["timestamp"], superseded = last
         now["superseded"] = list(superseded)
-        now.update(heard(said, recorded_us))
+        now["status"] = beat.status
+        now.update(heard(beat, stored.body, stored.seq, recorded_us))
         since_us = block_of(recorded_us)
-        entry = packed(recorded_us, stored.seq, now["cpu_usage"], now["memory_usage"])
+        entry = packed(recorded_us, stored.seq, beat.cpu_usage, beat.memory_usage)
         if (block := rows.change(self.usage, hostname, since_us)) is None:
             rows.put(self.usage, {"hostname": hostname, "since_us": since_us, "data": entry})
         else:
@@ -149,17 +156,24 @@ def _of_events() -> list[Column[Any]]:
     ]
 
 
-def heard(said: Mapping[str, Any], recorded_us: int) -> Row:
+def heard(beat: Heartbeat | HeartbeatMessage, body: bytes, seq: int, recorded_us: int) -> Row:
     """What a heartbeat that counts says of its host, for show."""
     return {
+        "heartbeat_seq": seq,
         "last_heartbeat_us": recorded_us,
-        "interval_s": interval_s(said),
-        "status": said["status"],
-        "cpu_usage": float(said["cpu_usage"]),
-        "memory_usage": float(said["memory_usage"]),
-        "groups_bound": None if (groups := said.get("groups")) is None else sorted(groups),
-        "facts": {name: value for name in FACTS if (value := said.get(name)) is not None},
+        "interval_s": beat.interval_s,
+        "cpu_usage": beat.cpu_usage,
+        "memory_usage": beat.memory_usage,
+        "groups_bound": None if beat.groups is None else sorted(beat.groups),
+        "heartbeat": body,
+        "usage_pos": seq,
     }
+
+
+def facts_of(body: bytes | None) -> Mapping[str, Any]:
+    """What else is shown of a heartbeat that has counted."""
+    said = {} if body is None else orjson.loads(body)
+    return {name: value for name in FACTS if (value := said.get(name)) is not None}
 
 
 def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
@@ -174,7 +188,7 @@ def _new_row(hostname: str) -> Row:
         (
             *("state_cause", "key_id", "presence_seq"),
             *("last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
-            *("cpu_usage", "memory_usage", "groups_bound", "facts"),
+            *("cpu_usage", "memory_usage", "groups_bound", "heartbeat"),
         )
     )
     zero = dict.fromkeys(("state_since_us", "registered_us", "maintenance", "pos", "heartbeat_seq", "usage_pos"), 0)

@@ -60,6 +60,10 @@ class Projection:
         """Whether an event can change a row here; False for most kinds, and never False for one that can."""
         return True
 
+    def glance(self, stored: StoredEvent) -> Event | None:
+        """A quicker reading of an event that `apply` takes as well; None where it takes the usual one."""
+        return None
+
     def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         """The rows that `apply` will look at."""
         raise NotImplementedError

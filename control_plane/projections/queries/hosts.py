@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
 from control_plane.events.presence import LastHeartbeat
-from control_plane.projections.hosts import HostsProjection, last_of
+from control_plane.projections.hosts import HostsProjection, facts_of, last_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.usage import Usage, block_of, thinned
@@ -235,4 +235,4 @@ def by_group(hosts: Iterable[Member]) -> list[GroupView]:
 
 def view(row: Mapping[Any, Any]) -> HostView:
     values: dict[str, Any] = {name: row.get(name) for name in HostView.__slots__}
-    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": row["facts"] or {}})
+    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": facts_of(row["heartbeat"])})

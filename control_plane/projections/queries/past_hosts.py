@@ -10,9 +10,9 @@ from typing import Any, Final
 from sqlalchemy import Select, Subquery, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.events import registry
+from control_plane.events import heartbeats, registry
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
-from control_plane.events.hosts import HeartbeatReceived, PresenceChanged
+from control_plane.events.hosts import PresenceChanged
 from control_plane.events.log import EventLog
 from control_plane.projections.hosts import HostsProjection, heard
 from control_plane.projections.moments import Moment
@@ -31,10 +31,11 @@ from control_plane.projections.queries.pages import Page, counts_of, page_of
 from control_plane.projections.rows import Row
 from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
-from control_plane_wire import heartbeats
+from control_plane_wire import strict_json
+from control_plane_wire.messages import parse_heartbeat
 
 HOSTS_A_STATEMENT: Final = 500
-_SAID: Final = ("last_heartbeat_us", "interval_s", "cpu_usage", "memory_usage", "groups_bound", "facts")
+_SAID: Final = ("last_heartbeat_us", "interval_s", "cpu_usage", "memory_usage", "groups_bound", "heartbeat")
 _NEVER_HEARD: Final[Row] = {**dict.fromkeys(_SAID), "heartbeat_seq": 0, "usage_pos": 0}
 
 
@@ -119,9 +120,8 @@ class PastHosts:
         """What these heartbeats say, of those that are kept, by hostname."""
         said: dict[str, Row] = {}
         async for stored in self._log.read_these(HEARTBEAT_EVENT, seqs):
-            event = registry.decode(stored)
-            if isinstance(event, HeartbeatReceived):
-                said[event.hostname] = _row(event.said, stored.seq, stored.recorded_us)
+            if (beat := heartbeats.read(stored)) is not None:
+                said[beat.hostname] = heard(beat, stored.body, stored.seq, stored.recorded_us)
         return said
 
     async def _changes(self, seqs: Iterable[int]) -> dict[str, PresenceChanged]:
@@ -176,9 +176,6 @@ def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
 
 def _as_told(change: PresenceChanged) -> Row:
     """When its heartbeat was recorded nobody knows any more, but when it was sent by the host's clock."""
-    heartbeat = heartbeats.said(dict(change.heartbeat))
-    return _row(heartbeat, change.heartbeat_seq, int(str(heartbeat["timestamp"])) * 1_000_000)
-
-
-def _row(heartbeat: Mapping[str, Any], seq: int, recorded_us: int) -> Row:
-    return {**heard(heartbeat, recorded_us), "heartbeat_seq": seq, "usage_pos": seq}
+    told = dict(change.heartbeat)
+    beat = parse_heartbeat(told)
+    return heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from control_plane.events import hosts
 from control_plane.events.event import Event
 from control_plane.events.presence import REMEMBERED_BOOTS
-from control_plane.projections.hosts import FACTS, HostsProjection, last_of
+from control_plane.projections.hosts import HostsProjection, facts_of, last_of
 from control_plane.projections.usage import BLOCK_US, entries
 from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.strict_json import Json, JsonObject
@@ -30,7 +30,7 @@ HEARTBEAT_COLUMNS = {
     "cpu_usage",
     "memory_usage",
     "groups_bound",
-    "facts",
+    "heartbeat",
     "usage_pos",
 }
 
@@ -181,8 +181,7 @@ def test_a_heartbeat_fills_in_what_the_host_says_of_itself(folded: FoldedHosts) 
     assert (host["boot_id"], host["sequence"], host["timestamp"], host["interval_s"]) == ("b1", 1, AT, 10)
     assert (host["status"], host["cpu_usage"], host["memory_usage"]) == ("online", 0.25, 0.5)
     assert host["groups_bound"] == ["app", "web"]
-    assert host["facts"].keys() == {*facts, "boot_id"} < set(FACTS)
-    assert list(host["facts"]["load"]) == [0.5, 0.25, 0.125]
+    assert facts_of(host["heartbeat"]) == {**facts, "boot_id": "b1"}
     assert folded.usages() == [(START_US + 3_000_000, 0.25, 0.5)]
 
 
