@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from control_plane.errors import (
     ConfigurationError,
     DuplicateKeyError,
+    LogClosedError,
     LogDamagedError,
     StorageUnavailableError,
     UnstorableError,
@@ -35,6 +36,7 @@ WAITING_BYTES: Final = 64 * MOST_BYTES
 SELECT_HEAD: Final = select(log_head).where(log_head.c.log == bindparam("name"))
 _LOCK_HEAD: Final = SELECT_HEAD.with_for_update()
 _MOVE_HEAD: Final = update(log_head).where(log_head.c.log == bindparam("name"))
+_CLOSE: Final = _MOVE_HEAD.where(log_head.c.closed.is_(None))
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +49,17 @@ def head_of(row: RowMapping | None) -> Head:
     except ValueError as error:
         raise LogDamagedError(row["log"], row["seq"], f"is a head that cannot be: {error}") from error
     return Head(row["seq"], row["recorded_us"], tree)
+
+
+async def close(database: Database, log: LogName, why: str) -> None:
+    """Let nobody append to a log, any more; the first reason stands."""
+    async with database.write() as connection:
+        await connection.execute(_CLOSE.values(closed=why), {"name": log})
+
+
+def cut_off(head: int, known: int) -> str:
+    """Why a log is closed that ends at one seq though there was another."""
+    return f"ends at {head}, and there were {known} events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,13 @@ class _Call:
 
 
 class Appender:
-    """The one writer of a log in this process; any number of processes may have one."""
+    """The one writer of a log in this process; any number of processes may have one.
+
+    Args:
+        known: the highest seq that this process has seen committed.
+        committed: is told of what is.
+        opens_closed: append all the same where the log is closed.
+    """
 
     def __init__(
         self,
@@ -80,13 +99,17 @@ class Appender:
         *,
         clock: Clock,
         failpoints: Failpoints,
+        known: Callable[[], int],
         committed: Callable[[int, Sequence[StoredEvent], Mapping[KeyBytes, int]], None],
+        opens_closed: bool = False,
     ) -> None:
         self._log: LogName = log
         self._database = database
         self._clock = clock
         self._failpoints = failpoints
+        self._known_seq = known
         self._committed = committed
+        self._opens_closed = opens_closed
         self._calls: deque[_Call] = deque()
         self._waiting_events = self._waiting_bytes = 0
         self._arrived = asyncio.Event()
@@ -182,6 +205,9 @@ class Appender:
                     return await self._attempt(entries, claimed, looks_first=self._looks_first or attempt > 1)
             except DuplicateKeyError:
                 self._looks_first = True
+            except LogClosedError as error:
+                await close(self._database, self._log, error.why)
+                raise
             except (StorageUnavailableError, TimeoutError) as error:
                 await self._drop_connection()
                 if attempt == ATTEMPTS:
@@ -198,8 +224,10 @@ class Appender:
             self._connection = await self._database.connect()
         async with self._database.write(self._connection) as connection:
             # The head's lock is the first thing taken: it makes the order of seq the order of commits.
-            found = await connection.execute(_LOCK_HEAD, {"name": self._log})
-            head = head_of(found.mappings().one_or_none())
+            found = (await connection.execute(_LOCK_HEAD, {"name": self._log})).mappings().one_or_none()
+            head = head_of(found)
+            if found is not None and not self._opens_closed:
+                self._check_open(found["closed"], head.seq)
             known = await self._known(connection, entries) if looks_first else {}
             self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
@@ -215,6 +243,12 @@ class Appender:
         written = {row[:4]: row[5] for row in planned.key_rows}
         self._committed(planned.head.seq, [stored_event(row) for row in planned.rows], written)
         return planned.outcomes
+
+    def _check_open(self, closed: str | None, seq: int) -> None:
+        if closed is not None:
+            raise LogClosedError(self._log, closed)
+        if seq < (known := self._known_seq()):
+            raise LogClosedError(self._log, cut_off(seq, known))
 
     async def _known(self, connection: AsyncConnection, entries: Sequence[Entry]) -> dict[KeyBytes, tuple[bytes, int]]:
         """Digest and seq of those keys of the entries that are in the log."""
