@@ -267,9 +267,10 @@ class Office:
         upto = (await self.core.log.head(log)).seq if end is None else end
 
         async def read(after: int) -> Sequence[StoredEvent]:
+            dialect = self.core.database.dialect
             async with self.core.database.read() as connection:
                 while after < upto:
-                    if page := await read_gapless(connection, log, Page(after, upto, SIGNATURES)):
+                    if page := await read_gapless(connection, dialect, log, Page(after, upto, SIGNATURES)):
                         return page
                     after = await next_seq(connection, log, after + 1) - 1
             return ()

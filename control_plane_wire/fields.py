@@ -13,7 +13,7 @@ T = TypeVar("T")
 _ACCOUNT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9._@-]{0,63}", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_LAST_SECOND: Final = 253_402_300_799  # of the year 9999; as microseconds it still fits 64 bits
+LAST_SECOND: Final = 253_402_300_799  # of the year 9999; as microseconds it still fits 64 bits
 
 
 def is_account(text: str) -> bool:
@@ -48,7 +48,7 @@ class Fields:
 
     def seconds(self, name: str) -> int:
         """A point in time or a duration; others may say it with a fraction, which is dropped."""
-        return int(self.number(name, least=0, most=_LAST_SECOND))
+        return int(self.number(name, least=0, most=LAST_SECOND))
 
     def number(self, name: str, *, least: float, most: float) -> float:
         value = self._object.get(name)

@@ -6,6 +6,7 @@ body = the canonical form of all that without "sign" (of a result or heartbeat: 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Final, TypeAlias
 
 from control_plane_wire import strict_json
@@ -103,9 +104,14 @@ class _Message:
     __slots__ = ()
 
     def to_json(self) -> JsonObject:
-        # Only the subclasses are dataclasses, which a type cannot say.
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in _names(type(self))}  # type: ignore[arg-type] # a class has a hash
         return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+@cache
+def _names(message: type[_Message]) -> tuple[str, ...]:
+    # Only the subclasses are dataclasses, which a type cannot say.
+    return tuple(field.name for field in fields(message))  # type: ignore[arg-type]
 
 
 def _plain(value: object) -> Json:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from control_plane_wire.errors import MalformedMessageError
@@ -32,7 +33,13 @@ _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 def is_name(text: str) -> bool:
     """Whether this is a hostname or group: lower-case labels joined by dots, at most 200 characters."""
-    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
+    return len(text) <= MAX_NAME and _is_name(text)
+
+
+@lru_cache(maxsize=16_384)
+def _is_name(text: str) -> bool:
+    """Names come again and again; whoever sends others fills no more than some MiB with them."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_task_id(text: str) -> bool:

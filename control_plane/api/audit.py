@@ -1,6 +1,7 @@
 """The audit trail: lists from its read table, the body of one event from the log."""
 
 import base64
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Path, Query
@@ -19,14 +20,15 @@ from control_plane.api.fields import (
     ToTime,
     Word,
     at,
-    micros_of,
     time_of,
     wait_for_seq,
 )
+from control_plane.api.past import OfAudit
 from control_plane.api.routing import noun
 from control_plane.api.services import Given
 from control_plane.errors import NotFoundError
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
+from control_plane.projections.moments import micros_of
 from control_plane.projections.queries.audit import AuditFilter, AuditRow
 from control_plane.projections.queries.pages import cursor_of, parse_cursor
 from control_plane_wire import strict_json
@@ -166,15 +168,16 @@ After = Annotated[int, Query(ge=0, le=MAX_SEQ, description="oldest first, from a
 @router.get("")
 async def list_events(
     services: Given,
+    then: OfAudit,
     wanted: Wanted,
     after: After | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
-    min_seq: Seq | None = None,
 ) -> Listing[AuditEvent]:
     """Newest first, or with `after` oldest first."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    as_of = await services.audit_queries.as_of()
+    as_of = await services.audit_queries.as_of() if then is None else then.positions
+    if then is not None:
+        wanted = replace(wanted, upto=then.positions.event)
     place = None if cursor is None else parse_cursor(cursor, int)
     if after is None:
         rows = await services.audit_queries.newest(wanted, before=place, limit=limit + 1)

@@ -12,13 +12,12 @@ from control_plane.api.fields import (
     Hostname,
     Limit,
     Listing,
-    Seq,
     TaskIdPath,
     Time,
     one_of,
     time_of,
-    wait_for_seq,
 )
+from control_plane.api.past import OfTasks, Tasks
 from control_plane.api.routing import noun
 from control_plane.api.services import Given, Services
 from control_plane.api.tasks import wait_for_task
@@ -26,7 +25,8 @@ from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.tasks import STATES, ExecutionFinished
-from control_plane.projections.queries.tasks import ExecutionView, OutputGroup
+from control_plane.projections.moments import Moment
+from control_plane.projections.queries.tasks import ExecutionView, OutputGroup, TaskReader
 from control_plane_wire.messages import ResultMessage
 
 PROJECTION: Final = "tasks"
@@ -150,19 +150,19 @@ class Outputs(Answer):
 @router.get("/executions")
 async def list_executions(
     services: Given,
+    tasks: Tasks,
+    then: OfTasks,
     task_id: TaskIdPath,
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
-    min_seq: Seq | None = None,
 ) -> Listing[Execution]:
     """By hostname."""
-    await wait_for_seq(services, PROJECTION, min_seq)
     states = state.split(",") if state else ()
-    page = await services.task_queries.executions(task_id, states=states, cursor=cursor, limit=limit)
+    page = await tasks.executions(task_id, states=states, cursor=cursor, limit=limit)
     if not page.counts:
-        await wait_for_task(services, task_id)
-        page = await services.task_queries.executions(task_id, states=states, cursor=cursor, limit=limit)
+        await wait_for_task(services, then, task_id)
+        page = await tasks.executions(task_id, states=states, cursor=cursor, limit=limit)
     return Listing(
         items=[execution_of(row) for row in page.items],
         next_cursor=page.next_cursor,
@@ -174,17 +174,18 @@ async def list_executions(
 
 @router.get("/executions/{hostname}")
 async def get_execution(
-    services: Given, task_id: TaskIdPath, hostname: Hostname, min_seq: Seq | None = None
+    services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
 ) -> Execution:
-    await wait_for_seq(services, PROJECTION, min_seq)
-    return execution_of(await _execution(services, task_id, hostname))
+    return execution_of(await _execution(services, tasks, then, task_id, hostname))
 
 
-async def _execution(services: Services, task_id: str, hostname: str) -> ExecutionView:
-    row = await services.task_queries.execution(task_id, hostname)
+async def _execution(
+    services: Services, tasks: TaskReader, then: Moment | None, task_id: str, hostname: str
+) -> ExecutionView:
+    row = await tasks.execution(task_id, hostname)
     if row is None:
-        await wait_for_task(services, task_id)
-        row = await services.task_queries.execution(task_id, hostname)
+        await wait_for_task(services, then, task_id)
+        row = await tasks.execution(task_id, hostname)
     if row is None:
         raise NotFoundError("unknown_execution", f"there is no execution of {task_id} on {hostname}")
     return row
@@ -193,16 +194,16 @@ async def _execution(services: Services, task_id: str, hostname: str) -> Executi
 @outputs.get("/executions/{hostname}/output")
 async def get_output(
     services: Given,
+    tasks: Tasks,
+    then: OfTasks,
     task_id: TaskIdPath,
     hostname: Hostname,
     stream: Stream = "stdout",
     offset: Annotated[int, Query(ge=0, le=2**40)] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_RANGE_BYTES, description="bytes")] = DEFAULT_RANGE_BYTES,
-    min_seq: Seq | None = None,
 ) -> Output:
     """What it printed, as far as it is kept, a range at a time."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    row = await _execution(services, task_id, hostname)
+    row = await _execution(services, tasks, then, task_id, hostname)
     if row.result_seq is None:
         raise NotFoundError("no_output", f"no result of {hostname} has come")
     kept = Kept(await _result(services, row.result_seq), stream)
@@ -222,14 +223,13 @@ async def get_output(
 
 
 @outputs.get("/outputs")
-async def group_outputs(services: Given, task_id: TaskIdPath, min_seq: Seq | None = None) -> Outputs:
+async def group_outputs(services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Outputs:
     """Identical outputs, the rarest first."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    as_of = await services.hub.position(PROJECTION)
-    groups = await services.task_queries.outputs(task_id)
+    as_of = await services.hub.position(PROJECTION) if then is None else then.positions
+    groups = await tasks.outputs(task_id)
     if not groups:
-        await wait_for_task(services, task_id)
-        groups = await services.task_queries.outputs(task_id)
+        await wait_for_task(services, then, task_id)
+        groups = await tasks.outputs(task_id)
     with_text = {*range(GROUPS_WITH_TEXT - 1), len(groups) - 1}
     answers = [await _group(services, group, with_text=place in with_text) for place, group in enumerate(groups)]
     return Outputs(groups=answers, as_of=str(as_of))

@@ -3,7 +3,7 @@
 import asyncio
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, TypeVar
 
 from fastapi import Path, Query
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 
 from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.services import Services
+from control_plane.projections.moments import micros_of
 from control_plane_wire.errors import WireError
 from control_plane_wire.messages import MAX_ARGUMENT_BYTES
 from control_plane_wire.signing import decode_public_key
@@ -87,18 +88,6 @@ def _checked_time(text: str | None) -> str | None:
     return text
 
 
-def micros_of(text: str) -> int:
-    """A time as RFC 3339 writes it, in UTC microseconds."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError("has to be a time such as 2026-01-31T10:42:07Z") from error
-    if moment.tzinfo is None:
-        raise ValueError("needs its offset from UTC, such as Z")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 FromTime = Annotated[
     str | None, Query(alias="from", max_length=64, description="RFC 3339"), AfterValidator(_checked_time)
 ]

@@ -1,14 +1,12 @@
 """Groups: their hosts by state, and putting hosts into them. The assignment made here is the truth."""
 
 from collections.abc import Mapping
-from typing import Final
 
-from control_plane.api.fields import Answer, GroupName, Hostname, Items, Seq, wait_for_seq
+from control_plane.api.fields import Answer, GroupName, Hostname, Items
+from control_plane.api.past import Hosts
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.errors import NotFoundError
-
-PROJECTION: Final = "hosts"
 
 router = noun("/groups", "groups", permission="hosts.read")
 
@@ -38,18 +36,14 @@ class MembershipChange(Answer):
 
 
 @router.get("")
-async def list_groups(services: Given, min_seq: Seq | None = None) -> Items[Group]:
-    await wait_for_seq(services, PROJECTION, min_seq)
-    found = await services.host_queries.groups()
+async def list_groups(hosts: Hosts) -> Items[Group]:
+    found = await hosts.groups()
     return Items(items=[Group(group=row.group, hosts=row.hosts, counts=row.counts, drift=row.drift) for row in found])
 
 
 @router.get("/{group}/hosts/{hostname}")
-async def get_membership(
-    services: Given, group: GroupName, hostname: Hostname, min_seq: Seq | None = None
-) -> Membership:
-    await wait_for_seq(services, PROJECTION, min_seq)
-    row = await services.host_queries.one(hostname)
+async def get_membership(hosts: Hosts, group: GroupName, hostname: Hostname) -> Membership:
+    row = await hosts.one(hostname)
     if row is None or group not in row.groups:
         raise NotFoundError("not_a_member", f"{hostname} is not in the group {group}")
     return Membership(

@@ -17,21 +17,20 @@ from control_plane.api.fields import (
     Listing,
     Name,
     Request,
-    Seq,
     Time,
     ToTime,
     Word,
     at,
-    micros_of,
     one_of,
     public_key_of,
     time_of,
-    wait_for_seq,
 )
+from control_plane.api.past import Hosts, OfHosts
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.errors import NotFoundError
 from control_plane.projections.hosts import STATES
+from control_plane.projections.moments import micros_of
 from control_plane.projections.queries.hosts import HostFilter, HostView
 
 PROJECTION: Final = "hosts"
@@ -48,6 +47,8 @@ class Host(Answer):
         basic: its agent knows only the required fields of the protocol.
         cpu_usage, memory_usage, disk_usage: fractions of 1.
         uptime: seconds.
+        exact_from: only with `at`, where the last heartbeat before that moment is not kept any more: what heartbeats
+            say here is of the last change of presence, and from this time on it is exact.
     """
 
     hostname: str
@@ -78,6 +79,7 @@ class Host(Answer):
     registered_at: Time
     pos: int
     usage_pos: int
+    exact_from: Time | None = None
 
 
 def host_of(row: HostView) -> Host:
@@ -106,11 +108,12 @@ def host_of(row: HostView) -> Host:
         cpu_count=facts.get("cpu_count"),
         memory_bytes=facts.get("memory_bytes"),
         addresses=facts.get("addresses"),
-        boot_id=row.boot_id,
+        boot_id=facts.get("boot_id"),
         key_id=row.key_id,
         registered_at=at(row.registered_us),
         pos=row.pos,
         usage_pos=row.usage_pos,
+        exact_from=time_of(row.exact_from_us),
     )
 
 
@@ -151,17 +154,15 @@ class UsagePoint(Answer):
 
 @router.get("")
 async def list_hosts(
-    services: Given,
+    hosts: Hosts,
     q: Word = None,
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     group: Annotated[Name | None, Query()] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
-    min_seq: Seq | None = None,
 ) -> Listing[Host]:
-    await wait_for_seq(services, PROJECTION, min_seq)
     wanted = HostFilter(q=q, state=state.split(",") if state else (), group=group)
-    page = await services.host_queries.page(wanted, cursor=cursor, limit=limit)
+    page = await hosts.page(wanted, cursor=cursor, limit=limit)
     return Listing(
         items=[host_of(row) for row in page.items],
         next_cursor=page.next_cursor,
@@ -179,11 +180,11 @@ async def register_host(services: Given, caller: Caller, body: RegisterHost) -> 
 
 
 @router.get("/{hostname}")
-async def get_host(services: Given, hostname: Hostname, min_seq: Seq | None = None) -> Host:
-    await wait_for_seq(services, PROJECTION, min_seq)
-    row = await services.host_queries.one(hostname)
+async def get_host(hosts: Hosts, then: OfHosts, hostname: Hostname) -> Host:
+    row = await hosts.one(hostname)
     if row is None:
-        raise NotFoundError("unknown_host", f"there is no host {hostname}")
+        detail = f"there is no host {hostname}" if then is None else f"there was no host {hostname} at that moment"
+        raise NotFoundError("unknown_host", detail)
     return host_of(row)
 
 
@@ -210,17 +211,18 @@ async def retire_host(services: Given, caller: Caller, hostname: Hostname) -> Ho
 @router.get("/{hostname}/heartbeats")
 async def list_heartbeats(
     services: Given,
+    hosts: Hosts,
+    then: OfHosts,
     hostname: Hostname,
     from_: FromTime = None,
     to: ToTime = None,
     points: Annotated[int, Query(ge=1, le=2000)] = 300,
-    min_seq: Seq | None = None,
 ) -> Items[UsagePoint]:
     """The usages over time, oldest first, thinned; the last hour where no time is given."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    to_us = micros_of(to) if to else services.clock.now_us()
+    now_us = services.clock.now_us() if then is None else then.heartbeat_us
+    to_us = micros_of(to) if to else now_us
     from_us = micros_of(from_) if from_ else to_us - DEFAULT_HISTORY_US
-    found = await services.host_queries.usage(hostname, from_us=from_us, to_us=to_us, points=points)
+    found = await hosts.usage(hostname, from_us=from_us, to_us=to_us, points=points)
     return Items(
         items=[
             UsagePoint(at=at(usage.recorded_us), cpu_usage=usage.cpu_usage, memory_usage=usage.memory_usage)

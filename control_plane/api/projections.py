@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import Path
 
-from control_plane.api.fields import Answer, Items, Seq, wait_for_seq
+from control_plane.api.fields import Answer, Items
+from control_plane.api.past import OfAll
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
-from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.queries.projections import ProjectionState
 
 router = noun("/projections", "system", permission="projections.read")
@@ -18,6 +18,7 @@ class Projection(Answer):
 
     Attributes:
         position, head: opaque.
+        state: missing, stopped, catching up, or live; replayed, with `at`.
         parked: events set aside.
         owner: the process that folds it.
         rebuilt_events: how many a rebuild has folded, which is under way or was stopped; null: there is none.
@@ -58,11 +59,11 @@ def projection_of(state: ProjectionState) -> Projection:
 
 
 @router.get("")
-async def list_projections(services: Given, min_seq: Seq | None = None) -> Items[Projection]:
+async def list_projections(services: Given, then: OfAll) -> Items[Projection]:
     """All of them; with `min_seq` once every one has come so far."""
-    for projection in PROJECTIONS:
-        await wait_for_seq(services, projection.name, min_seq)
-    return Items(items=[projection_of(state) for state in await services.projection_queries.states()])
+    queries = services.projection_queries
+    states = await queries.states() if then is None else await queries.states_at(then)
+    return Items(items=[projection_of(state) for state in states])
 
 
 @router.post("/{name}/rebuild", status_code=202)

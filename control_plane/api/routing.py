@@ -72,8 +72,8 @@ class GuardedRoute(APIRoute):
     def check_query(self, request: Request, known: set[str]) -> None:
         """Refuse a parameter that would be ignored: its sender believes that it counts."""
         for name in request.query_params:
-            if name == "at":
-                raise ProblemError(422, "not_supported", "reading as of a time is not supported yet", field="at")
+            if name == "at" and name not in known:
+                raise ProblemError(422, "not_supported", "this is not kept as it was: there is only now", field="at")
             if name not in known:
                 raise ProblemError(422, "invalid_request", "unknown parameter", field=name)
 

@@ -21,6 +21,7 @@ from control_plane.observability import Metrics
 from control_plane.projections.hub import Hub
 from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.settings import Settings
@@ -65,6 +66,7 @@ class Services:
     task_queries: TaskQueries
     audit_queries: AuditQueries
     projection_queries: ProjectionQueries
+    past: Past
     hub: Hub
     metrics: Metrics = field(default_factory=Metrics)
     probes: Sequence[Probe] = ()

@@ -17,7 +17,6 @@ from control_plane.api.fields import (
     Name,
     Request,
     Seconds,
-    Seq,
     TaskId,
     TaskIdPath,
     Text,
@@ -26,12 +25,12 @@ from control_plane.api.fields import (
     Word,
     at,
     at_s,
-    micros_of,
     one_of,
     time_of,
     wait_for_seq,
 )
 from control_plane.api.hosts import Reason
+from control_plane.api.past import OfTasks, Tasks
 from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
@@ -42,7 +41,8 @@ from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key
 from control_plane.events.tasks import TaskAccepted
-from control_plane.projections.queries.tasks import TaskFilter, TaskView
+from control_plane.projections.moments import Moment, micros_of
+from control_plane.projections.queries.tasks import TaskFilter, TaskReader, TaskView
 from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
 
 PROJECTION: Final = "tasks"
@@ -175,7 +175,7 @@ class TaskChange(Answer):
 
 @router.get("")
 async def list_tasks(
-    services: Given,
+    tasks: Tasks,
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     outcome: Annotated[Literal["succeeded", "failed", "cancelled"] | None, Query()] = None,
     actor: Word = None,
@@ -185,10 +185,8 @@ async def list_tasks(
     to: ToTime = None,
     cursor: Cursor = None,
     limit: Limit = 100,
-    min_seq: Seq | None = None,
 ) -> Listing[Task]:
     """Newest first."""
-    await wait_for_seq(services, PROJECTION, min_seq)
     wanted = TaskFilter(
         state=state.split(",") if state else (),
         outcome=outcome,
@@ -198,7 +196,7 @@ async def list_tasks(
         from_us=micros_of(from_) if from_ else None,
         to_us=micros_of(to) if to else None,
     )
-    page = await services.task_queries.page(wanted, cursor=cursor, limit=limit)
+    page = await tasks.page(wanted, cursor=cursor, limit=limit)
     return Listing(
         items=[task_of(row) for row in page.items],
         next_cursor=page.next_cursor,
@@ -225,7 +223,7 @@ async def create_task(
         return AcceptedTask(task=task_of(await _as_accepted(services, accepted)), seq=accepted.seq)
     response.status_code = 200
     await wait_for_seq(services, PROJECTION, accepted.seq)
-    return AcceptedTask(task=await _task(services, task_id), seq=accepted.seq)
+    return AcceptedTask(task=await _task(services, services.task_queries, None, task_id), seq=accepted.seq)
 
 
 async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
@@ -255,33 +253,34 @@ async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
 
 
 @router.get("/{task_id}")
-async def get_task(services: Given, task_id: TaskIdPath, min_seq: Seq | None = None) -> Task:
-    await wait_for_seq(services, PROJECTION, min_seq)
-    return await _task(services, task_id)
+async def get_task(services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Task:
+    return await _task(services, tasks, then, task_id)
 
 
-async def wait_for_task(services: Services, task_id: str) -> None:
+async def wait_for_task(services: Services, then: Moment | None, task_id: str) -> None:
     """Return when the task is in the read table, which an accepted one may reach a moment later.
 
     Raises:
-        NotFoundError: there is none of that id.
+        NotFoundError: there is none of that id, or was none then.
         ReadTableBehindError: its projector has not come to it within the time that `min_seq` waits.
     """
     key = Key(task_id, TaskAccepted.KIND)
     found = await services.log.find(EVENT, [key])
     if not found:
         raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    if then is not None and found[key] > then.positions.event:
+        raise NotFoundError("unknown_task", f"there was no task {task_id} at that moment")
     await wait_for_seq(services, PROJECTION, found[key])
 
 
-async def _task(services: Services, task_id: str) -> Task:
-    row = await services.task_queries.one(task_id)
+async def _task(services: Services, tasks: TaskReader, then: Moment | None, task_id: str) -> Task:
+    row = await tasks.one(task_id)
     if row is None:
-        await wait_for_task(services, task_id)
-        row = await services.task_queries.one(task_id)
+        await wait_for_task(services, then, task_id)
+        row = await tasks.one(task_id)
     if row is None:
         raise ReadTableBehindError
-    return task_of(row, retries=await services.task_queries.retries(task_id))
+    return task_of(row, retries=await tasks.retries(task_id))
 
 
 @router.post("/{task_id}/cancel", status_code=202)

@@ -7,23 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.errors import (
-    ConfigurationError,
-    DuplicateKeyError,
-    LogClosedError,
-    LogDamagedError,
-    StorageUnavailableError,
-    UnstorableError,
-)
-from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, plan, stored_event
-from control_plane.events.envelope import Head, LogName, Outcome, Recorded, StoredEvent
-from control_plane.events.merkle import CompactRange
+from control_plane.errors import DuplicateKeyError, LogClosedError, StorageUnavailableError, UnstorableError
+from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, encode, plan
+from control_plane.events.envelope import LogName, NewEvent, Outcome, Recorded, StoredEvent
+from control_plane.events.head import close, cut_off, lock_head, move_head
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
-from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES, log_head
+from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.backoff import Backoff
 from control_plane_wire.clock import Clock
 from control_plane_wire.failpoints import Failpoints
@@ -33,33 +25,7 @@ ATTEMPT_S: Final = 15.0  # then its outcome is unknown; longer than any wait for
 WAITING_EVENTS: Final = 4 * MOST_EVENTS
 WAITING_BYTES: Final = 64 * MOST_BYTES
 
-SELECT_HEAD: Final = select(log_head).where(log_head.c.log == bindparam("name"))
-_LOCK_HEAD: Final = SELECT_HEAD.with_for_update()
-_MOVE_HEAD: Final = update(log_head).where(log_head.c.log == bindparam("name"))
-_CLOSE: Final = _MOVE_HEAD.where(log_head.c.closed.is_(None))
-
 _logger = logging.getLogger(__name__)
-
-
-def head_of(row: RowMapping | None) -> Head:
-    if row is None:
-        raise ConfigurationError("the database has no log yet: run control-plane migrate")
-    try:
-        tree = CompactRange.from_bytes(row["seq"], row["tree"])
-    except ValueError as error:
-        raise LogDamagedError(row["log"], row["seq"], f"is a head that cannot be: {error}") from error
-    return Head(row["seq"], row["recorded_us"], tree)
-
-
-async def close(database: Database, log: LogName, why: str) -> None:
-    """Let nobody append to a log, any more; the first reason stands."""
-    async with database.write() as connection:
-        await connection.execute(_CLOSE.values(closed=why), {"name": log})
-
-
-def cut_off(head: int, known: int) -> str:
-    """Why a log is closed that ends at one seq though there was another."""
-    return f"ends at {head}, and there were {known} events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +77,24 @@ class Appender:
         self._committed = committed
         self._opens_closed = opens_closed
         self._calls: deque[_Call] = deque()
-        self._waiting_events = self._waiting_bytes = 0
+        self._waiting_events = self._waiting_bytes = 0  # with those of the batch, until it is on its way
+        self._taken_events = self._taken_bytes = 0  # of these, the batch's
         self._arrived = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_closed = False
         self._connection: AsyncConnection | None = None
         self._looks_first = False  # repeats come in bursts, and looking for their keys costs all others a query
 
-    async def append(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Hand the entries to the next batch and wait for it; with too much waiting already, wait for room first."""
+    async def append(self, events: Sequence[NewEvent]) -> list[Outcome]:
+        """Hand the events to the next batch and wait for it; with too much waiting already, wait for room first."""
         while self._waiting_events >= WAITING_EVENTS or self._waiting_bytes >= WAITING_BYTES:
             self._has_room.clear()
             await self._has_room.wait()
         if self._is_closed:
             raise StorageUnavailableError("the log is closed")
+        # Here, while the batches before it are with the database, and not before there is room for what it takes.
+        ready = self._database.dialect.ready
+        entries = [encode(event, index, ready) for index, event in enumerate(events)]
         call = _Call(entries, asyncio.get_running_loop().create_future())
         self._calls.append(call)
         self._waiting_events += len(entries)
@@ -141,6 +111,7 @@ class Appender:
         try:
             while calls := await self._next_calls():
                 await self._deal_with(calls)
+                self._make_room()
         finally:
             for call in self._calls:  # only when cancelled: nobody shall wait for ever
                 call.fail(StorageUnavailableError("the log was stopped"))
@@ -162,10 +133,16 @@ class Appender:
             if calls and (events > MOST_EVENTS or size_bytes > MOST_BYTES):
                 break
             calls.append(self._calls.popleft())
-            self._waiting_events -= len(call.entries)
-            self._waiting_bytes -= sum(entry.size_bytes for entry in call.entries)
-        self._has_room.set()
+            self._taken_events, self._taken_bytes = events, size_bytes
         return calls
+
+    def _make_room(self) -> None:
+        """Let as much wait as the batch has taken; once for each."""
+        if self._taken_events:
+            self._waiting_events -= self._taken_events
+            self._waiting_bytes -= self._taken_bytes
+            self._taken_events = self._taken_bytes = 0
+            self._has_room.set()
 
     async def _deal_with(self, calls: Sequence[_Call]) -> None:
         try:
@@ -224,10 +201,9 @@ class Appender:
             self._connection = await self._database.connect()
         async with self._database.write(self._connection) as connection:
             # The head's lock is the first thing taken: it makes the order of seq the order of commits.
-            found = (await connection.execute(_LOCK_HEAD, {"name": self._log})).mappings().one_or_none()
-            head = head_of(found)
-            if found is not None and not self._opens_closed:
-                self._check_open(found["closed"], head.seq)
+            head, closed = await lock_head(self._database.dialect, connection, self._log)
+            if not self._opens_closed:
+                self._check_open(closed, head.seq)
             known = await self._known(connection, entries) if looks_first else {}
             self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
@@ -240,8 +216,8 @@ class Appender:
             )
             self._failpoints.hit("log.before_commit")
         self._failpoints.hit("log.after_commit")
-        written = {row[:4]: row[5] for row in planned.key_rows}
-        self._committed(planned.head.seq, [stored_event(row) for row in planned.rows], written)
+        written = {key: outcome.seq for key, outcome in planned.recorded.items()}
+        self._committed(planned.head.seq, planned.events, written)
         return planned.outcomes
 
     def _check_open(self, closed: str | None, seq: int) -> None:
@@ -257,11 +233,11 @@ class Appender:
         return {key: (digest, seq) for key, digest, seq in there}
 
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:
-        dialect, head = self._database.dialect, planned.head
+        dialect = self._database.dialect
         await dialect.bulk_insert(connection, KEY_TABLES[self._log], planned.key_rows)  # which may say: there already
+        self._make_room()  # now: what callers have to do for their next batch is done while the database works
         await dialect.bulk_insert(connection, EVENT_TABLES[self._log], planned.rows)
-        moved = {"name": self._log, "seq": head.seq, "recorded_us": head.recorded_us, "tree": head.tree.to_bytes()}
-        await connection.execute(_MOVE_HEAD, moved)
+        await move_head(dialect, connection, self._log, planned.head)
 
     async def _drop_connection(self) -> None:
         """Let go of a connection of which nothing is known; the pool does not get it back."""

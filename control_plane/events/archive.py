@@ -22,7 +22,7 @@ from control_plane.events.envelope import StoredEvent
 from control_plane.events.merkle import CompactRange, EventRow, leaf_hash
 
 FORMAT: Final = "control-plane-archive-1"
-COLUMNS: Final = StoredEvent.__slots__
+COLUMNS: Final = StoredEvent._fields
 BYTES: Final = frozenset({"body", "signature"})
 LEVEL: Final = 6
 LINE_BYTES: Final = 64 * 1024 * 1024  # more than the largest event needs

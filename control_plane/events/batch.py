@@ -1,37 +1,50 @@
 """One batch of an append, without any I/O: what each event becomes, given what the database said under the lock."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from control_plane.errors import UnstorableError
 from control_plane.events.envelope import Conflict, Duplicate, Head, Key, NewEvent, Outcome, Recorded, StoredEvent
-from control_plane.events.merkle import EventRow, Text, leaf_hash
-from control_plane.storage.dialect import KeyBytes
+from control_plane.events.merkle import EventColumns, EventRow, leaf_at, leaf_rest
+from control_plane.storage.dialect import KeyBytes, Value
 
 MOST_EVENTS: Final = 500
 MOST_BYTES: Final = 512 * 1024
 
-KeyRow: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, int]
+Shown: TypeAlias = tuple[str, int, str | None, str | None, str | None, int | None, bytes, bytes | None, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An event in the bytes that will be stored; all of it that does not depend on its place in the log."""
+class Entry(NamedTuple):
+    """All of an event that does not depend on its place in the log, in each form in which a batch will want it.
+
+    A batch gives its events their places while all other writers wait, so nothing is made there that could be before.
+
+    Attributes:
+        columns: of its row, without the place, as `Dialect.ready` gives them.
+        key_columns: those of its key and digest.
+        leaf: what its leaf covers beside the place.
+        shown: the fields of its `StoredEvent`, without the place.
+    """
 
     key: KeyBytes
     digest: bytes
-    columns: tuple[bytes, int, Text, Text, Text, int | None, bytes, Text, Text]
+    columns: Sequence[Value]
+    key_columns: Sequence[Value]
+    leaf: bytes
+    shown: Shown
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, and what to answer once that is committed."""
+    """What to write, and what to answer and to show once that is committed."""
 
     head: Head
-    rows: list[EventRow]
-    key_rows: list[KeyRow]
+    rows: list[Sequence[Value]]
+    key_rows: list[Sequence[Value]]
+    events: list[StoredEvent]
+    recorded: dict[KeyBytes, Recorded]
     outcomes: list[Outcome]
 
 
@@ -40,29 +53,31 @@ def key_bytes(key: Key) -> KeyBytes:
     return key.subject.encode(), key.kind.encode(), key.hostname.encode(), key.part.encode()
 
 
-def encode(event: NewEvent, index: int) -> Entry:
-    """The stored form of an event; UnstorableError(index) where no database could keep it."""
+def encode(event: NewEvent, index: int, ready: Callable[[Sequence[Value]], Sequence[Value]] = tuple) -> Entry:
+    """The forms of an event, for a database that wants its rows as `ready` makes them.
+
+    Raises:
+        UnstorableError: the event at `index` is none that a database could keep.
+    """
     if not (0 <= event.schema_v < 2**15 and -(2**63) <= (event.occurred_us or 0) < 2**63 and len(event.digest) == 32):
         raise UnstorableError(index, "a number or the digest of the event is out of range")
+    shown = (
+        event.kind,
+        event.schema_v,
+        event.task_id,
+        event.hostname,
+        event.actor,
+        event.occurred_us,
+        event.body,
+        event.signature,
+        event.key_id,
+    )
     try:
-        return Entry(
-            key_bytes(event.key),
-            event.digest,
-            (
-                event.kind.encode(),
-                event.schema_v,
-                _text(event.task_id),
-                _text(event.hostname),
-                _text(event.actor),
-                event.occurred_us,
-                event.body,
-                event.signature,
-                _text(event.key_id),
-            ),
-            len(event.body),
-        )
+        key, columns = key_bytes(event.key), _columns(shown)
     except UnicodeEncodeError as error:  # a lone surrogate
         raise UnstorableError(index, str(error)) from error
+    size_bytes = len(event.body)
+    return Entry(key, event.digest, ready(columns), ready((*key, event.digest)), leaf_rest(columns), shown, size_bytes)
 
 
 def plan(
@@ -83,8 +98,11 @@ def plan(
             what is found of it is taken out, and is answered as recorded, not as a duplicate of itself.
         now_us: the wall clock, which may have been set back.
     """
-    rows: list[EventRow] = []
-    key_rows: list[KeyRow] = []
+    rows: list[Sequence[Value]] = []
+    key_rows: list[Sequence[Value]] = []
+    leaves: list[bytes] = []
+    events: list[StoredEvent] = []
+    recorded: dict[KeyBytes, Recorded] = {}
     outcomes: list[Outcome] = []
     seq, recorded_us = head.seq, max(head.recorded_us, now_us - 1)
     for entry in entries:
@@ -95,10 +113,13 @@ def plan(
         recorded_us += 1
         known[entry.key] = (entry.digest, seq)
         rows.append((seq, recorded_us, *entry.columns))
-        key_rows.append((*entry.key, entry.digest, seq))
-        outcomes.append(Recorded(seq, recorded_us))
-    tree = head.tree.extended(map(leaf_hash, rows))
-    return Plan(Head(seq, recorded_us if rows else head.recorded_us, tree), rows, key_rows, outcomes)
+        key_rows.append((*entry.key_columns, seq))
+        leaves.append(leaf_at(seq, recorded_us, entry.leaf))
+        events.append(StoredEvent(seq, recorded_us, *entry.shown))
+        recorded[entry.key] = outcome = Recorded(seq, recorded_us)
+        outcomes.append(outcome)
+    moved = Head(seq, recorded_us if rows else head.recorded_us, head.tree.extended(leaves))
+    return Plan(moved, rows, key_rows, events, recorded, outcomes)
 
 
 def _repeated(entry: Entry, digest: bytes, seq: int, claim: Recorded | None) -> Outcome:
@@ -113,18 +134,23 @@ def _text(value: str | None) -> bytes | None:
 
 def row_of_stored(event: StoredEvent) -> EventRow:
     """Undo `stored_event`."""
+    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = event
+    shown = (kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id)
+    return seq, recorded_us, *_columns(shown)
+
+
+def _columns(shown: Shown) -> EventColumns:
+    kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = shown
     return (
-        event.seq,
-        event.recorded_us,
-        event.kind.encode(),
-        event.schema_v,
-        _text(event.task_id),
-        _text(event.hostname),
-        _text(event.actor),
-        event.occurred_us,
-        event.body,
-        event.signature,
-        _text(event.key_id),
+        kind.encode(),
+        schema_v,
+        _text(task_id),
+        _text(hostname),
+        _text(actor),
+        occurred_us,
+        body,
+        signature,
+        _text(key_id),
     )
 
 

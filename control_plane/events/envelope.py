@@ -1,7 +1,7 @@
 """What surrounds an event: how it comes to the log, how it is kept there, and what became of it."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from control_plane.events.merkle import CompactRange
 
@@ -50,8 +50,7 @@ class NewEvent:
     key_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as the log has it; its fields are the columns of the log's table, in their order.
 
     Attributes:

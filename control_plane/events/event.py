@@ -1,8 +1,9 @@
 """What every event class has: a kind, a version, an idempotency key, and a body of canonical bytes."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from types import UnionType
 from typing import ClassVar, Self, get_args, get_origin
 
@@ -51,9 +52,15 @@ class Event:
         """
         if cls.GIVES_AUTHORITY and body.get("kind") != cls.KIND:
             raise MalformedMessageError(f"the body was signed as {body.get('kind')}, not as {cls.KIND}")
-        given = {name: _frozen(value) for name, value in body.items()}
-        own = fields(cls)  # type: ignore[arg-type]
-        return cls(**{wanted.name: given[wanted.name] for wanted in own if _is_given(wanted, given)})
+        given: dict[str, object] = {}
+        for name, is_required, is_right in _checks(cls):  # type: ignore[arg-type] # a class has a hash
+            if name in body:
+                given[name] = value = _frozen(body[name])
+                if not is_right(value):
+                    raise MalformedMessageError(f"{name} has the wrong type")
+            elif is_required:
+                raise MalformedMessageError(f"{name} is missing")
+        return cls(**given)
 
     def to_new_event(
         self,
@@ -105,28 +112,30 @@ class UnknownEvent(Event):
     KIND: ClassVar[str] = "unknown"
 
 
-def _is_given(wanted: "Field[object]", given: Mapping[str, object]) -> bool:
-    """Whether the body has this field, and has it right; only one with a default may be left out."""
-    if wanted.name not in given:
-        if wanted.default is MISSING:
-            raise MalformedMessageError(f"{wanted.name} is missing")
-        return False
-    if not _is_a(given[wanted.name], wanted.type):
-        raise MalformedMessageError(f"{wanted.name} has the wrong type")
-    return True
+@cache
+def _checks(cls: type[Event]) -> tuple[tuple[str, bool, Callable[[object], bool]], ...]:
+    """Of each field its name, whether it may not be left out, and whether a decoded value is right for it."""
+    own = fields(cls)  # type: ignore[arg-type]
+    return tuple((each.name, each.default is MISSING, _check_of(each.type)) for each in own)
 
 
-def _is_a(value: object, annotation: object) -> bool:
+def _check_of(annotation: object) -> Callable[[object], bool]:
     """Whether a decoded value fits an annotation, as far as events use them; true is no integer."""
     origin = get_origin(annotation)
     if origin is UnionType:
-        return any(_is_a(value, option) for option in get_args(annotation))
+        options = [_check_of(option) for option in get_args(annotation)]
+        return lambda value: any(fits(value) for fits in options)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, get_args(annotation)[0]) for item in value)
+        of_item = _check_of(get_args(annotation)[0])
+        return lambda value: isinstance(value, tuple) and all(of_item(item) for item in value)
     if origin is Mapping:
         of_text = get_args(annotation)[1] is str
-        return isinstance(value, dict) and not (of_text and not all(isinstance(item, str) for item in value.values()))
-    return type(value) is annotation
+        return lambda value: (
+            isinstance(value, dict) and not (of_text and not all(isinstance(item, str) for item in value.values()))
+        )
+    if annotation is int:
+        return lambda value: type(value) is int and abs(value) <= strict_json.MAX_INTEGER
+    return lambda value: type(value) is annotation
 
 
 def _plain(value: object) -> Json:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from control_plane.events.envelope import HEARTBEAT_EVENT, Key, LogName, StoredEvent
 from control_plane.events.event import Event, WireBorn
-from control_plane_wire import messages
+from control_plane_wire import heartbeats, messages
 from control_plane_wire.strict_json import Json, JsonObject
 
 
@@ -127,7 +127,7 @@ class HostRetired(_HostChanged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _PresenceChanged(Event):
+class PresenceChanged(Event):
     """A change of presence by the control plane's clock.
 
     Attributes:
@@ -148,21 +148,21 @@ class _PresenceChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostWentOnline(_PresenceChanged):
+class HostWentOnline(PresenceChanged):
     """It is heard again, or its agent has started anew: whatever waits for it is due."""
 
     KIND: ClassVar[str] = "host.went_online"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostWentStale(_PresenceChanged):
+class HostWentStale(PresenceChanged):
     """It has missed two heartbeats."""
 
     KIND: ClassVar[str] = "host.went_stale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostWentOffline(_PresenceChanged):
+class HostWentOffline(PresenceChanged):
     """It has missed three heartbeats, or said goodbye, or is not where a command was sent."""
 
     KIND: ClassVar[str] = "host.went_offline"
@@ -198,6 +198,11 @@ class HeartbeatReceived(WireBorn):
     @property
     def hostname(self) -> str:
         return str(self.message["hostname"])
+
+    @property
+    def said(self) -> JsonObject:
+        """Its fields, checked; MalformedMessageError where one is wrong. `heartbeat` has them in their types."""
+        return heartbeats.said(self.message)
 
     @property
     def heartbeat(self) -> messages.HeartbeatMessage:

@@ -6,23 +6,32 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import LogDamagedError
-from control_plane.events.appender import SELECT_HEAD, Appender, close, cut_off, head_of
-from control_plane.events.batch import MOST_EVENTS, encode, key_bytes
+from control_plane.events.appender import Appender
+from control_plane.events.batch import MOST_EVENTS, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
-from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept, read_kinds, read_one
+from control_plane.events.head import close, cut_off, read_closed, read_head, reopen, share_head
+from control_plane.events.pages import (
+    Dropped,
+    Page,
+    read_dropped,
+    read_gapless,
+    read_kept,
+    read_kinds,
+    read_one,
+    read_these,
+)
 from control_plane.events.tail import Tail
-from control_plane.storage.dialect import KeyBytes
+from control_plane.storage.dialect import Dialect, KeyBytes
 from control_plane.storage.engine import Database
-from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES, log_head
+from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 _LAST = 2**63 - 1
-_SHARE_HEAD = SELECT_HEAD.with_for_update(read=True)
 
 
 class _News:
@@ -44,10 +53,10 @@ class _News:
 
     def committed(self, seq: int, events: Sequence[StoredEvent], keys: Mapping[KeyBytes, int]) -> None:
         self.tail.extend(events, keys)
-        self._reached(seq)
+        self.looked(seq)
 
     def looked(self, seq: int) -> None:
-        """The database was asked: another process may have committed."""
+        """The database was asked, or its head was ours: up to here another process may have committed."""
         self.looked_s = asyncio.get_running_loop().time()
         self._reached(seq)
 
@@ -131,8 +140,7 @@ class EventLog:
         """
         if not 1 <= len(events) <= MOST_EVENTS or len({event.log for event in events}) != 1:
             raise ValueError(f"an append is of 1 to {MOST_EVENTS} events of one log")
-        entries = [encode(event, index) for index, event in enumerate(events)]
-        return await self._appenders[events[0].log].append(entries)
+        return await self._appenders[events[0].log].append(events)
 
     async def read(
         self,
@@ -170,14 +178,14 @@ class EventLog:
         ):
             return []
         async with self._database.read() as connection:
-            head = await _head(connection, log)
+            head = await read_head(connection, log)
             news.looked(head.seq)
             page = Page(after, head.seq if upto is None else min(upto, head.seq), limit)
-            events, missing = await _read_over_dropped(connection, log, page)
+            events, missing = await _read_over_dropped(connection, self._database.dialect, log, page)
         if missing is None:
             return events
         async with self._database.write() as connection:
-            return await _read_locked(connection, log, missing)
+            return await _read_locked(connection, self._database.dialect, log, missing)
 
     async def _read_kinds(
         self, log: LogName, after: int, limit: int, kinds: Collection[str], upto: int | None
@@ -188,7 +196,7 @@ class EventLog:
                 return [event for event in tail if event.kind in kinds][:limit]
         async with self._database.read() as connection:
             # Bounded by a head that was seen before: MariaDB may show an event some time before its predecessor.
-            upto = (await _head(connection, log)).seq if upto is None else upto
+            upto = (await read_head(connection, log)).seq if upto is None else upto
             return await read_kinds(connection, log, Page(after, upto, limit), kinds)
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
@@ -197,6 +205,20 @@ class EventLog:
             return tail[0]
         async with self._database.read() as connection:
             return await read_one(connection, log, seq)
+
+    async def read_these(self, log: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]:
+        """Those events that are in the log, or have outlived their segment, in the order of their seqs."""
+        wanted = sorted(seqs)
+        for at in range(0, len(wanted), MOST_EVENTS):
+            async with self._database.read() as connection:
+                events = await read_these(connection, self._database.dialect, log, wanted[at : at + MOST_EVENTS])
+            for event in events:
+                yield event
+
+    async def dropped(self, log: LogName) -> Dropped:
+        """Up to where its old segments are dropped."""
+        async with self._database.read() as connection:
+            return await read_dropped(connection, log)
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""
@@ -216,7 +238,7 @@ class EventLog:
     async def head(self, log: LogName) -> Head:
         """Where the log ends now: all up to there is committed, and visible to every later read."""
         async with self._database.read() as connection:
-            return await _head(connection, log)
+            return await read_head(connection, log)
 
     async def close(self, log: LogName, known: int) -> None:
         """Let nobody append to a log that ends before `known` events, until somebody has decided what stands."""
@@ -224,20 +246,19 @@ class EventLog:
 
     async def reopen(self, log: LogName) -> None:
         """Take events again: what is there now stands."""
-        async with self._database.write() as connection:
-            await connection.execute(update(log_head).where(log_head.c.log == log).values(closed=None))
+        await reopen(self._database, log)
 
     async def closed(self, log: LogName) -> str | None:
         """Why nothing is appended; None where it is."""
         async with self._database.read() as connection:
-            return await connection.scalar(select(log_head.c.closed).where(log_head.c.log == log))
+            return await read_closed(connection, log)
 
     async def position_at(self, log: LogName, time_us: int) -> int:
         """The seq of the last event recorded at that time (UTC microseconds) or before; 0 where there is none."""
         column = EVENT_TABLES[log].c
         recorded_us = select(column.recorded_us).where(column.seq == bindparam("at"))
         async with self._database.read() as connection:
-            after = (await _head(connection, log)).seq + 1  # the first that is certainly later
+            after = (await read_head(connection, log)).seq + 1  # the first that is certainly later
             first = await connection.scalar(select(func.min(column.seq)))
             before = after - 1 if first is None else first - 1
             while after - before > 1:
@@ -262,11 +283,11 @@ class EventLog:
 
 
 async def _read_over_dropped(
-    connection: AsyncConnection, log: LogName, page: Page
+    connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page
 ) -> tuple[list[StoredEvent], Page | None]:
     """The events of a page; or none, and the rest of the page where its next event is not there."""
     while page.after < page.upto:
-        if events := await read_gapless(connection, log, page):
+        if events := await read_gapless(connection, dialect, log, page):
             return events, None
         dropped = (await read_dropped(connection, log)).seq
         if dropped <= page.after:
@@ -277,14 +298,10 @@ async def _read_over_dropped(
     return [], None
 
 
-async def _read_locked(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+async def _read_locked(connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page) -> list[StoredEvent]:
     """Read a page again while nothing can be appended: what is still missing then, and was not dropped, is gone."""
-    await connection.execute(_SHARE_HEAD, {"name": log})
-    events, missing = await _read_over_dropped(connection, log, page)
+    await share_head(connection, log)
+    events, missing = await _read_over_dropped(connection, dialect, log, page)
     if missing is not None:
         raise LogDamagedError(log, missing.after + 1)
     return events
-
-
-async def _head(connection: AsyncConnection, log: LogName) -> Head:
-    return head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())

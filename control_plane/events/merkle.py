@@ -13,31 +13,40 @@ from typing import Final, NamedTuple, TypeAlias
 HASH_BYTES: Final = 32
 ABSENT: Final = 0xFFFF_FFFF
 
-# seq, recorded_us, schema_v, whether there is an occurred_us, occurred_us, the lengths of the seven texts
+# seq, recorded_us; then schema_v, whether there is an occurred_us, occurred_us, the lengths of the seven texts
+_PLACE: Final = Struct(">QQ")
+_REST: Final = Struct(">H?q7I")
 _HEADER: Final = Struct(">QQH?q7I")
 
 Text: TypeAlias = bytes | None
+EventColumns: TypeAlias = tuple[bytes, int, Text, Text, Text, int | None, bytes, Text, Text]
 EventRow: TypeAlias = tuple[int, int, bytes, int, Text, Text, Text, int | None, bytes, Text, Text]
 
 
 def leaf_data(row: EventRow) -> bytes:
     """What the leaf of an event is the hash of: all of it, given as the columns of its table in their order."""
     seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
+    columns = (kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id)
+    return _PLACE.pack(seq, recorded_us) + leaf_rest(columns)
+
+
+def leaf_rest(columns: EventColumns) -> bytes:
+    """The part of `leaf_data` that is there before an event has its place."""
+    kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = columns
     texts = (kind, task_id, hostname, actor, body, signature, key_id)
-    header = _HEADER.pack(
-        seq,
-        recorded_us,
-        schema_v,
-        occurred_us is not None,
-        occurred_us or 0,
-        *[ABSENT if text is None else len(text) for text in texts],
-    )
+    lengths = [ABSENT if text is None else len(text) for text in texts]
+    header = _REST.pack(schema_v, occurred_us is not None, occurred_us or 0, *lengths)
     return b"".join((header, *filter(None, texts)))
 
 
 def leaf_hash(row: EventRow) -> bytes:
     """The leaf of an event, given as the columns of its table in their order."""
     return sha256(b"\x00" + leaf_data(row)).digest()
+
+
+def leaf_at(seq: int, recorded_us: int, rest: bytes) -> bytes:
+    """The leaf of an event, given as its place and its `leaf_rest`."""
+    return sha256(b"\x00" + _PLACE.pack(seq, recorded_us) + rest).digest()
 
 
 def row_of(data: bytes) -> EventRow:

@@ -1,6 +1,6 @@
 """How events are read from their table: as raw rows, in pages that are bounded by number and by size."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, cast
 
 from sqlalchemy import bindparam, func, select
@@ -10,17 +10,17 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.batch import stored_event
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.merkle import CompactRange, EventRow
+from control_plane.storage.dialect import Dialect
 from control_plane.storage.tables import EVENT_TABLES, KEPT_TABLES, log_segment
 
 PAGE_BYTES: Final = 16 * 1024 * 1024  # a thousand outputs of some MiB would fill the memory of whoever follows
 LARGE_BYTES: Final = 16 * 1024  # a body from here on is read by itself, as far as the page has room
 
 _LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
-_BODY: Final = {
-    name: select(table.c.body).where(table.c.seq == bindparam("at"))
+_SIZE: Final = {
+    name: select(func.length(table.c.body)).where(table.c.seq == bindparam("at"))
     for name, table in ((name, EVENT_TABLES[name]) for name in _LOGS)
 }
-_BODY_PLACE: Final = list(EVENT_TABLES[EVENT].c.keys()).index("body")
 
 
 class Page(NamedTuple):
@@ -31,33 +31,44 @@ class Page(NamedTuple):
     limit: int
 
 
-def _sql(name: LogName) -> str:
-    """A page, to be filled with whole numbers: text, since types of SQLAlchemy would cost half of the time."""
-    slim = f"CASE WHEN LENGTH(body) < {LARGE_BYTES} THEN body END"
-    columns = ", ".join(slim if column.name == "body" else column.name for column in EVENT_TABLES[name].c)
-    return (
-        f"SELECT {columns}, LENGTH(body) FROM {name} "  # noqa: S608 - names of ours
-        "WHERE seq > {after:d} AND seq <= {upto:d} ORDER BY seq LIMIT {limit:d}"
-    )
-
-
-_SLIM: Final = {name: _sql(name) for name in _LOGS}
-
-
-async def read_gapless(connection: AsyncConnection, log: LogName, page: Page) -> list[StoredEvent]:
+async def read_gapless(connection: AsyncConnection, dialect: Dialect, log: LogName, page: Page) -> list[StoredEvent]:
     """The events of a page up to the first hole, or to where their bodies come to more than `PAGE_BYTES`."""
+    end = min(page.upto, page.after + page.limit)
+    rows = await dialect.event_rows(connection, EVENT_TABLES[log], page.after, end, below_bytes=LARGE_BYTES)
     events: list[StoredEvent] = []
     room = PAGE_BYTES
-    rows = (await connection.exec_driver_sql(_SLIM[log].format(**page._asdict()))).all()
-    columns: list[object]
-    for place, (*columns, size) in enumerate(rows, start=page.after + 1):
-        room -= size
-        if columns[0] != place or (room < 0 and events):
-            break
-        if size >= LARGE_BYTES:
-            columns[_BODY_PLACE] = await connection.scalar(_BODY[log], {"at": place})
-        events.append(stored_event(cast("EventRow", columns)))
+    at, found = page.after + 1, iter(rows)
+    row = next(found, None)
+    while at <= end:
+        if row is not None and row[0] == at:
+            room -= len(row[8])
+            if room < 0 and events:
+                break
+            events.append(stored_event(row))
+            row = next(found, None)
+        else:  # a large one, or a hole
+            size = await connection.scalar(_SIZE[log], {"at": at})
+            room -= size or 0
+            if size is None or (room < 0 and events) or (large := await read_row(connection, log, at)) is None:
+                break
+            events.append(stored_event(large))
+        at += 1
     return events
+
+
+async def read_these(
+    connection: AsyncConnection, dialect: Dialect, log: LogName, seqs: Sequence[int]
+) -> list[StoredEvent]:
+    """The events with these seqs that are there or have outlived their segment, in their order, whatever their size."""
+    found: dict[int, EventRow] = {}
+    for tables in (EVENT_TABLES, KEPT_TABLES):
+        if (table := tables.get(log)) is not None and (left := [seq for seq in seqs if seq not in found]):
+            rows = await dialect.event_rows_at(connection, table, left, below_bytes=LARGE_BYTES)
+            found.update((row[0], row) for row in rows)
+    for seq in seqs:
+        if seq not in found and (large := await read_row(connection, log, seq)) is not None:
+            found[seq] = large
+    return [stored_event(found[seq]) for seq in sorted(found)]
 
 
 async def read_kinds(

@@ -1,15 +1,26 @@
 """Which heartbeats count: a copy, a late one, or one of an earlier boot does not make a host alive."""
 
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
-from control_plane_wire.messages import ALLOWED_SKEW_S, HeartbeatMessage
+from control_plane_wire.messages import ALLOWED_SKEW_S
 
 REMEMBERED_BOOTS: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastHeartbeat:
+class Beat(Protocol):
+    """What of a heartbeat says whether it counts."""
+
+    @property
+    def boot_id(self) -> str | None: ...
+
+    @property
+    def sequence(self) -> int | None: ...
+
+    @property
+    def timestamp(self) -> int: ...
+
+
+class LastHeartbeat(NamedTuple):
     """The last heartbeat of a host that counted; `superseded` are the boots before its own, newest last."""
 
     boot_id: str | None
@@ -18,7 +29,7 @@ class LastHeartbeat:
     superseded: tuple[str, ...] = ()
 
 
-def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us: int) -> LastHeartbeat | None:
+def counted(last: LastHeartbeat | None, heartbeat: Beat, recorded_us: int) -> LastHeartbeat | None:
     """The new last heartbeat if this one counts, else None.
 
     (`boot_id`, `sequence`) must grow, and a superseded boot never returns. A basic agent has neither: its timestamp
@@ -29,7 +40,7 @@ def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us
         if not (is_newer or is_near(heartbeat, recorded_us)):
             return None
         # What is known of boots stays: else an old copy would count once a basic heartbeat has come between.
-        return replace(last, timestamp=heartbeat.timestamp) if last is not None else _next(heartbeat, ())
+        return last._replace(timestamp=heartbeat.timestamp) if last is not None else _next(heartbeat, ())
     if last is None or last.boot_id is None:
         return _next(heartbeat, ())
     if heartbeat.boot_id == last.boot_id:
@@ -39,15 +50,10 @@ def counted(last: LastHeartbeat | None, heartbeat: HeartbeatMessage, recorded_us
     return _next(heartbeat, (*last.superseded, last.boot_id)[-REMEMBERED_BOOTS:])
 
 
-def is_near(heartbeat: HeartbeatMessage, recorded_us: int) -> bool:
+def is_near(heartbeat: Beat, recorded_us: int) -> bool:
     """Whether the sender's clock says what ours does, more or less."""
     return abs(recorded_us // 1_000_000 - heartbeat.timestamp) <= ALLOWED_SKEW_S
 
 
-def _next(heartbeat: HeartbeatMessage, superseded: tuple[str, ...]) -> LastHeartbeat:
-    return LastHeartbeat(
-        boot_id=heartbeat.boot_id,
-        sequence=heartbeat.sequence,
-        timestamp=heartbeat.timestamp,
-        superseded=superseded,
-    )
+def _next(heartbeat: Beat, superseded: tuple[str, ...]) -> LastHeartbeat:
+    return LastHeartbeat(heartbeat.boot_id, heartbeat.sequence, heartbeat.timestamp, superseded)

@@ -65,9 +65,10 @@ def decode(stored: StoredEvent) -> Event | None:
     Raises:
         MalformedMessageError: the body is not what its kind says. To a fold that is poison.
     """
-    if stored.kind not in KINDS:
+    kind = stored.kind
+    if kind not in KINDS:
         return None
-    body = strict_json.parse(stored.body, max_bytes=MAX_BODY_BYTES)
-    version, body = upcasts.upcast(stored.kind, stored.schema_v, body)
-    cls = BY_KIND.get((stored.kind, version))
+    body = strict_json.parse_stored(stored.body, max_bytes=MAX_BODY_BYTES)
+    version, body = upcasts.upcast(kind, stored.schema_v, body)
+    cls = BY_KIND.get((kind, version))
     return None if cls is None else cls.from_stored(stored, body)

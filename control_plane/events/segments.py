@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import ArchiveDamagedError, LogDamagedError, StorageUnavailableError
 from control_plane.events import registry
-from control_plane.events.appender import SELECT_HEAD, head_of
 from control_plane.events.archive import Archive, Archived, check
 from control_plane.events.batch import key_bytes, row_of_stored
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.events.head import read_head
 from control_plane.events.merkle import CompactRange
 from control_plane.events.pages import Page, read_dropped, read_gapless, read_kept
 from control_plane.events.retention import Kept
@@ -62,7 +62,7 @@ class Segment:
 async def room(database: Database, log: LogName) -> int:
     """How many events fit into what is planned; where it is 0 they go where nothing can be dropped."""
     async with database.read() as connection:
-        head = head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())
+        head = await read_head(connection, log)
         planned = await database.dialect.segments(connection, EVENT_TABLES[log], SEGMENT_ROWS[log])
     return max(0, planned[-1] - head.seq) if planned else 0
 
@@ -103,7 +103,7 @@ async def plan_ahead(database: Database, log: LogName) -> list[int]:
     """
     rows, new = SEGMENT_ROWS[log], []
     async with database.read() as connection:
-        head = head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())
+        head = await read_head(connection, log)
         planned = await database.dialect.segments(connection, EVENT_TABLES[log], rows)
         last = planned[-1] if planned else (await read_dropped(connection, log)).seq
     while last < head.seq + PLANNED_SEGMENTS * rows:
@@ -122,7 +122,7 @@ async def oldest(database: Database, log: LogName) -> Segment | None:
     """
     table = EVENT_TABLES[log]
     async with database.read() as connection:
-        head = head_of((await connection.execute(SELECT_HEAD, {"name": log})).mappings().one_or_none())
+        head = await read_head(connection, log)
         dropped = await read_dropped(connection, log)
         planned = await database.dialect.segments(connection, table, SEGMENT_ROWS[log])
         last = next((seq for seq in planned if seq > dropped.seq), head.seq + 1)
@@ -177,7 +177,7 @@ async def finish(database: Database, log: LogName, *, progress: Progress = lambd
     at = first - 1
     while at < dropped:
         async with database.read() as connection:
-            events = await read_gapless(connection, log, Page(at, dropped, PAGE))
+            events = await read_gapless(connection, database.dialect, log, Page(at, dropped, PAGE))
         if not events:
             raise LogDamagedError(log, at + 1)
         at = events[-1].seq
@@ -210,7 +210,7 @@ async def _archive(
         at = before.size
         while at < segment.last_seq:
             async with database.read() as connection:
-                events = await read_gapless(connection, segment.log, Page(at, segment.last_seq, PAGE))
+                events = await read_gapless(connection, database.dialect, segment.log, Page(at, segment.last_seq, PAGE))
             if not events:
                 raise LogDamagedError(segment.log, at + 1)
             await asyncio.to_thread(take, events)

@@ -9,7 +9,7 @@ from control_plane.events import tasks
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import RowKey, Rows
+from control_plane.projections.rows import RowKey, RowStore
 from control_plane.storage.tables import Identifier, Int64, read_table
 
 
@@ -36,10 +36,10 @@ class AuditProjection(Projection):
             Index("audit_actor", "actor", "seq"),
         )
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         return ()
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         row = {
             "seq": stored.seq,
             "recorded_us": stored.recorded_us,

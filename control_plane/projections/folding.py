@@ -6,23 +6,23 @@ the lease in mid-batch changes nothing, and no event is folded twice.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
-from sqlalchemy import Delete, Table, delete, insert, select, update
+from sqlalchemy import Delete, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import FoldError, LeaseLostError
-from control_plane.events import registry
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
-from control_plane.events.event import Event, UnknownEvent
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.observability import Count
+from control_plane.projections.ahead import Ahead
+from control_plane.projections.applying import PoisonError, apply, decode, subject_of, touched
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Remembered, Row, RowKey, Rows
+from control_plane.projections.rows import Changed, Remembered, Row, Rows, write
 from control_plane.storage.dialect import Dialect
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease
@@ -30,8 +30,13 @@ from control_plane.storage.tables import follower
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 PAGE: Final = 1000
-POLL_S: Final = 0.25  # how late another process's event may be seen
+POLL_S: Final = 0.25  # how late another process's event may be seen, where there was none before it
 SAVE_S: Final = 1.0
+BULK_PAGE: Final = 2000
+BULK_TURN: Final = 200  # events folded in one go
+BULK_EVENTS: Final = 200_000  # folded in memory before the rows are written, or
+BULK_BYTES: Final = 128 * 1024 * 1024  # so much of their bodies, or
+BULK_ROWS: Final = 50_000  # so many rows changed
 REBUILT: Final = "_rebuilt"  # the suffix of tables that are folded from zero beside the live ones
 OLD: Final = "_old"  # of those that were live before
 _SWAPPED: Final = "_swapped"
@@ -40,11 +45,18 @@ UNFINISHED: Final = 0  # the version of tables that are being made anew
 _logger = logging.getLogger(__name__)
 
 
+Progress = Callable[[Positions], None]
+
+
 class Batch(NamedTuple):
     """What comes next in each log, and where that leads."""
 
     events: Sequence[StoredEvent]
     upto: Positions
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(stored.body) for stored in self.events)
 
 
 class Folding:
@@ -81,21 +93,24 @@ class Folding:
         self._remembered = Remembered()
         self._save_s = 0.0  # when the row may follow next, by the loop's clock
 
-    async def step(self, *, upto: Positions | None = None, limit: int = PAGE) -> bool:
+    async def step(self, *, upto: Positions | None = None, limit: int = PAGE, patience_s: float = POLL_S) -> bool:
         """Fold what comes next, no further than `upto`; False where there is nothing.
+
+        Args:
+            patience_s: how much later another process's events may be seen.
 
         Raises:
             FoldError: an event cannot be folded, and nothing may be set aside.
             LeaseLostError: somebody else has taken over; nothing was written.
         """
-        batch = await self._next(upto, limit)
+        batch = await self.next_after(self.position, upto, limit, patience_s)
         if batch is None:
             return False
         poison: dict[StoredEvent, FoldError] = {}
         while True:
             try:
                 await self._fold(batch, poison)
-            except _PoisonError as found:
+            except PoisonError as found:
                 if not self._sets_aside:
                     raise found.error from found
                 extra = {"projection": self._projection.key, "seq": found.stored.seq, "reason": str(found.error)}
@@ -105,21 +120,24 @@ class Folding:
             else:
                 return True
 
-    async def _next(self, upto: Positions | None, limit: int) -> Batch | None:
+    async def next_after(
+        self, position: Positions, upto: Positions | None, limit: int, patience_s: float = POLL_S
+    ) -> Batch | None:
+        """What comes next in each log after a position; None where there is nothing."""
         events: list[StoredEvent] = []
-        reached = {EVENT: self.position.event, HEARTBEAT_EVENT: self.position.heartbeat}
+        reached = {EVENT: position.event, HEARTBEAT_EVENT: position.heartbeat}
         ends = None if upto is None else {EVENT: upto.event, HEARTBEAT_EVENT: upto.heartbeat}
         for name in self._projection.logs:
             if ends is not None and reached[name] >= ends[name]:
                 continue
             end = None if ends is None else ends[name]
-            if page := await self._log.read(name, after=reached[name], limit=limit, upto=end, patience_s=POLL_S):
+            if page := await self._log.read(name, after=reached[name], limit=limit, upto=end, patience_s=patience_s):
                 events += page
                 reached[name] = page[-1].seq
             elif end is not None:  # the rest is dropped, and nothing of it kept
                 reached[name] = end
         there = Positions(reached[EVENT], reached[HEARTBEAT_EVENT])
-        return Batch(events, there) if there != self.position else None
+        return Batch(events, there) if there != position else None
 
     async def _fold(self, batch: Batch, poison: Mapping[StoredEvent, FoldError]) -> None:
         """Fold a batch and move the position; what is set aside is kept beside, with all later ones of its subject."""
@@ -127,8 +145,8 @@ class Folding:
         good: list[StoredEvent] = []
         parked: list[Row] = []
         for stored in batch.events:
-            if stored in poison or _subject(stored) in aside:
-                aside.add(_subject(stored))
+            if stored in poison or subject_of(stored) in aside:
+                aside.add(subject_of(stored))
                 reason = str(poison.get(stored) or "waits for an earlier event of the same subject")
                 parked.append(_parked_row(stored, reason))
             else:
@@ -139,18 +157,78 @@ class Folding:
         if parked or any(self._projection.concerns(event) for _, event in events):
             async with self._database.write(self._connection) as connection:
                 await self._move(connection, batch.upto)  # first: who compares or takes over locks that row first, too
-                await apply(self._projection, rows, events)
+                await rows.load(touched(self._projection, events))
+                apply(self._projection, rows, events)
                 for row in parked:
                     rows.put(self._projection.parked, row)
                 await rows.flush()
                 self._failpoints.hit("projector.before_commit")
             self._failpoints.hit("projector.after_commit")
-            rows.committed()
+            rows.taken(batch.size_bytes)
             self._saved = batch.upto
         if skipped := len(good) - len(events):
             self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
         self.position = batch.upto
         self._aside = aside
+
+    async def fold_upto(self, upto: Positions, progress: Progress) -> None:
+        """Fold all up to a position, much at a time: the next page is read and the last rows are written meanwhile.
+
+        Args:
+            progress: called with how far the rows are that are written.
+
+        Raises:
+            FoldError: an event cannot be folded; what was written before stays.
+            LeaseLostError: somebody else has taken over.
+        """
+        if self._sets_aside or self._aside:  # each event by itself may be set aside, with the later ones of its subject
+            while await self.step(upto=upto, limit=BULK_PAGE):
+                progress(self.position)
+            return
+        rows = Rows(self._connection, self._database.dialect, self._remembered)
+        size_bytes = unsaved = 0
+        writing: Ahead[None] = Ahead()
+        reading: Ahead[Batch | None] = Ahead()
+        async with writing, reading:
+            reading.start(self.next_after(self.position, upto, BULK_PAGE))
+            while (batch := await reading.result()) is not None:
+                reading.start(self.next_after(batch.upto, upto, BULK_PAGE))
+                await self._fold_in_memory(rows, batch)
+                self.position = batch.upto
+                size_bytes += batch.size_bytes
+                unsaved += len(batch.events)
+                if unsaved >= BULK_EVENTS or size_bytes >= BULK_BYTES or rows.size >= BULK_ROWS:
+                    await writing.result()
+                    writing.start(self._write(rows.taken(size_bytes), self.position, progress))
+                    size_bytes = unsaved = 0
+            await writing.result()
+            if self._saved != self.position:
+                await self._write(rows.taken(size_bytes), self.position, progress)
+
+    async def _fold_in_memory(self, rows: Rows, batch: Batch) -> None:
+        count = 0
+        for start in range(0, len(batch.events), BULK_TURN):
+            await asyncio.sleep(0)  # what is read and written meanwhile goes on
+            try:
+                events = decode(self._projection, batch.events[start : start + BULK_TURN])
+                if missing := rows.missing(touched(self._projection, events)):
+                    async with self._database.read() as connection:
+                        await rows.fetch(connection, missing)
+                apply(self._projection, rows, events)
+            except PoisonError as found:
+                raise found.error from found
+            count += len(events)
+        if skipped := len(batch.events) - count:
+            self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
+
+    async def _write(self, changed: Changed, upto: Positions, progress: Progress) -> None:
+        async with self._database.write(self._connection) as connection:
+            await self._move(connection, upto)
+            await write(connection, self._database.dialect, changed)
+            self._failpoints.hit("projector.before_commit")
+        self._failpoints.hit("projector.after_commit")
+        self._saved = upto
+        progress(upto)
 
     async def save(self, *, at_once: bool = False) -> None:
         """Save a position that has moved in memory alone; otherwise than `at_once` a second after the last time."""
@@ -188,13 +266,13 @@ class Folding:
         still: set[str] = set()
         for log, seq in waiting:
             stored = await self._log.read_one(HEARTBEAT_EVENT if log == HEARTBEAT_EVENT else EVENT, seq)
-            if stored is None or _subject(stored) in still:
+            if stored is None or subject_of(stored) in still:
                 continue
             try:
                 await self._retry_one(stored, delete(table).where(table.c.log == log, table.c.seq == seq))
-            except _PoisonError as found:
+            except PoisonError as found:
                 _logger.warning("event still parked", extra={"seq": seq, "reason": str(found.error)})
-                still.add(_subject(stored))
+                still.add(subject_of(stored))
             else:
                 done += 1
         return done, len(waiting) - done
@@ -203,7 +281,9 @@ class Folding:
         rows = Rows(self._connection, self._database.dialect, Remembered())
         async with self._database.write(self._connection) as connection:
             await self._move(connection, self._saved)
-            await apply(self._projection, rows, decode(self._projection, [stored]))
+            events = decode(self._projection, [stored])
+            await rows.load(touched(self._projection, events))
+            apply(self._projection, rows, events)
             await rows.flush()
             await connection.execute(is_done)
 
@@ -316,53 +396,9 @@ async def claim(projection: Projection, database: Database, lease: Lease, **valu
     return Positions(row.event_seq, row.heartbeat_seq)
 
 
-class _PoisonError(Exception):
-    def __init__(self, stored: StoredEvent, error: FoldError) -> None:
-        super().__init__(str(error))
-        self.stored = stored
-        self.error = error
-
-
-def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
-    """The events that a projection folds; without those of unknown kinds, where it does not take them."""
-    decoded: list[tuple[StoredEvent, Event]] = []
-    unknown = UnknownEvent() if projection.takes_unknown else None
-    for stored in events:
-        with _poisoned_by(stored):
-            event = registry.decode(stored) or unknown
-        if event is not None:
-            decoded.append((stored, event))
-    return decoded
-
-
-async def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:
-    """Load all rows that the events touch, then apply them in their order."""
-    touched: list[tuple[Table, RowKey]] = []
-    for stored, event in events:
-        with _poisoned_by(stored):
-            touched += projection.touched(event)
-    await rows.load(touched)
-    for stored, event in events:
-        with _poisoned_by(stored):
-            projection.apply(rows, stored, event)
-
-
-@contextmanager
-def _poisoned_by(stored: StoredEvent) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _PoisonError(stored, FoldError(stored.seq, f"{type(error).__name__}: {error}")) from error
-
-
-def _subject(stored: StoredEvent) -> str:
-    """What an event is about: the later ones about it must not overtake it."""
-    return stored.task_id or stored.hostname or f"{stored.kind} {stored.seq}"
-
-
 def _parked_row(stored: StoredEvent, reason: str) -> Row:
     log = HEARTBEAT_EVENT if stored.kind == HeartbeatReceived.KIND else EVENT
-    return {"log": log, "seq": stored.seq, "subject": _subject(stored), "reason": reason}
+    return {"log": log, "seq": stored.seq, "subject": subject_of(stored), "reason": reason}
 
 
 async def create_tables(database: Database, projection: Projection, *, indexed: bool = True) -> None:

@@ -10,9 +10,10 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, Store
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat, counted
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Json, Row, RowKey, Rows
-from control_plane.storage.tables import Float64, Identifier, Int64, LongText, read_table
-from control_plane_wire.messages import HeartbeatMessage
+from control_plane.projections.rows import Json, Row, RowKey, RowStore
+from control_plane.projections.usage import block_of, packed
+from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongText, read_table
+from control_plane_wire.heartbeats import interval_s
 from control_plane_wire.signing import decode_public_key, key_id
 
 STATES = ("online", "stale", "offline", "pending", "revoked", "retired")
@@ -24,6 +25,7 @@ PRESENCE: Mapping[str, str] = {
 # What the dashboard shows of a heartbeat beside the usages, under the same names.
 FACTS = (
     "agent_version",
+    "boot_id",
     "running",
     "load",
     "disk_usage",
@@ -38,7 +40,7 @@ FACTS = (
 
 class HostsProjection(Projection):
     name: ClassVar[str] = "hosts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     logs: ClassVar[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
 
     def __init__(self, suffix: str = "") -> None:
@@ -48,14 +50,7 @@ class HostsProjection(Projection):
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
             # fed by the event log
-            Column("state", Identifier(16), nullable=False),
-            Column("state_since_us", Int64, nullable=False),
-            Column("state_cause", LongText),
-            Column("registered_us", Int64, nullable=False),
-            Column("key_id", Identifier(64)),
-            Column("groups", Json(), nullable=False),
-            Column("labels", Json(), nullable=False),
-            Column("maintenance", Int64, nullable=False),
+            *_of_events(),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row; 0: not registered"),
             # fed by the heartbeat log
             Column("heartbeat_seq", Int64, nullable=False, comment="the last heartbeat that counted"),
@@ -78,9 +73,17 @@ class HostsProjection(Projection):
             f"host_usage{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
-            Column("recorded_us", Int64, primary_key=True, autoincrement=False),
-            Column("cpu_usage", Float64, nullable=False),
-            Column("memory_usage", Float64, nullable=False),
+            Column("since_us", Int64, primary_key=True, autoincrement=False, comment="when the block began"),
+            Column("data", Blob, nullable=False, comment="one entry a heartbeat that counted: see usage.py"),
+        )
+
+        # What the event log said of each host, for ever: a row an event that changed it.
+        self.history = read_table(
+            f"host_history{suffix}",
+            self.metadata,
+            Column("hostname", Identifier(), primary_key=True),
+            Column("pos", Int64, primary_key=True, autoincrement=False),
+            *_of_events(),
         )
 
     @property
@@ -90,67 +93,87 @@ class HostsProjection(Projection):
     def concerns(self, event: Event) -> bool:
         return event.KIND.startswith("host.") or isinstance(event, hosts.HeartbeatReceived)
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
+        if isinstance(event, hosts.HeartbeatReceived):
+            name = event.hostname
+            return (self.host, (name,)), (self.usage, (name, block_of(stored.recorded_us)))
         hostname = getattr(event, "hostname", None)
         return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, hosts.HeartbeatReceived):
-            self._heartbeat(rows, stored, event.heartbeat)
+            self._heartbeat(rows, stored, event.said)
         elif event.KIND.startswith("host.") and stored.hostname:
             row = rows.get(self.host, stored.hostname)
             if row is None and not isinstance(event, hosts.HostRegistered):
                 return
             changes = _changes(row or {}, stored, event)
             if changes:
-                rows.put(self.host, {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq})
+                changed = {**(row or _new_row(stored.hostname)), **changes, "pos": stored.seq}
+                rows.put(self.host, changed)
+                rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
-    def _heartbeat(self, rows: Rows, stored: StoredEvent, heartbeat: HeartbeatMessage) -> None:
-        row = rows.get(self.host, heartbeat.hostname) or _new_row(heartbeat.hostname)
-        last = counted(last_of(row), heartbeat, stored.recorded_us)
+    def _heartbeat(self, rows: RowStore, stored: StoredEvent, said: Mapping[str, Any]) -> None:
+        hostname, recorded_us = said["hostname"], stored.recorded_us
+        row = rows.get(self.host, hostname)
+        beat = LastHeartbeat(said.get("boot_id"), said.get("sequence"), said["timestamp"])
+        last = counted(None if row is None else last_of(row), beat, recorded_us)
         if last is None:
             return
-        said = heartbeat.to_json()
-        rows.put(
-            self.host,
-            {
-                **row,
-                "heartbeat_seq": stored.seq,
-                "last_heartbeat_us": stored.recorded_us,
-                "interval_s": heartbeat.interval_s,
-                "boot_id": last.boot_id,
-                "sequence": last.sequence,
-                "timestamp": last.timestamp,
-                "superseded": list(last.superseded),
-                "status": heartbeat.status,
-                "cpu_usage": heartbeat.cpu_usage,
-                "memory_usage": heartbeat.memory_usage,
-                "groups_bound": None if heartbeat.groups is None else sorted(heartbeat.groups),
-                "facts": {name: said[name] for name in FACTS if said.get(name) is not None},
-                "usage_pos": stored.seq,
-            },
-        )
-        usage = {"hostname": heartbeat.hostname, "recorded_us": stored.recorded_us}
-        usages = {"cpu_usage": heartbeat.cpu_usage, "memory_usage": heartbeat.memory_usage}
-        rows.put(self.usage, usage | usages)
+        if (now := rows.change(self.host, hostname)) is None:
+            rows.put(self.host, now := _new_row(hostname))
+        now["heartbeat_seq"] = now["usage_pos"] = stored.seq
+        now["boot_id"], now["sequence"], now["timestamp"], superseded = last
+        now["superseded"] = list(superseded)
+        now.update(heard(said, recorded_us))
+        since_us = block_of(recorded_us)
+        entry = packed(recorded_us, stored.seq, now["cpu_usage"], now["memory_usage"])
+        if (block := rows.change(self.usage, hostname, since_us)) is None:
+            rows.put(self.usage, {"hostname": hostname, "since_us": since_us, "data": entry})
+        else:
+            block["data"] += entry
+
+
+def _of_events() -> list[Column[Any]]:
+    """What the event log says of a host."""
+    return [
+        Column("state", Identifier(16), nullable=False),
+        Column("state_since_us", Int64, nullable=False),
+        Column("state_cause", LongText),
+        Column("registered_us", Int64, nullable=False),
+        Column("key_id", Identifier(64)),
+        Column("groups", Json(), nullable=False),
+        Column("labels", Json(), nullable=False),
+        Column("maintenance", Int64, nullable=False),
+        Column("presence_seq", Int64, comment="the last event that changed its presence"),
+    ]
+
+
+def heard(said: Mapping[str, Any], recorded_us: int) -> Row:
+    """What a heartbeat that counts says of its host, for show."""
+    return {
+        "last_heartbeat_us": recorded_us,
+        "interval_s": interval_s(said),
+        "status": said["status"],
+        "cpu_usage": float(said["cpu_usage"]),
+        "memory_usage": float(said["memory_usage"]),
+        "groups_bound": None if (groups := said.get("groups")) is None else sorted(groups),
+        "facts": {name: value for name in FACTS if (value := said.get(name)) is not None},
+    }
 
 
 def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
     """The last heartbeat that counted, as the row has it."""
     if not row["heartbeat_seq"]:
         return None
-    return LastHeartbeat(
-        boot_id=row["boot_id"],
-        sequence=row["sequence"],
-        timestamp=row["timestamp"],
-        superseded=tuple(row["superseded"]),
-    )
+    return LastHeartbeat(row["boot_id"], row["sequence"], row["timestamp"], tuple(row["superseded"]))
 
 
 def _new_row(hostname: str) -> Row:
     empty = dict.fromkeys(
         (
-            *("state_cause", "key_id", "last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
+            *("state_cause", "key_id", "presence_seq"),
+            *("last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
             *("cpu_usage", "memory_usage", "groups_bound", "facts"),
         )
     )
@@ -186,5 +209,6 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
         case hosts.HostWentOnline() | hosts.HostWentStale() | hosts.HostWentOffline():
             if row["state"] in {"revoked", "retired"}:
                 return {}
-            return {"state": PRESENCE[event.KIND], **since, "state_cause": event.cause}
+            presence = PRESENCE[event.KIND]
+            return {"state": presence, **since, "state_cause": event.cause, "presence_seq": stored.seq}
     return {}

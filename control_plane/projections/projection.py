@@ -7,7 +7,7 @@ from sqlalchemy import Column, MetaData, Table
 
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
-from control_plane.projections.rows import RowKey, Rows
+from control_plane.projections.rows import RowKey, RowStore
 from control_plane.storage.tables import Identifier, Int64, LongText, read_table
 
 
@@ -53,17 +53,17 @@ class Projection:
 
     @property
     def passing(self) -> Collection[Table]:
-        """Those with a row an event, by `hostname` and `recorded_us`: it passes away with the event's segment."""
+        """Those with blocks of usages, by `hostname` and `since_us`: they pass away with the segments of the log."""
         return ()
 
     def concerns(self, event: Event) -> bool:
         """Whether an event can change a row here; False for most kinds, and never False for one that can."""
         return True
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         """The rows that `apply` will look at."""
         raise NotImplementedError
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         """Fold one event into the rows; the same rows and event give the same rows, for ever."""
         raise NotImplementedError

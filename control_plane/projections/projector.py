@@ -1,6 +1,7 @@
 """The loop that keeps read tables equal to the fold of the log."""
 
 import asyncio
+from typing import Final
 
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
@@ -11,6 +12,8 @@ from control_plane.projections.projection import Projection
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
+
+BUSY_POLL_S: Final = 0.01  # how late the events of another process may be seen while there are some
 
 
 class Projector:
@@ -46,18 +49,21 @@ class Projector:
         )
         async with taken_over as tenure:
             self._hub.moved(self.projection.name, tenure.position)
+            patience_s = POLL_S
             while not stop.is_set():
-                if await tenure.step():
+                if await tenure.step(patience_s=patience_s):
+                    patience_s = BUSY_POLL_S
                     self._hub.moved(self.projection.name, tenure.position)
                 else:
+                    patience_s = min(2 * patience_s, POLL_S)
                     await tenure.save()
-                    await self._wait(tenure)
+                    await self._wait(tenure, patience_s)
 
-    async def _wait(self, tenure: Folding) -> None:
+    async def _wait(self, tenure: Folding, patience_s: float) -> None:
         """Until this process commits something new, or it is time to look what others have committed."""
         after = {EVENT: tenure.position.event, HEARTBEAT_EVENT: tenure.position.heartbeat}
         waits = [
-            asyncio.ensure_future(self._log.wait_beyond(name, after[name], timeout_s=POLL_S))
+            asyncio.ensure_future(self._log.wait_beyond(name, after[name], timeout_s=patience_s))
             for name in self.projection.logs
         ]
         try:

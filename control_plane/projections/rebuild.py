@@ -15,6 +15,7 @@ from sqlalchemy import delete, select
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
+from control_plane.projections.ahead import seldom_collecting
 from control_plane.projections.compare import TableComparison, compare
 from control_plane.projections.folding import (
     OLD,
@@ -158,9 +159,8 @@ async def _fold_upto(tenure: Folding, upto: Positions, copy: Projection, progres
     def count(position: Positions) -> int:
         return position.event + (position.heartbeat if HEARTBEAT_EVENT in copy.logs else 0)
 
-    while await tenure.step(upto=upto, limit=PAGE):
-        progress(count(tenure.position), count(upto))
-    await tenure.save(at_once=True)
+    with seldom_collecting():
+        await tenure.fold_upto(upto, lambda position: progress(count(position), count(upto)))
 
 
 async def _compared(database: Database, live: Projection, fresh: Projection, tenure: Folding) -> list[TableComparison]:
@@ -175,7 +175,9 @@ async def _compared(database: Database, live: Projection, fresh: Projection, ten
             floor_us = await read_floor_us(rebuilt)
             pairs = zip(live.tables, fresh.tables, strict=True)
             compared = [
-                await compare(shown, one, rebuilt, other, since_us=floor_us if one in live.passing else None)
+                await compare(
+                    database.dialect, shown, one, rebuilt, other, since_us=floor_us if one in live.passing else None
+                )
                 for one, other in pairs
             ]
         if all(table.is_equal for table in compared):

@@ -4,7 +4,7 @@ At every moment the counts of a task add up to its targets, no state goes backwa
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from sqlalchemy import Column, Index, Table
@@ -14,7 +14,7 @@ from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.tasks import RANK, STATE_BY_KIND, TERMINAL, advanced, last_start_s, last_word_s, state_of
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import Json, Row, RowKey, Rows
+from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read_table
 from control_plane_wire.messages import ResultMessage
 
@@ -23,7 +23,7 @@ FIRST_LINE_CHARACTERS = 200
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -46,9 +46,9 @@ class TasksProjection(Projection):
             Column("retry_of", Identifier()),
             Column("guard_level", Int64, nullable=False),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
-            Index("task_pos", "pos"),
+            Index("task_pos", "pos", "seq"),
             Index("task_seq", "seq"),
-            Index("task_state", "state", "seq"),
+            Index("task_state", "state", "seq", "pos"),
         )
         self.execution = read_table(
             f"execution{suffix}",
@@ -56,6 +56,7 @@ class TasksProjection(Projection):
             Column("task_id", Identifier(), primary_key=True),
             Column("hostname", Identifier(), primary_key=True),
             Column("state", Identifier(16), nullable=False),
+            Column("state_seq", Int64, nullable=False, comment="the event that gave it its state"),
             Column("is_open", Int64, nullable=False, comment="1 until it is terminal"),
             Column("accepted_seq", Int64, nullable=False, comment="its task's task.accepted"),
             Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
@@ -94,7 +95,7 @@ class TasksProjection(Projection):
     def concerns(self, event: Event) -> bool:
         return event.KIND.startswith(("task.", "execution.")) or isinstance(event, hosts.HostWentOnline)
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         if isinstance(event, tasks.TaskAccepted | hosts.HostWentOnline):
             return ()  # a new row, whatever stands
         task_id, hostname = getattr(event, "task_id", None), getattr(event, "hostname", None)
@@ -104,7 +105,7 @@ class TasksProjection(Projection):
             return ((self.task, (task_id,)), (self.execution, (task_id, hostname)))
         return ()
 
-    def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         match event:
             case tasks.TaskAccepted():
                 self._accept(rows, stored, event)
@@ -115,40 +116,37 @@ class TasksProjection(Projection):
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
 
-    def _accept(self, rows: Rows, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
+    def _accept(self, rows: RowStore, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
         level, timeout = event.guard.get("level"), event.request["timeout"]
-        rows.put(
-            self.task,
-            {
-                "task_id": event.task_id,
-                "seq": stored.seq,
-                "state": "running",
-                "outcome": None,
-                "request": dict(event.request),
-                "actor": event.actor,
-                "targets": len(event.hosts),
-                "counts": {"queued": len(event.hosts)},
-                "accepted_us": stored.recorded_us,
-                "expires_at": event.expires_at,
-                "timeout_s": timeout if isinstance(timeout, int) else 0,
-                "finished_us": None,
-                "cancel_requested_us": None,
-                "retry_of": event.retry_of,
-                "guard_level": level if isinstance(level, int) else 1,
-                "pos": stored.seq,
-            },
-        )
-        deadline_s = last_word_s(event.expires_at, timeout if isinstance(timeout, int) else 0, None)
-        for hostname in event.hosts:
-            rows.put(self.execution, _queued(event.task_id, hostname, stored, deadline_s))
+        task = {
+            "task_id": event.task_id,
+            "seq": stored.seq,
+            "request": dict(event.request),
+            "actor": event.actor,
+            "targets": len(event.hosts),
+            "accepted_us": stored.recorded_us,
+            "expires_at": event.expires_at,
+            "timeout_s": timeout if isinstance(timeout, int) else 0,
+            "retry_of": event.retry_of,
+            "guard_level": level if isinstance(level, int) else 1,
+        }
+        self.begin(rows, task, event.hosts)
 
-    def _request_cancel(self, rows: Rows, stored: StoredEvent, task_id: str) -> None:
+    def begin(self, rows: RowStore, task: Row, hostnames: Sequence[str]) -> None:
+        """Put a task as its acceptance leaves it, given what never changes of its row, and these of its executions."""
+        nothing_yet = dict.fromkeys(("outcome", "finished_us", "cancel_requested_us"))
+        counts = {"queued": task["targets"]}
+        rows.put(self.task, {**task, "state": "running", **nothing_yet, "counts": counts, "pos": task["seq"]})
+        for hostname in hostnames:
+            rows.put(self.execution, _queued(task, hostname))
+
+    def _request_cancel(self, rows: RowStore, stored: StoredEvent, task_id: str) -> None:
         task = rows.get(self.task, task_id)
         if task is not None and task["state"] == "running":
             now = {"state": "cancelling", "cancel_requested_us": stored.recorded_us, "pos": stored.seq}
             rows.put(self.task, {**task, **now})
 
-    def _change(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
+    def _change(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         task = rows.get(self.task, stored.task_id or "")
         before = rows.get(self.execution, stored.task_id or "", stored.hostname or "")
         if task is None or before is None:
@@ -159,12 +157,14 @@ class TasksProjection(Projection):
         if after["is_open"]:
             after["deadline_s"] = _deadline_s(after, task)
         after["pos"] = stored.seq
-        rows.put(self.execution, after)
-        if after["state"] != before["state"]:
+        if after["state"] == before["state"]:
+            rows.put(self.execution, after)
+        else:
+            rows.put(self.execution, {**after, "state_seq": stored.seq})
             rows.put(self.task, _counted(task, before["state"], after["state"], stored))
 
 
-def _queued(task_id: str, hostname: str, stored: StoredEvent, deadline_s: int) -> Row:
+def _queued(task: Row, hostname: str) -> Row:
     nothing = dict.fromkeys(
         (
             *("sent_us", "accepted_us", "started_us", "running_us", "finished_us", "result_seq", "exit_code", "reason"),
@@ -172,17 +172,18 @@ def _queued(task_id: str, hostname: str, stored: StoredEvent, deadline_s: int) -
         )
     )
     return {
-        "task_id": task_id,
+        "task_id": task["task_id"],
         "hostname": hostname,
         "state": "queued",
+        "state_seq": task["seq"],
         "is_open": 1,
-        "accepted_seq": stored.seq,
+        "accepted_seq": task["seq"],
         "returned_seq": 0,
         "may_have_arrived": 0,
-        "deadline_s": deadline_s,
-        "queued_us": stored.recorded_us,
+        "deadline_s": last_word_s(task["expires_at"], task["timeout_s"], None),
+        "queued_us": task["accepted_us"],
         **nothing,
-        "pos": stored.seq,
+        "pos": task["seq"],
     }
 
 

@@ -1,20 +1,24 @@
-"""What a read table has of a row an event goes when the event goes: the only other writer of a read table.
+"""Blocks of usages go when the heartbeats go that they are made of: the only other writer of a read table.
 
-It deletes what no event stands behind any more, and a rebuild could not make again.
+It deletes what a rebuild could not make again: blocks that no event stands behind any more. The newest of them stay:
+who asks how a host was at a moment wants its last heartbeat before that.
 """
 
 from typing import Final
 
-from sqlalchemy import Table, delete, select, update
+from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.events.pages import read_dropped
 from control_plane.projections.projection import Projection
+from control_plane.projections.usage import BLOCK_US
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import follower
 
 ROWS_AT_ONCE: Final = 5000
+HOSTS_AT_ONCE: Final = 500
+LONGER_US: Final = 3_600_000_000  # a block stays so much longer than what it is made of
 
 
 async def read_floor_us(connection: AsyncConnection) -> int:
@@ -22,32 +26,38 @@ async def read_floor_us(connection: AsyncConnection) -> int:
     return (await read_dropped(connection, HEARTBEAT_EVENT)).recorded_us + 1
 
 
+async def _read_old_us(connection: AsyncConnection) -> int:
+    """The last time at which a block can have begun that goes."""
+    return await read_floor_us(connection) - LONGER_US - BLOCK_US
+
+
 async def trim(database: Database, projection: Projection) -> int:
-    """Delete the rows whose events are dropped; how many there were. Wants tables that a projector has made."""
+    """Delete the blocks whose events are dropped; how many there were. Wants tables that a projector has made."""
     count = 0
     async with database.read() as connection:
         exists = select(follower.c.name).where(follower.c.name == projection.name)
         if await connection.scalar(exists) is None:
             return 0
-        floor_us = await read_floor_us(connection)
+        old_us = await _read_old_us(connection)
     for table in projection.passing:
-        at = ""
-        while (found := await _next_host(database, table, at)) is not None:
-            at, oldest_us = found
-            deleted = ROWS_AT_ONCE if oldest_us < floor_us else 0
-            while deleted == ROWS_AT_ONCE:
-                deleted = await _delete_some(database, projection, table, at)
-                count += deleted
+        at: str | None = ""
+        while at is not None:
+            hosts, at = await _next_hosts(database, table, at, old_us)
+            for hostname in hosts:
+                deleted = ROWS_AT_ONCE
+                while deleted == ROWS_AT_ONCE:
+                    deleted = await _delete_some(database, projection, table, hostname)
+                    count += deleted
     return count
 
 
-async def _next_host(database: Database, table: Table, after: str) -> tuple[str, int] | None:
-    """The next host in the order of the primary key, and the time of its oldest row."""
-    columns = (table.c.hostname, table.c.recorded_us)
-    first = select(*columns).where(table.c.hostname > after).order_by(*columns).limit(1)
+async def _next_hosts(database: Database, table: Table, after: str, old_us: int) -> tuple[list[str], str | None]:
+    """Of the next hosts in the order of the primary key those with an old row, and the last of all; None at the end."""
+    oldest = select(table.c.hostname, func.min(table.c.since_us)).where(table.c.hostname > after)
     async with database.read() as connection:
-        row = (await connection.execute(first)).one_or_none()
-    return None if row is None else (row[0], row[1])
+        rows = oldest.group_by(table.c.hostname).order_by(table.c.hostname).limit(HOSTS_AT_ONCE)
+        found = (await connection.execute(rows)).all()
+    return [name for name, since_us in found if since_us <= old_us], found[-1][0] if found else None
 
 
 async def _delete_some(database: Database, projection: Projection, table: Table, hostname: str) -> int:
@@ -57,8 +67,8 @@ async def _delete_some(database: Database, projection: Projection, table: Table,
         # First, as a projector's batch does: two who lock rows in one order do not end in a deadlock.
         name = projection.name
         await connection.execute(update(follower).where(follower.c.name == name).values(name=name))
-        old = select(table.c.recorded_us).where(is_its, table.c.recorded_us < await read_floor_us(connection))
-        times = list(await connection.scalars(old.order_by(table.c.recorded_us).limit(ROWS_AT_ONCE)))
+        old = select(table.c.since_us).where(is_its, table.c.since_us <= await _read_old_us(connection))
+        times = list(await connection.scalars(old.order_by(table.c.since_us).limit(ROWS_AT_ONCE)))
         if times:
-            await connection.execute(delete(table).where(is_its, table.c.recorded_us <= times[-1]))
+            await connection.execute(delete(table).where(is_its, table.c.since_us <= times[-1]))
     return len(times)

@@ -1,8 +1,8 @@
-"""All in which the databases differ. `mysql.py` and `sqlite.py` are the only files that know one."""
+"""All in which the databases differ; only `mysql.py` with its `mysql_text.py`, and `sqlite.py`, know one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Table
 from sqlalchemy.exc import DBAPIError
@@ -10,6 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+# The columns of a log's table as they are kept: texts in their bytes.
+EventColumns: TypeAlias = tuple[
+    int,
+    int,
+    bytes,
+    int,
+    bytes | None,
+    bytes | None,
+    bytes | None,
+    int | None,
+    bytes,
+    bytes | None,
+    bytes | None,
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +71,19 @@ class Dialect(Protocol):
         """The database's own clock at the statement, in UTC microseconds: one for all processes."""
         ...
 
+    async def run(self, connection: AsyncConnection, sql: str) -> Sequence[Any]:
+        """The rows of a statement that has nothing to bind, in as few steps as there can be."""
+        ...
+
+    def ready(self, values: Sequence[Value]) -> Sequence[Value]:
+        """Neighbouring columns of a row in the form that costs `bulk_insert` least: what can be made early is."""
+        ...
+
     async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
-        """Insert rows that have all columns of `table` in their order; as few statements as the server takes."""
+        """Insert rows that have all columns of `table` in their order; as few statements as the server takes.
+
+        Some columns of a row may be as `ready` gives them.
+        """
         ...
 
     async def bulk_upsert(self, connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Value]]) -> None:
@@ -112,6 +137,30 @@ class Dialect(Protocol):
 
         The bytes of `events.merkle.leaf_data`, each behind a 0x00, made by the database: one value instead of eleven
         columns for each event. Events whose body has `below_bytes` or more are left out.
+        """
+        ...
+
+    async def event_rows(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        """The events after one seq and up to another, in order, the quickest way that there is.
+
+        Events whose body has `below_bytes` or more are left out.
+        """
+        ...
+
+    async def event_rows_at(
+        self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        """Those events that are there, in any order, as `event_rows` has them."""
+        ...
+
+    async def digest_rows(
+        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
+    ) -> tuple[int, bytes]:
+        """How many rows of a table a condition holds for, and 32 bytes that say whether two copies have the same ones.
+
+        It is made by the database, from all columns; the same digest on another database means nothing.
         """
         ...
 

@@ -1,10 +1,12 @@
 """SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from secrets import token_hex
-from typing import Final
+from typing import Any, Final, cast
 
 import aiosqlite
 from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select, text
@@ -17,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Account, KeyBytes, Value, possible_renames
+from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, possible_renames
 from control_plane.storage.tables import Identifier
 
 PRAGMAS: Final = (
@@ -96,7 +98,13 @@ def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
 def _begin(connection: Connection) -> None:
     # A reading transaction that turns to writing after another's commit fails at once, without waiting.
     writes = connection.get_execution_options().get(WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    sql = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    try:
+        with _translated():
+            connection.connection.run_async(lambda driver: driver.execute_fetchall(sql))
+    except asyncio.CancelledError as error:
+        connection.invalidate(error)  # the driver's thread goes on, and nobody would end what it has begun
+        raise
 
 
 async def _driver(connection: AsyncConnection) -> aiosqlite.Connection:
@@ -142,6 +150,14 @@ class SqliteDialect:
     def clock_us(self) -> ColumnElement[int]:
         # In milliseconds: unixepoch('subsec') needs 3.42, bookworm has 3.40.
         return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
+
+    async def run(self, connection: AsyncConnection, sql: str) -> Sequence[Any]:
+        driver = await _driver(connection)
+        with _translated():
+            return list(await driver.execute_fetchall(sql))
+
+    def ready(self, values: Sequence[Value]) -> Sequence[Value]:
+        return values
 
     async def bulk_insert(self, connection: AsyncConnection, table: Table, rows: Sequence[Sequence[Value]]) -> None:
         if not rows:
@@ -209,6 +225,39 @@ class SqliteDialect:
         with _translated():
             found = list(await driver.execute_fetchall(sql, (after, upto, below_bytes)))
         return bytes.fromhex(found[0][0] or "")
+
+    async def event_rows(
+        self, connection: AsyncConnection, table: Table, after: int, upto: int, *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        sql = (
+            f'SELECT {_list(list(table.columns.keys()))} FROM "{table.name}" '  # noqa: S608 - names of ours
+            "WHERE seq > ? AND seq <= ? AND length(body) < ? ORDER BY seq"
+        )
+        driver = await _driver(connection)
+        with _translated():
+            return cast("list[EventColumns]", await driver.execute_fetchall(sql, (after, upto, below_bytes)))
+
+    async def event_rows_at(
+        self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
+    ) -> Sequence[EventColumns]:
+        sql = (
+            f'SELECT {_list(list(table.columns.keys()))} FROM "{table.name}" '  # noqa: S608 - names of ours and numbers
+            f"WHERE seq IN ({','.join(f'{seq:d}' for seq in seqs)}) AND length(body) < ?"
+        )
+        driver = await _driver(connection)
+        with _translated():
+            return cast("list[EventColumns]", await driver.execute_fetchall(sql, (below_bytes,)))
+
+    async def digest_rows(
+        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
+    ) -> tuple[int, bytes]:
+        names = list(table.columns.keys())
+        raw: list[ColumnElement[object]] = [
+            literal_column(f'"{name}"') for name in names
+        ]  # past the types of SQLAlchemy
+        wanted = select(*raw).select_from(table).where(condition).order_by(*table.primary_key.columns)
+        rows = [tuple(row) for row in await connection.execute(wanted)]
+        return len(rows), sha256(repr(rows).encode()).digest()
 
     async def create_read_table(self, connection: AsyncConnection, table: Table, *, indexed: bool = True) -> None:
         await connection.execute(CreateTable(table, if_not_exists=True))

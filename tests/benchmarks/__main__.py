@@ -8,8 +8,10 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from control_plane.bootstrap import collect_seldom
 from tests.support.servers import (
     Broker,
     DatabaseServer,
@@ -19,7 +21,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "verify", "commands", "heartbeats")
+PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats")
 
 
 def main() -> None:
@@ -31,11 +33,22 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=100, metavar="N", help="commands to one host (default: %(default)s)"
     )
+    parser.add_argument(
+        "--fleet",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="hosts in the logs of rebuild, lag and past (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--events", type=int, default=500_000, metavar="N", help="events in the logs of past (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
 
+    collect_seldom()  # as the server does
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"commit {git('rev-parse', '--short', 'HEAD')}{' and changes' if git('status', '--porcelain') else ''}\n")
     with servers() as (database, broker), tempfile.TemporaryDirectory(prefix="cp-bench-") as directory:
@@ -46,11 +59,16 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, heartbeats, rebuild, verify
+    from tests.benchmarks import append, end_to_end, heartbeats, lag, past, rebuild, verify
 
     match part:
-        case "log" | "rebuild" | "verify":
-            benchmark = {"log": append.run, "rebuild": rebuild.run, "verify": verify.run}[part]
+        case "log" | "rebuild" | "lag" | "past" | "verify":
+            of_fleet = {
+                "rebuild": partial(rebuild.run, hosts=arguments.fleet),
+                "lag": partial(lag.run, hosts=arguments.fleet),
+                "past": partial(past.run, hosts=arguments.fleet, events=arguments.events),
+            }
+            benchmark = {"log": append.run, "verify": verify.run, **of_fleet}[part]
             with database.database() as url:
                 asyncio.run(benchmark(url))
             asyncio.run(benchmark(f"sqlite+aiosqlite:///{directory}/{part}.db"))

@@ -320,9 +320,41 @@ async def test_every_read_waits_for_min_seq_and_says_when_it_is_not_there(
             problem(await client.get(address(path), params={"min_seq": seq + 1}), 503, "read_table_behind")
 
 
-async def test_reading_as_of_a_time_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
-    for path in ("/api/v1/hosts", "/api/v1/tasks", "/api/v1/events"):
-        problem(await api.client().get(path, params={"at": "2026-01-31T10:42:07Z"}), 422, "not_supported")
+AS_OF = {
+    "/api/v1/events",
+    "/api/v1/groups",
+    "/api/v1/groups/{group}/hosts/{hostname}",
+    "/api/v1/hosts",
+    "/api/v1/hosts/{hostname}",
+    "/api/v1/hosts/{hostname}/heartbeats",
+    "/api/v1/projections",
+    "/api/v1/tasks",
+    "/api/v1/tasks/{task_id}",
+    "/api/v1/tasks/{task_id}/executions",
+    "/api/v1/tasks/{task_id}/executions/{hostname}",
+    "/api/v1/tasks/{task_id}/executions/{hostname}/output",
+    "/api/v1/tasks/{task_id}/outputs",
+}
+
+
+async def test_a_read_as_of_a_moment_is_answered_or_refused_and_never_as_of_now(api: ApiUnderTest) -> None:
+    client = api.client()
+    for method, path in operations(api.app):
+        if not path.startswith("/api/v1/"):
+            continue
+        if method == "GET" and path in AS_OF:
+            there = await client.get(address(path), params={"at": "0"})
+            assert there.status_code == (404 if "{" in path and "heartbeats" not in path else 200), (path, there.text)
+            assert there.json().get("items", []) == [] or path == "/api/v1/projections", path
+            for text, status, code in (("x", 400, "bad_at"), ("2999-01-01T00:00:00Z", 422, "not_yet")):
+                refused = problem(await client.get(address(path), params={"at": text}), status, code)
+                assert refused["errors"][0]["field"] == "at"
+        elif (method, path) not in PUBLIC:
+            answer = await client.request(method, address(path), params={"at": "1"})
+            assert problem(answer, 422, "not_supported")["errors"][0]["field"] == "at", (method, path)
+
+
+async def test_a_query_as_a_target_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
     query = {**A_TASK, "target": {"query": "os:debian"}}
     problem(await api.client().post("/api/v1/tasks", json=query), 422, "not_supported")
 

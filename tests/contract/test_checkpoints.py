@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -351,7 +350,7 @@ class CheckpointContract:
             signer._growing = None
 
             async with signing.database.write() as connection:
-                await connection.execute(insert(event_table).values(**asdict(row)))
+                await connection.execute(insert(event_table).values(**row._asdict()))
             assert await signer.look()
 
     # --- witnesses

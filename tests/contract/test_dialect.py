@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
@@ -11,7 +12,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Index, MetaData, func, make_url, select, text
+from sqlalchemy import Column, Index, MetaData, delete, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,7 +28,7 @@ from control_plane.events.merkle import EventRow, leaf_hash, leaves_in
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
-from control_plane.storage.mysql import literals
+from control_plane.storage.mysql_text import literals
 from control_plane.storage.tables import (
     Blob,
     Float64,
@@ -104,6 +105,56 @@ class DialectContract:
             for after, upto in ((0, len(rows)), (3, 4), (7, 7), (3, 2**62)):
                 data = await database.dialect.leaf_data(connection, heartbeat_event, after, upto, below_bytes=1000)
                 assert dict(leaves_in(data)) == {row[0]: leaf_hash(row) for row in rows if after < row[0] <= upto}
+
+    async def test_the_events_of_a_log_are_read_as_they_were_written_but_for_the_large_ones(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.storage.mysql.ROWS_A_VALUE", 7)
+        texts: list[bytes | None] = [None, b"", b"\x00", bytes(range(200)), b"\xff" * 64]
+        rows: list[EventRow] = [
+            (n, 2**63 - n, b"k" * n, n, text, text, text, occurred, b"b" * n, text and text[:64], text and text[:64])
+            for n, (text, occurred) in enumerate(product(texts, (None, 0, -1, -(2**63), 2**63 - 1)), start=1)
+        ]
+        large = (len(rows) + 1, 1, b"k", 1, None, None, None, None, b"b" * 1000, None, None)
+        async with database.write() as connection:
+            await database.dialect.bulk_insert(connection, heartbeat_event, [*rows, large])
+
+        async with database.read() as connection:
+            for after, upto in ((0, len(rows) + 1), (3, 4), (7, 7), (3, 20)):
+                found = await database.dialect.event_rows(connection, heartbeat_event, after, upto, below_bytes=1000)
+                assert list(found) == rows[after:upto]
+
+    async def test_a_digest_tells_the_slightest_difference_and_nothing_else(
+        self, database: Database, read_tables: None
+    ) -> None:
+        async def digest_of(*rows: dict[str, Value]) -> tuple[int, bytes]:
+            async with database.write() as connection:
+                await connection.execute(delete(host))
+                await database.dialect.bulk_upsert(connection, host, rows)
+                return await database.dialect.digest_rows(connection, host, host.c.hostname > "a")
+
+        first: dict[str, Value] = {
+            "hostname": "b",
+            "part": 1,
+            "state": "up",
+            "cpu": 0.1,
+            "labels": "",
+            "raw": b"",
+            "pos": 1,
+        }
+        second = {**first, "part": 2}
+
+        same = await digest_of(first, second)
+
+        assert same[0] == 2
+        assert same == await digest_of(second, first) == await digest_of(first, second, {**first, "hostname": "A"})
+        changes: list[dict[str, Value]] = [
+            *({"cpu": 0.1 + 2**-56}, {"cpu": None}, {"pos": 2}, {"state": None}, {"state": ""}, {"state": "-"}),
+            *({"hostname": "b "}, {"labels": "é"}, {"raw": b"\x00"}, {"state": "1:x", "labels": "y"}),
+            {"state": "1", "labels": "x:y"},
+        ]
+        others = [await digest_of(first), *[await digest_of(first, {**second, **change}) for change in changes]]
+        assert len({same, *others}) == 1 + len(others)
 
     async def test_an_upsert_writes_new_rows_and_changes_the_given_columns_of_old_ones(
         self, database: Database, read_tables: None
@@ -508,6 +559,25 @@ class TestSqliteDialect(DialectContract):
         with pytest.raises(UnstorableError):
             async with database.write() as connection:
                 await database.dialect.bulk_insert(connection, follower, [("f", 1, 1, 1, 1)])
+
+    async def test_a_transaction_that_is_cancelled_as_it_begins_is_not_left_open(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        kept = await database.connect()
+
+        async def nothing() -> None:
+            async with database.write(kept):
+                pass
+
+        with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await nothing()
+            other.execute("ROLLBACK")
+
+        await nothing()
+        await kept.close()
 
     async def test_commits_are_synced_and_seen_by_readers_meanwhile(self, database: Database) -> None:
         async with database.read() as connection:

@@ -489,7 +489,8 @@ class ProjectionContract:
     async def test_a_rebuild_that_was_stopped_is_gone_on_with_where_that_is_asked_for(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("control_plane.projections.rebuild.PAGE", 3)
+        monkeypatch.setattr("control_plane.projections.folding.BULK_PAGE", 3)
+        monkeypatch.setattr("control_plane.projections.folding.BULK_EVENTS", 3)
         await shop.turns(0, 4)
         await shop.project(Counting)
         told: list[int] = []
@@ -679,6 +680,7 @@ class ProjectionContract:
         assert {line[1] for line in lines if "differs" in line} == {"task"}
         assert {line[1] for line in lines if "equal" in line} == {
             "host",
+            "host_history",
             "host_usage",
             "execution",
             "task_host",

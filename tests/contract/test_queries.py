@@ -7,7 +7,8 @@ import pytest
 
 from control_plane.projections.folding import create_tables
 from control_plane.projections.hosts import HostsProjection
-from control_plane.projections.queries.hosts import HostQueries, Usage
+from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.usage import Usage, block_of, packed
 from control_plane.storage.engine import Database
 from tests.support.database import migrated, sqlite_url
 
@@ -17,7 +18,7 @@ DAY_US = 86_400 * SECOND_US
 
 def usages(number: int, *, every_s: int) -> list[Usage]:
     return [
-        Usage(recorded_us=(1 + n) * every_s * SECOND_US, cpu_usage=n % 7 / 8, memory_usage=n % 5 / 8)
+        Usage(recorded_us=(1 + n) * every_s * SECOND_US, seq=n, cpu_usage=n % 7 / 8, memory_usage=n % 5 / 8)
         for n in range(number)
     ]
 
@@ -30,7 +31,11 @@ class QueryContract:
             yield database
 
     async def keep(self, database: Database, hostname: str, kept: Sequence[Usage]) -> None:
-        rows = [[hostname.encode(), usage.recorded_us, usage.cpu_usage, usage.memory_usage] for usage in kept]
+        blocks: dict[int, bytes] = {}
+        for usage in kept:
+            since_us = block_of(usage.recorded_us)
+            blocks[since_us] = blocks.get(since_us, b"") + packed(*usage)
+        rows = [[hostname.encode(), since_us, data] for since_us, data in blocks.items()]
         async with database.write() as connection:
             await database.dialect.bulk_insert(connection, HostsProjection().usage, rows)
 
@@ -61,7 +66,7 @@ class QueryContract:
 
     async def test_a_part_of_a_history_ends_at_its_last_microsecond(self, database: Database) -> None:
         at_us = (1, DAY_US, DAY_US + 1, 2 * DAY_US)
-        kept = [Usage(recorded_us=us, cpu_usage=0.5, memory_usage=0.5) for us in at_us]
+        kept = [Usage(recorded_us=us, seq=1, cpu_usage=0.5, memory_usage=0.5) for us in at_us]
         await self.keep(database, "web1", kept)
 
         assert await HostQueries(database).usage("web1", from_us=0, to_us=at_us[-1], points=2) == kept[1::2]

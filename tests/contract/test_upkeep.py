@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,23 @@ from control_plane.errors import FoldError, LogDamagedError, StorageUnavailableE
 from control_plane.events import hosts
 from control_plane.events.archive import check
 from control_plane.events.batch import row_of_stored
-from control_plane.events.envelope import HEARTBEAT_EVENT
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
 from control_plane.events.segments import Rooms, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
-from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.positions import Positions
+from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostView
+from control_plane.projections.queries.past import Past
 from control_plane.projections.rebuild import rebuild, roll_back
+from control_plane.projections.trimming import LONGER_US
 from control_plane.projections.upkeep import Done, maintain
+from control_plane.projections.usage import BLOCK_US
 from control_plane.storage import tables
 from control_plane.storage.leases import Leases
 from control_plane.storage.tables import follower, heartbeat_event, heartbeat_kept, heartbeat_key, log_segment
+from control_plane_wire import strict_json
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.transport.inprocess import InProcessBroker
 from tests.support.database import an_event
@@ -37,7 +43,7 @@ class UpkeepContract:
     @pytest.fixture
     async def plane(self, url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plane]:
         monkeypatch.setitem(tables.SEGMENT_ROWS, "heartbeat_event", 10)  # type: ignore[arg-type] # a dict all the same
-        monkeypatch.setattr("control_plane.projections.trimming.ROWS_AT_ONCE", 3)
+        monkeypatch.setattr("control_plane.projections.trimming.ROWS_AT_ONCE", 1)
         monkeypatch.setattr("control_plane.events.segments.PAGE", 7)
         monkeypatch.setattr("control_plane.storage.sqlite.DELETED_ROWS", 4)
         async with a_plane(url, InProcessBroker().transport()) as plane:
@@ -67,13 +73,14 @@ class UpkeepContract:
         return outcome.seq
 
     async def a_week(self, plane: Plane) -> None:
-        """26 heartbeats of three hosts, and after eight days 8 more; one host is not heard again."""
+        """26 heartbeats of three hosts within two hours, and after eight days 8 more; one host is not heard again."""
         await plane.register("gone", "web1", "web2")
         await self.beat(plane, "gone", 1)
         await self.beat(plane, "gone", 2, boot="b2")
         for sequence in range(1, 13):
             for hostname in ("web1", "web2"):
                 await self.beat(plane, hostname, sequence, boot=f"b{sequence // 5}")
+            plane.clock.advance(1800 if sequence <= 4 else 0)
         plane.clock.advance(8 * DAY_S)
         for sequence in range(13, 17):
             for hostname in ("web1", "web2"):
@@ -105,19 +112,78 @@ class UpkeepContract:
         await self.a_week(plane)
         projection = HostsProjection()
         shown = await self.rows(plane, projection.host)
-        assert len(await self.rows(plane, projection.usage)) == 34
+        blocks = await self.rows(plane, projection.usage)
+        assert len(blocks) == 13
 
         done = await self.upkeep(plane, tmp_path)
 
         assert [(dropped.first_seq, dropped.last_seq) for dropped in done.dropped] == [(1, 10), (11, 20)]
-        assert (done.waits, done.trimmed) == (None, 20)
+        assert (done.waits, done.trimmed) == (None, 5)
         assert [row[0] for row in await self.rows(plane, heartbeat_event)] == list(range(21, 35))
         assert sorted(row[-1] for row in await self.rows(plane, heartbeat_key)) == list(range(21, 35))
         assert await self.rows(plane, projection.host) == shown
-        assert len(await self.rows(plane, projection.usage)) == 14
+        floor_us = done.dropped[-1].last_us + 1
+        kept = [block for block in blocks if block[1] + BLOCK_US + LONGER_US > floor_us]
+        assert await self.rows(plane, projection.usage) == kept
+        assert min(block[1] for block in kept) < floor_us - BLOCK_US, "the last hour before stays"
         await self.rebuilds_equal(plane)
         again = await self.upkeep(plane, tmp_path)
         assert (again.dropped, again.trimmed) == ([], 0)
+
+    async def test_what_hosts_said_before_is_told_from_what_was_kept_and_from_when_on_it_is_exact(
+        self, plane: Plane, tmp_path: Path
+    ) -> None:
+        shown: dict[str, dict[str, HostView]] = {}
+
+        async def note() -> str:
+            await plane.shown()
+            heads = [(await plane.log.head(name)).seq for name in (EVENT, HEARTBEAT_EVENT)]
+            position = str(Positions(*heads))
+            page = await plane.host_queries.page(HostFilter(), cursor=None, limit=10)
+            shown[position] = {host.hostname: host for host in page.items}
+            return position
+
+        await plane.register("gone", "never", "web1")
+        await self.comes(plane, "gone", 1)
+        first = await note()
+        await self.comes(plane, "web1", 1)
+        for sequence in range(2, 15):
+            await self.beat(plane, "web1", sequence)
+        before = await note()
+        plane.clock.advance(8 * DAY_S)
+        for sequence in range(15, 26):
+            await self.beat(plane, "web1", sequence)
+        later = await note()
+        await self.beat(plane, "gone", 2)
+        last = await note()
+
+        done = await self.upkeep(plane, tmp_path)
+
+        assert [dropped.last_seq for dropped in done.dropped] == [10]
+        kept_from_us = done.dropped[0].last_us
+        told = {position: await self.told(plane, position) for position in shown}
+        for position in (before, later, last):
+            assert told[position] == shown[position], position
+        assert told[first] == {**shown[first], "gone": replace(shown[first]["gone"], exact_from_us=kept_from_us)}
+        midst = await self.told(plane, f"{before.partition('.')[0]}.h7")
+        assert midst["web1"].exact_from_us == kept_from_us
+        assert (midst["web1"].heartbeat_seq, midst["web1"].state) == (2, "online"), "what it came online with"
+        assert midst["never"] == shown[last]["never"]
+
+    async def comes(self, plane: Plane, hostname: str, sequence: int) -> None:
+        """A heartbeat, and that the host is online with it."""
+        seq = await self.beat(plane, hostname, sequence)
+        stored = await plane.log.read_one(HEARTBEAT_EVENT, seq)
+        assert stored is not None
+        said = strict_json.parse(stored.body, max_bytes=len(stored.body))
+        event = hosts.HostWentOnline(hostname=hostname, heartbeat_seq=seq, heartbeat=said, cause="heartbeat")
+        await plane.log.append([event.to_new_event()])
+
+    @staticmethod
+    async def told(plane: Plane, at: str) -> dict[str, HostView]:
+        past = Past(plane.database, plane.log, plane.clock)
+        page = await past.hosts(await past.moment(at)).page(HostFilter(), cursor=None, limit=10)
+        return {host.hostname: host for host in page.items}
 
     async def test_a_rebuild_that_switches_and_a_projector_from_zero_show_the_same_hosts(
         self, plane: Plane, tmp_path: Path
@@ -136,7 +202,7 @@ class UpkeepContract:
 
         await self.rebuilds_equal(plane)
         names = {host.hostname: host for host in await HostQueries(plane.database).registered()}
-        assert (names["gone"].boot_id, names["gone"].heartbeat_seq) == ("b2", 2)
+        assert (names["gone"].facts["boot_id"], names["gone"].heartbeat_seq) == ("b2", 2)
 
     async def test_tables_of_before_a_rebuild_hold_nothing_back_and_can_be_put_back(
         self, plane: Plane, tmp_path: Path
@@ -276,7 +342,7 @@ class UpkeepContract:
         assert [row[0] for row in await self.rows(plane, heartbeat_event)] == list(range(21, 35))
         assert sorted(row[-1] for row in await self.rows(plane, heartbeat_key)) == list(range(21, 35))
         assert await self.rows(plane, HostsProjection().host) == shown
-        assert len(await self.rows(plane, HostsProjection().usage)) == 14
+        assert len(await self.rows(plane, HostsProjection().usage)) == 8
         assert len(files(tmp_path)) == 2
         await self.rebuilds_equal(plane)
 

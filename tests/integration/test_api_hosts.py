@@ -181,3 +181,30 @@ async def test_open_enrolment_tokens_are_listed_without_their_text_and_can_be_re
     assert revoked.status_code == 204
     left = {token["token_id"] for token in (await root.get("/api/v1/enrolment-tokens")).json()["items"]}
     assert made["token_id"] not in left
+
+
+async def test_hosts_are_told_as_they_were(api: ApiUnderTest) -> None:
+    await api.register("then1", "then2", groups=["then"])
+    await api.beat("then1", 1, cpu_usage=0.125)
+    eve, query = api.client("eve"), {"group": "then"}
+    shown = (await eve.get("/api/v1/hosts", params=query)).json()
+    usage = (await eve.get("/api/v1/hosts/then1/heartbeats")).json()
+    groups = (await eve.get("/api/v1/groups")).json()
+    await api.beat("then1", 2, cpu_usage=0.5)
+    seq = (await api.client().patch("/api/v1/hosts/then2", json={"groups": []})).json()["seq"]
+    then = {"at": shown["as_of"]}
+
+    told = (await eve.get("/api/v1/hosts", params={**query, **then})).json()
+    assert told == shown
+    assert (await eve.get("/api/v1/hosts/then1", params=then)).json() == shown["items"][0]
+    assert (await eve.get("/api/v1/hosts/then1/heartbeats", params=then)).json() == usage
+    assert (await eve.get("/api/v1/groups", params=then)).json() == groups
+    assert (await eve.get("/api/v1/groups/then/hosts/then2", params=then)).status_code == 200
+    now = {"at": seq, "min_seq": seq}
+    assert (await eve.get("/api/v1/groups/then/hosts/then2", params=now)).json()["code"] == "not_a_member"
+    assert (await eve.get("/api/v1/hosts/then1", params=now)).json()["cpu_usage"] == 0.5
+    gone = await eve.get("/api/v1/hosts/then1", params={"at": 0})
+    assert (gone.status_code, gone.json()["code"]) == (404, "unknown_host")
+    states = (await eve.get("/api/v1/projections", params=then)).json()["items"]
+    assert {state["name"]: state["state"] for state in states} == dict.fromkeys(("hosts", "tasks", "audit"), "replayed")
+    assert states[0]["position"] == states[0]["head"] == shown["as_of"]

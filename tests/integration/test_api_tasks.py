@@ -240,3 +240,34 @@ async def test_a_read_table_that_does_not_get_there_in_time_is_a_503(
 
     assert (answer.status_code, answer.json()["code"]) == (503, "read_table_behind")
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_task_is_told_as_it_was(api: ApiUnderTest) -> None:
+    ada = api.client("ada")
+    accepted = await api.run(ada, {"hosts": ["web1", "web2"]}, task_id="then")
+    await api.finish("then", "web1", stdout="one\n")
+    later = (await ada.get("/api/v1/tasks/then")).json()
+    await api.finish("then", "web2", stdout="two\n")
+    at_first, midst = {"at": accepted["seq"]}, {"at": later["pos"]}
+
+    assert (await ada.get("/api/v1/tasks/then", params=at_first)).json() == accepted["task"]
+    assert (await ada.get("/api/v1/tasks/then", params=midst)).json() == later
+    assert (await ada.get("/api/v1/tasks/then")).json()["state"] == "finished"
+    running = (await ada.get("/api/v1/tasks", params={**midst, "state": "running", "limit": 1})).json()
+    assert (running["items"], running["as_of"].partition(".")[0]) == ([later], f"e{later['pos']}")
+    executions = (await ada.get("/api/v1/tasks/then/executions", params=midst)).json()
+    assert [(row["hostname"], row["state"]) for row in executions["items"]] == [
+        ("web1", "succeeded"),
+        ("web2", "queued"),
+    ]
+    assert (await ada.get("/api/v1/tasks/then/executions/web2", params=midst)).json() == executions["items"][1]
+    groups = (await ada.get("/api/v1/tasks/then/outputs", params=midst)).json()["groups"]
+    assert [(group["state"], group["stdout"]) for group in groups] == [("succeeded", "one\n"), ("queued", None)]
+    events = (await ada.get("/api/v1/events", params={**midst, "limit": 1})).json()
+    assert events["items"][0]["seq"] == later["pos"]
+    for path in ("", "/executions", "/executions/web1", "/outputs"):
+        before = await ada.get(f"/api/v1/tasks/then{path}", params={"at": accepted["seq"] - 1})
+        assert (before.status_code, before.json()["code"]) == (404, "unknown_task"), path
+        assert "at that moment" in before.json()["detail"]
+    unheard = await ada.get("/api/v1/tasks/then/executions/web2/output", params=midst)
+    assert (unheard.status_code, unheard.json()["code"]) == (404, "no_output")

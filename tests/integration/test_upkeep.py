@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from control_plane import bootstrap
+from control_plane.projections.hosts import HostsProjection
 from control_plane.settings import load
 from control_plane.storage import signing_key
 from control_plane.storage.tables import SEGMENT_ROWS, follower, heartbeat_event
@@ -30,7 +31,7 @@ async def test_a_server_on_a_database_without_accounts_keeps_up_its_logs(
     async with bootstrap.open_core(settings) as core:
         await core.log.append([a_heartbeat("web1", n).to_new_event() for n in range(1, 26)])
         async with core.database.write() as connection:
-            row = {"name": "hosts", "event_seq": 0, "heartbeat_seq": 25, "epoch": 1, "version": 1}
+            row = {"name": "hosts", "event_seq": 0, "heartbeat_seq": 25, "epoch": 1, "version": HostsProjection.version}
             await connection.execute(follower.insert().values(**row))
         await bootstrap.prepare(core)
         [service] = bootstrap._upkeep(core)

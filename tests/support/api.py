@@ -37,6 +37,7 @@ from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector
 from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.rebuilder import Rebuilder
@@ -207,6 +208,7 @@ def _services(
         task_queries=TaskQueries(database),
         audit_queries=AuditQueries(database),
         projection_queries=ProjectionQueries(database, log, hub, clock),
+        past=Past(database, log, clock),
         hub=hub,
         metrics=metrics,
         probes=probes,

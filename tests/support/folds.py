@@ -30,6 +30,12 @@ class MemoryRows:
         assert (table, key) in self._loaded, f"{table.name} {key} is looked at, and touched() did not say so"
         return self.tables.get(table, {}).get(key)
 
+    def change(self, table: Table, *key: str | int) -> Row | None:
+        row = self.get(table, *key)
+        if row is not None:
+            self.put(table, row.copy())
+        return self.get(table, *key)
+
     def put(self, table: Table, row: Row) -> None:
         assert row.keys() == {column.name for column in table.columns}, "a row is always whole"
         key = tuple(row[column.name] for column in table.primary_key)
@@ -54,7 +60,7 @@ class Folded:
             row = stored(new, seq=self.heads[new.log], recorded_us=START_US + round(at_s * 1_000_000))
             decoded = registry.decode(row)
             assert decoded is not None
-            self._rows.begin(self.projection.touched(decoded))
+            self._rows.begin(self.projection.touched(row, decoded))
             self.projection.apply(self._rows, row, decoded)  # type: ignore[arg-type] # all that a fold uses of Rows
             assert not self._rows.has_changed or self.projection.concerns(decoded)
         return self.heads[events[-1].LOG]

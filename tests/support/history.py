@@ -86,7 +86,7 @@ class Counting(Projection):
     def concerns(self, event: Event) -> bool:
         return hasattr(event, "task_id")
 
-    def touched(self, event: Event) -> Iterable[tuple[Table, RowKey]]:
+    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
         return ((self.counted, (event.task_id,)),) if hasattr(event, "task_id") else ()
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:

@@ -1,7 +1,6 @@
 """What a malicious administrator of the database does: whatever SQL can, with the triggers out of the way."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -45,8 +44,8 @@ class Administrator:
     async def swap(self, one: int, other: int) -> None:
         """Exchange two events but for their numbers and times."""
         first, second = await self.row(one), await self.row(other)
-        await self._write(replace(second, seq=one, recorded_us=first.recorded_us))
-        await self._write(replace(first, seq=other, recorded_us=second.recorded_us))
+        await self._write(second._replace(seq=one, recorded_us=first.recorded_us))
+        await self._write(first._replace(seq=other, recorded_us=second.recorded_us))
 
     async def row(self, seq: int) -> StoredEvent:
         async with self._database.read() as connection:

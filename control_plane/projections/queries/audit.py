@@ -23,7 +23,10 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """What to list; `kind` may be a family, as in `host`. Times are UTC microseconds."""
+    """What to list; `kind` may be a family, as in `host`. Times are UTC microseconds.
+
+    Attributes: `upto`: no event after this seq.
+    """
 
     kind: str | None = None
     task_id: str | None = None
@@ -31,6 +34,7 @@ class AuditFilter:
     actor: str | None = None
     from_us: int | None = None
     to_us: int | None = None
+    upto: int | None = None
 
 
 class AuditQueries:
@@ -62,6 +66,8 @@ class AuditQueries:
             statement = statement.where(t.c.recorded_us >= wanted.from_us)
         if wanted.to_us is not None:
             statement = statement.where(t.c.recorded_us <= wanted.to_us)
+        if wanted.upto is not None:
+            statement = statement.where(t.c.seq <= wanted.upto)
         if before is not None:
             statement = statement.where(t.c.seq < before)
         if after is not None:

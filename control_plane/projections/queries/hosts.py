@@ -1,21 +1,28 @@
 """What is asked about hosts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, String, func, literal, select
+from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
 from control_plane.events.presence import LastHeartbeat
 from control_plane.projections.hosts import HostsProjection, last_of
 from control_plane.projections.positions import Positions
-from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
+from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
+from control_plane.projections.usage import Usage, block_of, thinned
 from control_plane.storage.engine import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
-    """A host's row; `facts` is what else its last heartbeat says."""
+    """A host's row; `facts` is what else its last heartbeat says.
+
+    Attributes:
+        exact_from_us: of the past: its last heartbeat of then is dropped, and this is of one before; from then on they
+            are kept.
+    """
 
     hostname: str
     state: str
@@ -29,13 +36,13 @@ class HostView:
     pos: int
     last_heartbeat_us: int | None
     interval_s: int | None
-    boot_id: str | None
     cpu_usage: float | None
     memory_usage: float | None
     groups_bound: Sequence[str] | None
     facts: Mapping[str, Any]
     heartbeat_seq: int
     usage_pos: int
+    exact_from_us: int | None = None
 
     @property
     def basic(self) -> bool:
@@ -45,7 +52,19 @@ class HostView:
     @property
     def drift(self) -> bool:
         """Its agent has bound other groups than it is assigned."""
-        return self.groups_bound is not None and set(self.groups_bound) != set(self.groups)
+        return drifts(self.groups, self.groups_bound)
+
+
+def drifts(groups: Sequence[str], groups_bound: Sequence[str] | None) -> bool:
+    return groups_bound is not None and set(groups_bound) != set(groups)
+
+
+class Member(NamedTuple):
+    """What a host is counted by in each of its groups."""
+
+    groups: Sequence[str]
+    state: str
+    groups_bound: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +85,6 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    recorded_us: int
-    cpu_usage: float
-    memory_usage: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HeardHost:
     """What presence goes on from: the state that was said last, and the last heartbeat that counted."""
 
@@ -84,6 +96,24 @@ class HeardHost:
     last: LastHeartbeat | None
 
 
+class HostReader(Protocol):
+    """What is asked about hosts as they are and as they were."""
+
+    async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
+        """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's states."""
+        ...
+
+    async def one(self, hostname: str) -> HostView | None: ...
+
+    async def groups(self) -> list[GroupView]:
+        """Every group that a host is in, by name."""
+        ...
+
+    async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
+        """The usages of a host over time, oldest first; of more than `points` the newest in each equal part of it."""
+        ...
+
+
 class HostQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -92,33 +122,15 @@ class HostQueries:
         self._usage = projection.usage
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
-        """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's states."""
-        t = self._host
-        base = [t.c.pos > 0, *self._conditions(wanted)]
-        by_state = t.c.state.in_(wanted.state) if wanted.state else t.c.state != "retired"
-        statement = select(t).where(*base, by_state).order_by(t.c.hostname).limit(limit + 1)
-        if cursor is not None:
-            statement = statement.where(t.c.hostname > parse_cursor(cursor, str))
-        counting = select(t.c.state, func.count()).where(*base).group_by(t.c.state)
+        """See `HostReader`."""
+        shown, counting = listing(self._host, wanted, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, HostsProjection.name)
-            found = [_view(row) for row in (await connection.execute(statement)).mappings()]
+            found = [view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
-        shown = wanted.state or [state for state in counts if state != "retired"]
-        return Page(
-            items=found[:limit],
-            next_cursor=cursor_of(found[limit - 1].hostname) if len(found) > limit else None,
-            as_of=as_of,
-            total=sum(counts.get(state, 0) for state in shown),
-            counts=counts,
+        return page_of(
+            found, counts, shown_states(wanted, counts), key=lambda host: host.hostname, limit=limit, as_of=as_of
         )
-
-    def _conditions(self, wanted: HostFilter) -> list[ColumnElement[bool]]:
-        t = self._host
-        words = [contains(t.c.hostname, word) for word in (wanted.q or "").lower().split()]
-        # No name of a group is a part of another one's with its quotes.
-        quoted = func.instr(t.c.groups, literal(f'"{wanted.group}"', String())) > 0
-        return [*words, quoted] if wanted.group else words
 
     async def one(self, hostname: str) -> HostView | None:
         found = await self._select(self._host.c.hostname == hostname)
@@ -157,41 +169,20 @@ class HostQueries:
         return {host.hostname: host for host in await self._select(self._host.c.hostname.in_(list(hostnames)))}
 
     async def groups(self) -> list[GroupView]:
-        """Every group that a host is in, by name."""
-        members: dict[str, list[HostView]] = {}
-        for host in await self._select(self._host.c.state != "retired"):
-            for group in host.groups:
-                members.setdefault(group, []).append(host)
-        return [
-            GroupView(group=group, hosts=len(hosts), counts=_count(hosts), drift=sum(host.drift for host in hosts))
-            for group, hosts in sorted(members.items())
-        ]
+        """See `HostReader`."""
+        t = self._host
+        columns = (t.c.groups, t.c.state, t.c.groups_bound)
+        async with self._database.read() as connection:
+            found = await connection.execute(select(*columns).where(t.c.pos > 0, t.c.state != "retired"))
+            return by_group(Member(*row) for row in found)
 
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
-        """The usages of a host over time, oldest first; of more than `points` the newest in each equal part of it."""
+        """See `HostReader`."""
         t = self._usage
-        about = select(func.count(), func.min(t.c.recorded_us), func.max(t.c.recorded_us)).where(
-            t.c.hostname == hostname, t.c.recorded_us.between(from_us, to_us)
-        )
+        blocks = select(t.c.data).where(t.c.hostname == hostname, t.c.since_us.between(block_of(from_us), to_us))
         async with self._database.read() as connection:
-            count, first_us, last_us = (await connection.execute(about)).one()
-            if not count:
-                return []
-            part_us = 1 if count <= points else (last_us - first_us) // points + 1
-            since_us = t.c.recorded_us - first_us
-            newest = (
-                select(func.max(t.c.recorded_us).label("recorded_us"))
-                .where(t.c.hostname == hostname, t.c.recorded_us.between(first_us, last_us))
-                .group_by(since_us - since_us % part_us)  # whole numbers, where a quotient is none on MySQL
-                .subquery()
-            )
-            statement = (
-                select(t.c.recorded_us, t.c.cpu_usage, t.c.memory_usage)
-                .join(newest, newest.c.recorded_us == t.c.recorded_us)
-                .where(t.c.hostname == hostname)
-                .order_by(t.c.recorded_us)
-            )
-            return [Usage(**row) for row in (await connection.execute(statement)).mappings()]
+            data = b"".join(await connection.scalars(blocks.order_by(t.c.since_us)))
+        return thinned(data, from_us=from_us, to_us=to_us, points=points)
 
     async def _select(
         self,
@@ -205,17 +196,43 @@ class HostQueries:
         if hostname is not None:
             statement = statement.where(t.c.hostname == hostname)
         async with self._database.read() as connection:
-            return [_view(row) for row in (await connection.execute(statement.limit(limit))).mappings()]
+            return [view(row) for row in (await connection.execute(statement.limit(limit))).mappings()]
 
 
-def _view(row: Mapping[Any, Any]) -> HostView:
-    names = HostView.__slots__
-    values = {name: row[name] for name in names}
-    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": row["facts"] or {}})
+def listing(
+    t: FromClause, wanted: HostFilter, *, cursor: str | None, limit: int
+) -> tuple[Select[Any], Select[str, int]]:
+    """A page of hosts with one more behind it, and their numbers by state; of rows with the columns of `host`."""
+    base = [t.c.pos > 0, *(contains(t.c.hostname, word) for word in (wanted.q or "").lower().split())]
+    if wanted.group:  # no name of a group is a part of another one's with its quotes
+        base.append(func.instr(t.c.groups, literal(f'"{wanted.group}"', String())) > 0)
+    by_state = t.c.state.in_(wanted.state) if wanted.state else t.c.state != "retired"
+    shown = select(t).where(*base, by_state).order_by(t.c.hostname).limit(limit + 1)
+    if cursor is not None:
+        shown = shown.where(t.c.hostname > parse_cursor(cursor, str))
+    return shown, select(t.c.state, func.count()).where(*base).group_by(t.c.state)
 
 
-def _count(hosts: Sequence[HostView]) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def shown_states(wanted: HostFilter, counts: Mapping[str, int]) -> Collection[str]:
+    return wanted.state or [state for state in counts if state != "retired"]
+
+
+def by_group(hosts: Iterable[Member]) -> list[GroupView]:
+    members: dict[str, list[Member]] = {}
     for host in hosts:
-        counts[host.state] = counts.get(host.state, 0) + 1
-    return counts
+        for group in host.groups:
+            members.setdefault(group, []).append(host)
+    return [
+        GroupView(
+            group=group,
+            hosts=len(hosts),
+            counts=dict(Counter(host.state for host in hosts)),
+            drift=sum(drifts(host.groups, host.groups_bound) for host in hosts),
+        )
+        for group, hosts in sorted(members.items())
+    ]
+
+
+def view(row: Mapping[Any, Any]) -> HostView:
+    values: dict[str, Any] = {name: row.get(name) for name in HostView.__slots__}
+    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": row["facts"] or {}})

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,25 @@ class Page(Generic[T]):
     as_of: Positions
     total: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def page_of(
+    found: Sequence[T],
+    counts: Mapping[str, int],
+    states: Collection[str],
+    *,
+    key: Callable[[T], str | int],
+    limit: int,
+    as_of: Positions,
+) -> Page[T]:
+    """A page of what was found, one more than its limit; `states` are those that were asked for, none for all."""
+    return Page(
+        items=found[:limit],
+        next_cursor=cursor_of(key(found[limit - 1])) if len(found) > limit else None,
+        as_of=as_of,
+        total=sum(counts.get(state, 0) for state in states or counts),
+        counts=counts,
+    )
 
 
 def cursor_of(key: str | int) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import OLD, REBUILT
 from control_plane.projections.hub import Hub
+from control_plane.projections.moments import Moment
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.storage.engine import Database
@@ -56,6 +57,30 @@ class ProjectionQueries:
 
     async def states(self) -> list[ProjectionState]:
         return [await self._state(projection()) for projection in PROJECTIONS]
+
+    async def states_at(self, moment: Moment) -> list[ProjectionState]:
+        """How they stood in the replay of a moment: each has come to it, but for what it has set aside."""
+        return [await self._state_at(projection(), moment) for projection in PROJECTIONS]
+
+    async def _state_at(self, projection: Projection, moment: Moment) -> ProjectionState:
+        ends = {EVENT: moment.positions.event, HEARTBEAT_EVENT: moment.positions.heartbeat}
+        there = Positions(ends[EVENT], ends[HEARTBEAT_EVENT] if HEARTBEAT_EVENT in projection.logs else 0)
+        t = projection.parked
+        by_then = or_(*(and_(t.c.log == log, t.c.seq <= end) for log, end in ends.items()))
+        async with self._database.read() as connection:
+            parked = await connection.scalar(select(func.count()).select_from(t).where(by_then))
+        return ProjectionState(
+            name=projection.name,
+            version=projection.version,
+            position=there,
+            head=there,
+            lag_us=0,
+            state="replayed",
+            parked=parked or 0,
+            owner=None,
+            rebuilt_events=None,
+            has_old=False,
+        )
 
     async def _state(self, projection: Projection) -> ProjectionState:
         name = projection.name

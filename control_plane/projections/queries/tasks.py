@@ -1,15 +1,17 @@
 """What is asked about tasks and their executions."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Select, and_, func, not_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, select
 
 from control_plane.events.tasks import LOST_AFTER_S, Delivery
-from control_plane.projections.queries.pages import Page, contains, counts_of, cursor_of, parse_cursor, position_of
+from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
+
+SAME_OUTPUT: Final = ("state", "exit_code", "stdout_sha256", "stderr_sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,61 +96,57 @@ class TaskFilter:
     to_us: int | None = None
 
 
+class TaskReader(Protocol):
+    """What is asked about tasks as they are and as they were."""
+
+    async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
+        """Tasks, newest first; `counts` by state ignores the filter's states."""
+        ...
+
+    async def one(self, task_id: str) -> TaskView | None: ...
+
+    async def retries(self, task_id: str) -> list[str]:
+        """The tasks that retry this one, oldest first."""
+        ...
+
+    async def executions(
+        self, task_id: str, *, states: Collection[str], cursor: str | None, limit: int
+    ) -> Page[ExecutionView]:
+        """The executions of a task, by hostname; `counts` by state ignores `states`."""
+        ...
+
+    async def execution(self, task_id: str, hostname: str) -> ExecutionView | None: ...
+
+    async def outputs(self, task_id: str) -> list[OutputGroup]:
+        """The executions of a task grouped by what came of them; the largest group last."""
+        ...
+
+
 class TaskQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
-        projection = TasksProjection()
+        self._projection = projection = TasksProjection()
         self._task = projection.task
         self._execution = projection.execution
         self._online = projection.online
 
     async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
-        """Tasks, newest first; `counts` by state ignores the filter's states."""
-        t = self._task
-        base = self._conditions(wanted)
-        statement = select(t).where(*base).order_by(t.c.seq.desc()).limit(limit + 1)
-        if wanted.state:
-            statement = statement.where(t.c.state.in_(wanted.state))
-        if cursor is not None:
-            statement = statement.where(t.c.seq < parse_cursor(cursor, int))
-        counting = select(t.c.state, func.count()).where(*base).group_by(t.c.state)
+        """See `TaskReader`."""
+        shown, counting = listing(self._projection, wanted, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, TasksProjection.name)
-            found = [_task(row) for row in (await connection.execute(statement)).mappings()]
+            found = [task_view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
-        return Page(
-            items=found[:limit],
-            next_cursor=cursor_of(found[limit - 1].seq) if len(found) > limit else None,
-            as_of=as_of,
-            total=sum(counts.get(state, 0) for state in wanted.state or counts),
-            counts=counts,
-        )
-
-    def _conditions(self, wanted: TaskFilter) -> list[ColumnElement[bool]]:
-        t, e = self._task, self._execution
-        conditions: list[ColumnElement[bool]] = []
-        if wanted.outcome is not None:
-            conditions.append(t.c.outcome == wanted.outcome)
-        if wanted.actor is not None:
-            conditions.append(t.c.actor == wanted.actor)
-        if wanted.hostname is not None:
-            conditions.append(t.c.task_id.in_(select(e.c.task_id).where(e.c.hostname == wanted.hostname)))
-        if wanted.q:
-            conditions.append(contains(t.c.request, wanted.q))
-        if wanted.from_us is not None:
-            conditions.append(t.c.accepted_us >= wanted.from_us)
-        if wanted.to_us is not None:
-            conditions.append(t.c.accepted_us <= wanted.to_us)
-        return conditions
+        return page_of(found, counts, wanted.state, key=lambda task: task.seq, limit=limit, as_of=as_of)
 
     async def one(self, task_id: str) -> TaskView | None:
         t = self._task
         async with self._database.read() as connection:
             row = (await connection.execute(select(t).where(t.c.task_id == task_id))).mappings().one_or_none()
-        return None if row is None else _task(row)
+        return None if row is None else task_view(row)
 
     async def retries(self, task_id: str) -> list[str]:
-        """The tasks that retry this one, oldest first."""
+        """See `TaskReader`."""
         t = self._task
         statement = select(t.c.task_id).where(t.c.retry_of == task_id).order_by(t.c.seq)
         async with self._database.read() as connection:
@@ -157,61 +155,36 @@ class TaskQueries:
     async def executions(
         self, task_id: str, *, states: Collection[str], cursor: str | None, limit: int
     ) -> Page[ExecutionView]:
-        """The executions of a task, by hostname; `counts` by state ignores `states`."""
+        """See `TaskReader`."""
         e = self._execution
-        statement = select(e).where(e.c.task_id == task_id).order_by(e.c.hostname).limit(limit + 1)
-        if states:
-            statement = statement.where(e.c.state.in_(states))
-        if cursor is not None:
-            statement = statement.where(e.c.hostname > parse_cursor(cursor, str))
-        counting = select(e.c.state, func.count()).where(e.c.task_id == task_id).group_by(e.c.state)
+        shown, counting = listing_of(e, e.c.task_id == task_id, states=states, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, TasksProjection.name)
-            found = [_execution(row) for row in (await connection.execute(statement)).mappings()]
+            found = [execution_view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
-        return Page(
-            items=found[:limit],
-            next_cursor=cursor_of(found[limit - 1].hostname) if len(found) > limit else None,
-            as_of=as_of,
-            total=sum(counts.get(state, 0) for state in states or counts),
-            counts=counts,
-        )
+        return page_of(found, counts, states, key=lambda execution: execution.hostname, limit=limit, as_of=as_of)
 
     async def execution(self, task_id: str, hostname: str) -> ExecutionView | None:
         e = self._execution
         statement = select(e).where(e.c.task_id == task_id, e.c.hostname == hostname)
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        return None if row is None else _execution(row)
+        return None if row is None else execution_view(row)
 
     async def outputs(self, task_id: str) -> list[OutputGroup]:
-        """The executions of a task grouped by what came of them; the largest group last."""
+        """See `TaskReader`."""
         e = self._execution
-        columns = (e.c.state, e.c.exit_code, e.c.stdout_sha256, e.c.stderr_sha256, e.c.hostname, e.c.result_seq)
-        groups: dict[tuple[Any, ...], list[Any]] = {}
+        columns = (e.c.hostname, *(e.c[name] for name in (*SAME_OUTPUT, "result_seq")))
         async with self._database.read() as connection:
-            statement = select(*columns).where(e.c.task_id == task_id).order_by(e.c.hostname)
-            for row in await connection.execute(statement):
-                groups.setdefault(tuple(row[:4]), []).append(row)
-        made = [
-            OutputGroup(
-                state=state,
-                exit_code=exit_code,
-                stdout_sha256=stdout,
-                stderr_sha256=stderr,
-                hosts=[row.hostname for row in rows],
-                result_seq=rows[0].result_seq,
-            )
-            for (state, exit_code, stdout, stderr), rows in groups.items()
-        ]
-        return sorted(made, key=lambda group: (len(group.hosts), group.hosts[0]))
+            found = await connection.execute(select(*columns).where(e.c.task_id == task_id))
+            return by_output(found.mappings())
 
     async def changed(self, after: int, *, limit: int) -> list[TaskView]:
         """Task rows changed after a position, in that order."""
         t = self._task
         statement = select(t).where(t.c.pos > after).order_by(t.c.pos).limit(limit)
         async with self._database.read() as connection:
-            return [_task(row) for row in (await connection.execute(statement)).mappings()]
+            return [task_view(row) for row in (await connection.execute(statement)).mappings()]
 
     async def executions_changed(
         self, after: int, *, limit: int, task_id: str | None = None, hostname: str | None = None
@@ -224,7 +197,7 @@ class TaskQueries:
         if hostname is not None:
             statement = statement.where(e.c.hostname == hostname)
         async with self._database.read() as connection:
-            return [_execution(row) for row in (await connection.execute(statement)).mappings()]
+            return [execution_view(row) for row in (await connection.execute(statement)).mappings()]
 
     async def open_executions(self) -> tuple[int, list[OpenExecution]]:
         """A log position, and every execution that is not terminal, at least as new as that, oldest task first."""
@@ -268,11 +241,72 @@ class TaskQueries:
         )
 
 
-def _task(row: Mapping[Any, Any]) -> TaskView:
+def unchanging(projection: TasksProjection, wanted: TaskFilter) -> list[ColumnElement[bool]]:
+    """The conditions on what a task was accepted with."""
+    t, e = projection.task, projection.execution
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.actor is not None:
+        conditions.append(t.c.actor == wanted.actor)
+    if wanted.hostname is not None:
+        conditions.append(t.c.task_id.in_(select(e.c.task_id).where(e.c.hostname == wanted.hostname)))
+    if wanted.q:
+        conditions.append(contains(t.c.request, wanted.q))
+    if wanted.from_us is not None:
+        conditions.append(t.c.accepted_us >= wanted.from_us)
+    if wanted.to_us is not None:
+        conditions.append(t.c.accepted_us <= wanted.to_us)
+    return conditions
+
+
+def listing(
+    projection: TasksProjection,
+    wanted: TaskFilter,
+    *also: ColumnElement[bool],
+    cursor: str | None,
+    limit: int,
+) -> tuple[Select[Any], Select[str, int]]:
+    """A page of tasks with one more behind it, and their numbers by state."""
+    t = projection.task
+    base = [*unchanging(projection, wanted), *also]
+    if wanted.outcome is not None:
+        base.append(t.c.outcome == wanted.outcome)
+    shown = select(t).where(*base).order_by(t.c.seq.desc()).limit(limit + 1)
+    if wanted.state:
+        shown = shown.where(t.c.state.in_(wanted.state))
+    if cursor is not None:
+        shown = shown.where(t.c.seq < parse_cursor(cursor, int))
+    return shown, select(t.c.state, func.count()).where(*base).group_by(t.c.state)
+
+
+def listing_of(
+    e: Table, *conditions: ColumnElement[bool], states: Collection[str], cursor: str | None, limit: int
+) -> tuple[Select[Any], Select[str, int]]:
+    """A page of executions with one more behind it, and their numbers by state."""
+    shown = select(e).where(*conditions).order_by(e.c.hostname).limit(limit + 1)
+    if states:
+        shown = shown.where(e.c.state.in_(states))
+    if cursor is not None:
+        shown = shown.where(e.c.hostname > parse_cursor(cursor, str))
+    return shown, select(e.c.state, func.count()).where(*conditions).group_by(e.c.state)
+
+
+def by_output(executions: Iterable[Mapping[Any, Any]]) -> list[OutputGroup]:
+    groups: dict[tuple[Any, ...], list[tuple[str, int | None]]] = {}
+    for row in executions:
+        groups.setdefault(tuple(row[name] for name in SAME_OUTPUT), []).append((row["hostname"], row["result_seq"]))
+    made: list[OutputGroup] = []
+    for same, rows in groups.items():
+        rows.sort()
+        hosts, result_seq = [hostname for hostname, _ in rows], rows[0][1]
+        made.append(OutputGroup(**dict(zip(SAME_OUTPUT, same, strict=True)), hosts=hosts, result_seq=result_seq))
+    return sorted(made, key=lambda group: (len(group.hosts), group.hosts[0]))
+
+
+def task_view(row: Mapping[Any, Any]) -> TaskView:
     return TaskView(**{name: row[name] for name in TaskView.__slots__})
 
 
-def _execution(row: Mapping[Any, Any]) -> ExecutionView:
+def execution_view(row: Mapping[Any, Any]) -> ExecutionView:
     return ExecutionView(**{name: row[name] for name in ExecutionView.__slots__})
 
 

@@ -70,7 +70,7 @@ async def test_a_forged_row_grants_nothing_and_is_counted(event: Event, key: Sig
 async def test_a_key_id_of_ours_does_not_help_a_signature_of_somebodys() -> None:
     desk = await a_desk()
     desk.insert(FORGED[1], SOMEBODY)
-    desk.log.rows[-1] = replace(desk.log.rows[-1], key_id=desk.keyring.active.key_id)
+    desk.log.rows[-1] = desk.log.rows[-1]._replace(key_id=desk.keyring.active.key_id)
 
     await desk.authority.refresh()
 
@@ -79,7 +79,8 @@ async def test_a_key_id_of_ours_does_not_help_a_signature_of_somebodys() -> None
 
 async def test_an_edited_row_no_longer_counts() -> None:
     desk = await a_desk()
-    desk.log.rows[0] = replace(desk.log.rows[0], body=desk.log.rows[0].body.replace(b'"viewer"', b'"administrator"'))
+    authored = desk.log.rows[0]
+    desk.log.rows[0] = authored._replace(body=authored.body.replace(b'"viewer"', b'"administrator"'))
     beside = desk.beside()
 
     await beside.authority.refresh()
@@ -99,7 +100,7 @@ async def test_a_copy_of_an_old_row_brings_nothing_back() -> None:
     await desk.hosts.revoke(ADMIN, "web9", None)
 
     for row in genuine:
-        desk.log.rows.append(replace(row, seq=len(desk.log.rows) + 1))
+        desk.log.rows.append(row._replace(seq=len(desk.log.rows) + 1))
     beside = desk.beside()
     await beside.authority.refresh()
 
@@ -201,7 +202,7 @@ async def test_enrolment_tokens_that_ended_long_ago_are_forgotten_and_their_rows
 
     assert list(desk.authority.enrolment.tokens) == [new.token_id]
     for row in genuine:
-        desk.log.rows.append(replace(row, seq=len(desk.log.rows) + 1))
+        desk.log.rows.append(row._replace(seq=len(desk.log.rows) + 1))
     for token in old:
         with pytest.raises(NotSignedInError):
             await desk.enrolment.begin(token=token.text, **who)

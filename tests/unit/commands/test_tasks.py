@@ -267,13 +267,13 @@ def test_nothing_else_passes_for_an_authorisation() -> None:
     wider = replace(task, hosts=("web1", "web2", "db1"))
 
     forged = {
-        "unsigned": replace(row, signature=None, key_id=None),
+        "unsigned": row._replace(signature=None, key_id=None),
         "unknown key": authorised(task, key=other),
-        "another's key under our name": replace(authorised(task, key=other), key_id=CONTROL_PLANE_KEY.key_id),
+        "another's key under our name": authorised(task, key=other)._replace(key_id=CONTROL_PLANE_KEY.key_id),
         "a signature for something else": authorised(task, tag=EVENT),
-        "another host in the list": replace(row, body=wider.body()),
-        "another kind": replace(row, kind="task.cancel_requested"),
-        "an unknown kind": replace(row, kind="task.approved"),
+        "another host in the list": row._replace(body=wider.body()),
+        "another kind": row._replace(kind="task.cancel_requested"),
+        "an unknown kind": row._replace(kind="task.approved"),
     }
 
     for forgery in forged.values():

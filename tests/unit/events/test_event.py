@@ -25,7 +25,7 @@ JSON = st.recursive(
 def decoded(event: Event, **changed: Json) -> Event | None:
     """The event after its body was tampered with."""
     body: JsonObject = {**event.to_json(), **changed}
-    return registry.decode(replace(stored(event.to_new_event()), body=strict_json.canonical(body)))
+    return registry.decode(stored(event.to_new_event())._replace(body=strict_json.canonical(body)))
 
 
 def test_there_is_an_example_of_every_class_and_no_two_classes_share_a_kind() -> None:
@@ -82,7 +82,7 @@ def test_a_missing_field_is_malformed() -> None:
     bare = stored(HostRevoked(hostname=HOST, based_on=1).to_new_event())
 
     with pytest.raises(MalformedMessageError, match="based_on is missing"):
-        registry.decode(replace(bare, body=b'{"hostname":"web1","kind":"host.revoked"}'))
+        registry.decode(bare._replace(body=b'{"hostname":"web1","kind":"host.revoked"}'))
 
 
 @pytest.mark.parametrize("event", [event for event in EXAMPLES if event.GIVES_AUTHORITY], ids=lambda e: e.KIND)
@@ -91,21 +91,21 @@ def test_a_body_that_was_signed_as_one_kind_is_no_other(event: Event) -> None:
 
     for kind in {cls.KIND for cls in registry.CLASSES if cls.GIVES_AUTHORITY} - {event.KIND}:
         with pytest.raises(MalformedMessageError):
-            registry.decode(replace(row, kind=kind))
+            registry.decode(row._replace(kind=kind))
 
 
 def test_a_label_named_kind_does_not_make_a_body_pass_as_another_kind() -> None:
     event = HostLabelsChanged(hostname=HOST, based_on=1, labels={"kind": HostRevoked.KIND})
 
     with pytest.raises(MalformedMessageError, match="signed as"):
-        registry.decode(replace(stored(event.to_new_event()), kind=HostRevoked.KIND))
+        registry.decode(stored(event.to_new_event())._replace(kind=HostRevoked.KIND))
 
 
 def test_a_kind_or_version_of_a_later_release_is_none() -> None:
     row = stored(HostRevoked(hostname=HOST, based_on=1).to_new_event())
 
-    assert registry.decode(replace(row, kind="host.painted", body=b"not even JSON")) is None
-    assert registry.decode(replace(row, schema_v=2)) is None
+    assert registry.decode(row._replace(kind="host.painted", body=b"not even JSON")) is None
+    assert registry.decode(row._replace(schema_v=2)) is None
 
 
 def test_old_versions_go_through_every_step_to_the_newest() -> None:

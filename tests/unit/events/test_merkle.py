@@ -1,6 +1,7 @@
 """The compact range and the proofs against the definition of RFC 6962, and what a leaf covers."""
 
 from hashlib import sha256
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -8,13 +9,16 @@ from hypothesis import strategies as st
 
 from control_plane.events.merkle import (
     CompactRange,
+    EventColumns,
     EventRow,
     Span,
     consistency_spans,
     inclusion_spans,
     joined,
+    leaf_at,
     leaf_data,
     leaf_hash,
+    leaf_rest,
     leaves_in,
     perfect,
     row_of,
@@ -49,6 +53,13 @@ def naive_root(leaves: list[bytes]) -> bytes:
         return leaves[0]
     split = 1 << ((len(leaves) - 1).bit_length() - 1)  # the largest power of two below the number of leaves
     return sha256(b"\x01" + naive_root(leaves[:split]) + naive_root(leaves[split:])).digest()
+
+
+@given(ROWS)
+def test_a_leaf_is_the_same_where_all_but_its_place_was_there_before(row: EventRow) -> None:
+    seq, recorded_us, *columns = row
+
+    assert leaf_at(seq, recorded_us, leaf_rest(cast("EventColumns", tuple(columns)))) == leaf_hash(row)
 
 
 @given(HASHES)

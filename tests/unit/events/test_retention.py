@@ -48,7 +48,7 @@ def rows_of(events: Sequence[StoredEvent]) -> list[dict[str, object]]:
     for event in events:
         heartbeat = registry.decode(event)
         assert heartbeat is not None
-        rows.begin(projection.touched(heartbeat))
+        rows.begin(projection.touched(event, heartbeat))
         projection.apply(rows, event, heartbeat)  # type: ignore[arg-type] # all that a fold uses of Rows
     return sorted(rows.tables.get(projection.host, {}).values(), key=lambda row: str(row["hostname"]))
 
@@ -79,7 +79,7 @@ def test_a_host_keeps_one_heartbeat_for_each_boot_that_is_remembered() -> None:
 @pytest.mark.parametrize("body", [b"{}", b"nonsense"])
 def test_a_heartbeat_that_cannot_be_read_is_not_taken_for_one_that_nothing_depends_on(body: bytes) -> None:
     [event] = a_log([("web1", 1, 1, 0)])
-    broken = StoredEvent(*[body if name == "body" else getattr(event, name) for name in StoredEvent.__slots__])
+    broken = event._replace(body=body)
 
     with pytest.raises(FoldError) as refused:
         Kept([broken])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -420,7 +419,7 @@ def test_heartbeats_read_again_after_a_takeover_change_nothing(spoken: list[tupl
 
 def test_a_row_that_nobody_can_read_stops_nobody_else() -> None:
     watch = Watch().registered()
-    broken = replace(stored(a_beat(clock=watch.clock).to_new_event(), seq=1), body=b'{"hostname":"web1"}')
+    broken = stored(a_beat(clock=watch.clock).to_new_event(), seq=1)._replace(body=b'{"hostname":"web1"}')
     sound = stored(a_beat(clock=watch.clock).to_new_event(), seq=2)
 
     assert states(watch.process._news(watch.fleet, [broken, sound])) == ["online"]

@@ -30,7 +30,6 @@ def a_view(hostname: str, **changes: Any) -> HostView:
         "pos": 1,
         "last_heartbeat_us": START_US,
         "interval_s": 10,
-        "boot_id": "b1",
         "cpu_usage": 0.1,
         "memory_usage": 0.1,
         "groups_bound": ["web"],

@@ -9,6 +9,7 @@ from control_plane.events import hosts
 from control_plane.events.event import Event
 from control_plane.events.presence import REMEMBERED_BOOTS
 from control_plane.projections.hosts import FACTS, HostsProjection, last_of
+from control_plane.projections.usage import BLOCK_US, entries
 from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.strict_json import Json, JsonObject
 from tests.support.clock import START_US
@@ -44,7 +45,8 @@ class FoldedHosts(Folded):
         return self.row(self.hosts.host, WEB)
 
     def usages(self) -> list[tuple[int, float, float]]:
-        return [(row["recorded_us"], row["cpu_usage"], row["memory_usage"]) for row in self.rows(self.hosts.usage)]
+        found = [usage for row in self.rows(self.hosts.usage) for usage in entries(row["data"])]
+        return [(usage.recorded_us, usage.cpu_usage, usage.memory_usage) for usage in found]
 
 
 @pytest.fixture
@@ -179,9 +181,21 @@ def test_a_heartbeat_fills_in_what_the_host_says_of_itself(folded: FoldedHosts) 
     assert (host["boot_id"], host["sequence"], host["timestamp"], host["interval_s"]) == ("b1", 1, AT, 10)
     assert (host["status"], host["cpu_usage"], host["memory_usage"]) == ("online", 0.25, 0.5)
     assert host["groups_bound"] == ["app", "web"]
-    assert host["facts"].keys() == facts.keys() < set(FACTS)
+    assert host["facts"].keys() == {*facts, "boot_id"} < set(FACTS)
     assert list(host["facts"]["load"]) == [0.5, 0.25, 0.125]
     assert folded.usages() == [(START_US + 3_000_000, 0.25, 0.5)]
+
+
+def test_usages_are_kept_in_blocks_of_five_minutes_in_the_order_of_the_log(folded: FoldedHosts) -> None:
+    to_next_s = (BLOCK_US - START_US % BLOCK_US) / 1_000_000
+
+    for sequence, at_s in enumerate((0, 1, to_next_s, to_next_s + 1), start=1):
+        folded.then(a_heartbeat(sequence=sequence), at_s=at_s)
+
+    began_us = START_US - START_US % BLOCK_US
+    rows = folded.rows(folded.hosts.usage)
+    blocks = [(row["since_us"], [usage.seq for usage in entries(row["data"])]) for row in rows]
+    assert blocks == [(began_us, [1, 2]), (began_us + BLOCK_US, [3, 4])]
 
 
 def test_an_agent_that_says_no_groups_is_told_from_one_that_has_bound_none(folded: FoldedHosts) -> None:
@@ -193,7 +207,7 @@ def test_an_agent_that_says_no_groups_is_told_from_one_that_has_bound_none(folde
 
 
 def test_a_heartbeat_changes_the_heartbeat_columns_alone(folded: FoldedHosts) -> None:
-    before = folded.host
+    before = dict(folded.host)
 
     folded.then(a_heartbeat(groups=[]), at_s=1)
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.storage.dialect import Value
-from control_plane.storage.mysql import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, _statements, literals
+from control_plane.storage.mysql import MysqlDialect
+from control_plane.storage.mysql_text import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, literals, statements
 
+DIALECT = MysqlDialect("test", "8.4.0")
 VALUES = (
     st.none()
     | st.booleans()
@@ -30,6 +32,17 @@ def test_a_row_is_made_of_numbers_and_hex_only(row: list[Value]) -> None:
     assert all(SAFE.fullmatch(value) for value in text[1:-1].split(","))
 
 
+@given(st.lists(VALUES, min_size=1, max_size=8), st.lists(VALUES, min_size=1, max_size=4))
+def test_columns_that_were_made_ready_early_are_the_same_text(early: list[Value], late: list[Value]) -> None:
+    assert literals([*DIALECT.ready(early), *late]) == literals([*early, *late])
+
+
+def test_what_will_go_alone_is_left_as_it_is() -> None:
+    large = (1, b"x" * STATEMENT_CHARS)
+
+    assert DIALECT.ready(large) == large
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, object()])
 def test_what_is_no_plain_value_never_becomes_text(value: Value) -> None:
     with pytest.raises((ValueError, KeyError)):
@@ -40,9 +53,9 @@ def test_a_statement_stays_below_a_packet_and_a_huge_row_goes_alone() -> None:
     huge = (1, b"x" * (ALONE_CHARS // 2))
     rows = [(n, b"x" * 100_000) for n in range(12)] + [huge] + [(n, b"") for n in range(STATEMENT_ROWS + 1)]
 
-    statements = list(_statements(rows))
+    given = list(statements(rows))
 
-    texts = [statement for statement in statements if isinstance(statement, str)]
-    assert [statement for statement in statements if not isinstance(statement, str)] == [huge]
+    texts = [statement for statement in given if isinstance(statement, str)]
+    assert [statement for statement in given if not isinstance(statement, str)] == [huge]
     assert all(len(text) <= STATEMENT_CHARS for text in texts)
     assert sum(text.count("(") for text in texts) == len(rows) - 1

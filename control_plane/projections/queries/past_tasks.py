@@ -1,0 +1,148 @@
+"""Tasks as they were. A row that no later event has changed is exact as it stands; only the others are folded again.
+
+Those are the tasks that were under way at the moment: all that was finished by then is read as it is now.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from control_plane.events.log import EventLog
+from control_plane.projections.moments import Moment
+from control_plane.projections.queries.pages import Page, counts_of, page_of, parse_cursor
+from control_plane.projections.queries.refolding import Refolding
+from control_plane.projections.queries.tasks import (
+    SAME_OUTPUT,
+    ExecutionView,
+    OutputGroup,
+    TaskFilter,
+    TaskView,
+    by_output,
+    execution_view,
+    listing,
+    listing_of,
+    task_view,
+    unchanging,
+)
+from control_plane.projections.tasks import TasksProjection
+from control_plane.storage.engine import Database
+
+
+class PastTasks:
+    """See `TaskReader`; as of a moment that the read table has come to.
+
+    Args:
+        turns: whose turn it is to have a snapshot, which is a connection of its own.
+    """
+
+    def __init__(self, database: Database, log: EventLog, moment: Moment, turns: asyncio.Semaphore) -> None:
+        self._database = database
+        self._log = log
+        self._turns = turns
+        self._moment = moment
+        self._upto = moment.positions.event
+        self._projection = TasksProjection()
+        self._task = self._projection.task
+        self._execution = self._projection.execution
+
+    async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
+        """See `TaskReader`."""
+        t = self._task
+        before = None if cursor is None else parse_cursor(cursor, int)
+        shown, counting = listing(self._projection, wanted, t.c.pos <= self._upto, cursor=cursor, limit=limit)
+        changed = select(t.c.task_id).where(t.c.pos > self._upto, t.c.seq <= self._upto)
+        async with self._snapshot() as connection:
+            counts = await counts_of(connection, counting)
+            found = list((await connection.execute(shown)).mappings())
+            statement = select(t).where(t.c.task_id.in_(changed), *unchanging(self._projection, wanted))
+            under_way = (await connection.execute(statement)).mappings().all()
+            for then in (await self._refolding(connection).then(under_way)).tasks.values():
+                if wanted.outcome in (None, then["outcome"]):
+                    counts[then["state"]] = counts.get(then["state"], 0) + 1
+                    if then["state"] in (wanted.state or counts) and (before is None or then["seq"] < before):
+                        found.append(then)
+        found.sort(key=lambda task: task["seq"], reverse=True)
+        views = [task_view(row) for row in found[: limit + 1]]
+        as_of = self._moment.positions
+        return page_of(views, counts, wanted.state, key=lambda task: task.seq, limit=limit, as_of=as_of)
+
+    async def one(self, task_id: str) -> TaskView | None:
+        async with self._snapshot() as connection:
+            task = await self._accepted(connection, task_id)
+            if task is None:
+                return None
+            if task["pos"] > self._upto:
+                task = (await self._refolding(connection).then([task])).tasks[task_id]
+            return task_view(task)
+
+    async def retries(self, task_id: str) -> list[str]:
+        """See `TaskReader`."""
+        t = self._task
+        statement = select(t.c.task_id).where(t.c.retry_of == task_id, t.c.seq <= self._upto).order_by(t.c.seq)
+        async with self._database.read() as connection:
+            return list(await connection.scalars(statement))
+
+    async def executions(
+        self, task_id: str, *, states: Collection[str], cursor: str | None, limit: int
+    ) -> Page[ExecutionView]:
+        """See `TaskReader`."""
+        e = self._execution
+        after = "" if cursor is None else parse_cursor(cursor, str)
+        unchanged = (e.c.task_id == task_id, e.c.pos <= self._upto)
+        shown, counting = listing_of(e, *unchanged, states=states, cursor=cursor, limit=limit)
+        async with self._snapshot() as connection:
+            task = await self._accepted(connection, task_id)
+            folded = (await self._refolding(connection).then([task] if task else [])).executions
+            counts = await counts_of(connection, counting)
+            found = list((await connection.execute(shown)).mappings())
+        for row in folded.values():
+            counts[row["state"]] = counts.get(row["state"], 0) + 1
+        found += [row for row in folded.values() if row["state"] in (states or counts) and row["hostname"] > after]
+        found.sort(key=lambda row: row["hostname"].encode())
+        views = [execution_view(row) for row in found[: limit + 1]]
+        as_of = self._moment.positions
+        return page_of(views, counts, states, key=lambda execution: execution.hostname, limit=limit, as_of=as_of)
+
+    async def execution(self, task_id: str, hostname: str) -> ExecutionView | None:
+        e = self._execution
+        statement = select(e).where(e.c.task_id == task_id, e.c.hostname == hostname)
+        async with self._snapshot() as connection:
+            task = await self._accepted(connection, task_id)
+            row = (await connection.execute(statement)).mappings().one_or_none()
+            if task is None or row is None:
+                return None
+            if row["pos"] <= self._upto:
+                return execution_view(row)
+            return execution_view((await self._refolding(connection).then([task])).executions[task_id, hostname])
+
+    async def outputs(self, task_id: str) -> list[OutputGroup]:
+        """See `TaskReader`."""
+        e = self._execution
+        columns = (e.c.hostname, *(e.c[name] for name in (*SAME_OUTPUT, "result_seq")))
+        unchanged = select(*columns).where(e.c.task_id == task_id, e.c.pos <= self._upto)
+        async with self._snapshot() as connection:
+            task = await self._accepted(connection, task_id)
+            if task is None:
+                return []
+            folded = (await self._refolding(connection).then([task])).executions
+            found = (await connection.execute(unchanged)).mappings().all()
+        return by_output([*found, *folded.values()])
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Rows change meanwhile: what is exact, and what is not, has to be seen as of one time."""
+        async with self._turns, self._database.snapshot() as connection:
+            yield connection
+
+    async def _accepted(self, connection: AsyncConnection, task_id: str) -> Mapping[Any, Any] | None:
+        """The row of a task that had been accepted by then, as it is now."""
+        t = self._task
+        statement = select(t).where(t.c.task_id == task_id, t.c.seq <= self._upto)
+        return (await connection.execute(statement)).mappings().one_or_none()
+
+    def _refolding(self, connection: AsyncConnection) -> Refolding:
+        return Refolding(connection, self._log, self._projection, self._upto)
