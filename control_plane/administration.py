@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from control_plane.bootstrap import Core, open_core
+from control_plane.bootstrap import LOGS, Core, open_core
 from control_plane.commands.access import CONSOLE, User
 from control_plane.commands.signatures import Signatures
-from control_plane.errors import ConfigurationError
-from control_plane.events.access import KeyAdded
-from control_plane.events.checkpoints import CheckpointFile, Signed
+from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.events.access import KeyAdded, LogLossAccepted
+from control_plane.events.checkpoints import CheckpointFile, Signed, lost
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.log import EventLog
 from control_plane.events.pages import Page, next_seq, read_gapless
@@ -112,8 +112,8 @@ async def reading(settings: Settings) -> AsyncIterator[tuple[Database, EventLog]
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator["Office"]:
-    async with open_core(settings) as core:
+async def opened(settings: Settings, *, opens_closed: bool = False) -> AsyncIterator["Office"]:
+    async with open_core(settings, opens_closed=opens_closed) as core:
         yield Office(core)
 
 
@@ -195,6 +195,39 @@ class Office:
         if signatures:
             await self._verify_signatures(report, progress)
         return report
+
+    async def accept_loss(self, reason: str) -> list[LogLossAccepted]:
+        """Record that each log which has lost its end stands as it is, and open it again; what was recorded.
+
+        May be repeated. What was signed beyond the end is set aside, so that the next checkpoint goes on from there.
+
+        Raises:
+            RefusedError: `nothing_lost`.
+        """
+        accepted = [event for name in LOGS if (event := await self._accept_loss(name, reason)) is not None]
+        if not accepted:
+            raise RefusedError("nothing_lost", "the logs are open: nothing of them is known to be lost")
+        return accepted
+
+    async def _accept_loss(self, name: LogName, reason: str) -> LogLossAccepted | None:
+        log, file = self.core.log, CheckpointFile(self.core.settings.state_dir, name)
+        kept = await lost(log, self.core.checkpoints, file, name)
+        if await log.closed(name) is None:
+            return None
+        head = await log.head(name)
+        event = LogLossAccepted(
+            log=name,
+            size=head.seq,
+            root=head.tree.root().hex(),
+            lost_size=None if kept is None else kept.size,
+            lost_root=None if kept is None else kept.root.hex(),
+            reason=reason,
+        )
+        await self.core.handling.record(event, actor=CONSOLE.username)
+        if kept is not None:
+            file.set_aside(kept.size)
+        await log.reopen(name)
+        return event
 
     async def newest_checkpoint(self, log: LogName) -> Signed | None:
         """The one outside the database, or a later one of another replica."""

@@ -21,9 +21,9 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
-from control_plane.errors import ConfigurationError
+from control_plane.errors import ConfigurationError, LogClosedError
 from control_plane.events.access import KeyAdded
-from control_plane.events.checkpoints import CheckpointFile, Checkpoints
+from control_plane.events.checkpoints import CheckpointFile, Checkpoints, lost
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.events.segments import Rooms
@@ -61,6 +61,7 @@ from control_plane_wire.lifecycle import Service, run_until_stopped
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
+LOGS: Final[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
 ROLES: Final = ("api", "ingest", "projectors", "processes")
 YOUNG_OBJECTS: Final = 10_000  # when the collector looks through them; a batch of an append makes half as many
 
@@ -87,9 +88,16 @@ class Core:
 
 @asynccontextmanager
 async def open_core(
-    settings: Settings, *, login_token: str | None = None, login_user: str | None = None
+    settings: Settings,
+    *,
+    login_token: str | None = None,
+    login_user: str | None = None,
+    opens_closed: bool = False,
 ) -> AsyncIterator[Core]:
     """Open the database and the log, and bring the authority up to date.
+
+    Args:
+        opens_closed: as for `EventLog.open`.
 
     Raises:
         ConfigurationError: a setting is missing or wrong, or the schema is not up to date.
@@ -104,7 +112,7 @@ async def open_core(
     async with open_database(url, pool_size=settings.database_pool_size) as database:
         if not await migrate.is_current(database):
             raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
-        async with EventLog.open(database, clock=clock, failpoints=failpoints) as log:
+        async with EventLog.open(database, clock=clock, failpoints=failpoints, opens_closed=opens_closed) as log:
             authority = Authority(log, keyring, clock)
             await authority.refresh()
             handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock, failpoints=failpoints)
@@ -184,7 +192,10 @@ def services_of(
 
     rooms = Rooms(core.database)
     signing = _signing(core, leases, count)
-    probes = [*_probes(roles, publisher, results, signing), Probe("room in the logs", rooms.check, warns=True)]
+    probes = [
+        *_probes(core, roles, publisher, results, signing),
+        Probe("room in the logs", rooms.check, warns=True),
+    ]
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
@@ -313,12 +324,14 @@ def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:
             tell=to_syslog(syslog, "control-plane-checkpoint") if syslog else None,
             failpoints=core.failpoints,
         )
-        for name in (EVENT, HEARTBEAT_EVENT)
+        for name in LOGS
     ]
     return CheckpointProcess(leases, signers)
 
 
-def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signing: CheckpointProcess) -> list[Probe]:
+def _probes(
+    core: Core, roles: Collection[str], publisher: Publisher, results: Ingest, signing: CheckpointProcess
+) -> list[Probe]:
     """What `/readyz` looks at, beside the database."""
 
     async def broker() -> str | None:
@@ -331,7 +344,13 @@ def _probes(roles: Collection[str], publisher: Publisher, results: Ingest, signi
     async def checkpoints() -> str | None:
         return signing.alarm
 
-    probes = [Probe("broker", broker)] if {"processes", "ingest"} & set(roles) else []
+    async def logs() -> str | None:
+        closed = [str(LogClosedError(name, why)) for name in LOGS if (why := await core.log.closed(name)) is not None]
+        return "; ".join(closed) or None
+
+    probes = [Probe("logs", logs)]
+    if {"processes", "ingest"} & set(roles):
+        probes.append(Probe("broker", broker))
     return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes
 
 
@@ -348,7 +367,12 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
 
 
 async def prepare(core: Core) -> None:
-    """Make the read tables that are missing, so that whoever reads them first finds them, if empty."""
+    """Close a log that has lost its end, before anything is appended; and make the read tables that are missing.
+
+    So whoever reads them first finds them, if empty.
+    """
+    for name in LOGS:
+        await lost(core.log, core.checkpoints, CheckpointFile(core.settings.state_dir, name), name)
     for projection in PROJECTIONS:
         await create_tables(core.database, projection())
 

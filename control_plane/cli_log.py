@@ -26,7 +26,7 @@ Progress: TypeAlias = Callable[[str, int, int, float], None]
 
 def add_commands(commands: Commands, add: Add, progress: Progress) -> None:
     """Add both to the program's; `progress` shows what is done, of how much, in so many seconds."""
-    log = commands.add_parser("log", help="the event logs: maintain, archive-check").add_subparsers(
+    log = commands.add_parser("log", help="the event logs: maintain, archive-check, accept-loss").add_subparsers(
         required=True, metavar="ACTION"
     )
     maintain = add(log, "maintain", _log_maintain, "plan segments ahead, archive and drop old heartbeats; for a timer")
@@ -34,6 +34,9 @@ def add_commands(commands: Commands, add: Add, progress: Progress) -> None:
     archive = add(log, "archive-check", _log_archive_check, "check the archive of a segment, without the database")
     archive.add_argument("file", type=Path, metavar="FILE")
     archive.add_argument("--root", metavar="HEX", help="the Merkle root that it has to have")
+
+    accept = add(log, "accept-loss", _log_accept_loss, "say that what is left of logs that have lost their end stands")
+    accept.add_argument("--reason", required=True, metavar="TEXT", help="why; it is recorded")
 
     events = commands.add_parser("events", help="what happened: tail, show, export").add_subparsers(
         required=True, metavar="ACTION"
@@ -109,6 +112,17 @@ async def _log_archive_check(arguments: argparse.Namespace) -> int:
         print(f"control-plane: the root is not {arguments.root}", file=sys.stderr)
         return FAILED
     return 0
+
+
+async def _log_accept_loss(arguments: argparse.Namespace) -> None:
+    from control_plane.administration import opened
+
+    async with opened(_settings(), opens_closed=True) as office:
+        accepted = await office.accept_loss(arguments.reason)
+    for event in accepted:
+        lost = "some events" if event.lost_size is None else f"{event.lost_size - event.size} events"
+        print(f"{event.log}: {lost} after {event.size} are given up, and it takes events again")
+    print("start the servers anew: one that runs on remembers what is lost")
 
 
 async def _events_tail(arguments: argparse.Namespace) -> None:

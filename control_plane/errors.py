@@ -8,7 +8,8 @@
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
-    │  └─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
+    │  ├─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
+    │  └─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
@@ -70,6 +71,15 @@ class StorageUnavailableError(ControlPlaneError):
 
 class DuplicateKeyError(StorageUnavailableError):
     """A row with that primary key is there already, perhaps since a moment; the transaction wrote nothing."""
+
+
+class LogClosedError(StorageUnavailableError):
+    """The log has lost its end; nothing is appended until somebody restores it, or says that it stands as it is."""
+
+    def __init__(self, log: str, why: str) -> None:
+        super().__init__(f"{log} {why}: restore it, or stop the servers and run control-plane log accept-loss")
+        self.log = log
+        self.why = why
 
 
 class LeaseLostError(ControlPlaneError):

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from control_plane.commands.previews import TargetChangedError
 from control_plane.errors import (
     ControlPlaneError,
+    LogClosedError,
     NotAllowedError,
     NotFoundError,
     NotSignedInError,
@@ -145,6 +146,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     _logger.warning("storage unavailable", extra={"reason": str(error)})
+    if isinstance(error, LogClosedError):
+        return problem(request, 503, "log_closed", str(error))
     detail = "the database does not answer; the same request again is safe"
     return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
 

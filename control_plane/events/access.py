@@ -239,6 +239,33 @@ class KeyAdded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogLossAccepted(Event):
+    """An administrator has said that a log which has lost its end stands as it is; signed, since proofs begin anew.
+
+    Attributes:
+        log: which of the two logs.
+        size: how many events are left.
+        root: hex Merkle root over them.
+        lost_size: how many there were in the newest checkpoint outside the database, null where that does not say.
+        lost_root: hex Merkle root over those, or null.
+        reason: why, for people.
+    """
+
+    KIND: ClassVar[str] = "log.loss_accepted"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    log: str
+    size: int
+    root: str
+    lost_size: int | None
+    lost_root: str | None
+    reason: str
+
+    def key(self) -> Key:
+        return Key(self.log, self.KIND, "", self.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRejected(Event):
     """A message whose signature was wrong: a security event. Recorded once for each text of a message.
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.errors import DuplicateKeyError, StorageUnavailableError, UnstorableError
+from control_plane.errors import DuplicateKeyError, LogClosedError, StorageUnavailableError, UnstorableError
 from control_plane.events.batch import MOST_BYTES, MOST_EVENTS, Entry, Plan, encode, plan
 from control_plane.events.envelope import LogName, NewEvent, Outcome, Recorded, StoredEvent
-from control_plane.events.head import lock_head, move_head
+from control_plane.events.head import close, cut_off, lock_head, move_head
 from control_plane.storage.dialect import KeyBytes
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import EVENT_TABLES, KEY_TABLES
@@ -50,7 +50,13 @@ class _Call:
 
 
 class Appender:
-    """The one writer of a log in this process; any number of processes may have one."""
+    """The one writer of a log in this process; any number of processes may have one.
+
+    Args:
+        known: the highest seq that this process has seen committed.
+        committed: is told of what is.
+        opens_closed: append all the same where the log is closed.
+    """
 
     def __init__(
         self,
@@ -59,13 +65,17 @@ class Appender:
         *,
         clock: Clock,
         failpoints: Failpoints,
+        known: Callable[[], int],
         committed: Callable[[int, Sequence[StoredEvent], Mapping[KeyBytes, int]], None],
+        opens_closed: bool = False,
     ) -> None:
         self._log: LogName = log
         self._database = database
         self._clock = clock
         self._failpoints = failpoints
+        self._known_seq = known
         self._committed = committed
+        self._opens_closed = opens_closed
         self._calls: deque[_Call] = deque()
         self._waiting_events = self._waiting_bytes = 0  # with those of the batch, until it is on its way
         self._taken_events = self._taken_bytes = 0  # of these, the batch's
@@ -172,6 +182,9 @@ class Appender:
                     return await self._attempt(entries, claimed, looks_first=self._looks_first or attempt > 1)
             except DuplicateKeyError:
                 self._looks_first = True
+            except LogClosedError as error:
+                await close(self._database, self._log, error.why)
+                raise
             except (StorageUnavailableError, TimeoutError) as error:
                 await self._drop_connection()
                 if attempt == ATTEMPTS:
@@ -188,7 +201,9 @@ class Appender:
             self._connection = await self._database.connect()
         async with self._database.write(self._connection) as connection:
             # The head's lock is the first thing taken: it makes the order of seq the order of commits.
-            head = await lock_head(self._database.dialect, connection, self._log)
+            head, closed = await lock_head(self._database.dialect, connection, self._log)
+            if not self._opens_closed:
+                self._check_open(closed, head.seq)
             known = await self._known(connection, entries) if looks_first else {}
             self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
@@ -204,6 +219,12 @@ class Appender:
         written = {key: outcome.seq for key, outcome in planned.recorded.items()}
         self._committed(planned.head.seq, planned.events, written)
         return planned.outcomes
+
+    def _check_open(self, closed: str | None, seq: int) -> None:
+        if closed is not None:
+            raise LogClosedError(self._log, closed)
+        if seq < (known := self._known_seq()):
+            raise LogClosedError(self._log, cut_off(seq, known))
 
     async def _known(self, connection: AsyncConnection, entries: Sequence[Entry]) -> dict[KeyBytes, tuple[bytes, int]]:
         """Digest and seq of those keys of the entries that are in the log."""

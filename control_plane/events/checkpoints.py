@@ -4,6 +4,7 @@ The file is what protects: a checkpoint commits to every event before it, so who
 it fit. It has the note as it was signed, and nothing else.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sqlalchemy import func, insert, select
 
 from control_plane.errors import LogDamagedError, NotFoundError, RefusedError
 from control_plane.events.envelope import EVENT, LogName
+from control_plane.events.log import EventLog
 from control_plane.events.merkle import consistency_spans, inclusion_spans, leaf_data
 from control_plane.events.pages import read_dropped, read_row
 from control_plane.events.proofs import Proof
@@ -205,6 +207,23 @@ class Checkpoints:
         return signed if signed.size == size else size
 
 
+async def lost(log: EventLog, checkpoints: Checkpoints, file: "CheckpointFile", name: LogName) -> Signed | None:
+    """The checkpoint in a file, where the log ends before it: then it is closed. One of no use is left to the signer.
+
+    Raises:
+        StorageUnavailableError: try again.
+    """
+    try:
+        note = await asyncio.to_thread(file.read)
+        kept = None if note is None else checkpoints.opened(name, note)
+    except (OSError, WireError):
+        return None
+    if kept is None or kept.size <= (await log.head(name)).seq:
+        return None
+    await log.close(name, kept.size)
+    return kept
+
+
 class CheckpointFile:
     """The newest checkpoint of a log, outside the database."""
 
@@ -217,6 +236,10 @@ class CheckpointFile:
             return self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
+
+    def set_aside(self, size: int) -> None:
+        """Keep it under another name, as what was signed once and is lost. Raises OSError."""
+        self.path.rename(self.path.with_name(f"{self.path.name}.lost-{size}"))
 
     def write(self, note: str) -> None:
         """Put it in the place of the one before: whole and durable, or not at all. Raises OSError."""

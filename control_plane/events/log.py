@@ -13,7 +13,7 @@ from control_plane.errors import LogDamagedError
 from control_plane.events.appender import Appender
 from control_plane.events.batch import MOST_EVENTS, key_bytes
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Head, Key, LogName, NewEvent, Outcome, StoredEvent
-from control_plane.events.head import read_head, share_head
+from control_plane.events.head import close, cut_off, read_closed, read_head, reopen, share_head
 from control_plane.events.pages import (
     Dropped,
     Page,
@@ -48,6 +48,9 @@ class _News:
         self.changed = asyncio.Event()
         self.tail = Tail()
 
+    def known(self) -> int:
+        return self.seq
+
     def committed(self, seq: int, events: Sequence[StoredEvent], keys: Mapping[KeyBytes, int]) -> None:
         self.tail.extend(events, keys)
         self.looked(seq)
@@ -67,22 +70,39 @@ class _News:
 class EventLog:
     """Both logs of one database; `async with EventLog.open(database) as log`."""
 
-    def __init__(self, database: Database, *, clock: Clock, failpoints: Failpoints) -> None:
+    def __init__(self, database: Database, *, clock: Clock, failpoints: Failpoints, opens_closed: bool = False) -> None:
         self._database = database
         self._news: dict[LogName, _News] = {name: _News() for name in (EVENT, HEARTBEAT_EVENT)}
         # One each, so that heartbeats do not delay commands.
         self._appenders: dict[LogName, Appender] = {
-            name: Appender(name, database, clock=clock, failpoints=failpoints, committed=news.committed)
+            name: Appender(
+                name,
+                database,
+                clock=clock,
+                failpoints=failpoints,
+                known=news.known,
+                committed=news.committed,
+                opens_closed=opens_closed,
+            )
             for name, news in self._news.items()
         }
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database: Database, *, clock: Clock | None = None, failpoints: Failpoints = NO_FAILPOINTS
+        cls,
+        database: Database,
+        *,
+        clock: Clock | None = None,
+        failpoints: Failpoints = NO_FAILPOINTS,
+        opens_closed: bool = False,
     ) -> AsyncIterator[Self]:
-        """A log that takes events until the block ends, and leaves it when all that it took is dealt with."""
-        log = cls(database, clock=clock or SystemClock(), failpoints=failpoints)
+        """A log that takes events until the block ends, and leaves it when all that it took is dealt with.
+
+        Args:
+            opens_closed: it also takes them where it is closed, for who opens it again.
+        """
+        log = cls(database, clock=clock or SystemClock(), failpoints=failpoints, opens_closed=opens_closed)
         failure: BaseException | None = None  # of the block; raised outside the group, which would wrap it
         async with asyncio.TaskGroup() as tasks:
             running = [
@@ -113,6 +133,7 @@ class EventLog:
                 make it exact.
             UnstorableError: the database refuses the event at its `index`; the others are recorded. Call again
                 without that one.
+            LogClosedError: the log has lost its end, and somebody has to decide.
 
         Cancellation: the caller stops waiting; the batch is committed or rolled back all the same.
         Source: docs/decisions/0003-append-order.md
@@ -218,6 +239,19 @@ class EventLog:
         """Where the log ends now: all up to there is committed, and visible to every later read."""
         async with self._database.read() as connection:
             return await read_head(connection, log)
+
+    async def close(self, log: LogName, known: int) -> None:
+        """Let nobody append to a log that ends before `known` events, until somebody has decided what stands."""
+        await close(self._database, log, cut_off((await self.head(log)).seq, known))
+
+    async def reopen(self, log: LogName) -> None:
+        """Take events again: what is there now stands."""
+        await reopen(self._database, log)
+
+    async def closed(self, log: LogName) -> str | None:
+        """Why nothing is appended; None where it is."""
+        async with self._database.read() as connection:
+            return await read_closed(connection, log)
 
     async def position_at(self, log: LogName, time_us: int) -> int:
         """The seq of the last event recorded at that time (UTC microseconds) or before; 0 where there is none."""

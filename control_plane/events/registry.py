@@ -52,6 +52,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.AccessDenied,
     access.LoginFailed,
     access.KeyAdded,
+    access.LogLossAccepted,
     access.MessageRejected,
 )
 BY_KIND: Final[Mapping[tuple[str, int], type[Event]]] = {(cls.KIND, cls.VERSION): cls for cls in CLASSES}

@@ -2,7 +2,7 @@
 
 The last one is in a file that nobody reaches through the database. Whatever does not fit it (a tree that is not the
 head's, a log that ends below it, another replica's checkpoint that has not grown from it) is never signed: an alarm,
-until somebody has mended the log.
+until somebody has mended the log. One that ends below it is closed, too: nothing is appended.
 
     events ─▶ our tree = the head's tree? ─▶ sign ─▶ file (fsync) ─▶ database, with the tiles ─▶ syslog
 """
@@ -111,6 +111,7 @@ class Signer:
             self._signed_s = self._clock.monotonic_s() - EVERY_S
         head = await self._log.head(self.name)
         if head.seq < max(self._size, self._growing.size):
+            await self._log.close(self.name, max(self._size, self._growing.size))
             raise LogDamagedError(self.name, head.seq, f"is the last event, and there were {self._growing.size}")
         waited_s = self._clock.monotonic_s() - self._signed_s
         if head.seq - self._size < (1 if waited_s >= EVERY_S else EVERY_EVENTS):
@@ -131,6 +132,7 @@ class Signer:
         self._size = last.size if last is not None else 0
         head = await self._log.head(self.name)
         if head.seq < self._size:
+            await self._log.close(self.name, self._size)
             raise LogDamagedError(self.name, head.seq, f"is the last event, and a tree of {self._size} was signed")
         self._stored_tiles = await self._tree.tiles()
         start = min(self._stored_tiles, self._size // TILE) * TILE
@@ -151,7 +153,8 @@ class Signer:
         kept = await self._kept()
         stored = await self._checkpoints.newest(self.name)
         if stored is None or (kept is not None and stored.size < kept.size):
-            if kept is not None:  # it was signed, and then something came between
+            # It was signed, and then something came between. One that the log does not reach is not put beside it.
+            if kept is not None and kept.size <= (await self._log.head(self.name)).seq:
                 await self._checkpoints.put(self.name, kept, [])
             return kept
         if kept is not None:

@@ -134,6 +134,7 @@ log_head = Table(
     Column("seq", Int64, nullable=False, comment="the last event's seq; this row's lock serialises all appends"),
     Column("recorded_us", Int64, nullable=False, comment="the last event's time, UTC microseconds"),
     Column("tree", Bytes(2048), nullable=False, comment="Merkle tree: a hash for each set bit of seq"),
+    Column("closed", Identifier(255), comment="why nothing may be appended, where its end is lost"),
     **EXACT,
 )
 

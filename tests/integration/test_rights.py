@@ -106,7 +106,7 @@ MORE_CHANGES = [
     "DELETE FROM checkpoint",
     "UPDATE checkpoint SET note = ''",
     "DELETE FROM log_head",
-    "INSERT INTO log_head VALUES ('x', 1, 1, '')",
+    "INSERT INTO log_head VALUES ('x', 1, 1, '', NULL)",
     "DELETE FROM lease",
     "CREATE TABLE other (x INT)",
     "UPDATE alembic_version SET version_num = 'x'",

@@ -139,6 +139,9 @@ EXAMPLES: tuple[Event, ...] = (
     access.AccessDenied(denial_id="d1", actor="ada", action="tasks.run", resource="targets", address="127.0.0.1"),
     access.LoginFailed(attempt_id="a1", username="ada", address="127.0.0.1"),
     access.KeyAdded(key_id="34750f98bd59fcfc", public_key=PUBLIC_KEY),
+    access.LogLossAccepted(
+        log="heartbeat_event", size=40, root=SHA, lost_size=42, lost_root=SHA, reason="nodes lost their disks"
+    ),
     access.MessageRejected(
         message_sha256=SHA, queue="cmd.result", routing_key=f"result.node.{HOST}", reason="wrong signature of db1"
     ),
