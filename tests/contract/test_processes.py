@@ -413,12 +413,21 @@ class ProcessContract:
         plane.tap.answers.append(TransportUnavailableError("no session"))
         async with plane.agent("web1") as web1, plane.dispatching():
             await plane.run("t1", "web1")
-            await until(self.has_published(plane, 1))
+            await self.failed(plane, 1)
             plane.clock.advance(1)
             await web1.received()
             await plane.recorded(SENT)
 
         assert await plane.events(UNCONFIRMED, RETURNED) == []
+
+    @staticmethod
+    async def failed(plane: Plane, attempts: int) -> None:
+        """Wait until so many publishes have failed and the next one is planned: only then may the clock go on."""
+
+        async def have() -> bool:
+            return plane.passed.times["dispatch.after_publish"] >= attempts
+
+        await until(have)
 
     @staticmethod
     def has_published(plane: Plane, number: int) -> Any:
@@ -854,7 +863,7 @@ class ProcessContract:
         plane.tap.answers.append(error)
         async with plane.agent("web1") as web1, plane.dispatching():
             await plane.hosts.set_groups(ADMIN, "web1", [])
-            await until(self.has_published(plane, 1))
+            await self.failed(plane, 1)
             plane.clock.advance(1)
             await web1.received()
 
@@ -984,7 +993,7 @@ class ProcessContract:
         async with plane.dispatching():
             seq = await plane.run("t1", "web1", timeout=30, expires_in=600)
             for attempts in range(1, 10):  # the last pause but one would be longer than what is left
-                await until(self.has_published(plane, attempts))
+                await self.failed(plane, attempts)
                 plane.clock.advance(2 ** (attempts - 1))
             plane.clock.advance(600 - 511)
             assert await plane.recorded(RETURNED) == [returned("t1", "web1", seq)]

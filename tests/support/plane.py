@@ -34,6 +34,7 @@ from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
+from control_plane_wire.failpoints import Failpoints
 from control_plane_wire.lifecycle import Service
 from control_plane_wire.messages import MAX_COMMAND_BYTES, decode, seal
 from control_plane_wire.signing import COMMAND, CONTROL_PLANE, RESULT, SigningKey
@@ -162,10 +163,21 @@ class _Listener:
         await self.leases.hold(HEARING, stop)
 
 
+class Passed(Failpoints):
+    """Counts how often each failpoint was passed: what comes before it has happened by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: Counter[str] = Counter()
+
+    def hit(self, name: str) -> None:
+        self.times[name] += 1
+
+
 class Plane:
     """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ.
 
-    `note` is the newest checkpoint, where a test says that there is one.
+    `note` is the newest checkpoint, where a test says that there is one. `passed` are dispatch's failpoints.
     """
 
     def __init__(
@@ -176,6 +188,7 @@ class Plane:
         self.transport = transport
         self.clock = clock
         self.counts: Counter[str] = Counter()
+        self.passed = Passed()
         self.note: str | None = None
         self.keyring = Keyring(CONTROL_PLANE_KEY)
         self.authority = Authority(log, self.keyring, clock)
@@ -218,6 +231,7 @@ class Plane:
             self.clock,
             count=self.count,
             rounds=Rounds(self.newest_note),
+            failpoints=self.passed,
         )
 
     def deadlines(self) -> Deadlines:
