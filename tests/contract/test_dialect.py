@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Index, MetaData, delete, func, make_url, select, text
+from sqlalchemy import Column, Index, MetaData, delete, func, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,7 @@ from control_plane.storage.tables import (
     follower,
     heartbeat_event,
     heartbeat_key,
+    lease,
     log_segment,
     read_table,
 )
@@ -443,6 +444,16 @@ class DialectContract:
         await one.acquire("dispatch")
         await expire(database)
 
+        assert await two.acquire("dispatch") == Lease("dispatch", 2)
+
+    async def test_a_lease_of_before_the_clock_was_set_back_is_nobodys(self, database: Database) -> None:
+        """A dead process would hold it for as long as the clock takes to be there again."""
+        one, two = Leases(database, owner="one"), Leases(database, owner="two")
+        await one.acquire("dispatch")
+        async with database.write() as connection:
+            await connection.execute(update(lease).values(until_us=lease.c.until_us + 3_600_000_000))
+
+        assert await two.held("dispatch") is None
         assert await two.acquire("dispatch") == Lease("dispatch", 2)
 
     async def test_the_leases_of_a_dead_process_are_free_at_once(self, database: Database) -> None:
