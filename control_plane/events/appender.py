@@ -77,7 +77,7 @@ class Appender:
 
     async def append(self, events: Sequence[NewEvent]) -> list[Outcome]:
         """Hand the events to the next batch and wait for it; with too much waiting already, wait for room first."""
-        while self._waiting_events >= WAITING_EVENTS or self._waiting_bytes >= WAITING_BYTES:
+        while not self._is_closed and (self._waiting_events >= WAITING_EVENTS or self._waiting_bytes >= WAITING_BYTES):
             self._has_room.clear()
             await self._has_room.wait()
         if self._is_closed:
@@ -96,6 +96,7 @@ class Appender:
         """Take nothing more; `run` returns when all that was taken is dealt with."""
         self._is_closed = True
         self._arrived.set()
+        self._has_room.set()  # and tell so to those who wait for it
 
     async def run(self) -> None:
         try:
@@ -103,6 +104,7 @@ class Appender:
                 await self._deal_with(calls)
                 self._make_room()
         finally:
+            self.close()
             for call in self._calls:  # only when cancelled: nobody shall wait for ever
                 call.fail(StorageUnavailableError("the log was stopped"))
             if self._connection is not None:

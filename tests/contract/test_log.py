@@ -315,7 +315,10 @@ class EventLogContract:
         with pytest.raises(StorageUnavailableError):
             await log.append([an_event("late")])
 
-    async def test_callers_of_a_log_that_is_cancelled_do_not_wait_for_ever(self, database: Database) -> None:
+    async def test_callers_of_a_log_that_is_cancelled_do_not_wait_for_ever(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.events.appender.WAITING_EVENTS", 2)
         opened: asyncio.Future[EventLog] = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
@@ -326,11 +329,13 @@ class EventLogContract:
         async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks, database.write() as connection:
             await connection.execute(select(log_head).where(log_head.c.log == EVENT).with_for_update())
             holder = tasks.create_task(hold())
-            call = tasks.create_task(refused((await opened).append([an_event()])))
+            log = await opened
+            calls = [tasks.create_task(refused(log.append([an_event(f"t{n}")]))) for n in range(4)]  # two wait for room
+            await until(lambda: log._appenders[EVENT]._waiting_events == 2)
             while not holder.done():  # the first asks it to finish what it holds, the second to leave it
                 await asyncio.sleep(0.01)
                 holder.cancel()
-            assert isinstance(await call, StorageUnavailableError)
+            assert [type(await call) for call in calls] == [StorageUnavailableError] * 4
 
     async def test_an_error_of_the_block_comes_out_of_the_log_as_it_is(self, database: Database) -> None:
         with pytest.raises(ZeroDivisionError):
