@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import DuplicateKeyError, StorageUnavailableError, UnstorableError
@@ -192,6 +193,7 @@ class Appender:
             # The head's lock is the first thing taken: it makes the order of seq the order of commits.
             head = await lock_head(self._database.dialect, connection, self._log)
             known = await self._known(connection, entries) if looks_first else {}
+            await self._keep_ours(connection, claimed)
             self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
             if planned.rows:
@@ -212,6 +214,16 @@ class Appender:
         keys = list(dict.fromkeys(entry.key for entry in entries))
         there = await self._database.dialect.find_keys(connection, KEY_TABLES[self._log], keys)
         return {key: (digest, seq) for key, digest, seq in there}
+
+    async def _keep_ours(self, connection: AsyncConnection, claimed: dict[KeyBytes, Recorded]) -> None:
+        """Drop the claims of an attempt that was undone: another process may have recorded the same as the same seq."""
+        event = EVENT_TABLES[self._log].c
+        seqs = [claim.seq for claim in claimed.values()]
+        if seqs:
+            wanted = select(event.seq, event.recorded_us).where(event.seq.between(min(seqs), max(seqs)))
+            there = {tuple(row) for row in await connection.execute(wanted)}
+            for key in [key for key, claim in claimed.items() if (claim.seq, claim.recorded_us) not in there]:
+                del claimed[key]
 
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:
         dialect = self._database.dialect

@@ -255,6 +255,22 @@ class EventLogContract:
         assert outcomes == [Recorded(1, START_US), Duplicate(1), Recorded(2, START_US + 1)]
         assert (await log.head(EVENT)).seq == 2
 
+    async def test_what_another_process_recorded_meanwhile_as_the_same_seq_is_a_duplicate(
+        self, log: EventLog, url: str, monkeypatch: pytest.MonkeyPatch, trap: Trap
+    ) -> None:
+        appender = log._appenders[EVENT]
+        drop, event = appender._drop_connection, an_event("t1")
+        async with open_database(url, pool_size=3) as other, EventLog.open(other) as other_log:
+
+            async def drop_and_lose_the_turn() -> None:
+                await drop()
+                assert [outcome.seq for outcome in await other_log.append([event])] == [1]
+
+            monkeypatch.setattr(appender, "_drop_connection", drop_and_lose_the_turn)
+            trap.fail("log.before_commit", times=1)
+
+            assert await log.append([event]) == [Duplicate(1)]
+
     async def test_a_batch_torn_before_its_commit_leaves_nothing_and_is_written_again(
         self, log: EventLog, database: Database, trap: Trap
     ) -> None:
