@@ -26,16 +26,19 @@ from control_plane.events.envelope import (
     StoredEvent,
 )
 from control_plane.events.follow import follow
+from control_plane.events.head import lock_head
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
 from control_plane.events.pages import LARGE_BYTES
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
+from control_plane.storage.mysql import SESSION, WRITING_OPTIONS, lets_go
 from control_plane.storage.tables import event as event_table
 from control_plane.storage.tables import log_head
 from control_plane_wire.failpoints import Failpoints
 from tests.support.clock import START_US, ManualClock
 from tests.support.database import an_event, migrated, sqlite_url
+from tests.support.link import Link
 from tests.support.log_race import append, race, reserve_then_commit
 
 BOUND_S = 20
@@ -545,6 +548,25 @@ class TestMysqlLog(EventLogContract):
         [outcome] = await log.append([an_event("t2")])
 
         assert outcome == Recorded(2, START_US + 1)
+
+    async def test_a_writer_that_vanishes_without_a_word_does_not_hold_the_log_for_long(
+        self, log: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect = {"init_command": f"{SESSION} {lets_go(1)}"}
+        monkeypatch.setattr("control_plane.storage.mysql.WRITING_OPTIONS", {**WRITING_OPTIONS, "connect_args": connect})
+        async with Link(url).open() as link, open_database(link.url) as database:
+            gone = await database.connect()
+            try:
+                await lock_head(database.dialect, gone, EVENT)
+                link.freeze()
+
+                [outcome] = await log.append([an_event("t1")])
+
+                assert outcome == Recorded(1, START_US)
+            finally:
+                link.thaw()
+                await gone.invalidate()
+                await gone.close()
 
     async def test_heartbeats_do_not_wait_for_commands(self, log: EventLog, database: Database) -> None:
         async with asyncio.TaskGroup() as tasks, database.write() as connection:
