@@ -61,7 +61,8 @@ REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526
 DUPLICATE_KEY: Final = 1062
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
-NODE_APART: Final = 1047  # of a cluster: it has lost the others, or not joined them yet
+# Of a cluster's node: it has lost the others, or not joined them yet; it only reads now, another one is the writer.
+WRONG_NODE: Final = frozenset({1047, 1290})
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
 
@@ -93,7 +94,7 @@ def ping_when_idle(engine: Engine) -> None:
 
 
 def join_cluster(engine: Engine) -> None:
-    """Where the server is a node of a Galera cluster: see what any node has committed, and leave one that is apart."""
+    """Where the server is a node of a cluster: see what any node has committed, and leave one that is no use now."""
 
     def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
@@ -104,7 +105,7 @@ def join_cluster(engine: Engine) -> None:
 
     def failed(context: ExceptionContext) -> None:
         # Connections that are kept would lead there for ever, new ones to where the load balancer says.
-        if context.original_exception.args[:1] == (NODE_APART,):
+        if not WRONG_NODE.isdisjoint(context.original_exception.args[:1]):
             context.is_disconnect = True
 
     listen(engine, "connect", connected)

@@ -610,6 +610,22 @@ class TestMysqlDialect(DialectContract):
                 "THAN (11), PARTITION p2 VALUES LESS THAN (21), PARTITION pmax VALUES LESS THAN MAXVALUE)"
             )
 
+    @pytest.mark.parametrize("code", [1047, 1290])
+    async def test_a_node_that_is_no_use_now_is_left_for_where_new_connections_lead(
+        self, database: Database, code: int
+    ) -> None:
+        async def number() -> int | None:
+            async with database.write() as connection:
+                return await connection.scalar(text("SELECT CONNECTION_ID()"))
+
+        before = await number()
+        assert await number() == before
+        with pytest.raises(StorageUnavailableError):
+            async with database.write() as connection:
+                await connection.exec_driver_sql(f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}")
+
+        assert await number() != before
+
     async def test_a_reader_in_the_way_of_a_drop_is_waited_for_shortly_and_then_it_is_to_be_tried_again(
         self, database: Database, small_segments: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
