@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import DuplicateKeyError, LogClosedError, StorageUnavailableError, UnstorableError
@@ -87,7 +88,7 @@ class Appender:
 
     async def append(self, events: Sequence[NewEvent]) -> list[Outcome]:
         """Hand the events to the next batch and wait for it; with too much waiting already, wait for room first."""
-        while self._waiting_events >= WAITING_EVENTS or self._waiting_bytes >= WAITING_BYTES:
+        while not self._is_closed and (self._waiting_events >= WAITING_EVENTS or self._waiting_bytes >= WAITING_BYTES):
             self._has_room.clear()
             await self._has_room.wait()
         if self._is_closed:
@@ -106,6 +107,7 @@ class Appender:
         """Take nothing more; `run` returns when all that was taken is dealt with."""
         self._is_closed = True
         self._arrived.set()
+        self._has_room.set()  # and tell so to those who wait for it
 
     async def run(self) -> None:
         try:
@@ -113,6 +115,7 @@ class Appender:
                 await self._deal_with(calls)
                 self._make_room()
         finally:
+            self.close()
             for call in self._calls:  # only when cancelled: nobody shall wait for ever
                 call.fail(StorageUnavailableError("the log was stopped"))
             if self._connection is not None:
@@ -205,6 +208,7 @@ class Appender:
             if not self._opens_closed:
                 self._check_open(closed, head.seq)
             known = await self._known(connection, entries) if looks_first else {}
+            await self._keep_ours(connection, claimed)
             self._looks_first = bool(known)
             planned = plan(head, entries, known=known, claimed=claimed, now_us=self._clock.now_us())
             if planned.rows:
@@ -231,6 +235,16 @@ class Appender:
         keys = list(dict.fromkeys(entry.key for entry in entries))
         there = await self._database.dialect.find_keys(connection, KEY_TABLES[self._log], keys)
         return {key: (digest, seq) for key, digest, seq in there}
+
+    async def _keep_ours(self, connection: AsyncConnection, claimed: dict[KeyBytes, Recorded]) -> None:
+        """Drop the claims of an attempt that was undone: another process may have recorded the same as the same seq."""
+        event = EVENT_TABLES[self._log].c
+        seqs = [claim.seq for claim in claimed.values()]
+        if seqs:
+            wanted = select(event.seq, event.recorded_us).where(event.seq.between(min(seqs), max(seqs)))
+            there = {tuple(row) for row in await connection.execute(wanted)}
+            for key in [key for key, claim in claimed.items() if (claim.seq, claim.recorded_us) not in there]:
+                del claimed[key]
 
     async def _write(self, connection: AsyncConnection, planned: Plan) -> None:
         dialect = self._database.dialect

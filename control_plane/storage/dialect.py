@@ -62,11 +62,6 @@ class Dialect(Protocol):
         """Whether the upkeep of the logs wants rights that the application's account should not have."""
         ...
 
-    @property
-    def snapshot_isolation(self) -> str | None:
-        """The isolation level under which a transaction goes on seeing what its first statement saw; None: any."""
-        ...
-
     def clock_us(self) -> ColumnElement[int]:
         """The database's own clock at the statement, in UTC microseconds: one for all processes."""
         ...

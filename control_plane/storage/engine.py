@@ -24,12 +24,20 @@ SHOWN_CHARS: Final = 60  # of a statement, in an error
 class Database:
     """One database for all of a process; `async with open_database(url) as database`."""
 
-    def __init__(self, reading: AsyncEngine, writing: AsyncEngine, keeping: AsyncEngine, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        reading: AsyncEngine,
+        writing: AsyncEngine,
+        keeping: AsyncEngine,
+        showing: AsyncEngine,
+        dialect: Dialect,
+    ) -> None:
         self.dialect = dialect
         schemas = {READ_SCHEMA: dialect.read_schema}
         self._reading = reading.execution_options(schema_translate_map=schemas)
         self._writing = writing.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
-        self._keeping = keeping.execution_options(schema_translate_map=schemas)
+        self._keeping = keeping.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
+        self._showing = showing.execution_options(schema_translate_map=schemas)
         # SQLite lets a second writer sleep and look again, for up to 100 ms at a time; here it waits its turn.
         self._turn = asyncio.Lock() if dialect.has_one_writer else None
 
@@ -52,9 +60,7 @@ class Database:
 
         MariaDB collects what it sees without a lock: a commit may be seen a moment before the one that came first.
         """
-        level = self.dialect.snapshot_isolation
-        engine = self._keeping if level is None else self._keeping.execution_options(isolation_level=level)
-        async with self._bounded(None), engine.connect() as connection:
+        async with self._bounded(None), self._showing.connect() as connection:
             try:
                 yield connection
             except BaseException:
@@ -88,9 +94,8 @@ class Database:
 
         It is none of the pool's, which is there for what is short.
         """
-        writing = self._keeping.execution_options(**{sqlite.WRITES: True})
         async with self._bounded(TRANSACTION_S):
-            return await writing.connect()
+            return await self._keeping.connect()
 
     @asynccontextmanager
     async def _bounded(self, timeout_s: float | None) -> AsyncIterator[None]:
@@ -129,7 +134,7 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     alone = {"poolclass": NullPool, "hide_parameters": True}
     if parsed.get_backend_name() == "sqlite":
         reading = writing = create_async_engine(parsed, **pooled)
-        keeping = create_async_engine(parsed, **alone)
+        keeping = showing = create_async_engine(parsed, **alone)
         sqlite.prepare(writing.sync_engine)
         sqlite.prepare(keeping.sync_engine)
     else:
@@ -137,14 +142,15 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         writing = create_async_engine(parsed, **pooled, **mysql.POOL_OPTIONS, **mysql.WRITING_OPTIONS)
         reading = create_async_engine(parsed, **pooled, **mysql.READING_POOL_OPTIONS, **mysql.READING_OPTIONS)
         keeping = create_async_engine(parsed, **alone, **mysql.WRITING_OPTIONS)
+        showing = create_async_engine(parsed, **alone, **mysql.SNAPSHOT_OPTIONS)
         mysql.ping_when_idle(reading.sync_engine)
-        for engine in (writing, reading, keeping):
+        for engine in (writing, reading, keeping, showing):
             mysql.join_cluster(engine.sync_engine)
     try:
         dialect = sqlite.recognise() if reading is writing else await mysql.recognise(writing)
-        yield Database(reading, writing, keeping, dialect)
+        yield Database(reading, writing, keeping, showing, dialect)
     finally:
-        for engine in (writing, reading, keeping):
+        for engine in (writing, reading, keeping, showing):
             await engine.dispose()
 
 

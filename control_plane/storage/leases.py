@@ -20,6 +20,7 @@ from control_plane_wire.backoff import Backoff
 LEASE_S: Final = 4.0
 RENEWAL_S: Final = 1.0
 HALTED_S: Final = 30.0  # until it looks again whether a damaged log has been mended
+LONGEST: Final = 2  # leases; one that seems to last longer was given before the database's clock was set back
 
 _logger = logging.getLogger(__name__)
 
@@ -43,19 +44,20 @@ class Leases:
         self._database = database
         self._owner = owner
         now_us = database.dialect.clock_us()
-        until_us = now_us + int(LEASE_S * 1_000_000)
+        lease_us = int(LEASE_S * 1_000_000)
+        until_us, longest_us = now_us + lease_us, now_us + LONGEST * lease_us
         is_named = table.c.name == bindparam("lease")
         is_mine = and_(is_named, table.c.owner == owner, table.c.epoch == bindparam("held"))
         self._read_epoch = select(table.c.epoch).where(is_named, table.c.owner == owner)
         self._take = (
             update(table)
-            .where(is_named, or_(table.c.owner == owner, table.c.until_us < now_us))
+            .where(is_named, or_(table.c.owner == owner, ~table.c.until_us.between(now_us, longest_us)))
             .values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         )
         self._steal = update(table).where(is_named).values(owner=owner, epoch=table.c.epoch + 1, until_us=until_us)
         self._create = insert(table).values(name=bindparam("lease"), owner=owner, epoch=1, until_us=until_us)
         self._ends = select(table.c.until_us, now_us).where(is_named)
-        self._held = select(table.c.epoch).where(is_named, table.c.until_us >= now_us)
+        self._held = select(table.c.epoch).where(is_named, table.c.until_us.between(now_us, longest_us))
         self._renew = update(table).where(is_mine).values(until_us=until_us)
         self._end = update(table).where(is_mine).values(until_us=0)
         self._end_all = update(table).where(table.c.owner == bindparam("dead")).values(until_us=0)

@@ -24,15 +24,28 @@ LEAST_PACKET_BYTES: Final = 64 * 1024 * 1024  # an 8 MiB result, escaped, with r
 ALTER_WAITS_S: Final = 2
 
 POOL_OPTIONS: Final = {"pool_recycle": 1800, "pool_pre_ping": True, "pool_use_lifo": True}
-_CONNECT: Final = {
-    "connect_timeout": 5,
-    "init_command": "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
-    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', group_concat_max_len=67108864",
-}
+SESSION: Final = (
+    "SET time_zone='+00:00', innodb_lock_wait_timeout=5, "
+    "sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', group_concat_max_len=67108864"
+)
+VANISHED_S: Final = 20
+
+
+def lets_go(after_s: int) -> str:
+    """The end of `SESSION` by which the server ends a transaction that its client has left idle, and so its locks.
+
+    One whose machine loses its power says nothing, and TCP misses it after two hours: so long nobody could append.
+    """
+    # The first comment is for MariaDB, the second for MySQL, which can only end whole sessions.
+    return f"/*M!100600 , idle_transaction_timeout={after_s} */ /*!80020 , wait_timeout={after_s} */"
+
+
+_CONNECT: Final = {"connect_timeout": 5, "init_command": SESSION}
 WRITING_OPTIONS: Final = {
     "isolation_level": "READ COMMITTED",  # the default freezes what a session sees, and its gap locks deadlock
-    "connect_args": _CONNECT,
+    "connect_args": {**_CONNECT, "init_command": f"{SESSION} {lets_go(VANISHED_S)}"},
 }
+SNAPSHOT_OPTIONS: Final = {"isolation_level": "REPEATABLE READ", "connect_args": _CONNECT}  # locks nothing, may idle
 
 # Reads are single statements: without a transaction around each, a read is one round trip instead of four.
 READING_OPTIONS: Final = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, "connect_args": _CONNECT}
@@ -48,7 +61,8 @@ REFUSED_VALUE: Final = frozenset({1048, 1153, 1264, 1265, 1292, 1366, 1406, 1526
 DUPLICATE_KEY: Final = 1062
 MISSING_RIGHT: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1370, 1410})
 TRIGGER_NEEDS_RIGHT: Final = 1419
-NODE_APART: Final = 1047  # of a cluster: it has lost the others, or not joined them yet
+# Of a cluster's node: it has lost the others, or not joined them yet; it only reads now, another one is the writer.
+WRONG_NODE: Final = frozenset({1047, 1290})
 OUR_DEFECT: Final = frozenset({1052, 1054, 1136, 1644})  # and what the driver calls a ProgrammingError
 
 
@@ -80,7 +94,7 @@ def ping_when_idle(engine: Engine) -> None:
 
 
 def join_cluster(engine: Engine) -> None:
-    """Where the server is a node of a Galera cluster: see what any node has committed, and leave one that is apart."""
+    """Where the server is a node of a cluster: see what any node has committed, and leave one that is no use now."""
 
     def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
@@ -91,7 +105,7 @@ def join_cluster(engine: Engine) -> None:
 
     def failed(context: ExceptionContext) -> None:
         # Connections that are kept would lead there for ever, new ones to where the load balancer says.
-        if context.original_exception.args[:1] == (NODE_APART,):
+        if not WRONG_NODE.isdisjoint(context.original_exception.args[:1]):
             context.is_disconnect = True
 
     listen(engine, "connect", connected)
@@ -165,7 +179,6 @@ class MysqlDialect:
     """See `Dialect`."""
 
     has_one_writer = False
-    snapshot_isolation = "REPEATABLE READ"
     needs_administrator = True
 
     def __init__(self, database: str, version: str) -> None:

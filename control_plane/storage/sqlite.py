@@ -144,7 +144,6 @@ class SqliteDialect:
     name = f"SQLite {sqlite3.sqlite_version}"
     read_schema = None  # attached files do not commit together
     has_one_writer = True
-    snapshot_isolation = None  # every transaction is one
     needs_administrator = False
 
     def clock_us(self) -> ColumnElement[int]:

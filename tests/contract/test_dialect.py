@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Index, MetaData, delete, func, make_url, select, text
+from sqlalchemy import Column, Index, MetaData, delete, func, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,7 @@ from control_plane.storage.tables import (
     follower,
     heartbeat_event,
     heartbeat_key,
+    lease,
     log_segment,
     read_table,
 )
@@ -445,6 +446,16 @@ class DialectContract:
 
         assert await two.acquire("dispatch") == Lease("dispatch", 2)
 
+    async def test_a_lease_of_before_the_clock_was_set_back_is_nobodys(self, database: Database) -> None:
+        """A dead process would hold it for as long as the clock takes to be there again."""
+        one, two = Leases(database, owner="one"), Leases(database, owner="two")
+        await one.acquire("dispatch")
+        async with database.write() as connection:
+            await connection.execute(update(lease).values(until_us=lease.c.until_us + 3_600_000_000))
+
+        assert await two.held("dispatch") is None
+        assert await two.acquire("dispatch") == Lease("dispatch", 2)
+
     async def test_the_leases_of_a_dead_process_are_free_at_once(self, database: Database) -> None:
         one, two, three = (Leases(database, owner=owner) for owner in ("one", "two", "three"))
         await one.acquire("dispatch")
@@ -598,6 +609,22 @@ class TestMysqlDialect(DialectContract):
                 "ALTER TABLE heartbeat_event REORGANIZE PARTITION p1, p2, p3, p4, pmax INTO (PARTITION p1 VALUES LESS "
                 "THAN (11), PARTITION p2 VALUES LESS THAN (21), PARTITION pmax VALUES LESS THAN MAXVALUE)"
             )
+
+    @pytest.mark.parametrize("code", [1047, 1290])
+    async def test_a_node_that_is_no_use_now_is_left_for_where_new_connections_lead(
+        self, database: Database, code: int
+    ) -> None:
+        async def number() -> int | None:
+            async with database.write() as connection:
+                return await connection.scalar(text("SELECT CONNECTION_ID()"))
+
+        before = await number()
+        assert await number() == before
+        with pytest.raises(StorageUnavailableError):
+            async with database.write() as connection:
+                await connection.exec_driver_sql(f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}")
+
+        assert await number() != before
 
     async def test_a_reader_in_the_way_of_a_drop_is_waited_for_shortly_and_then_it_is_to_be_tried_again(
         self, database: Database, small_segments: None, monkeypatch: pytest.MonkeyPatch

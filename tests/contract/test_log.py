@@ -26,16 +26,19 @@ from control_plane.events.envelope import (
     StoredEvent,
 )
 from control_plane.events.follow import follow
+from control_plane.events.head import lock_head
 from control_plane.events.log import EventLog
 from control_plane.events.merkle import CompactRange, leaf_hash
 from control_plane.events.pages import LARGE_BYTES
 from control_plane.storage.dialect import Value
 from control_plane.storage.engine import Database, open_database
+from control_plane.storage.mysql import SESSION, WRITING_OPTIONS, lets_go
 from control_plane.storage.tables import event as event_table
 from control_plane.storage.tables import log_head
 from control_plane_wire.failpoints import Failpoints
 from tests.support.clock import START_US, ManualClock
 from tests.support.database import an_event, migrated, sqlite_url
+from tests.support.link import Link
 from tests.support.log_race import append, race, reserve_then_commit
 
 BOUND_S = 20
@@ -255,6 +258,22 @@ class EventLogContract:
         assert outcomes == [Recorded(1, START_US), Duplicate(1), Recorded(2, START_US + 1)]
         assert (await log.head(EVENT)).seq == 2
 
+    async def test_what_another_process_recorded_meanwhile_as_the_same_seq_is_a_duplicate(
+        self, log: EventLog, url: str, monkeypatch: pytest.MonkeyPatch, trap: Trap
+    ) -> None:
+        appender = log._appenders[EVENT]
+        drop, event = appender._drop_connection, an_event("t1")
+        async with open_database(url, pool_size=3) as other, EventLog.open(other) as other_log:
+
+            async def drop_and_lose_the_turn() -> None:
+                await drop()
+                assert [outcome.seq for outcome in await other_log.append([event])] == [1]
+
+            monkeypatch.setattr(appender, "_drop_connection", drop_and_lose_the_turn)
+            trap.fail("log.before_commit", times=1)
+
+            assert await log.append([event]) == [Duplicate(1)]
+
     async def test_a_batch_torn_before_its_commit_leaves_nothing_and_is_written_again(
         self, log: EventLog, database: Database, trap: Trap
     ) -> None:
@@ -315,7 +334,10 @@ class EventLogContract:
         with pytest.raises(StorageUnavailableError):
             await log.append([an_event("late")])
 
-    async def test_callers_of_a_log_that_is_cancelled_do_not_wait_for_ever(self, database: Database) -> None:
+    async def test_callers_of_a_log_that_is_cancelled_do_not_wait_for_ever(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.events.appender.WAITING_EVENTS", 2)
         opened: asyncio.Future[EventLog] = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
@@ -326,11 +348,13 @@ class EventLogContract:
         async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as tasks, database.write() as connection:
             await connection.execute(select(log_head).where(log_head.c.log == EVENT).with_for_update())
             holder = tasks.create_task(hold())
-            call = tasks.create_task(refused((await opened).append([an_event()])))
+            log = await opened
+            calls = [tasks.create_task(refused(log.append([an_event(f"t{n}")]))) for n in range(4)]  # two wait for room
+            await until(lambda: log._appenders[EVENT]._waiting_events == 2)
             while not holder.done():  # the first asks it to finish what it holds, the second to leave it
                 await asyncio.sleep(0.01)
                 holder.cancel()
-            assert isinstance(await call, StorageUnavailableError)
+            assert [type(await call) for call in calls] == [StorageUnavailableError] * 4
 
     async def test_an_error_of_the_block_comes_out_of_the_log_as_it_is(self, database: Database) -> None:
         with pytest.raises(ZeroDivisionError):
@@ -524,6 +548,25 @@ class TestMysqlLog(EventLogContract):
         [outcome] = await log.append([an_event("t2")])
 
         assert outcome == Recorded(2, START_US + 1)
+
+    async def test_a_writer_that_vanishes_without_a_word_does_not_hold_the_log_for_long(
+        self, log: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect = {"init_command": f"{SESSION} {lets_go(1)}"}
+        monkeypatch.setattr("control_plane.storage.mysql.WRITING_OPTIONS", {**WRITING_OPTIONS, "connect_args": connect})
+        async with Link(url).open() as link, open_database(link.url) as database:
+            gone = await database.connect()
+            try:
+                await lock_head(database.dialect, gone, EVENT)
+                link.freeze()
+
+                [outcome] = await log.append([an_event("t1")])
+
+                assert outcome == Recorded(1, START_US)
+            finally:
+                link.thaw()
+                await gone.invalidate()
+                await gone.close()
 
     async def test_heartbeats_do_not_wait_for_commands(self, log: EventLog, database: Database) -> None:
         async with asyncio.TaskGroup() as tasks, database.write() as connection:
