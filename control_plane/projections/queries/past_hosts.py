@@ -112,7 +112,7 @@ class PastHosts:
         changes = await self._changes(seq for name in left if (seq := presences[name]) is not None)
         still_kept = await self._heard([change.heartbeat_seq for change in changes.values()])
         for hostname, change in changes.items():
-            about = still_kept.get(hostname, _as_told(change))
+            about = still_kept.get(hostname) or _as_told(change)
             said[hostname] = about | {"exact_from_us": self._moment.dropped.recorded_us}
         return said
 
@@ -186,6 +186,8 @@ def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
 
 def _as_told(change: PresenceChanged) -> Row:
     """When its heartbeat was recorded nobody knows any more, but when it was sent by the host's clock."""
+    if not change.heartbeat:  # presence had none at hand
+        return _NEVER_HEARD
     heartbeat = heartbeats.said(dict(change.heartbeat))
     return _row(heartbeat, change.heartbeat_seq, int(str(heartbeat["timestamp"])) * 1_000_000)
 
