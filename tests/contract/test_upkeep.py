@@ -198,7 +198,7 @@ class UpkeepContract:
         self, plane: Plane, tmp_path: Path
     ) -> None:
         await plane.register("web1")
-        stale = hosts.HostWentStale(hostname="web1", heartbeat_seq=0, heartbeat={}, cause="no heartbeat for 2 intervals")
+        stale = hosts.HostWentStale(hostname="web1", heartbeat_seq=0, heartbeat={}, cause="silent")
         [outcome] = await plane.log.append([stale.to_new_event()])
         for sequence in range(1, 11):
             await self.beat(plane, "web1", sequence)
