@@ -40,8 +40,7 @@ class Side:
 
     def take(self, row: Key) -> None:
         self.rows += 1
-        for value in row:
-            data = value if isinstance(value, bytes) else json_text(value).encode()
+        for data in map(_as_bytes, row):
             self._digest.update(len(data).to_bytes(4, "big") + data)
 
     @property
@@ -145,9 +144,10 @@ async def _compare_rows(
             _differs(found, right_key, {}, "live")
             right = await anext(rights, None)
         else:
-            if left != right:
-                pairs = zip(live.table.columns.keys(), left or (), right or (), strict=True)
-                _differs(found, left_key, {name: (a, b) for name, a, b in pairs if a != b}, None)
+            columns = zip(live.table.columns.keys(), left or (), right or (), strict=True)
+            # In bytes, as the digests are made: 1 equals 1.0, and is another row all the same.
+            if differing := {name: (a, b) for name, a, b in columns if _as_bytes(a) != _as_bytes(b)}:
+                _differs(found, left_key, differing, None)
             left, right = await anext(lefts, None), await anext(rights, None)
 
 
@@ -156,6 +156,10 @@ async def _rows(connection: AsyncConnection, span: _Span, side: Side) -> AsyncIt
     async for row in await connection.stream(wanted.execution_options(yield_per=ROWS_A_READ)):
         side.take(tuple(row))
         yield tuple(row)
+
+
+def _as_bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else json_text(value).encode()
 
 
 def _key(row: Key | None, places: list[int]) -> Key | None:

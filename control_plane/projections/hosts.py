@@ -113,7 +113,8 @@ class HostsProjection(Projection):
             self._heartbeat(rows, stored, event.heartbeat)
         elif event.KIND.startswith("host.") and stored.hostname:
             row = rows.get(self.host, stored.hostname)
-            if row is None and not isinstance(event, hosts.HostRegistered):
+            is_registered = row is not None and row["pos"] > 0  # the row may be there by a heartbeat alone, or not yet
+            if not is_registered and not isinstance(event, hosts.HostRegistered):
                 return
             changes = _changes(row or {}, stored, event)
             if changes:

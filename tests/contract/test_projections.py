@@ -398,6 +398,19 @@ class ProjectionContract:
         assert await shop.rows(TasksProjection()) == good
         await shop.rebuilds_equal(TasksProjection)
 
+    async def test_a_row_that_differs_in_no_more_than_how_a_number_is_written_is_shown(self, shop: Shop) -> None:
+        await shop.turns(0, 1)
+        await shop.project(TasksProjection)
+        table = TasksProjection().task
+        async with shop.database.write() as connection:
+            counts = await connection.scalar(select(table.c.counts))
+            await connection.execute(update(table).values(counts={state: float(counts[state]) for state in counts}))
+
+        task = (await rebuild(TasksProjection, shop.database, shop.log, then="drop"))[0]
+
+        assert not task.is_equal
+        assert [set(difference.columns) for difference in task.differences] == [{"counts"}]
+
     async def test_a_projector_that_is_running_does_not_write_back_what_a_rebuild_has_mended(self, shop: Shop) -> None:
         await shop.turns(0, 2)
         await shop.project(TasksProjection)

@@ -170,6 +170,48 @@ class UpkeepContract:
         assert (midst["web1"].heartbeat_seq, midst["web1"].state) == (2, "online"), "what it came online with"
         assert midst["never"] == shown[last]["never"]
 
+    async def test_what_a_host_that_was_silent_for_long_said_last_is_told_from_what_was_kept(
+        self, plane: Plane, tmp_path: Path
+    ) -> None:
+        await plane.register("web1", "web2")
+        await self.comes(plane, "web1", 1)
+        for sequence in range(2, 5):
+            await self.beat(plane, "web1", sequence)
+        plane.clock.advance(7200)
+        for sequence in range(1, 8):
+            await self.beat(plane, "web2", sequence)
+        await plane.shown()
+        shown = await plane.host_queries.one("web1")
+        await self.beat(plane, "web1", 5)
+        plane.clock.advance(8 * DAY_S)
+        await self.beat(plane, "web2", 8)
+        await plane.shown()
+
+        done = await self.upkeep(plane, tmp_path)
+
+        assert [dropped.last_seq for dropped in done.dropped] == [10]
+        assert (await self.told(plane, f"{(await plane.log.head(EVENT)).seq}")).keys() == {"web1", "web2"}
+        event_seq = (await plane.log.head(EVENT)).seq
+        assert (await self.told(plane, f"e{event_seq}.h11"))["web1"] == shown
+
+    async def test_a_change_of_presence_that_knew_no_heartbeat_is_told_without_one(
+        self, plane: Plane, tmp_path: Path
+    ) -> None:
+        await plane.register("web1")
+        stale = hosts.HostWentStale(hostname="web1", heartbeat_seq=0, heartbeat={}, cause="silent")
+        [outcome] = await plane.log.append([stale.to_new_event()])
+        for sequence in range(1, 11):
+            await self.beat(plane, "web1", sequence)
+        plane.clock.advance(8 * DAY_S)
+        await self.beat(plane, "web1", 11)
+        await plane.shown()
+        done = await self.upkeep(plane, tmp_path)
+
+        web1 = (await self.told(plane, str(outcome.seq)))["web1"]
+
+        assert (web1.state, web1.last_heartbeat_us) == ("stale", None)
+        assert web1.exact_from_us == done.dropped[-1].last_us
+
     async def comes(self, plane: Plane, hostname: str, sequence: int) -> None:
         """A heartbeat, and that the host is online with it."""
         seq = await self.beat(plane, hostname, sequence)

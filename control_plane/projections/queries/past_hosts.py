@@ -1,7 +1,7 @@
 """Hosts as they were. What the event log says of a host has a row a change, so one of them is that of the moment.
 
 What its heartbeats say is read from the heartbeat log, for the hosts that are shown; which of them was the last that
-counted, the usages tell. Where that one is dropped, the last change of presence has one that was kept.
+counted, the usages tell, or what is kept of dropped segments. Before those, the last change of presence has one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -31,6 +31,7 @@ from control_plane.projections.queries.pages import Page, counts_of, page_of
 from control_plane.projections.rows import Row
 from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
+from control_plane.storage.tables import heartbeat_kept
 from control_plane_wire import strict_json
 from control_plane_wire.messages import parse_heartbeat
 
@@ -105,15 +106,15 @@ class PastHosts:
         async with self._database.read() as connection:
             said = await self._not_heard_since(connection, presences.keys())
             left = presences.keys() - said.keys()
-            seqs = await self._last_counted(connection, left) if self._moment.has_heartbeats else []
-        said.update(await self._heard(seqs))
-        left = presences.keys() - said.keys()
+            if self._moment.has_heartbeats:
+                seqs = await self._last_counted(connection, left)
+                seqs |= await self._last_kept(connection, left - seqs.keys())
+                return said | await self._heard(list(seqs.values()))
         changes = await self._changes(seq for name in left if (seq := presences[name]) is not None)
         still_kept = await self._heard([change.heartbeat_seq for change in changes.values()])
         for hostname, change in changes.items():
-            about = still_kept.get(hostname, _as_told(change))
-            is_last = hostname in still_kept and self._moment.has_heartbeats
-            said[hostname] = about if is_last else about | {"exact_from_us": self._moment.dropped.recorded_us}
+            about = still_kept.get(hostname) or _as_told(change)
+            said[hostname] = about | {"exact_from_us": self._moment.dropped.recorded_us}
         return said
 
     async def _heard(self, seqs: Sequence[int]) -> dict[str, Row]:
@@ -148,7 +149,7 @@ class PastHosts:
             said.update((row["hostname"], dict(row)) for row in found.mappings())
         return said
 
-    async def _last_counted(self, connection: AsyncConnection, hostnames: Set[str]) -> list[int]:
+    async def _last_counted(self, connection: AsyncConnection, hostnames: Set[str]) -> dict[str, int]:
         """The seqs of the last heartbeats that counted by then, of the hosts of which usages are kept."""
         h, u, before = self._host, self._usage, self._usage.alias()
         seqs: dict[str, int] = {}
@@ -166,7 +167,16 @@ class PastHosts:
                 for hostname, data in await connection.execute(blocks.where(h.c.hostname.in_(some))):
                     if (seq := last_seq(data, self._moment.positions.heartbeat)) is not None:
                         seqs[hostname] = seq
-        return list(seqs.values())
+        return seqs
+
+    async def _last_kept(self, connection: AsyncConnection, hostnames: Set[str]) -> dict[str, int]:
+        """The seqs of the last heartbeats that counted, of what is dropped: those outlive usages and segments."""
+        c = heartbeat_kept.c
+        last = select(c.hostname, func.max(c.seq)).where(c.seq <= self._moment.dropped.seq).group_by(c.hostname)
+        seqs: dict[str, int] = {}
+        for some in _parts(hostnames):
+            seqs.update((name, seq) for name, seq in await connection.execute(last.where(c.hostname.in_(some))))
+        return seqs
 
 
 def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
@@ -176,6 +186,8 @@ def _parts(hostnames: Set[str]) -> Iterator[list[str]]:
 
 def _as_told(change: PresenceChanged) -> Row:
     """When its heartbeat was recorded nobody knows any more, but when it was sent by the host's clock."""
+    if not change.heartbeat:  # presence had none at hand
+        return _NEVER_HEARD
     told = dict(change.heartbeat)
     beat = parse_heartbeat(told)
     return heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)

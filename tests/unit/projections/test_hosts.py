@@ -240,6 +240,17 @@ def test_a_host_that_is_heard_before_it_is_registered_is_not_registered_by_that(
 # --- which heartbeats count
 
 
+def test_an_event_about_a_host_that_was_only_heard_changes_nothing() -> None:
+    folded = FoldedHosts()
+    folded.then(a_heartbeat())
+    before = folded.host
+
+    folded.then(online(), hosts.HostGroupsChanged(hostname=WEB, based_on=1, groups=("db",)))
+
+    assert folded.host == before, "as where the heartbeat is folded after them"
+    assert folded.rows(folded.hosts.history) == []
+
+
 def test_a_copy_and_a_late_heartbeat_of_the_same_boot_do_not_count(folded: FoldedHosts) -> None:
     folded.then(a_heartbeat(sequence=7))
     before = folded.host

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.errors import StorageUnavailableError
+from control_plane.events.merkle import leaf_data
 from control_plane.storage.dialect import Value
 from control_plane.storage.mysql import MysqlDialect
-from control_plane.storage.mysql_text import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, literals, statements
+from control_plane.storage.mysql_text import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, literals, rows_in, statements
 
 DIALECT = MysqlDialect("test", "8.4.0")
 VALUES = (
@@ -59,3 +61,14 @@ def test_a_statement_stays_below_a_packet_and_a_huge_row_goes_alone() -> None:
     assert [statement for statement in given if not isinstance(statement, str)] == [huge]
     assert all(len(text) <= STATEMENT_CHARS for text in texts)
     assert sum(text.count("(") for text in texts) == len(rows) - 1
+
+
+def test_rows_that_came_as_one_value_are_read_back_and_a_cut_in_one_of_them_is_noticed() -> None:
+    rows = [(seq, 2, b"k", 1, None, b"h", None, -1, b"{}", None, None) for seq in (1, 2)]
+    parts = [b"\0" + leaf_data(row) for row in rows]
+    whole = b"".join(parts)
+
+    assert list(rows_in(whole)) == rows
+    for cut in set(range(1, len(whole))) - {len(parts[0])}:  # there one is missing, as a hole would be
+        with pytest.raises(StorageUnavailableError):
+            list(rows_in(whole[:cut]))
