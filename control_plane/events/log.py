@@ -22,7 +22,7 @@ from control_plane.events.pages import (
     read_kept,
     read_kinds,
     read_one,
-    read_these,
+    read_small,
 )
 from control_plane.events.tail import Tail
 from control_plane.storage.dialect import Dialect, KeyBytes
@@ -207,13 +207,18 @@ class EventLog:
             return await read_one(connection, log, seq)
 
     async def read_these(self, log: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]:
-        """Those events that are in the log, or have outlived their segment, in the order of their seqs."""
-        wanted = sorted(seqs)
+        """Those events that are in the log, or have outlived their segment, in the order of their seqs.
+
+        Large ones are in memory one at a time.
+        """
+        wanted = sorted(set(seqs))
         for at in range(0, len(wanted), MOST_EVENTS):
+            some = wanted[at : at + MOST_EVENTS]
             async with self._database.read() as connection:
-                events = await read_these(connection, self._database.dialect, log, wanted[at : at + MOST_EVENTS])
-            for event in events:
-                yield event
+                small = await read_small(connection, self._database.dialect, log, some)
+            for seq in some:
+                if (event := small.get(seq) or await self.read_one(log, seq)) is not None:
+                    yield event
 
     async def dropped(self, log: LogName) -> Dropped:
         """Up to where its old segments are dropped."""

@@ -56,19 +56,16 @@ async def read_gapless(connection: AsyncConnection, dialect: Dialect, log: LogNa
     return events
 
 
-async def read_these(
+async def read_small(
     connection: AsyncConnection, dialect: Dialect, log: LogName, seqs: Sequence[int]
-) -> list[StoredEvent]:
-    """The events with these seqs that are there or have outlived their segment, in their order, whatever their size."""
-    found: dict[int, EventRow] = {}
+) -> dict[int, StoredEvent]:
+    """Of the events with these seqs those below `LARGE_BYTES` that are there or have outlived their segment."""
+    found: dict[int, StoredEvent] = {}
     for tables in (EVENT_TABLES, KEPT_TABLES):
         if (table := tables.get(log)) is not None and (left := [seq for seq in seqs if seq not in found]):
             rows = await dialect.event_rows_at(connection, table, left, below_bytes=LARGE_BYTES)
-            found.update((row[0], row) for row in rows)
-    for seq in seqs:
-        if seq not in found and (large := await read_row(connection, log, seq)) is not None:
-            found[seq] = large
-    return [stored_event(found[seq]) for seq in sorted(found)]
+            found.update((row[0], stored_event(row)) for row in rows)
+    return found
 
 
 async def read_kinds(

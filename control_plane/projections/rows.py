@@ -19,6 +19,7 @@ RowKey: TypeAlias = tuple[str | int, ...]
 Changed: TypeAlias = Mapping[Table, Mapping[RowKey, Row]]
 
 KEYS_A_STATEMENT: Final = 500
+ROWS_A_WRITE: Final = 2000  # made ready in one go, while nothing else goes on
 TABLES: Final = 64  # more than are folded at a time
 MOST_REMEMBERED: Final = 25_000
 MOST_REMEMBERED_BYTES: Final = 64 * 1024 * 1024
@@ -177,10 +178,13 @@ class Rows:
 
 
 async def write(connection: AsyncConnection, dialect: Dialect, changed: Changed) -> None:
-    """Write rows to their tables, as few statements a table as the server takes."""
+    """Write rows to their tables in the order of the primary keys, as few statements a table as the server takes."""
     for table, rows in changed.items():
         of_json = _json_columns(table)
-        await dialect.bulk_upsert(connection, table, [_encoded(row, of_json) for row in rows.values()])
+        keys = sorted(rows)
+        for start in range(0, len(keys), ROWS_A_WRITE):
+            some = [_encoded(rows[key], of_json) for key in keys[start : start + ROWS_A_WRITE]]
+            await dialect.bulk_upsert(connection, table, some)
 
 
 @lru_cache(TABLES)

@@ -21,6 +21,7 @@ from control_plane.events.envelope import (
     Conflict,
     Duplicate,
     Key,
+    LogName,
     NewEvent,
     Recorded,
     StoredEvent,
@@ -141,6 +142,24 @@ class EventLogContract:
         await log.append([an_event(f"t{n}", body=body) for n, body in enumerate(bodies)])
 
         assert [event.body for event in await log.read(EVENT, after=0)] == bodies
+
+    async def test_some_events_come_in_their_order_and_large_ones_one_at_a_time(self, database: Database) -> None:
+        class Reading(EventLog):
+            read_alone = 0
+
+            async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
+                self.read_alone += 1
+                return await super().read_one(log, seq)
+
+        sizes = [10, LARGE_BYTES, 10, 3 * LARGE_BYTES, LARGE_BYTES - 1]
+        async with Reading.open(database) as log:
+            await log.append([an_event(f"t{n}", body=b"x" * size) for n, size in enumerate(sizes)])
+            found = [
+                (event.seq, len(event.body), log.read_alone)
+                async for event in log.read_these(EVENT, [5, 4, 2, 1, 4, 9])
+            ]
+
+        assert found == [(1, 10, 0), (2, LARGE_BYTES, 1), (4, 3 * LARGE_BYTES, 2), (5, LARGE_BYTES - 1, 2)]
 
     async def test_a_page_of_large_bodies_ends_early_and_the_next_one_goes_on(
         self, log: EventLog, database: Database, monkeypatch: pytest.MonkeyPatch

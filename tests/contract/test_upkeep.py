@@ -212,6 +212,22 @@ class UpkeepContract:
         assert (web1.state, web1.last_heartbeat_us) == ("stale", None)
         assert web1.exact_from_us == done.dropped[-1].last_us
 
+    async def test_a_position_of_which_only_the_heartbeats_are_dropped_tells_what_is_not_exact(
+        self, plane: Plane, tmp_path: Path
+    ) -> None:
+        await plane.register("web1")
+        for sequence in range(1, 11):
+            await self.beat(plane, "web1", sequence)
+        plane.clock.advance(8 * DAY_S)
+        await self.comes(plane, "web1", 11)
+        await plane.shown()
+        done = await self.upkeep(plane, tmp_path)
+
+        web1 = (await self.told(plane, f"e{(await plane.log.head(EVENT)).seq}.h5"))["web1"]
+
+        assert (web1.state, web1.heartbeat_seq) == ("online", 11), "what it came online with"
+        assert web1.exact_from_us == done.dropped[-1].last_us
+
     async def comes(self, plane: Plane, hostname: str, sequence: int) -> None:
         """A heartbeat, and that the host is online with it."""
         seq = await self.beat(plane, hostname, sequence)

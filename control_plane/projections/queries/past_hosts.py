@@ -126,11 +126,11 @@ class PastHosts:
         return said
 
     async def _changes(self, seqs: Iterable[int]) -> dict[str, PresenceChanged]:
-        """These changes of presence, as far as their heartbeat is of those that were dropped, by hostname."""
+        """These changes of presence, by hostname."""
         changes: dict[str, PresenceChanged] = {}
         async for stored in self._log.read_these(EVENT, list(seqs)):
             event = registry.decode(stored)
-            if isinstance(event, PresenceChanged) and event.heartbeat_seq <= self._moment.dropped.seq:
+            if isinstance(event, PresenceChanged):
                 changes[event.hostname] = event
         return changes
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from control_plane.projections.hosts import HostsProjection
-from control_plane.projections.rows import Remembered, Rows
+from control_plane.projections.rows import Remembered, Rows, write
 
 TABLE = HostsProjection().usage
 
@@ -56,3 +56,22 @@ def test_large_rows_are_forgotten_sooner() -> None:
         rows.taken(100 * 1024 * 1024)
 
     assert rows.get(TABLE, "web1", 0) is None
+
+
+async def test_many_rows_are_made_ready_a_part_at_a_time_in_the_order_of_their_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("control_plane.projections.rows.ROWS_A_WRITE", 2)
+    written: list[list[str]] = []
+
+    class Dialect:
+        async def bulk_upsert(self, _connection: object, _table: object, rows: list[dict[str, Any]]) -> None:
+            written.append([row["hostname"] for row in rows])
+
+    nothing: Any = None
+    dialect: Any = Dialect()
+    changed = {TABLE: {(name, 0): a_row(name) for name in ("web3", "web1", "web2")}}
+
+    await write(nothing, dialect, changed)
+
+    assert written == [["web1", "web2"], ["web3"]]
