@@ -87,7 +87,7 @@ def statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Value
 def rows_in(data: bytes) -> Iterator[EventColumns]:
     """Undo `LEAF`, of many events."""
     at, size, unpack, head_bytes = 0, len(data), _HEAD.unpack_from, _HEAD.size
-    while at < size:
+    while at + head_bytes <= size:
         seq, recorded_us, schema_v, has_occurred, occurred_us, *lengths = unpack(data, at)
         at += head_bytes
         texts: list[bytes | None] = []

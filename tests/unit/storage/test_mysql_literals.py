@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.errors import StorageUnavailableError
+from control_plane.events.merkle import EventRow, leaf_data
 from control_plane.storage.dialect import Value
 from control_plane.storage.mysql import MysqlDialect
-from control_plane.storage.mysql_text import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, literals, statements
+from control_plane.storage.mysql_text import ALONE_CHARS, STATEMENT_CHARS, STATEMENT_ROWS, literals, rows_in, statements
 
 DIALECT = MysqlDialect("test", "8.4.0")
 VALUES = (
@@ -47,6 +49,16 @@ def test_what_will_go_alone_is_left_as_it_is() -> None:
 def test_what_is_no_plain_value_never_becomes_text(value: Value) -> None:
     with pytest.raises((ValueError, KeyError)):
         literals([value])
+
+
+def test_a_value_that_was_cut_off_anywhere_is_told() -> None:
+    row: EventRow = (1, 2, b"kind", 1, b"t1", None, None, None, b"body", None, None)
+    data = b"\x00" + leaf_data(row)
+
+    assert list(rows_in(data)) == [row]
+    for length in range(1, len(data)):
+        with pytest.raises(StorageUnavailableError):
+            list(rows_in(data[:length]))
 
 
 def test_a_statement_stays_below_a_packet_and_a_huge_row_goes_alone() -> None:
