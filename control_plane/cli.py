@@ -136,8 +136,10 @@ def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         required=True, metavar="ACTION"
     )
     verify = _add(audit, "verify", _audit_verify, "hash a log anew; check gaps, keys, checkpoints, signatures")
-    verify.add_argument("--from", dest="first", type=int, default=1, metavar="SEQ", help="default: %(default)s")
-    verify.add_argument("--to", dest="last", type=int, metavar="SEQ", help="default: the last event")
+    verify.add_argument(
+        "--from", dest="first", type=int, default=1, metavar="SEQ", help="and back to a checkpoint (default: 1)"
+    )
+    verify.add_argument("--to", dest="last", type=int, metavar="SEQ", help="and on to a checkpoint (default: the end)")
     verify.add_argument("--no-signatures", action="store_true", help="hashes and keys alone, which is much quicker")
     prove = _add(audit, "prove", _audit_prove, "write a proof that an event is in the log, with all of the event in it")
     prove.add_argument("seq", type=int, metavar="SEQ")
@@ -348,7 +350,7 @@ async def _audit_verify(arguments: argparse.Namespace) -> int:
             signatures=not arguments.no_signatures,
             progress=_progress,
         )
-    span = f"{report.first} to {report.last}" if report.last else "none yet"
+    span = f"{report.first} to {report.last}" if report.first <= report.last else "none so far"
     signed = f"{report.checkpoints} checkpoints, the newest over {report.signed} events"
     if report.dropped:
         signed += f"; the first {report.dropped} are in archives: control-plane log archive-check"
@@ -367,10 +369,8 @@ async def _audit_verify(arguments: argparse.Namespace) -> int:
 async def _audit_prove(arguments: argparse.Namespace) -> None:
     async with _office() as office:
         proof = await office.core.checkpoints.prove(arguments.log, arguments.seq, is_patient=True)
-    if arguments.out is None:
-        print(proof.to_text(), end="")
-    else:
-        arguments.out.write_text(proof.to_text(), encoding="utf-8")
+    with cli_log.written(arguments.out) as file:
+        file.write(proof.to_text().encode())
 
 
 async def _audit_checkpoint(arguments: argparse.Namespace) -> int:

@@ -69,7 +69,10 @@ def _filters(parser: argparse.ArgumentParser) -> None:
 
 def _time_us(text: str) -> int:
     """A time of RFC 3339 in UTC microseconds; one without a zone is UTC."""
-    time = datetime.fromisoformat(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no time such as 2026-01-31T12:00:00Z") from error
     since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
     return since // timedelta(microseconds=1)
 
@@ -168,7 +171,7 @@ async def _events_export(arguments: argparse.Namespace) -> None:
         arguments.progress("export", done, total, monotonic() - started)
 
     async with reading(_settings()) as (database, log):
-        with _written(arguments.out) as file:
+        with written(arguments.out) as file:
             if arguments.format == "csv":
                 file.write(csv_head())
             async for events in search(database, log, name, wanted, progress=told):
@@ -176,15 +179,25 @@ async def _events_export(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _written(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that is there under its name once all of it is written."""
+def written(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is there under its name once all of it is written.
+
+    Raises:
+        ConfigurationError: there can be no file of that name.
+    """
+    from control_plane.errors import ConfigurationError
+
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
         unfinished.replace(path)
     finally:

@@ -372,5 +372,8 @@ def test_a_proof_is_checked_with_nothing_but_the_key(
 
 def test_what_is_not_there_yet_is_not_proved(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", "prove", "99"]) == 1
+    assert cli.main(["audit", "prove", "1", "--out", "none/proof"]) == 2
+    assert cli.main(["audit", "verify", "--from", "99"]) == 0
+    assert "event: events none so far;" in capsys.readouterr().out
     assert cli.main(["audit", "checkpoint", "--log", "heartbeat_event"]) == 1
     assert "nothing is signed yet" in capsys.readouterr().err

@@ -114,8 +114,11 @@ class SearchContract:
         assert [row["seq"] for row in rows] == [str(seq) for seq in FILTERS["a host"][1]]
         assert [path.name for path in tmp_path.glob("*out*")] == ["out.csv"]
         assert main(["events", "show", "41"]) == 1
+        assert main(["events", "export", "--out", str(tmp_path / "none/out.csv")]) == 2
+        assert b"none/out.csv cannot be written: No such file or directory" in capfdbinary.readouterr().err
         with pytest.raises(SystemExit):
             main(["events", "tail", "--from", "yesterday"])
+        assert b"yesterday is no time such as 2026-01-31T12:00:00Z" in capfdbinary.readouterr().err
 
 
 async def fill(log: EventLog, clock: ManualClock) -> None:
