@@ -219,7 +219,7 @@ async def list_heartbeats(
     points: Annotated[int, Query(ge=1, le=2000)] = 300,
 ) -> Items[UsagePoint]:
     """The usages over time, oldest first, thinned; the last hour where no time is given."""
-    now_us = services.clock.now_us() if then is None else then.heartbeat_us
+    now_us = services.clock.now_us() if then is None else max(then.event_us, then.heartbeat_us)
     to_us = micros_of(to) if to else now_us
     from_us = micros_of(from_) if from_ else to_us - DEFAULT_HISTORY_US
     found = await hosts.usage(hostname, from_us=from_us, to_us=to_us, points=points)
