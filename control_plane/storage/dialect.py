@@ -58,6 +58,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def most_quiet_s(self) -> float:
+        """How long a kept connection may be quiet between two transactions, before the server may end it."""
+        ...
+
+    @property
     def needs_administrator(self) -> bool:
         """Whether the upkeep of the logs wants rights that the application's account should not have."""
         ...

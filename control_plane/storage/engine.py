@@ -1,9 +1,11 @@
 """A database: its pool of connections, its transactions, and what its errors mean."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -38,6 +40,7 @@ class Database:
         self._writing = writing.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
         self._keeping = keeping.execution_options(schema_translate_map=schemas, **{sqlite.WRITES: True})
         self._showing = showing.execution_options(schema_translate_map=schemas)
+        self._written_s: WeakKeyDictionary[AsyncConnection, float] = WeakKeyDictionary()  # when a kept one began last
         # SQLite lets a second writer sleep and look again, for up to 100 ms at a time; here it waits its turn.
         self._turn = asyncio.Lock() if dialect.has_one_writer else None
 
@@ -84,10 +87,19 @@ class Database:
         async with self._bounded(timeout_s), AsyncExitStack() as stack:
             if connection is None:
                 connection = await stack.enter_async_context(self._writing.connect())
+            else:
+                await self._renew(connection)
             if self._turn is not None:  # last: nobody waits for a connection while it is his turn
                 await stack.enter_async_context(self._turn)
             await stack.enter_async_context(connection.begin())
             yield connection
+
+    async def _renew(self, connection: AsyncConnection) -> None:
+        """Have another one made in its place, where the server may have ended one that was quiet for so long."""
+        now_s = time.monotonic()
+        if now_s - self._written_s.get(connection, now_s) > self.dialect.most_quiet_s:
+            await connection.invalidate()
+        self._written_s[connection] = now_s
 
     async def connect(self) -> AsyncConnection:
         """A connection to keep for many `write`s, which saves three round trips each; whoever asks closes it.

@@ -187,6 +187,7 @@ class MysqlDialect:
         self.is_mariadb = "mariadb" in version.lower()
         # Old MariaDBs put 5.5.5- before their version, for replicas of their time.
         self.version = tuple(map(int, version.removeprefix("5.5.5-").split("-")[0].split(".")))
+        self.most_quiet_s = math.inf if self.is_mariadb else VANISHED_S / 2  # see `lets_go`
         self.name = f"{'MariaDB' if self.is_mariadb else 'MySQL'} {'.'.join(map(str, self.version))}"
 
     def check(self, packet_bytes: int) -> None:

@@ -1,6 +1,7 @@
 """SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,6 +145,7 @@ class SqliteDialect:
     name = f"SQLite {sqlite3.sqlite_version}"
     read_schema = None  # attached files do not commit together
     has_one_writer = True
+    most_quiet_s = math.inf
     needs_administrator = False
 
     def clock_us(self) -> ColumnElement[int]:

@@ -1,6 +1,7 @@
 """What `Dialect` promises, for both databases, and what each must never let through."""
 
 import asyncio
+import math
 import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -609,6 +610,21 @@ class TestMysqlDialect(DialectContract):
                 "ALTER TABLE heartbeat_event REORGANIZE PARTITION p1, p2, p3, p4, pmax INTO (PARTITION p1 VALUES LESS "
                 "THAN (11), PARTITION p2 VALUES LESS THAN (21), PARTITION pmax VALUES LESS THAN MAXVALUE)"
             )
+
+    async def test_a_kept_connection_that_was_quiet_for_too_long_is_made_anew(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """MySQL ends it then: whoever writes next would be told that nothing is known, and start over."""
+        mine = text("SELECT CONNECTION_ID()")
+        kept = await database.connect()
+        ids = []
+        for most_quiet_s in (math.inf, math.inf, -1.0, math.inf):
+            monkeypatch.setattr(database.dialect, "most_quiet_s", most_quiet_s)
+            async with database.write(kept) as connection:
+                ids.append((await connection.execute(mine)).scalar_one())
+        await kept.close()
+
+        assert ids[0] == ids[1] != ids[2] == ids[3]
 
     @pytest.mark.parametrize("code", [1047, 1290])
     async def test_a_node_that_is_no_use_now_is_left_for_where_new_connections_lead(
