@@ -216,8 +216,8 @@ class PastContract:
         life = list(Life(seed).events())
         shown: dict[str, dict[str, Any]] = {}
         async with self.projecting(shop):
-            for start in range(0, len(life), 20):
-                position, answers = await self.live(shop, *life[start : start + 20])
+            for start in range(0, len(life), 30):
+                position, answers = await self.live(shop, *life[start : start + 30])
                 shown[position] = answers
             for position, answers in shown.items():
                 told = await self.then(shop, position)

@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -1169,7 +1170,7 @@ class ProcessContract:
     async def test_the_first_heartbeat_of_a_host_that_has_just_been_registered_brings_it_online(
         self, plane: Plane
     ) -> None:
-        read, is_registered = plane.log.read, False
+        log, is_registered = copy(plane.log), False  # that of presence alone: projectors read the same one
 
         async def read_meanwhile(name: LogName, **given: Any) -> list[StoredEvent]:
             """Events are read, then a host is registered and heard, then heartbeats are read."""
@@ -1178,10 +1179,10 @@ class ProcessContract:
                 is_registered = True
                 await plane.register_quietly("new1")
                 await self.beat(plane, "new1", 1)
-            return await read(name, **given)
+            return await plane.log.read(name, **given)
 
-        plane.log.read = read_meanwhile  # type: ignore[method-assign, assignment]
-        async with plane.watching():
+        log.read = read_meanwhile  # type: ignore[method-assign, assignment]
+        async with plane.watching(log):
             [event] = await plane.recorded(hosts.HostWentOnline.KIND)
 
         assert isinstance(event, hosts.HostWentOnline)

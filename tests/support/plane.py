@@ -237,9 +237,9 @@ class Plane:
     def deadlines(self) -> Deadlines:
         return Deadlines(self.log, self.leases, self.hub, self.task_queries, self.clock)
 
-    def presence(self) -> Presence:
+    def presence(self, log: EventLog | None = None) -> Presence:
         heard_under = partial(self.leases.held, HEARING)
-        return Presence(self.log, self.leases, self.host_queries, self.clock, heard_under=heard_under)
+        return Presence(log or self.log, self.leases, self.host_queries, self.clock, heard_under=heard_under)
 
     def results(self) -> Ingest:
         return self._ingest(Results(self.log, self.authority, self.count))
@@ -292,13 +292,14 @@ class Plane:
                 yield
 
     @asynccontextmanager
-    async def watching(self, *, heard: bool = True) -> AsyncIterator[None]:
+    async def watching(self, log: EventLog | None = None, *, heard: bool = True) -> AsyncIterator[None]:
         """Presence at work, with what was said and heard before in its mind.
 
         Args:
+            log: of presence alone.
             heard: somebody takes heartbeats in all that time.
         """
-        presence, has_taken_over = self.presence(), asyncio.Event()
+        presence, has_taken_over = self.presence(log), asyncio.Event()
         listen = presence._listen
 
         async def tell(*given: Any, **more: Any) -> int:

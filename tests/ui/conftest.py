@@ -47,7 +47,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         program.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # and no longer: its event loop runs until it ends, and no other one can beside
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip("Chromium is not installed")
