@@ -33,7 +33,7 @@ Load = Annotated[float, Meta(ge=0, le=1e12)]
 _NUL: Final = b"\\u0000"
 
 
-class Heartbeat(Struct, Event):
+class Heartbeat(Struct, Event, gc=False):
     """What `HeartbeatReceived` is, in the fields that a fold looks at; the others are checked as well."""
 
     KIND: ClassVar[str] = HeartbeatReceived.KIND
@@ -73,7 +73,9 @@ _DECODER: Final = Decoder(Heartbeat)
 def glance(stored: StoredEvent) -> Heartbeat | None:
     """A stored heartbeat that is plainly right; None for one that takes a closer look, and for any other event."""
     body = stored.body
-    if stored.kind != Heartbeat.KIND or stored.schema_v != HeartbeatReceived.VERSION or _NUL in body:
+    if stored.kind != Heartbeat.KIND or stored.schema_v != HeartbeatReceived.VERSION:
+        return None
+    if b"\\" in body and _NUL in body:  # the first look takes a tenth of the second one's time
         return None
     try:
         beat = _DECODER.decode(body)

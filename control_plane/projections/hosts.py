@@ -124,11 +124,11 @@ class HostsProjection(Projection):
 
     def _heartbeat(self, rows: RowStore, stored: StoredEvent, beat: Heartbeat | HeartbeatMessage) -> None:
         hostname, recorded_us = beat.hostname, stored.recorded_us
-        row = rows.get(self.host, hostname)
-        last = counted(None if row is None else last_of(row), beat, recorded_us)
+        now = rows.change(self.host, hostname)
+        last = counted(None if now is None else last_of(now), beat, recorded_us)
         if last is None:
             return
-        if (now := rows.change(self.host, hostname)) is None:
+        if now is None:
             rows.put(self.host, now := _new_row(hostname))
         now["boot_id"], now["sequence"], now["timestamp"], superseded = last
         now["superseded"] = list(superseded)
