@@ -13,6 +13,7 @@ from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionAccepted, ExecutionFinished, ExecutionSent
 from control_plane.projections.folding import folding
 from control_plane.projections.hosts import HostsProjection
+from control_plane.projections.positions import Positions
 from control_plane.projections.queries.hosts import HostFilter
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.tasks import TaskFilter
@@ -28,7 +29,6 @@ LARGE: Final = "large"  # the task that runs on all hosts when half of the time 
 TARGETS: Final = 20  # of every other task
 TICK_S: Final = 10
 BATCH: Final = 500
-FOLDED_AT_ONCE: Final = 5000
 
 
 async def run(url: str, *, events: int = 200_000, hosts: int = 1_000, rounds: int = 20) -> None:
@@ -38,7 +38,7 @@ async def run(url: str, *, events: int = 200_000, hosts: int = 1_000, rounds: in
         busiest = await _write(log, clock, events, [f"web{number:05}" for number in range(hosts)])
         heads = [(await log.head(name)).seq for name in (EVENT, HEARTBEAT_EVENT)]
         print(f"{database.dialect.name}: {heads[0]:,} events, {heads[1]:,} heartbeats, {hosts:,} hosts")
-        await _fold(database, log)
+        await _fold(database, log, Positions(*heads))
         past = Past(database, log, clock)
         random = Random(0)
         moments = [random.randint(1, heads[0]) for _ in range(rounds)]
@@ -92,7 +92,7 @@ async def _ask(what: str, moments: list[int], ask: Callable[[int], Awaitable[obj
     print(f"{what:<34} {statistics.median(took):>9,.1f} ms   ({min(took):,.1f} to {max(took):,.1f}, n={len(took)})")
 
 
-async def _fold(database: Database, log: EventLog) -> None:
+async def _fold(database: Database, log: EventLog, upto: Positions) -> None:
     leases = Leases(database, owner="bench")
     for projection in (HostsProjection(), TasksProjection()):
         lease = await leases.acquire(projection.lease)
@@ -101,9 +101,7 @@ async def _fold(database: Database, log: EventLog) -> None:
             leases.renewing(lease),
             folding(projection, database, log, lease, sets_aside=False) as tenure,
         ):
-            while await tenure.step(limit=FOLDED_AT_ONCE):
-                pass
-            await tenure.save(at_once=True)
+            await tenure.fold_upto(upto, lambda _: None)
 
 
 async def _write(log: EventLog, clock: ManualClock, events: int, names: list[str]) -> tuple[int, int]:
