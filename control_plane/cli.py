@@ -80,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--username", required=True, metavar="NAME")
     _password_argument(init)
 
+    _people_parser(commands)
+    cli_log.add_commands(commands, _add, _progress)
+    _projections_parser(commands)
+    _audit_parser(commands)
+    return parser
+
+
+def _people_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     users = commands.add_parser("users", help="people: list, create, disable, enable, password, role").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -105,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
     token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
 
-    cli_log.add_commands(commands, _add, _progress)
 
+def _projections_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     projections = commands.add_parser(
         "projections", help="read tables: list, verify, rebuild, rollback, retry"
     ).add_subparsers(required=True, metavar="ACTION")
@@ -127,8 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     retry = _add(projections, "retry", _projections_retry, "fold the events again that were set aside")
     for each in (back, retry):
         each.add_argument("name", metavar="NAME")
-    _audit_parser(commands)
-    return parser
 
 
 def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
