@@ -83,9 +83,10 @@ class Refolding:
         """The events by then of those executions that have changed since, and of the tasks' cancelling."""
         k, e = event_key, self._projection.execution
         of_execution = and_(e.c.task_id == k.c.task_id, e.c.hostname == k.c.hostname)
-        events = select(func.group_concat(k.c.seq)).select_from(k.join(e, of_execution))
+        events = select(func.group_concat(k.c.seq)).select_from(k.join(e, of_execution)).group_by(k.c.task_id)
         by_then = (k.c.task_id.in_(list(tasks)), k.c.seq <= self._upto, e.c.pos > self._upto)
-        seqs = [int(seq) for seq in _listed(await self._connection.scalar(events.where(*by_then)))]
+        by_task = await self._connection.scalars(events.where(*by_then))
+        seqs = [int(seq) for listed in by_task for seq in _listed(listed)]
         cancelled = [task_id for task_id, task in tasks.items() if task["cancel_requested_us"] is not None]
         found = await self._log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND) for task_id in cancelled])
         return seqs + [seq for seq in found.values() if seq <= self._upto]
