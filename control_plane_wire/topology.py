@@ -33,12 +33,15 @@ _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 def is_name(text: str) -> bool:
     """Whether this is a hostname or group: lower-case labels joined by dots, at most 200 characters."""
-    return len(text) <= MAX_NAME and _is_name(text)
+    return len(text) <= MAX_NAME and looks_like_name(text)
 
 
-@lru_cache(maxsize=16_384)
-def _is_name(text: str) -> bool:
-    """Names come again and again; whoever sends others fills no more than some MiB with them."""
+@lru_cache(maxsize=65_536)
+def looks_like_name(text: str) -> bool:
+    """`is_name`, of a text that has at most `MAX_NAME` characters: of others less would be remembered in more memory.
+
+    Names come again and again; whoever sends others fills no more than some MiB with them.
+    """
     return _NAME.fullmatch(text) is not None
 
 

@@ -21,11 +21,12 @@ from control_plane_wire.messages import (
     HeartbeatMessage,
 )
 from control_plane_wire.strict_json import MAX_INTEGER
-from control_plane_wire.topology import is_name
+from control_plane_wire.topology import MAX_NAME, looks_like_name
 
 Whole = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Seconds = Annotated[int, Meta(ge=0, le=LAST_SECOND)]
 Part = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Short = Annotated[str, Meta(max_length=256)]
 Address = Annotated[str, Meta(max_length=64)]
 Load = Annotated[float, Meta(ge=0, le=1e12)]
@@ -39,7 +40,7 @@ class Heartbeat(Struct, Event, gc=False):
     KIND: ClassVar[str] = HeartbeatReceived.KIND
     LOG: ClassVar[LogName] = HEARTBEAT_EVENT
 
-    hostname: str
+    hostname: Name
     status: Literal["online", "offline"]
     timestamp: Seconds
     cpu_usage: Part
@@ -48,7 +49,7 @@ class Heartbeat(Struct, Event, gc=False):
     sequence: Whole | None = None
     boot_id: Short | None = None
     interval: Annotated[int, Meta(ge=1, le=3600)] | None = None
-    groups: Annotated[list[str], Meta(max_length=MAX_GROUPS)] | None = None
+    groups: Annotated[list[Name], Meta(max_length=MAX_GROUPS)] | None = None
     running: Whole | None = None
     load: Annotated[list[Load], Meta(max_length=3)] | None = None
     disk_usage: Part | None = None
@@ -81,7 +82,8 @@ def glance(stored: StoredEvent) -> Heartbeat | None:
         beat = _DECODER.decode(body)
     except DecodeError:
         return None
-    if not is_name(beat.hostname) or (beat.groups and not all(map(is_name, beat.groups))):
+    groups = beat.groups
+    if not looks_like_name(beat.hostname) or (groups is not None and not all(map(looks_like_name, groups))):
         return None
     return beat if body.isascii() or _is_short(beat) else None
 

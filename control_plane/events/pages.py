@@ -35,17 +35,19 @@ async def read_gapless(connection: AsyncConnection, dialect: Dialect, log: LogNa
     """The events of a page up to the first hole, or to where their bodies come to more than `PAGE_BYTES`."""
     end = min(page.upto, page.after + page.limit)
     rows = await dialect.event_rows(connection, EVENT_TABLES[log], page.after, end, below_bytes=LARGE_BYTES)
-    events: list[StoredEvent] = []
-    room = PAGE_BYTES
-    at, found = page.after + 1, iter(rows)
-    row = next(found, None)
+    events = list(map(StoredEvent._make, rows))
+    if len(events) == end - page.after and sum([len(event.body) for event in events]) <= PAGE_BYTES:
+        return events  # as nearly always
+    found = iter(events)
+    at, room, events = page.after + 1, PAGE_BYTES, []
+    event = next(found, None)
     while at <= end:
-        if row is not None and row[0] == at:
-            room -= len(row[8])
+        if event is not None and event.seq == at:
+            room -= len(event.body)
             if room < 0 and events:
                 break
-            events.append(stored_event(row))
-            row = next(found, None)
+            events.append(event)
+            event = next(found, None)
         else:  # a large one, or a hole
             size = await connection.scalar(_SIZE[log], {"at": at})
             room -= size or 0
@@ -64,7 +66,7 @@ async def read_small(
     for tables in (EVENT_TABLES, KEPT_TABLES):
         if (table := tables.get(log)) is not None and (left := [seq for seq in seqs if seq not in found]):
             rows = await dialect.event_rows_at(connection, table, left, below_bytes=LARGE_BYTES)
-            found.update((row[0], stored_event(row)) for row in rows)
+            found.update((row[0], StoredEvent._make(row)) for row in rows)
     return found
 
 

@@ -44,10 +44,21 @@ def counted(last: LastHeartbeat | None, heartbeat: Beat, recorded_us: int) -> La
     if last is None or last.boot_id is None:
         return _next(heartbeat, ())
     if heartbeat.boot_id == last.boot_id:
-        return _next(heartbeat, last.superseded) if heartbeat.sequence > (last.sequence or 0) else None
+        is_next = follows(last.boot_id, last.sequence, heartbeat)
+        return _next(heartbeat, last.superseded) if is_next else None
     if heartbeat.boot_id in last.superseded:
         return None
     return _next(heartbeat, (*last.superseded, last.boot_id)[-REMEMBERED_BOOTS:])
+
+
+def follows(boot_id: str | None, sequence: int | None, heartbeat: Beat) -> bool:
+    """Whether it is a later one of the same boot: then it counts, whatever was before that boot."""
+    return (
+        boot_id is not None
+        and heartbeat.boot_id == boot_id
+        and heartbeat.sequence is not None
+        and heartbeat.sequence > (sequence or 0)
+    )
 
 
 def is_near(heartbeat: Beat, recorded_us: int) -> bool:

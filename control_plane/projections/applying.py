@@ -1,15 +1,13 @@
 """Applying events of the log to rows in memory, and telling which one of them cannot be."""
 
-from collections.abc import Iterator, Sequence
-
-from sqlalchemy import Table
+from collections.abc import Sequence
 
 from control_plane.errors import FoldError
 from control_plane.events import registry
 from control_plane.events.envelope import StoredEvent
-from control_plane.events.event import Event, UnknownEvent
+from control_plane.events.event import UnknownEvent
 from control_plane.projections.projection import Projection
-from control_plane.projections.rows import RowKey, Rows
+from control_plane.projections.rows import RowStore
 
 
 class PoisonError(Exception):
@@ -19,40 +17,32 @@ class PoisonError(Exception):
         self.error = error
 
 
-def decode(projection: Projection, events: Sequence[StoredEvent]) -> list[tuple[StoredEvent, Event]]:
-    """The events that a projection folds; without those of unknown kinds, where it does not take them."""
-    decoded: list[tuple[StoredEvent, Event]] = []
+def apply(projection: Projection, rows: RowStore, events: Sequence[StoredEvent]) -> int:
+    """Decode and apply events in their order, to rows that are loaded.
+
+    Returns:
+        How many were skipped, since this release does not know their kind.
+
+    Raises:
+        PoisonError: one of them cannot be folded; those before it are.
+    """
     unknown = UnknownEvent() if projection.takes_unknown else None
+    glance, concerns = projection.glance, projection.concerns
+    skipped = 0
     for stored in events:
         try:
-            event = projection.glance(stored) or registry.decode(stored) or unknown
+            event = glance(stored)
+            if event is None:
+                if concerns(stored.kind):
+                    event = registry.decode(stored) or unknown
+                    skipped += event is None
+                else:
+                    skipped += stored.kind not in registry.KINDS
+            if event is not None:
+                projection.apply(rows, stored, event)
         except Exception as error:
-            raise _poison(stored, error) from error
-        if event is not None:
-            decoded.append((stored, event))
-    return decoded
-
-
-def touched(projection: Projection, events: Sequence[tuple[StoredEvent, Event]]) -> Iterator[tuple[Table, RowKey]]:
-    """The rows that the events look at; one of them may be there more than once."""
-    for stored, event in events:
-        try:
-            yield from projection.touched(stored, event)
-        except Exception as error:
-            raise _poison(stored, error) from error
-
-
-def apply(projection: Projection, rows: Rows, events: Sequence[tuple[StoredEvent, Event]]) -> None:
-    """Apply the events in their order to rows that are loaded."""
-    for stored, event in events:
-        try:
-            projection.apply(rows, stored, event)
-        except Exception as error:
-            raise _poison(stored, error) from error
-
-
-def _poison(stored: StoredEvent, error: Exception) -> PoisonError:
-    return PoisonError(stored, FoldError(stored.seq, f"{type(error).__name__}: {error}"))
+            raise PoisonError(stored, FoldError(stored.seq, f"{type(error).__name__}: {error}")) from error
+    return skipped
 
 
 def subject_of(stored: StoredEvent) -> str:

@@ -19,7 +19,7 @@ from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.observability import Count
 from control_plane.projections.ahead import Ahead
-from control_plane.projections.applying import PoisonError, apply, decode, subject_of, touched
+from control_plane.projections.applying import PoisonError, apply, subject_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Changed, Remembered, Row, Rows, write
@@ -33,7 +33,7 @@ PAGE: Final = 1000
 POLL_S: Final = 0.25  # how late another process's event may be seen, where there was none before it
 SAVE_S: Final = 1.0
 BULK_PAGE: Final = 2000
-BULK_TURN: Final = 200  # events folded in one go
+BULK_TURN: Final = 100  # events folded in one go
 BULK_EVENTS: Final = 200_000  # folded in memory before the rows are written, or
 BULK_BYTES: Final = 128 * 1024 * 1024  # so much of their bodies, or
 BULK_ROWS: Final = 50_000  # so many rows changed
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(stored.body) for stored in self.events)
+        return sum([len(stored.body) for stored in self.events])
 
 
 class Folding:
@@ -152,13 +152,12 @@ class Folding:
             else:
                 good.append(stored)
         rows = Rows(self._connection, self._database.dialect, self._remembered)
-        events = decode(self._projection, good)
         # A batch that touches nothing moves the position in memory alone; it is saved with the next one that does.
-        if parked or any(self._projection.concerns(event) for _, event in events):
+        if parked or any(self._projection.concerns(stored.kind) for stored in good):
             async with self._database.write(self._connection) as connection:
                 await self._move(connection, batch.upto)  # first: who compares or takes over locks that row first, too
-                await rows.load(touched(self._projection, events))
-                apply(self._projection, rows, events)
+                await rows.load(self._projection.touched(good))
+                skipped = apply(self._projection, rows, good)
                 for row in parked:
                     rows.put(self._projection.parked, row)
                 await rows.flush()
@@ -166,7 +165,9 @@ class Folding:
             self._failpoints.hit("projector.after_commit")
             rows.taken(batch.size_bytes)
             self._saved = batch.upto
-        if skipped := len(good) - len(events):
+        else:
+            skipped = apply(self._projection, rows, good)
+        if skipped:
             self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
         self.position = batch.upto
         self._aside = aside
@@ -206,19 +207,17 @@ class Folding:
                 await self._write(rows.taken(size_bytes), self.position, progress)
 
     async def _fold_in_memory(self, rows: Rows, batch: Batch) -> None:
-        count = 0
+        if missing := rows.missing(self._projection.touched(batch.events)):
+            async with self._database.read() as connection:
+                await rows.fetch(connection, missing)
+        skipped = 0
         for start in range(0, len(batch.events), BULK_TURN):
             await asyncio.sleep(0)  # what is read and written meanwhile goes on
             try:
-                events = decode(self._projection, batch.events[start : start + BULK_TURN])
-                if missing := rows.missing(touched(self._projection, events)):
-                    async with self._database.read() as connection:
-                        await rows.fetch(connection, missing)
-                apply(self._projection, rows, events)
+                skipped += apply(self._projection, rows, batch.events[start : start + BULK_TURN])
             except PoisonError as found:
                 raise found.error from found
-            count += len(events)
-        if skipped := len(batch.events) - count:
+        if skipped:
             self._count(f"unknown_kinds_skipped_by_{self._projection.name}", skipped)
 
     async def _write(self, changed: Changed, upto: Positions, progress: Progress) -> None:
@@ -281,9 +280,8 @@ class Folding:
         rows = Rows(self._connection, self._database.dialect, Remembered())
         async with self._database.write(self._connection) as connection:
             await self._move(connection, self._saved)
-            events = decode(self._projection, [stored])
-            await rows.load(touched(self._projection, events))
-            apply(self._projection, rows, events)
+            await rows.load(self._projection.touched([stored]))
+            apply(self._projection, rows, [stored])
             await rows.flush()
             await connection.execute(is_done)
 

@@ -1,6 +1,6 @@
 """Hosts as they are shown: what the event log says of them, and beside it what their heartbeats say."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import orjson
@@ -10,7 +10,7 @@ from control_plane.events import heartbeats, hosts
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.heartbeats import Heartbeat
-from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.events.presence import LastHeartbeat, counted, follows
 from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.projections.usage import block_of, packed
@@ -92,19 +92,25 @@ class HostsProjection(Projection):
     def passing(self) -> Collection[Table]:
         return (self.usage,)
 
-    def concerns(self, event: Event) -> bool:
-        return event.KIND.startswith("host.") or event.KIND == hosts.HeartbeatReceived.KIND
+    def concerns(self, kind: str) -> bool:
+        return kind == hosts.HeartbeatReceived.KIND or kind.startswith("host.")
 
-    def glance(self, stored: StoredEvent) -> Event | None:
+    @property
+    def glance(self) -> Callable[[StoredEvent], Event | None]:
         """See `Projection`."""
-        return heartbeats.glance(stored)
+        return heartbeats.glance
 
-    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        if isinstance(event, Heartbeat | hosts.HeartbeatReceived):
-            name = event.hostname
-            return (self.host, (name,)), (self.usage, (name, block_of(stored.recorded_us)))
-        hostname = getattr(event, "hostname", None)
-        return ((self.host, (hostname,)),) if self.concerns(event) and hostname else ()
+    def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
+        hostnames: set[RowKey] = set()
+        blocks: set[RowKey] = set()
+        for stored in events:
+            hostname = stored.hostname or ""
+            if stored.kind == hosts.HeartbeatReceived.KIND:
+                hostnames.add((hostname,))
+                blocks.add((hostname, block_of(stored.recorded_us)))
+            elif self.concerns(stored.kind):
+                hostnames.add((hostname,))
+        return {self.host: hostnames, self.usage: blocks}
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         if isinstance(event, Heartbeat):
@@ -123,19 +129,22 @@ class HostsProjection(Projection):
                 rows.put(self.history, {column.name: changed[column.name] for column in self.history.columns})
 
     def _heartbeat(self, rows: RowStore, stored: StoredEvent, beat: Heartbeat | HeartbeatMessage) -> None:
-        hostname, recorded_us = beat.hostname, stored.recorded_us
+        hostname, seq, recorded_us = stored.hostname or "", stored.seq, stored.recorded_us
         now = rows.change(self.host, hostname)
-        last = counted(None if now is None else last_of(now), beat, recorded_us)
-        if last is None:
-            return
-        if now is None:
-            rows.put(self.host, now := _new_row(hostname))
-        now["boot_id"], now["sequence"], now["timestamp"], superseded = last
-        now["superseded"] = list(superseded)
+        if now is not None and follows(now["boot_id"], now["sequence"], beat):  # as nearly all do
+            now["sequence"], now["timestamp"] = beat.sequence, beat.timestamp
+        else:
+            last = counted(None if now is None else last_of(now), beat, recorded_us)
+            if last is None:
+                return
+            if now is None:
+                rows.put(self.host, now := _new_row(hostname))
+            now["boot_id"], now["sequence"], now["timestamp"], superseded = last
+            now["superseded"] = list(superseded)
         now["status"] = beat.status
-        now.update(heard(beat, stored.body, stored.seq, recorded_us))
+        hear(now, beat, stored.body, seq, recorded_us)
         since_us = block_of(recorded_us)
-        entry = packed(recorded_us, stored.seq, beat.cpu_usage, beat.memory_usage)
+        entry = packed(recorded_us, seq, beat.cpu_usage, beat.memory_usage)
         if (block := rows.change(self.usage, hostname, since_us)) is None:
             rows.put(self.usage, {"hostname": hostname, "since_us": since_us, "data": entry})
         else:
@@ -157,18 +166,15 @@ def _of_events() -> list[Column[Any]]:
     ]
 
 
-def heard(beat: Heartbeat | HeartbeatMessage, body: bytes, seq: int, recorded_us: int) -> Row:
-    """What a heartbeat that counts says of its host, for show."""
-    return {
-        "heartbeat_seq": seq,
-        "last_heartbeat_us": recorded_us,
-        "interval_s": beat.interval_s,
-        "cpu_usage": beat.cpu_usage,
-        "memory_usage": beat.memory_usage,
-        "groups_bound": None if beat.groups is None else sorted(beat.groups),
-        "heartbeat": body,
-        "usage_pos": seq,
-    }
+def hear(row: Row, beat: Heartbeat | HeartbeatMessage, body: bytes, seq: int, recorded_us: int) -> None:
+    """Put into a row what a heartbeat that counts says of its host, for show."""
+    row["heartbeat_seq"] = row["usage_pos"] = seq
+    row["last_heartbeat_us"] = recorded_us
+    row["interval_s"] = beat.interval_s
+    row["cpu_usage"] = beat.cpu_usage
+    row["memory_usage"] = beat.memory_usage
+    row["groups_bound"] = None if beat.groups is None else sorted(beat.groups)
+    row["heartbeat"] = body
 
 
 def facts_of(body: bytes | None) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """What a projection is: read tables, and a pure fold of events into their rows."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from sqlalchemy import Column, MetaData, Table
@@ -56,16 +56,17 @@ class Projection:
         """Those with blocks of usages, by `hostname` and `since_us`: they pass away with the segments of the log."""
         return ()
 
-    def concerns(self, event: Event) -> bool:
-        """Whether an event can change a row here; False for most kinds, and never False for one that can."""
+    def concerns(self, kind: str) -> bool:
+        """Whether an event of a kind can change a row here; False for most kinds, and never False for one that can."""
         return True
 
-    def glance(self, stored: StoredEvent) -> Event | None:
+    @property
+    def glance(self) -> Callable[[StoredEvent], Event | None]:
         """A quicker reading of an event that `apply` takes as well; None where it takes the usual one."""
-        return None
+        return lambda _stored: None
 
-    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        """The rows that `apply` will look at."""
+    def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
+        """The rows that `apply` will look at: whom an event is about, its envelope says."""
         raise NotImplementedError
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:

@@ -92,25 +92,26 @@ class TasksProjection(Projection):
             Column("online_seq", Int64, nullable=False),
         )
 
-    def concerns(self, event: Event) -> bool:
-        return event.KIND.startswith(("task.", "execution.")) or isinstance(event, hosts.HostWentOnline)
+    def concerns(self, kind: str) -> bool:
+        return kind.startswith(("task.", "execution.")) or kind == hosts.HostWentOnline.KIND
 
-    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        if isinstance(event, tasks.TaskAccepted | hosts.HostWentOnline):
-            return ()  # a new row, whatever stands
-        task_id, hostname = getattr(event, "task_id", None), getattr(event, "hostname", None)
-        if isinstance(event, tasks.TaskCancelRequested):
-            return ((self.task, (event.task_id,)),)
-        if event.KIND.startswith("execution.") and task_id and hostname:
-            return ((self.task, (task_id,)), (self.execution, (task_id, hostname)))
-        return ()
+    def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
+        task_ids: set[RowKey] = set()
+        executions: set[RowKey] = set()
+        for stored in events:
+            if (task_id := stored.task_id) is None or stored.kind == tasks.TaskAccepted.KIND:
+                continue  # a new row, whatever stands
+            task_ids.add((task_id,))
+            if (hostname := stored.hostname) is not None:
+                executions.add((task_id, hostname))
+        return {self.task: task_ids, self.execution: executions}
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         match event:
             case tasks.TaskAccepted():
                 self._accept(rows, stored, event)
             case tasks.TaskCancelRequested():
-                self._request_cancel(rows, stored, event.task_id)
+                self._request_cancel(rows, stored)
             case hosts.HostWentOnline():
                 rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
             case _ if event.KIND.startswith("execution."):
@@ -140,8 +141,8 @@ class TasksProjection(Projection):
         for hostname in hostnames:
             rows.put(self.execution, _queued(task, hostname))
 
-    def _request_cancel(self, rows: RowStore, stored: StoredEvent, task_id: str) -> None:
-        task = rows.get(self.task, task_id)
+    def _request_cancel(self, rows: RowStore, stored: StoredEvent) -> None:
+        task = rows.get(self.task, stored.task_id or "")
         if task is not None and task["state"] == "running":
             now = {"state": "cancelling", "cancel_requested_us": stored.recorded_us, "pos": stored.seq}
             rows.put(self.task, {**task, **now})

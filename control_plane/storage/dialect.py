@@ -10,19 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 KeyBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes]
-# The columns of a log's table as they are kept: texts in their bytes.
+# The columns of a log's table: seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature
+# and key_id.
 EventColumns: TypeAlias = tuple[
     int,
     int,
-    bytes,
+    str,
     int,
-    bytes | None,
-    bytes | None,
-    bytes | None,
+    str | None,
+    str | None,
+    str | None,
     int | None,
     bytes,
     bytes | None,
-    bytes | None,
+    str | None,
 ]
 
 

@@ -84,23 +84,35 @@ def statements(rows: Sequence[Sequence[Value]]) -> Iterator[str | Sequence[Value
         yield ",".join(texts)
 
 
-def rows_in(data: bytes) -> Iterator[EventColumns]:
-    """Undo `LEAF`, of many events. Raises StorageUnavailableError where the server has cut in one of them."""
-    at, size, unpack, head_bytes = 0, len(data), _HEAD.unpack_from, _HEAD.size
-    while at <= size - head_bytes:
-        seq, recorded_us, schema_v, has_occurred, occurred_us, *lengths = unpack(data, at)
-        at += head_bytes
-        texts: list[bytes | None] = []
-        for length in lengths:
-            if length < 0:
-                texts.append(None)
-            else:
-                texts.append(data[at : at + length])
-                at += length
-        kind, task_id, hostname, actor, body, signature, key_id = texts
-        assert kind is not None  # noqa: S101 - neither column can be NULL
-        assert body is not None  # noqa: S101
+def rows_in(data: bytes) -> list[EventColumns]:
+    """Undo `LEAF`, of many events.
+
+    Raises:
+        StorageUnavailableError: the server has cut in one of them.
+        UnicodeDecodeError: what should be text is none.
+    """
+    rows: list[EventColumns] = []
+    end, size, unpack, head_bytes, add = 0, len(data), _HEAD.unpack_from, _HEAD.size, rows.append
+    while end <= size - head_bytes:
+        # Each by itself: a loop over the lengths takes twice as long, and this is done for every event that is read.
+        seq, recorded_us, schema_v, has_occurred, occurred_us, n_kind, n_task, n_host, n_actor, n_body, n_sig, n_key = (
+            unpack(data, end)
+        )
+        end += head_bytes
+        try:
+            kind = data[end : (end := end + n_kind)].decode()
+            task_id = None if n_task < 0 else data[end : (end := end + n_task)].decode()
+            hostname = None if n_host < 0 else data[end : (end := end + n_host)].decode()
+            actor = None if n_actor < 0 else data[end : (end := end + n_actor)].decode()
+            body = data[end : (end := end + n_body)]
+            signature = None if n_sig < 0 else data[end : (end := end + n_sig)]
+            key_id = None if n_key < 0 else data[end : (end := end + n_key)].decode()
+        except UnicodeDecodeError:
+            if end > size:
+                break
+            raise
         occurred = occurred_us if has_occurred else None
-        yield seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred, body, signature, key_id
-    if at != size:
+        add((seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred, body, signature, key_id))
+    if end != size:
         raise StorageUnavailableError("the server has cut a value off")
+    return rows

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import aiosqlite
 from sqlalchemy import Column, ColumnElement, Table, delete, func, literal_column, select, text
@@ -236,7 +236,7 @@ class SqliteDialect:
         )
         driver = await _driver(connection)
         with _translated():
-            return cast("list[EventColumns]", await driver.execute_fetchall(sql, (after, upto, below_bytes)))
+            return list(map(_as_text, await driver.execute_fetchall(sql, (after, upto, below_bytes))))
 
     async def event_rows_at(
         self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
@@ -247,7 +247,7 @@ class SqliteDialect:
         )
         driver = await _driver(connection)
         with _translated():
-            return cast("list[EventColumns]", await driver.execute_fetchall(sql, (below_bytes,)))
+            return list(map(_as_text, await driver.execute_fetchall(sql, (below_bytes,))))
 
     async def digest_rows(
         self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
@@ -300,6 +300,23 @@ async def _write_many(connection: AsyncConnection, sql: str, rows: Sequence[Sequ
     driver = await _driver(connection)
     with _translated():
         await driver.executemany(sql, rows)
+
+
+def _as_text(row: Sequence[Any]) -> EventColumns:
+    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
+    return (
+        seq,
+        recorded_us,
+        kind.decode(),
+        schema_v,
+        None if task_id is None else task_id.decode(),
+        None if hostname is None else hostname.decode(),
+        None if actor is None else actor.decode(),
+        occurred_us,
+        body,
+        signature,
+        None if key_id is None else key_id.decode(),
+    )
 
 
 def _list(names: Sequence[str]) -> str:

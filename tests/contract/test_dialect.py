@@ -112,14 +112,15 @@ class DialectContract:
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("control_plane.storage.mysql.ROWS_A_VALUE", 7)
-        texts: list[bytes | None] = [None, b"", b"\x00", bytes(range(200)), b"\xff" * 64]
-        rows: list[EventRow] = [
-            (n, 2**63 - n, b"k" * n, n, text, text, text, occurred, b"b" * n, text and text[:64], text and text[:64])
+        texts = [None, "", "\0", "".join(map(chr, range(64))), "é" * 32]
+        rows = [
+            (n, 2**63 - n, "k" * n, n, text, text, text, occurred, b"\xff" * n, None if text is None else b"\xff", text)
             for n, (text, occurred) in enumerate(product(texts, (None, 0, -1, -(2**63), 2**63 - 1)), start=1)
         ]
         large = (len(rows) + 1, 1, b"k", 1, None, None, None, None, b"b" * 1000, None, None)
+        raw = [[value.encode() if isinstance(value, str) else value for value in row] for row in rows]
         async with database.write() as connection:
-            await database.dialect.bulk_insert(connection, heartbeat_event, [*rows, large])
+            await database.dialect.bulk_insert(connection, heartbeat_event, [*raw, large])
 
         async with database.read() as connection:
             for after, upto in ((0, len(rows) + 1), (3, 4), (7, 7), (3, 20)):

@@ -1,6 +1,6 @@
 """Folds in memory, held to what a projection promises of each event: which rows it looks at, and whether it matters."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Table
@@ -22,8 +22,8 @@ class MemoryRows:
         self.has_changed = False
         self._loaded: set[tuple[Table, RowKey]] = set()
 
-    def begin(self, touched: Iterable[tuple[Table, RowKey]]) -> None:
-        self._loaded = set(touched)
+    def begin(self, touched: Mapping[Table, set[RowKey]]) -> None:
+        self._loaded = {(table, key) for table, keys in touched.items() for key in keys}
         self.has_changed = False
 
     def get(self, table: Table, *key: str | int) -> Row | None:
@@ -60,9 +60,9 @@ class Folded:
             row = stored(new, seq=self.heads[new.log], recorded_us=START_US + round(at_s * 1_000_000))
             decoded = registry.decode(row)
             assert decoded is not None
-            self._rows.begin(self.projection.touched(row, decoded))
+            self._rows.begin(self.projection.touched([row]))
             self.projection.apply(self._rows, row, decoded)  # type: ignore[arg-type] # all that a fold uses of Rows
-            assert not self._rows.has_changed or self.projection.concerns(decoded)
+            assert not self._rows.has_changed or self.projection.concerns(row.kind)
         return self.heads[events[-1].LOG]
 
     def row(self, table: Table, *key: str | int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A past for projections: hosts that come and go, tasks in many states, heartbeats; and a projection that counts."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from sqlalchemy import Column, Table
@@ -83,11 +83,11 @@ class Counting(Projection):
             Column("seqs", Identifier(64), nullable=False),
         )
 
-    def concerns(self, event: Event) -> bool:
-        return hasattr(event, "task_id")
+    def concerns(self, kind: str) -> bool:
+        return kind.startswith(("task.", "execution."))
 
-    def touched(self, stored: StoredEvent, event: Event) -> Iterable[tuple[Table, RowKey]]:
-        return ((self.counted, (event.task_id,)),) if hasattr(event, "task_id") else ()
+    def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
+        return {self.counted: {(stored.task_id,) for stored in events if stored.task_id is not None}}
 
     def apply(self, rows: Rows, stored: StoredEvent, event: Event) -> None:
         if event.KIND in self.cannot_fold:

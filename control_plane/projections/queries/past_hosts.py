@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events import heartbeats, registry
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
+from control_plane.events.heartbeats import Heartbeat
 from control_plane.events.hosts import PresenceChanged
 from control_plane.events.log import EventLog
-from control_plane.projections.hosts import HostsProjection, heard
+from control_plane.projections.hosts import HostsProjection, hear
 from control_plane.projections.moments import Moment
 from control_plane.projections.queries.hosts import (
     GroupView,
@@ -33,7 +34,7 @@ from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import heartbeat_kept
 from control_plane_wire import strict_json
-from control_plane_wire.messages import parse_heartbeat
+from control_plane_wire.messages import HeartbeatMessage, parse_heartbeat
 
 HOSTS_A_STATEMENT: Final = 500
 _SAID: Final = ("last_heartbeat_us", "interval_s", "cpu_usage", "memory_usage", "groups_bound", "heartbeat")
@@ -122,7 +123,7 @@ class PastHosts:
         said: dict[str, Row] = {}
         async for stored in self._log.read_these(HEARTBEAT_EVENT, seqs):
             if (beat := heartbeats.read(stored)) is not None:
-                said[beat.hostname] = heard(beat, stored.body, stored.seq, stored.recorded_us)
+                said[beat.hostname] = _heard(beat, stored.body, stored.seq, stored.recorded_us)
         return said
 
     async def _changes(self, seqs: Iterable[int]) -> dict[str, PresenceChanged]:
@@ -190,4 +191,10 @@ def _as_told(change: PresenceChanged) -> Row:
         return _NEVER_HEARD
     told = dict(change.heartbeat)
     beat = parse_heartbeat(told)
-    return heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)
+    return _heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)
+
+
+def _heard(beat: Heartbeat | HeartbeatMessage, body: bytes, seq: int, recorded_us: int) -> Row:
+    said: Row = {}
+    hear(said, beat, body, seq, recorded_us)
+    return said

@@ -48,7 +48,7 @@ def rows_of(events: Sequence[StoredEvent]) -> list[dict[str, object]]:
     for event in events:
         heartbeat = registry.decode(event)
         assert heartbeat is not None
-        rows.begin(projection.touched(event, heartbeat))
+        rows.begin(projection.touched([event]))
         projection.apply(rows, event, heartbeat)  # type: ignore[arg-type] # all that a fold uses of Rows
     return sorted(rows.tables.get(projection.host, {}).values(), key=lambda row: str(row["hostname"]))
 

@@ -44,9 +44,9 @@ def test_what_was_taken_is_there_until_the_next_is_taken_however_much_there_is(m
 
     rows.put(TABLE, a_row("web2"))
 
-    assert rows.missing([(TABLE, ("web1", 0)), (TABLE, ("web2", 0)), (TABLE, ("web3", 0))]) == {TABLE: [("web3", 0)]}
+    assert rows.missing({TABLE: {("web1", 0), ("web2", 0), ("web3", 0)}}) == {TABLE: [("web3", 0)]}
     rows.taken(0)
-    assert rows.missing([(TABLE, ("web1", 0)), (TABLE, ("web2", 0))]) == {TABLE: [("web1", 0)]}
+    assert rows.missing({TABLE: {("web1", 0), ("web2", 0)}}) == {TABLE: [("web1", 0)]}
 
 
 def test_large_rows_are_forgotten_sooner() -> None:
