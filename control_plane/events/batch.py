@@ -115,7 +115,7 @@ def plan(
         rows.append((seq, recorded_us, *entry.columns))
         key_rows.append((*entry.key_columns, seq))
         leaves.append(leaf_at(seq, recorded_us, entry.leaf))
-        events.append(StoredEvent(seq, recorded_us, *entry.shown))
+        events.append(StoredEvent._make((seq, recorded_us, *entry.shown)))
         recorded[entry.key] = outcome = Recorded(seq, recorded_us)
         outcomes.append(outcome)
     moved = Head(seq, recorded_us if rows else head.recorded_us, head.tree.extended(leaves))

@@ -80,8 +80,7 @@ class Head:
     tree: CompactRange
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """The event is in the log, for good."""
 
     seq: int

@@ -15,6 +15,7 @@ ABSENT: Final = 0xFFFF_FFFF
 
 # seq, recorded_us; then schema_v, whether there is an occurred_us, occurred_us, the lengths of the seven texts
 _PLACE: Final = Struct(">QQ")
+_LEAF_PLACE: Final = Struct(">xQQ")  # behind the 0x00 of a leaf
 _REST: Final = Struct(">H?q7I")
 _HEADER: Final = Struct(">QQH?q7I")
 
@@ -46,7 +47,7 @@ def leaf_hash(row: EventRow) -> bytes:
 
 def leaf_at(seq: int, recorded_us: int, rest: bytes) -> bytes:
     """The leaf of an event, given as its place and its `leaf_rest`."""
-    return sha256(b"\x00" + _PLACE.pack(seq, recorded_us) + rest).digest()
+    return sha256(_LEAF_PLACE.pack(seq, recorded_us) + rest).digest()
 
 
 def row_of(data: bytes) -> EventRow:

@@ -26,7 +26,7 @@ class Tail:
             self._events.clear()
             self._size_bytes = 0
         self._events.extend(events)
-        self._size_bytes += sum(len(event.body) for event in events)
+        self._size_bytes += sum([len(event.body) for event in events])
         while len(self._events) > MOST_EVENTS or self._size_bytes > MOST_BYTES:
             self._size_bytes -= len(self._events.popleft().body)
         self._keys.update(keys)
