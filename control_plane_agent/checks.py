@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from control_plane_agent.identity import Identity
 from control_plane_agent.policy import Policy
-from control_plane_wire.errors import SignatureError
+from control_plane_wire.errors import SignatureError, WireError
 from control_plane_wire.messages import ALLOWED_SKEW_S, MAX_COMMAND_BYTES, MAX_EXPIRY_S, CommandMessage, decode
 from control_plane_wire.signing import COMMAND, CONTROL_PLANE
 from control_plane_wire.strict_json import JsonObject
@@ -35,6 +35,15 @@ def opened(body: bytes, route: str, keys: Iterable[bytes]) -> JsonObject:
             continue
         return signed.message
     raise SignatureError("not signed by a key of the control plane for this recipient")
+
+
+def is_authentic(body: bytes, route: str, identity: Identity) -> bool:
+    """Whether a key that this host trusts, or has trusted, has signed it: it is then what was journalled."""
+    try:
+        opened(body, route, [*identity.keys.values(), *identity.retired.values()])
+    except WireError:
+        return False
+    return True
 
 
 def admit(command: CommandMessage, *, route: str, identity: Identity, policy: Policy, now_s: int) -> Refused | None:

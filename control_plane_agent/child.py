@@ -15,7 +15,6 @@ NOT_RUN: Final = 126
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _LIMITS: Final = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 65_536), (resource.RLIMIT_NPROC, 4096))
-_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGUSR1)  # ignored or handled by us
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -102,8 +101,10 @@ def execute(program: Program, containment: Containment, parent: int) -> NoReturn
 
 
 def _limit() -> None:
-    for number in _DEFAULT_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):  # a number that the C library keeps for itself
+            signal.signal(number, signal.SIG_DFL)  # ignored or handled by us, or by who started the agent
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("0")
     for which, most in _LIMITS:

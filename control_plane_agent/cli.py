@@ -18,6 +18,7 @@ from control_plane_agent.journal import LIVE
 from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_agent.simulated_fleet import MAX_SIMULATED, identities_of
+from control_plane_agent.watchdog import Watchdog
 from control_plane_wire.errors import WireError
 from control_plane_wire.lifecycle import run_until_stopped
 from control_plane_wire.transport.rabbitmq import RabbitTransport
@@ -172,7 +173,7 @@ def _serve(agents: Iterable[Agent]) -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await run_until_stopped(agents, stop=stop, drain_s=DRAIN_S)
+        await run_until_stopped([*agents, Watchdog.of(os.environ)], stop=stop, drain_s=DRAIN_S)
 
     try:
         asyncio.run(run())

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Final
 
-from control_plane_agent.checks import admit, opened
+from control_plane_agent.checks import admit, is_authentic
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
 from control_plane_agent.executor import Executor
@@ -24,10 +24,9 @@ from control_plane_agent.journal import LIVE, Entry, Journal
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.policy import Policy
 from control_plane_agent.results import DISK_FULL, accepted_of, never_run
-from control_plane_agent.slots import Finished
+from control_plane_agent.slots import Finished, Started
 from control_plane_wire.backoff import Backoff
 from control_plane_wire.clock import Clock
-from control_plane_wire.errors import WireError
 from control_plane_wire.failpoints import Failpoints
 from control_plane_wire.messages import CancelMessage, CommandMessage
 
@@ -38,8 +37,14 @@ FIRST_RETRY_S: Final = 0.1  # after a supervisor that ended before it began
 MOST_RETRY_S: Final = 5.0
 EXPIRY_LOOK_S: Final = 1.0  # between looks whether something that waits for a worker has expired
 PRUNE_S: Final = 600.0
+DAMAGED: Final = "journal damaged"
 
 log = logging.getLogger(__name__)
+
+
+def _went_down(started: Started) -> str:
+    reason = "its supervisor, or the machine, went down while it ran"
+    return reason if started.cgroup else f"{reason}; without a cgroup, what is left was looked for by its environment"
 
 
 class _Step(Enum):
@@ -88,6 +93,9 @@ class Executions:
         async with self._executor.running(), asyncio.TaskGroup() as self._tasks:
             for task_id in await self._disk.do(self._journal.live):
                 self._start(task_id)
+            if damaged := self._journal.damaged_refusals:
+                self.counters["damaged_refusals"] += damaged
+                log.error("reserve damaged", extra={"refusals": damaged})
             pruning = self._tasks.create_task(self._prune(), name="prune")
             watching = self._tasks.create_task(self._watch_expiry(), name="expiry")
             try:
@@ -266,8 +274,7 @@ class Executions:
             return _Step.WAIT  # its supervisor lives, perhaps that of an earlier agent
         try:
             entry = self._journal.read(task_id)
-            if not self._is_authentic(entry):
-                self._damaged.add(task_id)
+            self._look_for_damage(entry)
             if entry.state.finished is not None:
                 return _Step.NOTHING
             if (ended := self._why_it_cannot_run(entry)) is None:
@@ -279,14 +286,13 @@ class Executions:
 
     def _why_it_cannot_run(self, entry: Entry) -> Finished | None:
         """Called with the entry's lock held, so no supervisor of it lives."""
-        now_s = self._clock.now_s()
-        if entry.state.started is not None:
-            killed = self._executor.kill_left(entry.state.started)
-            ended = never_run("interrupted", "its supervisor, or the machine, went down while it ran", now_s)
-            return ended._replace(leftovers=killed or None)
-        if entry.state.is_damaged or entry.task_id in self._damaged:
-            self.counters["damaged_entries"] += 1
-            return never_run("interrupted", "journal damaged", now_s)
+        now_s, started = self._clock.now_s(), entry.state.started
+        if started is not None:
+            killed = self._executor.kill_left(started)
+            reason = DAMAGED if entry.task_id in self._damaged else _went_down(started)
+            return never_run("interrupted", reason, now_s)._replace(leftovers=killed or None)
+        if entry.task_id in self._damaged:
+            return never_run("interrupted", DAMAGED, now_s)
         if self._journal.is_reserved(entry.task_id):
             return never_run("rejected", DISK_FULL, now_s)  # as was answered when it came
         if entry.is_cancelled:
@@ -295,13 +301,13 @@ class Executions:
             return never_run("expired", "expired before it could be started", now_s)
         return None
 
-    def _is_authentic(self, entry: Entry) -> bool:
-        identity = self._identities.current
-        try:
-            opened(entry.body, entry.route, [*identity.keys.values(), *identity.retired.values()])
-        except WireError:
-            return False
-        return True
+    def _look_for_damage(self, entry: Entry) -> None:
+        """Whether it is what was written; where it is not it is reported, and then kept apart."""
+        is_whole = is_authentic(entry.body, entry.route, self._identities.current) and not entry.state.is_damaged
+        if not is_whole and entry.task_id not in self._damaged:
+            self._damaged.add(entry.task_id)
+            self.counters["damaged_entries"] += 1
+            log.error("journal damaged", extra={"task_id": entry.task_id})
 
     async def _announce(self, task_id: str, has_worker: asyncio.Event) -> None:
         """Say that it is journalled, and when it runs that it does, unless it is over by then."""

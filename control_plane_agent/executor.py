@@ -127,8 +127,7 @@ class LauncherExecutor:
                 process.stdin.close()  # which ends it
                 for ended in self._ended.values():
                     ended.set()  # or not: whoever waits looks at the slots and the lock
-                async with asyncio.timeout(STOP_S):
-                    await process.wait()
+                await _until_ended(process)
             await asyncio.sleep(RESTART_S)
 
     def _has_ended(self, entry: str) -> None:
@@ -201,3 +200,13 @@ class LauncherExecutor:
 
     def kill_left(self, started: Started) -> int:
         return kill_left(started.cgroup, started.nonce) if started.boot_id == self._boot_id else 0
+
+
+async def _until_ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for a launcher that has nothing more to do, and kill one that is frozen; supervisors live on without it."""
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

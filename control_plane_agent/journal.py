@@ -36,6 +36,7 @@ DONE: Final = "done"
 TOLD: Final = "told"
 QUARANTINE: Final = "quarantine"
 ROUTE: Final = "route"
+NEW: Final = ".new-"  # begins the names of what is no entry yet, or no more
 TOMBSTONE_S: Final = 86_400  # after expires_at
 LEAST_TOMBSTONE_S: Final = 2 * ALLOWED_SKEW_S  # any sooner, and a clock that was set back could let a copy run
 MAX_DONE_OUTPUT_BYTES: Final = 256 * 1024 * 1024
@@ -95,16 +96,15 @@ class Journal:
 
     def _load(self) -> None:
         for name in self._disk.names(LIVE):
-            if name.startswith(".new-"):
-                self._disk.remove(f"{LIVE}/{name}")
+            if name.startswith(NEW):
+                with contextlib.suppress(OSError):  # it stays half, and nobody takes it for an entry
+                    self._disk.remove(f"{LIVE}/{name}")
         places: tuple[Place, ...] = (QUARANTINE, TOLD, DONE, LIVE)
         for place in places:
             for task_id in self._disk.names(place):
-                self._places[task_id] = place
-                self._times[task_id] = _times(self._read(task_id, COMMAND))
-        for task_id in self._disk.names(LIVE):
-            with contextlib.suppress(FileExistsError):  # a state that is lost is a damaged one, never a new one
-                self._disk.create(f"{LIVE}/{task_id}/{STATE}", b"lost")
+                if not task_id.startswith(NEW):
+                    self._places[task_id] = place
+                    self._times[task_id] = _times(self._read(task_id, COMMAND))
         over = self._disk.names(DONE) + self._disk.names(TOLD)  # there too, where a crash came between
         for task_id in sorted(over, key=lambda task_id: self._times[task_id].timestamp):
             self._note_output(task_id)
@@ -123,6 +123,11 @@ class Journal:
     def find(self, task_id: str) -> Place | Literal["reserve"] | None:
         """Where a task is known, if it is."""
         return self._places.get(task_id) or ("reserve" if task_id in self._reserve else None)
+
+    @property
+    def damaged_refusals(self) -> int:
+        """How many refusals on a full disk are remembered by a slot that does not verify any more."""
+        return len(self._reserve.damaged)
 
     def is_reserved(self, task_id: str) -> bool:
         """Whether it was refused because the disk was full."""
@@ -144,12 +149,17 @@ class Journal:
     def output(self, task_id: str, stream: str) -> Output:
         """What was kept of a stream, with the size and digest that the supervisor wrote down."""
         finished = self.read(task_id).state.finished
-        size = None if finished is None else getattr(finished, f"{stream}_bytes")
-        sha256 = None if finished is None else getattr(finished, f"{stream}_sha256")
-        output = read_output(self._disk, self._path(task_id), stream, size, sha256)
+        size, sha256, kept = (
+            None if finished is None else getattr(finished, f"{stream}_{what}") for what in ("bytes", "sha256", "kept")
+        )
+        output = read_output(self._disk, self._path(task_id), stream, size, sha256, kept)
         if output.error is not None:
             self._unreadable.add(task_id)
         return output
+
+    def timestamp(self, task_id: str) -> int:
+        """When the message was made, by its own word."""
+        return self._times[task_id].timestamp
 
     def start_within_s(self, task_id: str) -> int:
         """Seconds until it must not be started any more; negative when that is past."""
@@ -180,7 +190,7 @@ class Journal:
         Raises:
             JournalError: it could not be made durable.
         """
-        new, entry = f"{LIVE}/.new-{os.urandom(8).hex()}", f"{LIVE}/{task_id}"
+        new, entry = _new_name(), f"{LIVE}/{task_id}"
         made = new
         with _journal_errors(f"{task_id} cannot be journalled"):
             if entry in self._left:
@@ -222,7 +232,12 @@ class Journal:
 
     def try_lock(self, task_id: str) -> Lock | None:
         """The lock of an entry's state, or None while a supervisor has it."""
-        return self._disk.try_lock(f"{self._path(task_id)}/{STATE}")
+        path = f"{self._path(task_id)}/{STATE}"
+        try:
+            return self._disk.try_lock(path)
+        except FileNotFoundError:  # a state that is lost is a damaged one, never a new one
+            self._disk.create(path, b"lost")
+            return self._disk.try_lock(path)
 
     def finish(self, task_id: str, finished: Finished) -> None:
         """Write slot 1; only for who holds the entry's lock. Raises JournalError."""
@@ -272,14 +287,21 @@ class Journal:
             self._prune_outputs()
 
     def _prune_tombstones(self) -> None:
+        """Each loses its name before anything in it goes: half of one could never be pruned, nor be sent as it was."""
+        removed = []
         for task_id, times in list(self._times.items()):
             is_over = self._places[task_id] in {DONE, TOLD} and times.last_start_s < self._forget_before_s
             # One that cannot be read any more has no times, so nobody can tell when a copy of it would be late.
             if is_over and 0 < times.timestamp < self.head_s:
-                self._disk.remove(self._path(task_id))
+                removed.append(_new_name())  # which the next start removes, where we do not come to it
+                self._disk.rename(self._path(task_id), removed[-1])
                 del self._places[task_id], self._times[task_id]
                 self._done_output.pop(task_id, None)
                 self._unreadable.discard(task_id)
+        for place in (LIVE, DONE, TOLD) if removed else ():
+            self._disk.sync_dir(place)
+        for path in removed:
+            self._disk.remove(path)
 
     def _prune_outputs(self) -> None:
         total = sum(self._done_output.values())
@@ -307,6 +329,10 @@ def _journal_errors(what: str) -> Iterator[None]:
     except OSError as error:
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise JournalError(f"{what}: {error.strerror}", is_full=is_full) from error
+
+
+def _new_name() -> str:
+    return f"{LIVE}/{NEW}{os.urandom(8).hex()}"
 
 
 def _output_names() -> list[str]:

@@ -5,10 +5,11 @@ import logging
 from collections import deque
 from typing import Final
 
+from control_plane_agent.checks import is_authentic
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
 from control_plane_agent.identity import Identities
-from control_plane_agent.journal import Journal
+from control_plane_agent.journal import DONE, Journal
 from control_plane_agent.results import result_of
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
@@ -76,6 +77,10 @@ class Outbox:
         await publish(session, self._sealed(message.to_json()))
 
     def _sealed_result(self, task_id: str) -> Message | None:
+        if self._journal.find(task_id) == DONE:  # what was damaged since would be another result than the one sent
+            entry = self._journal.read(task_id)
+            if not is_authentic(entry.body, entry.route, self._identities.current):
+                return None
         result = result_of(self._journal, task_id)
         return None if result is None else self._sealed(result.to_json())
 

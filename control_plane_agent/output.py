@@ -3,6 +3,7 @@
 Written piece by piece, so that it survives the supervisor, who writes it: the standard library and `disk` alone.
 """
 
+import binascii
 import hashlib
 import os
 from typing import Final, NamedTuple
@@ -13,6 +14,7 @@ STREAMS: Final = ("stdout", "stderr")
 HEAD_BYTES: Final = 256 * 1024
 TAIL_BYTES: Final = 768 * 1024
 KEPT_BYTES: Final = HEAD_BYTES + TAIL_BYTES
+DAMAGED: Final = "damaged on the disk"
 
 
 class Capture:
@@ -61,9 +63,19 @@ class Capture:
 
     def _write(self, part: str, offset: int, data: bytes) -> None:
         if part not in self._files:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._files[part] = os.open(f"{self._stream}.{part}", flags, 0o600, dir_fd=self._directory)
         write_all(self._files[part], data, offset)
+
+    def kept_crc(self) -> int | None:
+        """CRC-32 of what the files keep; None where that is the whole stream, whose digest says more."""
+        if self.size <= KEPT_BYTES and not self.is_lost:
+            return None
+        crc = 0
+        for part in ("head", "tail"):
+            if part in self._files:
+                crc = binascii.crc32(os.pread(self._files[part], KEPT_BYTES, 0), crc)
+        return crc
 
     def sync(self) -> None:
         """Make it durable; what cannot be counts as lost."""
@@ -79,7 +91,7 @@ class Output(NamedTuple):
 
     Attributes:
         size, sha256: of all of it; None where nobody knows.
-        error: why something that was kept cannot be read.
+        error: why something that was kept cannot be read, or believed.
     """
 
     head: bytes
@@ -94,12 +106,15 @@ class Output(NamedTuple):
         return self.size is None or len(self.head) + len(self.tail) < self.size
 
 
-def read_output(disk: Disk, entry: str, stream: str, size: int | None, sha256: str | None) -> Output:
+def read_output(
+    disk: Disk, entry: str, stream: str, size: int | None, sha256: str | None, kept: int | None = None
+) -> Output:
     """Head and tail of a stream in their order.
 
     Args:
         size: of the whole stream; None where its supervisor died. What the files hold is then all that is known, and
             of a ring that is full nobody can tell where it begins.
+        kept: CRC-32 of what the files keep; None where that is the whole stream, or not known.
     """
     head, head_error = _read(disk, f"{entry}/{stream}.head")
     ring, ring_error = _read(disk, f"{entry}/{stream}.tail")
@@ -109,6 +124,12 @@ def read_output(disk: Disk, entry: str, stream: str, size: int | None, sha256: s
             return Output(head, b"", None, None, error)
         return Output(head, ring, len(head) + len(ring), hashlib.sha256(head + ring).hexdigest())
     begins = (size - HEAD_BYTES) % TAIL_BYTES if size > KEPT_BYTES and len(ring) == TAIL_BYTES else 0
+    if kept is not None:
+        is_damaged = binascii.crc32(head + ring) != kept
+    else:
+        is_damaged = size <= KEPT_BYTES and sha256 is not None and hashlib.sha256(head + ring).hexdigest() != sha256
+    if is_damaged:
+        error = error or DAMAGED
     return Output(head, ring[begins:] + ring[:begins], size, sha256, error)
 
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from typing import Final
 
-from control_plane_agent.journal import LIVE, TOLD, Entry, Journal
+from control_plane_agent.journal import DONE, LIVE, TOLD, Entry, Journal
 from control_plane_agent.output import STREAMS, Output
 from control_plane_agent.slots import Finished
 from control_plane_wire.messages import AcceptedMessage, ResultMessage
@@ -21,11 +21,13 @@ def result_of(journal: Journal, task_id: str) -> ResultMessage | None:
     place = journal.find(task_id)
     if place in {None, "reserve", TOLD}:
         return None
+    if place == LIVE and journal.is_reserved(task_id):  # found after all, and answered for already
+        return refused_unjournalled(task_id, journal.timestamp(task_id))
     entry = journal.read(task_id)
     finished = entry.state.finished
     stdout, stderr = (_on_boundaries(journal.output(task_id, stream)) for stream in STREAMS)
     error = stdout.error or stderr.error
-    if finished is None or (error is not None and place != LIVE):
+    if finished is None or (error is not None and place != LIVE) or (entry.state.is_damaged and place == DONE):
         return None
     has_run = entry.state.started is not None
     is_text = _is_plain(stdout) and _is_plain(stderr)

@@ -49,7 +49,11 @@ class Started(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """Slot 1. Sizes and digests are of the whole streams, of which the files keep head and tail; None is not known."""
+    """Slot 1. Sizes and digests are of the whole streams, of which the files keep head and tail; None is not known.
+
+    Attributes:
+        stdout_kept, stderr_kept: CRC-32 of what the files keep, head first, where that is not the whole stream.
+    """
 
     outcome: str
     finished_at: int
@@ -60,6 +64,8 @@ class Finished(NamedTuple):
     stdout_sha256: str | None = None
     stderr_sha256: str | None = None
     leftovers: int | None = None
+    stdout_kept: int | None = None
+    stderr_kept: int | None = None
 
 
 class State(NamedTuple):

@@ -252,6 +252,8 @@ class _Execution:
             stdout_sha256=out.sha256,
             stderr_sha256=err.sha256,
             leftovers=self._leftovers or None,
+            stdout_kept=out.kept_crc(),
+            stderr_kept=err.kept_crc(),
         )
 
 
