@@ -28,13 +28,23 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.lifecycle import wait_for_any
 from control_plane_wire.messages import Signed
 from control_plane_wire.strict_json import JsonObject
-from control_plane_wire.transport.base import Confirmed, Delivery, Session, Transport, keep_session, until_stopped
+from control_plane_wire.transport.base import (
+    MAX_BATCH,
+    Confirmed,
+    Delivery,
+    Session,
+    Transport,
+    keep_session,
+    until_stopped,
+)
 
 MOST_BYTES: Final = 512 * 1024  # recorded and acknowledged together, so that no commit takes long
 INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
 INLINE_BYTES: Final = 64 * 1024  # of all of them: what is larger would hold up the loop
 CHUNK: Final = 64
 CACHED_TASKS: Final = 2000
+LATE_S: Final = 5.0  # less than an interval of heartbeats: what waits longer to be recorded is late
+LOOK_S: Final = 0.25
 UNKNOWN_HOST: Final = "no registered host"
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +92,8 @@ class Ingest:
     """One stream's consumer, as a service; any number may compete for a queue.
 
     Args:
-        meanwhile: done beside, from when a session consumes until the event is set or the session is lost.
+        meanwhile: done beside, from when a session consumes until the event is set or the session is lost; not while
+            messages are recorded late, because there are too many or the database is slow or away.
     """
 
     def __init__(
@@ -104,6 +115,7 @@ class Ingest:
         self._count = count
         self._meanwhile = meanwhile
         self._failpoints = failpoints
+        self._busy_since_s: float | None = None  # since when there was always something to record
         self.is_connected = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -112,17 +124,44 @@ class Ingest:
             self.is_connected, over = True, asyncio.Event()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._meanwhile(over), name=f"meanwhile {self.name}")
+                    group.create_task(self._while_in_time(over), name=f"meanwhile {self.name}")
                     deliveries = session.consume(self._stream.queue, prefetch=self._stream.prefetch)
                     async for batch in until_stopped(deliveries, stop):
+                        self._begin()
                         for part in parts_of(batch):
                             await self._take(session, part, stop)
+                        self._end(batch)
                     over.set()
             finally:
-                self.is_connected = False
+                self.is_connected, self._busy_since_s = False, None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
+
+    def _begin(self) -> None:
+        if self._busy_since_s is None:
+            self._busy_since_s = asyncio.get_running_loop().time()
+
+    def _end(self, batch: Sequence[Delivery]) -> None:
+        if len(batch) < min(MAX_BATCH, self._stream.prefetch):  # that was all there was
+            self._busy_since_s = None
+
+    @property
+    def _is_late(self) -> bool:
+        since_s = self._busy_since_s
+        return since_s is not None and asyncio.get_running_loop().time() - since_s > LATE_S
+
+    async def _while_in_time(self, over: asyncio.Event) -> None:
+        """Do what is done beside, again and again: it ends while messages are recorded late, and when `over` is set."""
+        while not over.is_set():
+            ends = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._meanwhile(ends), name=f"meanwhile {self.name}")
+                while not over.is_set() and not self._is_late:
+                    await wait_for_any(over, timeout_s=LOOK_S)
+                ends.set()
+            while not over.is_set() and self._is_late:
+                await wait_for_any(over, timeout_s=LOOK_S)
 
     async def _take(self, session: Session, batch: Sequence[Delivery], stop: asyncio.Event) -> None:
         """Record a batch, set aside what cannot be, then acknowledge; the same again while the database is away.

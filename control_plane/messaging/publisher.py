@@ -1,12 +1,18 @@
 """The control plane's publishing side: one session, opened again whenever it is lost."""
 
 import asyncio
+import contextlib
+from typing import Final
 
 from control_plane_wire.backoff import Backoff
-from control_plane_wire.errors import TransportUnavailableError
+from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
 from control_plane_wire.lifecycle import wait_for_any
-from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY
+from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, DEFAULT_EXCHANGE
 from control_plane_wire.transport.base import Message, PublishOutcome, Session, Transport, keep_session
+
+PROBE: Final = Message(exchange=DEFAULT_EXCHANGE, routing_key="control-plane.probe", body=b"", persistent=False)
+PROBE_S: Final = 0.5
+BLOCKED_AFTER_S: Final = 2.0  # less than the two intervals after which silence means something
 
 
 class Publisher:
@@ -22,6 +28,7 @@ class Publisher:
         self._transport = transport
         self._connection_name = connection_name
         self._session: Session | None = None
+        self._unanswered_since_s: float | None = None  # the probes, by the loop's clock
 
     @property
     def is_connected(self) -> bool:
@@ -30,16 +37,18 @@ class Publisher:
     @property
     def is_blocked(self) -> bool:
         """Whether the broker takes no publishes for now."""
-        return self._session is not None and self._session.is_blocked
+        since_s = self._unanswered_since_s
+        is_unanswered = since_s is not None and asyncio.get_running_loop().time() - since_s > BLOCKED_AFTER_S
+        return self._session is not None and (is_unanswered or self._session.is_blocked)
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(CONTROL_PLANE_TOPOLOGY)
             self._session = session
             try:
-                await _until_lost(session, stop)
+                await self._until_lost(session, stop)
             finally:
-                self._session = None
+                self._session = self._unanswered_since_s = None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, self._connection_name, serve, stop=stop, backoff=backoff)
@@ -62,19 +71,36 @@ class Publisher:
             raise TransportUnavailableError("there is no session with the broker")
         return self._session
 
+    async def _until_lost(self, session: Session, stop: asyncio.Event) -> None:
+        """Return when `stop` is set; raise when the session is lost."""
+        lost = asyncio.Event()
 
-async def _until_lost(session: Session, stop: asyncio.Event) -> None:
-    """Return when `stop` is set; raise when the session is lost."""
-    lost = asyncio.Event()
+        async def watch() -> None:
+            await session.wait_lost()
+            lost.set()
 
-    async def watch() -> None:
-        await session.wait_lost()
-        lost.set()
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(watch(), name="watch the publishing session"),
+                group.create_task(self._keep_asking(session), name="ask whether the broker takes publishes"),
+            ]
+            while not stop.is_set() and not lost.is_set():
+                await wait_for_any(stop, lost, timeout_s=60)
+            for task in beside:
+                task.cancel()
+        if lost.is_set() and not stop.is_set():
+            raise TransportUnavailableError("the publishing session is lost")
 
-    async with asyncio.TaskGroup() as group:
-        watcher = group.create_task(watch(), name="watch the publishing session")
-        while not stop.is_set() and not lost.is_set():
-            await wait_for_any(stop, lost, timeout_s=60)
-        watcher.cancel()
-    if lost.is_set() and not stop.is_set():
-        raise TransportUnavailableError("the publishing session is lost")
+    async def _keep_asking(self, session: Session) -> None:
+        """An alarm of the broker holds publishers up and tells nobody: ask, also while there is nothing to publish.
+
+        The agents are held up then too, and their silence means nothing. The message is for no queue and comes back.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._unanswered_since_s is None:
+                self._unanswered_since_s = loop.time()
+            with contextlib.suppress(PublishUnconfirmedError, TransportUnavailableError):
+                await session.publish(PROBE)
+                self._unanswered_since_s = None
+            await asyncio.sleep(PROBE_S)

@@ -18,6 +18,7 @@ from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.messages import MAX_HEARTBEAT_BYTES, MAX_RESULT_BYTES, seal
 from control_plane_wire.signing import CONTROL_PLANE, HEARTBEAT, RESULT, encode_base64, verify
 from control_plane_wire.topology import (
+    CONTROL_PLANE_TOPOLOGY,
     HEARTBEAT_DEAD_QUEUE,
     HEARTBEAT_KEY,
     HEARTBEAT_QUEUE,
@@ -34,6 +35,7 @@ from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, a_registration, host_key
+from tests.support.link import Link
 from tests.support.plane import Plane, WeakLog, a_plane, a_result, of_host, until
 
 FINISHED = tasks.ExecutionFinished.KIND
@@ -596,6 +598,48 @@ class IngestContract:
                 assert await until(held) == 1
             assert await held() is None
 
+    async def test_nobody_holds_that_lease_while_heartbeats_are_recorded_late(
+        self, plane: Plane, somebody: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else whoever is heard late would be taken for silent."""
+        monkeypatch.setattr("control_plane.messaging.ingest.LATE_S", 0.1)
+
+        async def is_free() -> bool:
+            return await plane.leases.held(HEARING) is None
+
+        async with plane.serving(plane.heartbeats()):
+            assert await until(partial(plane.leases.held, HEARING)) == 1
+            _goes_away(plane)
+            await self.send(somebody, a_heartbeat())
+            await until(is_free)
+
+            _comes_back(plane)
+            await plane.recorded(hosts.HeartbeatReceived.KIND, log=HEARTBEAT_EVENT)
+            assert await until(partial(plane.leases.held, HEARING)) == 2
+
+    async def test_whoever_has_as_many_as_it_takes_at_once_is_late_until_it_has_them_all(
+        self, plane: Plane, somebody: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        consumer = plane.heartbeats()
+        batches: list[tuple[int, bool]] = []
+        end = consumer._end
+
+        def note(batch: Any) -> None:
+            end(batch)
+            batches.append((len(batch), consumer._busy_since_s is None))
+
+        monkeypatch.setattr("control_plane.messaging.ingest.MAX_BATCH", 3)
+        monkeypatch.setattr(consumer, "_end", note)
+        async with plane.session() as session:
+            await session.declare(CONTROL_PLANE_TOPOLOGY)
+        for number in range(20):
+            await self.send(somebody, a_heartbeat(sequence=number + 1))
+        async with plane.serving(consumer):
+            await plane.recorded(hosts.HeartbeatReceived.KIND, number=20, log=HEARTBEAT_EVENT)
+            await plane.counted("heartbeats_received", 20)
+
+        assert all(is_through == (size < 3) for size, is_through in batches)
+
     # --- publishing
 
     async def test_the_publisher_tells_what_became_of_a_message(self, plane: Plane) -> None:
@@ -719,3 +763,28 @@ class TestMysqlRabbitMQ(IngestContract):
     @pytest.fixture
     def transport(self, amqp_url: str) -> Transport:
         return RabbitTransport(amqp_url)
+
+    async def test_a_broker_that_takes_nothing_is_noticed_though_there_is_nothing_to_publish(
+        self, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody is told of an alarm but by the silence; and silence is what agents are judged by."""
+        monkeypatch.setattr("control_plane.messaging.publisher.BLOCKED_AFTER_S", 0.2)
+        monkeypatch.setattr("control_plane.messaging.publisher.PROBE_S", 0.05)
+        stop = asyncio.Event()
+
+        async def is_blocked() -> bool:
+            return publisher.is_blocked
+
+        async def is_not_blocked() -> bool:
+            return publisher.is_connected and not publisher.is_blocked
+
+        async with Link(amqp_url).open() as link, asyncio.TaskGroup() as group:
+            publisher = Publisher(RabbitTransport(link.url))
+            group.create_task(publisher.run(stop))
+            await until(is_not_blocked)
+            for _ in range(2):
+                link.freeze()
+                await until(is_blocked)
+                link.thaw()
+                await until(is_not_blocked)
+            stop.set()
