@@ -47,6 +47,7 @@ class Host(Answer):
         basic: its agent knows only the required fields of the protocol.
         cpu_usage, memory_usage, disk_usage: fractions of 1.
         uptime: seconds.
+        clock_ahead_s: by how many seconds its clock is ahead of the control plane's; negative where it is behind.
         exact_from: only with `at`, where the last heartbeat before that moment is not kept any more: what heartbeats
             say here is of the last change of presence, and from this time on it is exact.
     """
@@ -62,6 +63,7 @@ class Host(Answer):
     load: Sequence[float] | None
     uptime: int | None
     running: int | None
+    clock_ahead_s: int | None
     groups: Sequence[str]
     groups_bound: Sequence[str] | None
     drift: bool
@@ -96,6 +98,7 @@ def host_of(row: HostView) -> Host:
         load=facts.get("load"),
         uptime=facts.get("uptime"),
         running=facts.get("running"),
+        clock_ahead_s=row.clock_ahead_s,
         groups=row.groups,
         groups_bound=row.groups_bound,
         drift=row.drift,

@@ -20,6 +20,7 @@ class HostView:
     """A host's row; `facts` is what else its last heartbeat says.
 
     Attributes:
+        clock_ahead_s: by how much its clock was ahead of ours when its last heartbeat was recorded; negative: behind.
         exact_from_us: of the past: its last heartbeat of then is dropped, and this is of one before; from then on they
             are kept.
     """
@@ -42,6 +43,7 @@ class HostView:
     facts: Mapping[str, Any]
     heartbeat_seq: int
     usage_pos: int
+    clock_ahead_s: int | None = None
     exact_from_us: int | None = None
 
     @property
@@ -235,4 +237,7 @@ def by_group(hosts: Iterable[Member]) -> list[GroupView]:
 
 def view(row: Mapping[Any, Any]) -> HostView:
     values: dict[str, Any] = {name: row.get(name) for name in HostView.__slots__}
-    return HostView(**{**values, "maintenance": bool(row["maintenance"]), "facts": facts_of(row["heartbeat"])})
+    said_s, heard_us = row.get("timestamp"), row["last_heartbeat_us"]
+    ahead_s = None if said_s is None or heard_us is None else said_s - heard_us // 1_000_000
+    changed = {"maintenance": bool(row["maintenance"]), "facts": facts_of(row["heartbeat"]), "clock_ahead_s": ahead_s}
+    return HostView(**{**values, **changed})

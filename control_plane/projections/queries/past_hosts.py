@@ -37,7 +37,8 @@ from control_plane_wire import strict_json
 from control_plane_wire.messages import HeartbeatMessage, parse_heartbeat
 
 HOSTS_A_STATEMENT: Final = 500
-_SAID: Final = ("last_heartbeat_us", "interval_s", "cpu_usage", "memory_usage", "groups_bound", "heartbeat")
+_HEARD: Final = ("last_heartbeat_us", "interval_s", "timestamp", "heartbeat")
+_SAID: Final = (*_HEARD, "cpu_usage", "memory_usage", "groups_bound")
 _NEVER_HEARD: Final[Row] = {**dict.fromkeys(_SAID), "heartbeat_seq": 0, "usage_pos": 0}
 
 
@@ -191,10 +192,11 @@ def _as_told(change: PresenceChanged) -> Row:
         return _NEVER_HEARD
     told = dict(change.heartbeat)
     beat = parse_heartbeat(told)
-    return _heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)
+    said = _heard(beat, strict_json.canonical(told), change.heartbeat_seq, beat.timestamp * 1_000_000)
+    return {**said, "timestamp": None}
 
 
 def _heard(beat: Heartbeat | HeartbeatMessage, body: bytes, seq: int, recorded_us: int) -> Row:
-    said: Row = {}
+    said: Row = {"timestamp": beat.timestamp}
     hear(said, beat, body, seq, recorded_us)
     return said

@@ -8,9 +8,16 @@ import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
 const HOUR_MS = 3_600_000;
+const SKEWED_S = 120; // as much as an agent allows for when a command has expired
 const MOST_BEATS = 15;
 const MOST_TASKS = 10;
 const HEARTBEATS_MS = 10_000;
+
+function clockOf(host, t) {
+  const ahead = host.clock_ahead_s ?? 0;
+  const by = duration(Math.abs(ahead) * 1000);
+  return Math.abs(ahead) > SKEWED_S ? t(ahead > 0 ? "host.clock_ahead" : "host.clock_behind", { by }) : null;
+}
 
 export function mountHost(root, { hostname }, context) {
   const { api, store, stream, signal, t, title } = context;
@@ -52,6 +59,7 @@ export function mountHost(root, { hostname }, context) {
       [t("fleet.memory"), percent(host.memory_usage)],
       [t("host.disk"), percent(host.disk_usage)],
       [t("host.load"), host.load?.join("  ")],
+      [t("host.clock"), clockOf(host, t)],
       [t("host.uptime"), host.uptime && duration(host.uptime * 1000)],
       [t("host.running"), host.running === null ? null : String(host.running)],
     ]);
