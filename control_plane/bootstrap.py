@@ -225,6 +225,7 @@ def services_of(
                 core.host_queries,
                 core.clock,
                 heard_under=heard_under,
+                untaken_s=lambda: publisher.untaken_s,
                 failpoints=core.failpoints,
             ),
             signing,

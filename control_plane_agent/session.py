@@ -4,6 +4,7 @@ delivery ─▶ verify ─▶ kind ─▶ known? ─▶ Executions: checks, jour
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -113,8 +114,13 @@ class Agent:
 
     async def _check_queue(self, session: Session, queue: str) -> None:
         """A quick reconnect can lose its new queue to the old connection's clean-up: look whether it is still there."""
-        await asyncio.sleep(QUEUE_CHECK_S)
-        if not await session.queue_exists(queue):
+        exists = None
+        while exists is None:
+            await asyncio.sleep(QUEUE_CHECK_S)
+            # Where an alarm of the broker holds the answer up, starting over would lose what is in the queue.
+            with contextlib.suppress(TransportUnavailableError):
+                exists = await session.queue_exists(queue)
+        if not exists:
             raise TransportUnavailableError("the broker has lost our queue")
 
     async def _last_words(self, session: Session) -> None:

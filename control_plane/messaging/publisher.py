@@ -28,27 +28,30 @@ class Publisher:
         self._transport = transport
         self._connection_name = connection_name
         self._session: Session | None = None
-        self._unanswered_since_s: float | None = None  # the probes, by the loop's clock
+        self._taken_s = 0.0  # when the last probe that was answered was sent, by the loop's clock
 
     @property
     def is_connected(self) -> bool:
         return self._session is not None
 
     @property
+    def untaken_s(self) -> float:
+        """For how long nobody knows whether the broker takes publishes; 0 without a session: that is another matter."""
+        return 0.0 if self._session is None else asyncio.get_running_loop().time() - self._taken_s
+
+    @property
     def is_blocked(self) -> bool:
         """Whether the broker takes no publishes for now."""
-        since_s = self._unanswered_since_s
-        is_unanswered = since_s is not None and asyncio.get_running_loop().time() - since_s > BLOCKED_AFTER_S
-        return self._session is not None and (is_unanswered or self._session.is_blocked)
+        return self._session is not None and (self.untaken_s > BLOCKED_AFTER_S or self._session.is_blocked)
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
             await session.declare(CONTROL_PLANE_TOPOLOGY)
-            self._session = session
+            self._session, self._taken_s = session, asyncio.get_running_loop().time()
             try:
                 await self._until_lost(session, stop)
             finally:
-                self._session = self._unanswered_since_s = None
+                self._session = None
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, self._connection_name, serve, stop=stop, backoff=backoff)
@@ -98,9 +101,8 @@ class Publisher:
         """
         loop = asyncio.get_running_loop()
         while True:
-            if self._unanswered_since_s is None:
-                self._unanswered_since_s = loop.time()
+            asked_s = loop.time()
             with contextlib.suppress(PublishUnconfirmedError, TransportUnavailableError):
                 await session.publish(PROBE)
-                self._unanswered_since_s = None
+                self._taken_s = asked_s
             await asyncio.sleep(PROBE_S)

@@ -21,7 +21,8 @@ class Due:
 
     Attributes:
         answered: its agent has said that it has it, so it needs no further publish.
-        attempts: publishes since the last trigger; they space the next one.
+        attempts: publishes since the last trigger that came out alike; they space the next one.
+        first_s: the pause after the first of them.
         next_s: monotonic seconds of the next attempt; None waits for the host to come online.
         in_doubt: it was published in this tenure, and what became of that is not recorded yet.
         was_sent: `execution.sent` is in the log.
@@ -34,6 +35,7 @@ class Due:
     delivery: Delivery
     answered: bool = False
     attempts: int = 0
+    first_s: float = 0.0
     next_s: float | None = 0.0
     in_doubt: bool = False
     was_sent: bool = False
@@ -149,6 +151,8 @@ class OpenExecutions:
         Args:
             left_s: until it is over; then it is looked at in any case.
         """
+        if due.first_s != first_s:  # how often it was not sent says nothing of how long an answer may take
+            due.first_s, due.attempts = first_s, 0
         most_s = MOST_RETRY_S if left_s is None else min(left_s, MOST_RETRY_S)
         self.plan(due, now_s + min(first_s * 2 ** min(due.attempts, MOST_DOUBLINGS), most_s))
         due.attempts += 1

@@ -167,6 +167,7 @@ class Presence:
 
     Args:
         heard_under: the epoch under which somebody takes heartbeats in now; None while nobody can.
+        untaken_s: for how long nobody knows whether the broker takes them from agents; that time is nobody's silence.
     """
 
     name = "presence"
@@ -179,6 +180,7 @@ class Presence:
         clock: Clock,
         *,
         heard_under: Callable[[], Awaitable[int | None]],
+        untaken_s: Callable[[], float] = lambda: 0.0,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._log = log
@@ -186,6 +188,7 @@ class Presence:
         self._queries = queries
         self._clock = clock
         self._heard_under = heard_under
+        self._untaken_s = untaken_s
         self._failpoints = failpoints
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -239,7 +242,7 @@ class Presence:
         if hearing_since_s is None:
             return
         silent: list[Event] = []
-        for host, state in fleet.silent(now_s, hearing_since_s):
+        for host, state in fleet.silent(now_s - self._untaken_s(), hearing_since_s):
             silent.append(await self._silence(host, state))
             fleet.hosts[host.hostname] = replace(host, state=state)
         await self._record(silent)

@@ -10,8 +10,9 @@ from control_plane_agent.cli import DRAIN_S
 from control_plane_agent.errors import JournalError
 from control_plane_agent.session import Agent
 from control_plane_wire.clock import SystemClock
+from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.messages import ConfigureMessage
-from control_plane_wire.transport.inprocess import InProcessBroker
+from control_plane_wire.transport.inprocess import InProcessBroker, InProcessTransport
 from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, an_identity, control_plane_end, running
 
 
@@ -89,3 +90,34 @@ async def test_a_simulated_host_keeps_no_tombstone_longer_than_it_must(agent: Ag
         agent._journal.prune()
 
     assert [agent._journal.find(f"task-{number}") for number in range(3)] == [None, None, "done"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_only_a_queue_that_is_known_to_be_gone_is_a_reason_to_start_over(
+    broker: InProcessBroker, end: ControlPlaneEnd, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """An alarm of the broker holds the answer up, and what is in the queue would be lost with it."""
+    looks: list[str] = []
+    connects = 0
+    connect = InProcessTransport.connect
+
+    async def look(_session: object, name: str) -> bool:
+        looks.append(name)
+        if len(looks) < 3:
+            raise TransportUnavailableError("cannot look for a queue: TimeoutError")
+        return is_there or len(looks) > 3
+
+    def count(transport: InProcessTransport, name: str) -> object:
+        nonlocal connects
+        connects += name.startswith("agent")
+        return connect(transport, name)
+
+    monkeypatch.setattr("control_plane_agent.session.QUEUE_CHECK_S", 0.001)
+    monkeypatch.setattr("control_plane_wire.transport.inprocess._Session.queue_exists", look)
+    monkeypatch.setattr(InProcessTransport, "connect", count)
+    async with running(simulated_agent(1, an_identity(), broker.transport())):
+        async with asyncio.timeout(20):
+            while len(looks) < (3 if is_there else 4):
+                await asyncio.sleep(0.01)
+
+    assert connects == (1 if is_there else 2)

@@ -7,7 +7,7 @@ import pytest
 from control_plane.events import tasks
 from control_plane.events.event import Event
 from control_plane.events.tasks import Delivery
-from control_plane.processes.open_executions import MOST_RETRY_S, Due, OpenExecutions
+from control_plane.processes.open_executions import FIRST_RETRY_S, MOST_RETRY_S, Due, OpenExecutions
 from control_plane.projections.queries.tasks import OpenExecution
 from control_plane_wire.strict_json import JsonObject
 from tests.support.events import AT, a_task_accepted
@@ -124,10 +124,21 @@ def test_each_pause_is_twice_as_long_up_to_five_minutes_however_often_it_was_tri
     assert due.attempts == 2001
 
 
+def test_how_often_it_was_not_sent_does_not_lengthen_the_wait_for_an_answer() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    for _ in range(5):
+        known.again(due, 1000.0, first_s=1.0)
+
+    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
+
+    assert due.next_s == 1000.0 + FIRST_RETRY_S
+
+
 def test_no_pause_is_longer_than_what_is_left() -> None:
     known = an_open()
     due = known.due[KEY]
-    due.attempts = 9
+    due.attempts, due.first_s = 9, 1.0
 
     known.again(due, 1000.0, first_s=1.0, left_s=7.0)
 

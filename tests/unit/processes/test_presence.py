@@ -177,6 +177,17 @@ async def test_silence_for_two_intervals_is_stale_and_for_three_offline_to_the_m
     assert await watch.look() == []
 
 
+async def test_the_time_in_which_the_broker_may_hold_everybody_up_is_nobodys_silence() -> None:
+    watch = online()
+    watch.process._untaken_s = lambda: 2.5
+    watch.clock.advance(20 + 2.5 - 1e-6)
+    assert await watch.look() == []
+
+    watch.clock.advance(1e-6)
+
+    assert states(await watch.look()) == ["stale"]
+
+
 async def test_a_long_silence_is_offline_at_once() -> None:
     watch = online()
     watch.clock.advance(500)
