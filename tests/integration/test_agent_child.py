@@ -1,0 +1,227 @@
+"""What a command is when it runs, and how it is ended: its rights, its signals, its limits, its family."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from control_plane_agent.child import SEARCH_PATH
+from control_plane_agent.disk import RealDisk
+from control_plane_agent.journal import Journal
+from control_plane_agent.output import KEPT_BYTES
+from control_plane_agent.session import Agent
+from control_plane_agent.slots import Started
+from control_plane_agent.supervisor import Order, boottime_ns
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import CancelMessage
+from control_plane_wire.transport.inprocess import InProcessBroker
+from tests.integration.test_agent import ME, ROOT, alive, an_agent, polled
+from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, control_plane_end, running
+from tests.support.clock import ManualClock
+
+PYTHON = shutil.which("python3", path=SEARCH_PATH)
+
+
+@asynccontextmanager
+async def at_work(directory: Path, **settings: object) -> AsyncIterator[tuple[Agent, ControlPlaneEnd]]:
+    broker = InProcessBroker()
+    async with control_plane_end(broker) as end:
+        agent = an_agent(directory / "state", broker, **settings)
+        async with running(agent):
+            await end.until(lambda: end.heartbeats)
+            yield agent, end
+
+
+def started_of(agent: Agent) -> Started:
+    started = agent._journal.read("task-1").state.started
+    assert started is not None
+    return started
+
+
+async def test_nothing_of_what_was_done_to_the_agents_signals_reaches_a_command(tmp_path: Path) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGTTOU)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        async with at_work(tmp_path) as (_, end):
+            result = await end.run("grep -E 'SigBlk|SigIgn' /proc/self/status", user=ME)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert str(result["stdout"]).split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+
+@pytest.mark.parametrize("forbids", [True, False])
+async def test_where_policy_forbids_sudo_nothing_may_gain_rights(tmp_path: Path, forbids: bool) -> None:
+    async with at_work(tmp_path, forbid_sudo=forbids) as (_, end):
+        result = await end.run("grep NoNewPrivs /proc/self/status", user=ME)
+
+    assert str(result["stdout"]).split() == ["NoNewPrivs:", "1" if forbids else "0"]
+
+
+@ROOT
+@pytest.mark.skipif(PYTHON is None, reason="the accounts here have no Python")
+async def test_a_user_cannot_become_root_again_nor_get_its_groups(tmp_path: Path) -> None:
+    tries = "os.setuid(0)", "os.setgid(0)", "os.setgroups([0])", "os.setresuid(-1, 0, -1)"
+    script = "import os\n" + "\n".join(
+        f"try:\n    {attempt}\n    print('did', {attempt!r})\nexcept PermissionError:\n    pass" for attempt in tries
+    )
+    async with at_work(tmp_path) as (_, end):
+        result = await end.run("x", user="nobody", argv=(str(PYTHON), "-c", script))
+
+    assert (result["exit_code"], result["stdout"]) == (0, "")
+
+
+async def test_its_limits_are_set_and_no_core_is_written(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (_, end):
+        result = await end.run("ulimit -c; ulimit -n", user=ME)
+
+    core, files = str(result["stdout"]).split()
+    assert core == "0"
+    assert int(files) <= 65_536
+
+
+@pytest.mark.parametrize("containment", ["auto", "none"])
+async def test_a_command_dies_with_its_supervisor_though_no_agent_is_there(tmp_path: Path, containment: str) -> None:
+    marker = f"34.{os.getpid()}"
+    async with at_work(tmp_path, containment=containment) as (agent, end):
+        await end.send(a_command(command=f"exec sleep {marker}", user=ME, timestamp=SystemClock().now_s()))
+        await polled(lambda: alive(marker), "the command runs")
+        supervisor = started_of(agent).pid
+    assert len(alive(marker)) == 1
+
+    os.kill(supervisor, signal.SIGKILL)
+
+    await polled(lambda: not alive(marker), "it is gone")
+
+
+@pytest.mark.parametrize("containment", ["auto", "none"])
+@pytest.mark.parametrize("ends", ["by itself", "by a timeout", "with its supervisor"])
+async def test_a_grandchild_that_left_its_session_dies_too(tmp_path: Path, containment: str, ends: str) -> None:
+    marker = f"35.{os.getpid()}"
+    escape = f"(setsid sh -c 'sleep {marker} & sleep {marker}' &)"
+    goes_on = "echo done" if ends == "by itself" else "sleep 600"
+    async with at_work(tmp_path, containment=containment) as (agent, end):
+        ask = f"{escape}; until [ $(pgrep -fc 'sleep {marker}$') -ge 2 ]; do sleep 0.02; done; {goes_on}"
+        await end.send(a_command(command=ask, user=ME, timeout=2, timestamp=SystemClock().now_s()))
+        if ends == "with its supervisor":
+            await polled(lambda: len(alive(marker)) >= 2, "it has escaped")
+            os.kill(started_of(agent).pid, signal.SIGKILL)
+        result = await end.result("task-1")
+
+    outcome = {"by itself": "completed", "by a timeout": "timed_out", "with its supervisor": "interrupted"}[ends]
+    assert result["outcome"] == outcome
+    assert alive(marker) == []
+    assert int(str(result["leftovers"])) >= 2
+    if ends == "with its supervisor":
+        assert ("looked for by its environment" in str(result["reason"])) == (started_of(agent).cgroup is None)
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        ("trap '' TERM; until false; do sleep 0.05; done", 137),
+        ("trap 'exit 7' TERM; until false; do sleep 0.05; done", 7),
+    ],
+)
+async def test_a_timeout_is_term_then_a_grace_then_kill_and_stays_a_timeout(
+    tmp_path: Path, command: str, exit_code: int
+) -> None:
+    async with at_work(tmp_path) as (agent, end):
+        agent._executions._executor._grace_s = 1.0  # type: ignore[attr-defined]
+        result = await end.run(command, user=ME, timeout=1)
+
+    assert (result["outcome"], result["exit_code"]) == ("timed_out", exit_code)
+
+
+async def test_a_cancel_after_the_end_sends_the_result_again(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as (_, end):
+        first = await end.run("echo done", user=ME)
+        await end.send(CancelMessage(task_id="task-1", timestamp=SystemClock().now_s()))
+        await end.until(lambda: len(end.said("task-1")) > 1)
+
+    assert all(said == first for said in end.said("task-1"))
+
+
+async def test_what_waits_beyond_a_thousand_stays_with_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane_agent.executions.MOST_WAITING", 2)
+    monkeypatch.setattr("control_plane_agent.session.PREFETCH", 1)
+    async with at_work(tmp_path) as (agent, end):
+        for number in range(4):
+            wait = f"until [ -e {tmp_path}/goes-on ]; do sleep 0.05; done"
+            await end.send(a_command(f"task-{number}", command=wait, user=ME, timestamp=SystemClock().now_s()))
+        await polled(lambda: len(agent._journal.live()) == 2, "two are journalled")
+        heard = len(end.heartbeats)
+        await end.until(lambda: len(end.heartbeats) > heard + 1)
+        assert len(agent._journal.live()) == 2
+        (tmp_path / "goes-on").touch()
+        for number in range(4):
+            assert (await end.result(f"task-{number}"))["outcome"] == "completed"
+
+
+# A supervisor in a process of its own, which tells in which order it writes and syncs.
+TRACED = """
+import json, os, sys
+names = {}
+def told(what, work, path_of):
+    def done(*given, **more):
+        path = path_of(given)
+        print(what, path, file=sys.stderr, flush=True)
+        return work(*given, **more)
+    return done
+where = lambda given: os.path.basename(os.readlink(f"/proc/self/fd/{given[0]}"))
+os.pwrite = told("write", os.pwrite, lambda given: f"{where(given)}@{given[2]}")
+os.fdatasync = told("sync", os.fdatasync, where)
+os.fsync = told("sync", os.fsync, where)
+os.fork = told("fork", os.fork, lambda given: "")
+from control_plane_agent.supervisor import Order, supervise
+supervise(Order(**json.loads(sys.argv[1])))
+"""
+
+
+def test_a_supervisor_makes_each_step_durable_before_the_next(tmp_path: Path) -> None:
+    accept(Journal(RealDisk(str(tmp_path)), ManualClock()), command="echo out; echo err >&2", user=ME)
+    order = Order(str(tmp_path / "journal/task-1"), "boot", START_S * 1_000_000, boottime_ns(), 60.0, 1.0, "none")
+    argv = [sys.executable, "-c", TRACED, json.dumps(order._asdict())]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+
+    steps = [line for line in done.stderr.splitlines() if line.startswith(("write", "sync", "fork"))]
+    assert steps[:3] == ["write state@0", "sync state", "fork "]
+    outputs = {"write stdout.head@0", "write stderr.head@0"}
+    assert set(steps[3:5]) == outputs
+    assert set(steps[5:7]) == {"sync stdout.head", "sync stderr.head"}
+    assert steps[7:] == ["sync task-1", "write state@4096", "sync state"]
+
+
+async def test_a_long_output_that_was_damaged_before_it_was_sent_says_so(tmp_path: Path) -> None:
+    lines = 400_000
+    broker = InProcessBroker()
+    async with control_plane_end(broker) as end:
+        async with running(an_agent(tmp_path / "state", broker)):
+            await end.until(lambda: end.heartbeats)
+            wait = f"touch {tmp_path}/ready; until [ -e {tmp_path}/goes-on ]; do sleep 0.02; done"
+            ask = a_command(command=f"seq 1 {lines}; {wait}", user=ME, timestamp=SystemClock().now_s())
+            await end.send(ask)
+            await polled((tmp_path / "ready").exists, "it has printed")
+        (tmp_path / "goes-on").touch()
+        entry = tmp_path / "state/journal/task-1"
+        await polled(lambda: any((entry / "state").read_bytes()[4096:]), "it has ended")
+        tail = entry / "stdout.tail"
+        data = bytearray(tail.read_bytes())
+        data[1000] ^= 1
+        tail.write_bytes(data)
+        async with running(an_agent(tmp_path / "state", broker)):
+            result = await end.result("task-1")
+
+    assert (result["outcome"], result["reason"]) == ("completed", "output lost: damaged on the disk")
+    assert int(str(result["stdout_bytes"])) > KEPT_BYTES
