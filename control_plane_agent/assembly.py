@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from control_plane_agent.containment import Limits
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.executor import LauncherExecutor
@@ -31,6 +32,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
         boot_id=boot_id,
         containment=settings.containment,
         forbids_sudo=settings.forbid_sudo,
+        limits=Limits(settings.max_pids, settings.max_memory_mib, settings.max_file_mib, settings.max_cpu_s),
         failpoint=settings.failpoint,
         failpoint_log=None if settings.failpoint_log is None else str(settings.failpoint_log),
     )

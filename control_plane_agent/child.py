@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from control_plane_agent.containment import EXECUTION, Containment, libc
+from control_plane_agent.containment import EXECUTION, Containment, Limits, libc
 
 NOT_FOUND: Final = 127
 NOT_RUN: Final = 126
@@ -35,6 +35,7 @@ class Program(NamedTuple):
         cwd: the directory that was asked for, else None: home, or the root where there is no home.
         stdin, stdout, stderr: descriptors.
         forbids_sudo: whether nothing that it starts may ever gain rights.
+        limits: of these, those of a process.
     """
 
     argv: list[str]
@@ -45,6 +46,7 @@ class Program(NamedTuple):
     stdout: int
     stderr: int
     forbids_sudo: bool
+    limits: Limits
 
 
 def find_account(name: str) -> Account:
@@ -80,7 +82,7 @@ def execute(program: Program, containment: Containment, parent: int) -> NoReturn
     try:
         os.setsid()
         containment.join()
-        _limit()
+        _limit(program.limits)
         os.umask(0o027)
         for descriptor, number in ((program.stdin, 0), (program.stdout, 1), (program.stderr, 2)):
             os.dup2(descriptor, number)
@@ -100,14 +102,20 @@ def execute(program: Program, containment: Containment, parent: int) -> NoReturn
         os._exit(status)
 
 
-def _limit() -> None:
+def _limit(limits: Limits) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):  # a number that the C library keeps for itself
             signal.signal(number, signal.SIG_DFL)  # ignored or handled by us, or by who started the agent
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("0")
-    for which, most in _LIMITS:
+    mine = (
+        (resource.RLIMIT_FSIZE, None if limits.file_mib is None else limits.file_mib << 20),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+    )
+    for which, most in (*_LIMITS, *mine):
+        if most is None:
+            continue
         _, hard = resource.getrlimit(which)
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(which, (bound, bound))

@@ -2,6 +2,10 @@
 
 A cgroup v2 leaf where one can be made (also the v2 part of a v1 hybrid). Else the supervisor is the subreaper of all
 orphans below it, so that none can leave its tree. The standard library alone: the supervisor uses it.
+
+What it may use is limited by that leaf where its parent may hand on the controllers, which needs the agent in a leaf of
+its own, `SELF`: systemd puts it there. Where the controllers are v1, it is limited by a group of each of them, and only
+where a limit was set: every move into one waits for all CPUs of the kernel, 10 to 20 ms.
 """
 
 import contextlib
@@ -10,14 +14,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 KILL_S: Final = 5.0  # what is in an uninterruptible sleep does not go any sooner
 ROUND_S: Final = 0.002
 PR_SET_CHILD_SUBREAPER: Final = 36
 EXECUTION: Final = "CONTROL_PLANE_EXECUTION"  # the variable with the execution's nonce, in all that a command starts
 
+SELF: Final = "control-plane-agent"  # the last part of the agent's own cgroup, where its parent may be divided
+MOST_PIDS: Final = 4096  # where a cgroup v2 can say so
+
 _LEAVES: Final = "control-plane-executions"
+_V1: Final = "/sys/fs/cgroup"
 _MOUNTS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
 _SYS_CLONE3: Final = 435  # on every architecture
@@ -26,6 +34,15 @@ _CLONE_INTO_CGROUP: Final = 1 << 33
 libc: Final = ctypes.CDLL(None, use_errno=True)
 _SYSCALL: Final = ctypes.PyDLL(None, use_errno=True).syscall  # keeps the interpreter's lock, also over a fork
 _SYSCALL.restype = ctypes.c_long
+
+
+class Limits(NamedTuple):
+    """What one execution may use; None as much as there is. `file_mib` and `cpu_s` are of each of its processes."""
+
+    pids: int | None = None
+    memory_mib: int | None = None
+    file_mib: int | None = None
+    cpu_s: int | None = None
 
 
 class Containment(Protocol):
@@ -46,14 +63,63 @@ class Containment(Protocol):
         """Kill all that is inside, until nothing is; how many there were beside `keep`, whose status is left."""
         ...
 
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel has killed because they used more memory than they may."""
+        ...
+
     def close(self) -> None: ...
+
+
+class V1Groups:
+    """Groups of the v1 controllers by which an execution is limited, by controller."""
+
+    def __init__(self, groups: dict[str, str]) -> None:
+        self._groups = groups
+
+    @classmethod
+    def made(cls, name: str, limits: Limits) -> "V1Groups":
+        memory = None if limits.memory_mib is None else limits.memory_mib << 20
+        groups = {}
+        wanted = (("pids", "pids.max", limits.pids), ("memory", "memory.limit_in_bytes", memory))
+        for controller, file, most in wanted:
+            if most is not None and (base := _v1_base(controller)) is not None:
+                with contextlib.suppress(OSError):
+                    os.makedirs(f"{base}/{name}")
+                    _write(f"{base}/{name}/{file}", str(most))
+                    groups[controller] = f"{base}/{name}"
+        return cls(groups)
+
+    @classmethod
+    def left(cls, nonce: str) -> "V1Groups":
+        """Those of a dead supervisor."""
+        groups = {}
+        for controller in ("pids", "memory"):
+            with contextlib.suppress(OSError, TypeError):
+                base = _v1_base(controller)
+                names = [name for name in os.listdir(base) if name.endswith(f".{nonce}")]
+                groups.update({f"{controller} {name}": f"{base}/{name}" for name in names})
+        return cls(groups)
+
+    def join(self) -> None:
+        for group in self._groups.values():
+            _write(f"{group}/cgroup.procs", "0")
+
+    def oom_kills(self) -> int:
+        group = self._groups.get("memory")
+        return 0 if group is None else _counted(f"{group}/memory.oom_control", "oom_kill")
+
+    def close(self) -> None:
+        for group in self._groups.values():
+            with contextlib.suppress(OSError):
+                os.rmdir(group)
 
 
 class Leaf:
     """A cgroup v2 of its own for one execution."""
 
-    def __init__(self, cgroup: str) -> None:
+    def __init__(self, cgroup: str, groups: V1Groups) -> None:
         self.cgroup = cgroup
+        self._groups = groups
         self._is_joined = False
 
     def fork(self) -> int:
@@ -72,6 +138,10 @@ class Leaf:
     def join(self) -> None:
         if not self._is_joined:
             _write(f"{self.cgroup}/cgroup.procs", "0")
+        self._groups.join()
+
+    def oom_kills(self) -> int:
+        return _counted(f"{self.cgroup}/memory.events", "oom_kill") + self._groups.oom_kills()
 
     def kill(self, keep: int) -> int:
         killed = self.empty() | _until_none(_descendants, _kill_each)  # root's may have gone to another cgroup
@@ -124,6 +194,7 @@ class Leaf:
             # Where somebody unkillable is still inside, the next start of the machine removes it.
             with contextlib.suppress(OSError):
                 os.rmdir(cgroup)
+        self._groups.close()
 
 
 class Descendants:
@@ -131,11 +202,17 @@ class Descendants:
 
     cgroup: str | None = None
 
+    def __init__(self, groups: V1Groups) -> None:
+        self._groups = groups
+
     def fork(self) -> int:
         return os.fork()
 
     def join(self) -> None:
-        return
+        self._groups.join()
+
+    def oom_kills(self) -> int:
+        return self._groups.oom_kills()
 
     def kill(self, keep: int) -> int:
         killed = _until_none(_descendants, _kill_each)
@@ -143,10 +220,10 @@ class Descendants:
         return len(killed - {keep})
 
     def close(self) -> None:
-        return
+        self._groups.close()
 
 
-def contain(name: str, *, mode: str) -> Containment:
+def contain(name: str, *, mode: str, limits: Limits) -> Containment:
     """A place for one execution.
 
     Args:
@@ -154,15 +231,38 @@ def contain(name: str, *, mode: str) -> Containment:
         mode: "auto", or "none" for descendants alone.
     """
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    groups = V1Groups.made(name, Limits() if mode == "none" else limits)
     own = None if mode == "none" else _own_cgroup()
     if own is not None:
-        leaf = f"{own}/{_LEAVES}/{name}"
+        base, may_divide = (os.path.dirname(own), True) if os.path.basename(own) == SELF else (own, False)
+        leaf = f"{base}/{_LEAVES}/{name}"
         with contextlib.suppress(OSError):
             os.makedirs(leaf)
             if os.access(f"{leaf}/cgroup.procs", os.W_OK):
-                return Leaf(leaf)
+                if may_divide:
+                    hand_on(base, f"{base}/{_LEAVES}")
+                    limit(leaf, limits)
+                return Leaf(leaf, groups)
             os.rmdir(leaf)
-    return Descendants()
+    return Descendants(groups)
+
+
+def hand_on(*cgroups: str) -> None:
+    """Let the cgroups below these be limited, as far as these may be themselves; none may have processes of its own."""
+    for cgroup in cgroups:
+        with contextlib.suppress(OSError):
+            there = set(_read(f"{cgroup}/cgroup.controllers").split()) & {"pids", "memory"}
+            wanted = there - set(_read(f"{cgroup}/cgroup.subtree_control").split())
+            if wanted:
+                _write(f"{cgroup}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
+
+
+def limit(leaf: str, limits: Limits) -> None:
+    """Limit a leaf by the controllers that it has."""
+    memory = "max" if limits.memory_mib is None else str(limits.memory_mib << 20)
+    for file, most in (("pids.max", str(limits.pids or MOST_PIDS)), ("memory.max", memory)):
+        if os.path.exists(f"{leaf}/{file}"):
+            _write(f"{leaf}/{file}", most)
 
 
 class _CloneArguments(ctypes.Structure):
@@ -188,13 +288,16 @@ def kill_left(cgroup: str | None, nonce: str) -> int:
 
     Without a cgroup it is known by its environment alone, which a process may have changed: best effort.
     """
+    groups = V1Groups.left(nonce)
     if cgroup is not None:
-        leaf = Leaf(cgroup)
+        leaf = Leaf(cgroup, groups)
         killed = leaf.empty()
         leaf.close()
         return len(killed)
     variable = f"{EXECUTION}={nonce}".encode()
-    return len(_until_none(lambda: _with_environment(variable), _kill_each))
+    found = _until_none(lambda: _with_environment(variable), _kill_each)
+    groups.close()
+    return len(found)
 
 
 def _until_none(find: Callable[[], list[int]], kill: Callable[[list[int]], None]) -> set[int]:
@@ -231,6 +334,26 @@ def _own_cgroup() -> str | None:
             # an execution that starts an agent, as a test may, must not be contained in itself
             return (mount + path).partition(f"/{_LEAVES}/")[0].rstrip("/")
     return None
+
+
+def _v1_base(controller: str) -> str | None:
+    """The directory for the executions' groups of a v1 controller; None where it is not v1."""
+    with contextlib.suppress(OSError):
+        lines = (line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines())
+        path = next((path for _, names, path in lines if controller in names.split(",")), None)
+        if path is not None and os.path.isdir(f"{_V1}/{controller}"):
+            own = (f"{_V1}/{controller}" + path).partition(f"/{_LEAVES}/")[0].rstrip("/")
+            return f"{own}/{_LEAVES}"
+    return None
+
+
+def _counted(path: str, name: str) -> int:
+    """A number in a file of names and numbers; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        for line in _read(path).splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return 0
 
 
 def _descendants() -> list[int]:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from control_plane_agent.containment import kill_left
+from control_plane_agent.containment import Limits, kill_left
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import LIVE
 from control_plane_agent.slots import Started
@@ -63,6 +63,7 @@ class LauncherExecutor:
         boot_id: of this boot; nothing of an earlier one is left.
         grace_s: from TERM to KILL.
         containment: "auto", or "none" to use no cgroups.
+        limits: of each execution.
         failpoint, failpoint_log: for tests, handed to the supervisors.
     """
 
@@ -75,6 +76,7 @@ class LauncherExecutor:
         grace_s: float = GRACE_S,
         containment: str = "auto",
         forbids_sudo: bool = False,
+        limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
         failpoint: str | None = None,
         failpoint_log: str | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class LauncherExecutor:
         self._grace_s = grace_s
         self._containment = containment
         self._forbids_sudo = forbids_sudo
+        self._limits = limits
         self._failpoint = failpoint
         self._failpoint_log = failpoint_log
         self._orders: asyncio.StreamWriter | None = None
@@ -145,6 +148,7 @@ class LauncherExecutor:
             grace_s=self._grace_s,
             containment=self._containment,
             forbids_sudo=self._forbids_sudo,
+            limits=self._limits,
             failpoint=self._failpoint,
             failpoint_log=self._failpoint_log,
         )

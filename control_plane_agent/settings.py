@@ -12,13 +12,17 @@ from control_plane_wire.messages import DEFAULT_INTERVAL_S, MAX_TIMEOUT_S
 PREFIX: Final = "CONTROL_PLANE_AGENT_"
 
 
-def _seconds(most: int) -> Callable[[str], int]:
+def _number(most: int, what: str) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-            raise ValueError(f"not a number of seconds from 1 to {most}")
+            raise ValueError(f"not a number of {what} from 1 to {most}")
         return int(text)
 
     return parse
+
+
+def _seconds(most: int) -> Callable[[str], int]:
+    return _number(most, "seconds")
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -68,6 +72,10 @@ class Settings:
     max_timeout_s: int = MAX_TIMEOUT_S
     forbid_sudo: bool = False
     containment: str = "auto"
+    max_pids: int | None = None
+    max_memory_mib: int | None = None
+    max_file_mib: int | None = None
+    max_cpu_s: int | None = None
     interval_s: int = DEFAULT_INTERVAL_S
     api_token: str | None = field(default=None, repr=False)
     log_level: str = "info"
@@ -82,6 +90,10 @@ _SETTINGS: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "max_timeout_s": (_seconds(MAX_TIMEOUT_S), f"the longest timeout that this host takes ({MAX_TIMEOUT_S})"),
     "forbid_sudo": (_yes_or_no, "yes: nothing that a command starts may gain rights (no)"),
     "containment": (_one_of("auto", "none"), "auto: a cgroup for each command, where there are cgroups (auto)"),
+    "max_pids": (_number(4_194_304, "processes"), "processes of a command, by cgroups (4096 by v2, else any number)"),
+    "max_memory_mib": (_number(1 << 30, "MiB"), "memory of a command in MiB, by cgroups (any)"),
+    "max_file_mib": (_number(1 << 30, "MiB"), "the largest file that a command writes, in MiB (any)"),
+    "max_cpu_s": (_seconds(MAX_TIMEOUT_S), "seconds of a processor for each process of a command (any)"),
     "interval_s": (_seconds(3600), f"seconds between heartbeats ({DEFAULT_INTERVAL_S})"),
     "api_token": (str, "for simulate: an administrator's API token (not set)"),
     "log_level": (_one_of("debug", "info", "warning", "error"), "the least that is logged (info)"),

@@ -12,10 +12,11 @@ import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from control_plane_agent import child
-from control_plane_agent.containment import Containment, contain
+from control_plane_agent.containment import Containment, Limits, contain
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.output import STREAMS, Capture
 from control_plane_agent.slots import FINISHED_AT, Finished, Started, decode_state, encode
@@ -37,6 +38,7 @@ class Order(NamedTuple):
         start_within_s: from then on; later it counts as expired.
         grace_s: from TERM to KILL.
         containment: "auto" or "none".
+        limits: `Limits`, as it comes out of JSON.
         failpoint, failpoint_log: for tests, where to die and where to say what was reached.
     """
 
@@ -48,6 +50,7 @@ class Order(NamedTuple):
     grace_s: float
     containment: str = "auto"
     forbids_sudo: bool = False
+    limits: Sequence[int | None] = Limits()
     failpoint: str | None = None
     failpoint_log: str | None = None
 
@@ -120,7 +123,9 @@ class _Execution:
         self._wake = _wake_on_signals()
         self._poll.register(self._wake, select.POLLIN)
         self._nonce = os.urandom(8).hex()  # `secrets` would cost the launcher half a megabyte
-        self._containment: Containment = contain(f"{command['task_id']}.{self._nonce}", mode=order.containment)
+        self._limits = Limits(*order.limits)
+        name = f"{command['task_id']}.{self._nonce}"
+        self._containment: Containment = contain(name, mode=order.containment, limits=self._limits)
         self._pid = 0
         self._outcome = "completed"
         self._reason: str | None = None
@@ -131,6 +136,8 @@ class _Execution:
         status = self._watch(started_s + self._command["timeout"])
         self._leftovers += self._containment.kill(keep=0)
         self._drain()
+        if self._containment.oom_kills():
+            self._reason = "; ".join(filter(None, (self._reason, "the kernel killed some of it: out of memory")))
         self._containment.close()
         return self._finish(status)
 
@@ -157,6 +164,7 @@ class _Execution:
             stdout=stdout,
             stderr=stderr,
             forbids_sudo=self._order.forbids_sudo,
+            limits=self._limits,
         )
         parent = os.getpid()
         self._pid = self._containment.fork()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane_agent import containment
 from control_plane_agent.child import SEARCH_PATH
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import Journal
@@ -32,6 +33,7 @@ PYTHON = shutil.which("python3", path=SEARCH_PATH)
 @asynccontextmanager
 async def at_work(directory: Path, **settings: object) -> AsyncIterator[tuple[Agent, ControlPlaneEnd]]:
     broker = InProcessBroker()
+    os.makedirs(directory, exist_ok=True)
     async with control_plane_end(broker) as end:
         agent = an_agent(directory / "state", broker, **settings)
         async with running(agent):
@@ -225,3 +227,40 @@ async def test_a_long_output_that_was_damaged_before_it_was_sent_says_so(tmp_pat
 
     assert (result["outcome"], result["reason"]) == ("completed", "output lost: damaged on the disk")
     assert int(str(result["stdout_bytes"])) > KEPT_BYTES
+
+
+@ROOT
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="the controllers here are not v1")
+async def test_a_command_has_no_more_processes_than_policy_allows_though_it_is_root_s(tmp_path: Path) -> None:
+    marker = f"36.{os.getpid()}"
+    async with at_work(tmp_path, max_pids=20) as (_, end):
+        result = await end.run(f"for n in $(seq 50); do sleep {marker} & done", user="root")
+
+    assert alive(marker) == []
+    groups = os.listdir(str(containment._v1_base("pids")))
+    assert not any(name.startswith("task-1.") for name in groups), "no group is left"
+    assert "fork" in str(result["stderr"])
+    assert int(str(result.get("leftovers", 0))) < 20
+
+
+@ROOT
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/memory").is_dir(), reason="the controllers here are not v1")
+async def test_what_the_kernel_killed_for_its_memory_is_the_reason(tmp_path: Path) -> None:
+    async with at_work(tmp_path, max_memory_mib=32) as (_, end):
+        result = await end.run("head -c 200000000 /dev/zero | tail -n 1 | wc -c; echo went on", user=ME)
+
+    assert (result["outcome"], str(result["stdout"]).splitlines()[-1]) == ("completed", "went on")
+    assert result["reason"] == "the kernel killed some of it: out of memory"
+
+
+async def test_the_size_of_files_and_the_processor_time_are_limited_by_policy_only(tmp_path: Path) -> None:
+    ask = f"ulimit -f; ulimit -t; head -c 3000000 /dev/zero > {tmp_path}/large; echo $?"
+    async with at_work(tmp_path / "without") as (_, end):
+        free = await end.run(ask, user=ME)
+    async with at_work(tmp_path / "with", max_file_mib=1, max_cpu_s=7) as (_, end):
+        bound = await end.run(ask, user=ME)
+
+    assert str(free["stdout"]).split() == ["unlimited", "unlimited", "0"]
+    blocks, seconds, status = str(bound["stdout"]).split()
+    assert (int(blocks) * 512, seconds) == (1 << 20, "7")
+    assert int(status) != 0
