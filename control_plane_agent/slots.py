@@ -95,20 +95,20 @@ def decode_state(raw: bytes) -> State:
     is_damaged = len(raw) != STATE_BYTES
     started, finished = None, None
     try:
-        values = _decode(raw[:SLOT_BYTES])
+        values = _decode(raw[:SLOT_BYTES], Started)
         started = None if values is None else Started(**{"cgroup": None, **values})
     except (DamagedSlotError, TypeError):
         is_damaged = True
     try:
-        values = _decode(raw[SLOT_BYTES:STATE_BYTES])
+        values = _decode(raw[SLOT_BYTES:STATE_BYTES], Finished)
         finished = None if values is None else Finished(**values)
     except (DamagedSlotError, TypeError):
         is_damaged = True
     return State(started, finished, is_damaged)
 
 
-def _decode(raw: bytes) -> dict[str, Any] | None:
-    """The slot's values, None where it was not written."""
+def _decode(raw: bytes, slot: type[Started] | type[Finished]) -> dict[str, Any] | None:
+    """The slot's values, None where it was not written; without those that a newer agent has added."""
     if not any(raw):
         return None
     length = int.from_bytes(raw[len(_MAGIC) : _HEAD_BYTES], "big")
@@ -117,4 +117,4 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
     if not is_whole or hashlib.sha256(raw[:end]).digest() != raw[end : end + _DIGEST_BYTES]:
         raise DamagedSlotError
     values: dict[str, Any] = json.loads(raw[_HEAD_BYTES:end])
-    return values
+    return {name: value for name, value in values.items() if name in slot._fields}

@@ -96,6 +96,7 @@ def test_whoever_is_killed_it_ran_once_and_what_came_of_it_is_told(
         processes[who].kill()
     if "agent" in whom:
         wait_until(agent.has_ended, timeout_s=10, what="the agent is dead")
+        wait_until(lambda: not is_alive(processes["launcher"]), timeout_s=10, what="its launcher ends with it")
         agent.start()
     running.goes_on.touch()
 

@@ -1,5 +1,6 @@
 """What a command is when it runs, and how it is ended: its rights, its signals, its limits, its family."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -264,3 +265,54 @@ async def test_the_size_of_files_and_the_processor_time_are_limited_by_policy_on
     blocks, seconds, status = str(bound["stdout"]).split()
     assert (int(blocks) * 512, seconds) == (1 << 20, "7")
     assert int(status) != 0
+
+
+async def test_a_late_copy_of_what_runs_is_answered_as_such_and_not_as_expired(tmp_path: Path) -> None:
+    """Its expiry, the key that it comes by and the policy are looked at only where the task is not known yet."""
+    now_s, wait = SystemClock().now_s(), f"until [ -e {tmp_path}/goes-on ]; do sleep 0.02; done"
+    async with at_work(tmp_path) as (_, end):
+        await end.send(a_command(command=wait, user=ME, timestamp=now_s))
+        await end.until(lambda: end.said("task-1", "accepted"))
+        for late in (a_command(expires_at=now_s - 9999, timestamp=now_s - 9999), a_command(user="no-such-user")):
+            told = len(end.said("task-1", "accepted"))
+            await end.send(late)
+            await end.until(lambda told=told: len(end.said("task-1", "accepted")) > told)
+        (tmp_path / "goes-on").touch()
+        result = await end.result("task-1")
+
+    assert result["outcome"] == "completed"
+    assert {"started_at"} <= end.said("task-1", "accepted")[-1].keys()
+
+
+@pytest.mark.parametrize("how", ["its directory is missing", "it is no program"])
+async def test_what_cannot_be_run_ends_with_127_or_126_and_says_why(tmp_path: Path, how: str) -> None:
+    async with at_work(tmp_path) as (_, end):
+        if how == "it is no program":
+            result = await end.run("x", user=ME, argv=("/etc/passwd",))
+        else:
+            result = await end.run("true", user=ME, cwd="/no/such/directory")
+
+    assert (result["outcome"], result["exit_code"]) == ("completed", 126 if how == "it is no program" else 127)
+    assert str(result["stderr"]).startswith("control-plane-agent: ")
+
+
+async def test_heartbeats_tell_how_far_the_journal_has_come(tmp_path: Path) -> None:
+    """So that a disk that goes back in time shows."""
+    now_s = SystemClock().now_s()
+    async with at_work(tmp_path) as (_, end):
+        assert end.heartbeats[-1]["journal_head"] == 0
+        await end.run("true", user=ME)
+        await end.until(lambda: end.heartbeats[-1]["journal_head"])
+
+    assert int(str(end.heartbeats[-1]["journal_head"])) >= now_s
+
+
+def test_one_agent_works_on_a_state_directory(tmp_path: Path) -> None:
+    agent = [sys.executable, "-m", "control_plane_agent.cli", "run"]
+    environment = {**os.environ, "CONTROL_PLANE_AGENT_STATE_DIR": str(tmp_path)}
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(agent, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 2
+    assert f"another agent works on {tmp_path}; stop it first" in done.stderr

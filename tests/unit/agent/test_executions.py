@@ -116,6 +116,25 @@ async def test_a_command_that_does_not_verify_any_more_is_not_run(host: Host) ->
     assert host.outbox._results == {"task-1": True}, "it goes into quarantine once it is reported"
 
 
+async def test_what_is_finished_and_does_not_verify_any_more_is_reported_and_kept_apart(host: Host) -> None:
+    finished = Finished("completed", START_S, exit_code=3)
+    host.journal.accept("task-1", sealed(a_command(), key=SigningKey.generate()), ROUTE, finished=finished)
+    await host.recover()
+
+    assert host.outcome() == ("completed", None)
+    assert host.outbox._results == {"task-1": True}
+
+
+async def test_what_had_begun_and_is_damaged_is_ended_first_and_then_called_damaged(host: Host) -> None:
+    accept(host.journal)
+    host.disk.write_at("journal/task-1/state", 0, encode(started()))
+    host.disk.write_at("journal/task-1/state", FINISHED_AT, b"CPSLOT1\nrubbish")
+    await host.recover()
+
+    assert [slot.nonce for slot in host.executor.killed] == ["nonce"]
+    assert host.outcome() == ("interrupted", "journal damaged")
+
+
 async def test_an_entry_whose_supervisor_lives_is_waited_for(host: Host) -> None:
     accept(host.journal)
     host.disk.write_at("journal/task-1/state", 0, encode(started()))

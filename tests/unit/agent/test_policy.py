@@ -1,6 +1,7 @@
 """What a host lets itself be told."""
 
 import os
+import pwd
 
 import pytest
 
@@ -16,3 +17,11 @@ def test_an_agent_whose_uid_has_no_account_refuses_and_names_the_uid(monkeypatch
     refused = HostPolicy().refusal(a_command(user="root"))
 
     assert refused == "the agent is not root and runs commands as uid 4000000000 (no account on this host) only"
+
+
+def test_an_agent_that_is_not_root_runs_only_its_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid)
+
+    assert HostPolicy().refusal(a_command(user="nobody")) is None
+    assert HostPolicy().refusal(a_command(user="root")) == "the agent is not root and runs commands as nobody only"

@@ -1,5 +1,7 @@
 """The state file: what was written is read, what was damaged is never taken for new."""
 
+from typing import NamedTuple
+
 import pytest
 
 from control_plane_agent.slots import (
@@ -52,3 +54,14 @@ def test_a_flipped_bit_anywhere_is_damage_and_not_new(place: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, SLOT_BYTES, STATE_BYTES - 1, STATE_BYTES + 1])
 def test_a_file_of_another_size_is_damaged(size: int) -> None:
     assert decode_state(bytes(size)).is_damaged
+
+
+def test_what_a_newer_agent_has_added_is_passed_over() -> None:
+    class Later(NamedTuple):
+        outcome: str = "completed"
+        finished_at: int = 1
+        something_new: int = 2
+
+    raw = EMPTY[:FINISHED_AT] + encode(Later())  # type: ignore[arg-type]
+
+    assert decode_state(raw) == (None, Finished("completed", 1), False)
