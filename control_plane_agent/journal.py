@@ -133,6 +133,10 @@ class Journal:
         """Whether it was refused because the disk was full."""
         return task_id in self._reserve
 
+    def timestamp(self, task_id: str) -> int:
+        """When the message was made, by its own word."""
+        return self._times[task_id].timestamp
+
     def read(self, task_id: str) -> Entry:
         try:
             names = self._disk.names(self._path(task_id))
@@ -156,10 +160,6 @@ class Journal:
         if output.error is not None:
             self._unreadable.add(task_id)
         return output
-
-    def timestamp(self, task_id: str) -> int:
-        """When the message was made, by its own word."""
-        return self._times[task_id].timestamp
 
     def start_within_s(self, task_id: str) -> int:
         """Seconds until it must not be started any more; negative when that is past."""

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 from control_plane_agent.disk import Disk, write_all
 
 STREAMS: Final = ("stdout", "stderr")
+DAMAGED: Final = "damaged on the disk"
 HEAD_BYTES: Final = 256 * 1024
 TAIL_BYTES: Final = 768 * 1024
 KEPT_BYTES: Final = HEAD_BYTES + TAIL_BYTES
-DAMAGED: Final = "damaged on the disk"
 
 
 class Capture:
@@ -72,9 +72,9 @@ class Capture:
         if self.size <= KEPT_BYTES and not self.is_lost:
             return None
         crc = 0
-        for part in ("head", "tail"):
+        for part, most in (("head", HEAD_BYTES), ("tail", TAIL_BYTES)):
             if part in self._files:
-                crc = binascii.crc32(os.pread(self._files[part], KEPT_BYTES, 0), crc)
+                crc = binascii.crc32(os.pread(self._files[part], most, 0), crc)
         return crc
 
     def sync(self) -> None:
