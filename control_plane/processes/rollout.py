@@ -13,6 +13,7 @@ from typing import Final
 
 from control_plane.commands.authority import Keyring
 from control_plane.commands.rollouts import Rollout, parse_rollout
+from control_plane.errors import RefusedError
 from control_plane.events.envelope import EVENT, NewEvent
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
@@ -122,6 +123,7 @@ class Rollouts:
         self._keyring = keyring
         self._clock = clock
         self._failpoints = failpoints
+        self._refused: set[str] = set()  # tasks of which it has been said
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:rollout", lambda _lease: self._work(stop), stop=stop)
@@ -145,10 +147,23 @@ class Rollouts:
         return await self._say(await self._views())
 
     async def _views(self) -> list[View]:
-        return [await self._view(task) for task in await self._queries.open()]
+        tasks = await self._queries.open()
+        self._refused &= {task.task_id for task in tasks}
+        return [await self._view(task, rollout) for task in tasks if (rollout := self._parsed(task)) is not None]
 
-    async def _view(self, task: OpenRollout) -> View:
-        rollout = parse_rollout(task.rollout)
+    def _parsed(self, task: OpenRollout) -> Rollout | None:
+        """None where it says what no accepted task can say, so that somebody else has written it."""
+        try:
+            return parse_rollout(task.rollout)
+        except RefusedError as error:
+            if task.task_id not in self._refused:
+                self._refused.add(task.task_id)
+                _logger.error(  # noqa: TRY400 - what it was is in the fields
+                    "rollout refused", extra={"task_id": task.task_id, "reason": error.detail}
+                )
+            return None
+
+    async def _view(self, task: OpenRollout, rollout: Rollout) -> View:
         canary = [] if rollout.canary is None else await self._queries.canary(task.task_id, rollout.canary)
         names = [execution.hostname for execution in canary]
         waiting = await self._queries.waiting(task.task_id, but=names, limit=BATCH)

@@ -21,7 +21,7 @@ from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.contract.test_processes import RETURNED, SENT, UNCONFIRMED, done, returned
 from tests.support.database import sqlite_url
-from tests.support.events import AT
+from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, OPERATOR
 from tests.support.plane import AgentEnd, Plane, a_plane, until
 
@@ -243,6 +243,15 @@ class RolloutContract:
             assert agents["web2"].messages == []
             assert await plane.events(SKIPPED) == []
             assert len(agents["web1"].messages) == (0 if what == "resume" else 1)
+
+    @pytest.mark.parametrize("rollout", [{"max_concurrency": "many"}, {"pace": 1}, None, [1]])
+    async def test_a_rollout_that_nobody_can_have_accepted_stops_no_other(self, plane: Plane, rollout: Any) -> None:
+        await plane.record(a_task_accepted("forged", ("web1",), rollout=rollout))
+        await plane.run("t1", "web2", rollout=Rollout())
+
+        assert await plane.rollouts().decide() == 1
+
+        assert names(await plane.events(RELEASED)) == ["web2"]
 
     # --- pause and resume
 

@@ -15,7 +15,7 @@ class OpenRollout:
     """A task with hosts that its rollout has yet to release.
 
     Attributes:
-        rollout: as it was accepted.
+        rollout: as it was accepted; what is no object is in one that has no meaning.
         counts: executions by state.
         released: how many hosts it may be sent to.
         turned_seq: its last pause or resume, or else its acceptance.
@@ -88,8 +88,11 @@ class RolloutQueries:
 
 def _open(row: Mapping[Any, Any]) -> OpenRollout:
     same = ("task_id", "targets", "counts", "released", "turned_seq", "approval_seq", "expires_at")
+    rollout = row["request"].get("rollout")
     return OpenRollout(
-        **{name: row[name] for name in same}, rollout=row["request"]["rollout"], is_paused=row["state"] == "paused"
+        **{name: row[name] for name in same},
+        rollout=rollout if isinstance(rollout, dict) else {"rollout": rollout},
+        is_paused=row["state"] == "paused",
     )
 
 
