@@ -235,6 +235,35 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
     expect(page.get_by_text("Cancelled").first).to_be_visible()
 
 
+def test_a_task_is_paused_and_goes_on_when_it_is_resumed(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0002"}, "sleep 20", rollout={"max_concurrency": 1})
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_text("come to 1 of 1, at most 1 at once, at most 0 may fail")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused", exact=True).first).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_enabled()
+
+    dev.api.post(f"/tasks/{task_id}/cancel")
+    finished(page, "1 cancelled")
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+
+
+def test_a_task_that_failed_is_tried_again_as_another_one(page: Page, dev: Dev) -> None:
+    run(page, dev, f"host={dev.hostname}", "exit 3")
+    finished(page, "1 failed")
+    first = page.url.rpartition("/")[2]
+    page.get_by_role("button", name="Retry where it failed").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("A new task does the same on those that ended as: Failed.")
+    dialog.get_by_role("button", name="Retry where it failed").click()
+
+    link = page.get_by_role("link", name=first)
+    expect(link).to_be_visible()
+    finished(page, "1 failed")
+    assert dev.api.get(f"/tasks/{first}")["retries"] == [page.url.rpartition("/")[2]]
+
+
 def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: Visitor, dev: Dev) -> None:
     dev.api.post("/users", {"username": "vera", "role": "viewer", "password": PASSWORD})
     task_id = dev.api.run({"host": "sim-0003"}, "sleep 20")

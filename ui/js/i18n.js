@@ -22,6 +22,7 @@ const CAUSES = [
   ["cancelled before it was delivered", "cause.cancelled_undelivered"],
   ["cancelled before it was started", "cause.cancelled_unstarted"],
   ["cancelled while it ran", "cause.cancelled"],
+  ["rollout stopped: {failed} of {n} failed, at most {most} may", "cause.rollout_stopped"],
   ["it ran longer than {s} s", "cause.timed_out"],
   ["expired {s} s ago", "cause.expired"],
   ["expired before it could be started", "cause.expired_unstarted"],

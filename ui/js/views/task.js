@@ -13,19 +13,19 @@ import { answersText, targetText } from "./task-table.js";
 const ORDER = Object.keys(EXECUTION);
 
 export function mountTask(root, { task_id: taskId }, context) {
-  const { api, store, stream, signal, t, title, toast, user } = context;
+  const { api, store, stream, signal, t, title, user } = context;
   const part = make("task");
   root.replaceChildren(part.root);
   text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
   const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
   const outputs = outputCards(part.outputs, url, context, reasonOf);
-  const mayCancel = permit(part.cancel, user, "tasks.cancel");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
+  const drawActions = taskActions(part, url, executions, context);
 
   function draw() {
     const task = store.one("tasks", taskId);
@@ -36,9 +36,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
-    part.cancel.hidden = task.state === "finished";
-    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
-    text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
+    drawActions(task);
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
@@ -69,8 +67,16 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
+      [t("task.rollout"), task.rollout && rolloutText(task)],
+      [t("task.retry_of"), task.retry_of && taskLink(task.retry_of)],
       [t("task.position"), String(task.seq)],
     ]);
+  }
+
+  /** How far it has come to its hosts, and what keeps it. */
+  function rolloutText({ rollout, released, targets, rollout_stopped: stopped }) {
+    const far = t("task.rollout_far", { released, n: targets, most: rollout.max_concurrency, errors: rollout.max_errors });
+    return stopped ? `${far} · ${because(stopped)}` : far;
   }
 
   function drawExecutions(task, found) {
@@ -85,25 +91,6 @@ export function mountTask(root, { task_id: taskId }, context) {
       text(cells.took, between(task.accepted_at, row.finished_at));
       text(cells.line, row.reason ? because(row.reason) : row.first_line);
     });
-  }
-
-  async function cancel() {
-    const { counts } = store.one("tasks", taskId);
-    const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
-    const answer = await confirmDialog({
-      title: t("task.cancel_title"),
-      body: t("task.cancel_what", { done: endedOf(counts), running }),
-      yes: t("task.cancel"),
-      no: t("task.keep"),
-    });
-    if (!answer) return;
-    part.cancel.disabled = true;
-    try {
-      await api.post(`${url}/cancel`, {}, { signal });
-    } catch (error) {
-      toast(told(error), "bad");
-      part.cancel.disabled = false;
-    }
   }
 
   const load = () => attempt(part.page, read);
@@ -122,12 +109,97 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
-  part.cancel.addEventListener("click", cancel);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
   load();
   if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
+}
+
+/** What can still be done about a task: pause, resume, cancel, and once it has ended, try again where it did not work.
+ * Wires the buttons of its page; the answer draws them for the task as it is. */
+function taskActions(part, url, executions, context) {
+  const { api, stream, signal, t, toast, user, navigate } = context;
+  const mayCancel = permit(part.cancel, user, "tasks.cancel");
+  const mayRun = permit(part.turn, user, "tasks.run");
+  let task = null;
+
+  const failed = () => executions().filter((row) => row.finished_at !== null && row.state !== "succeeded");
+
+  function draw(now) {
+    task = now;
+    const isGoing = task.state === "running" || task.state === "paused";
+    part.turn.hidden = !isGoing;
+    part.turn.disabled = !mayRun || !mayCancel;
+    text(part.turn, task.state === "paused" ? t("task.resume") : t("task.pause"));
+    part.retry.hidden = task.state !== "finished" || task.outcome === "succeeded" || !mayRun;
+    part.cancel.hidden = task.state === "finished";
+    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
+    text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
+  }
+
+  /** Ask for something once: the button comes back when the task has changed, or when it was refused. */
+  async function ask(button, path, body = {}) {
+    button.disabled = true;
+    try {
+      return await api.post(`${url}/${path}`, body, { signal });
+    } catch (error) {
+      toast(told(error), "bad");
+      draw(task);
+      return null;
+    }
+  }
+
+  async function cancel() {
+    const { counts } = task;
+    const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
+    const answer = await confirmDialog({
+      title: t("task.cancel_title"),
+      body: t("task.cancel_what", { done: endedOf(counts), running }),
+      yes: t("task.cancel"),
+      no: t("task.keep"),
+    });
+    if (answer) await ask(part.cancel, "cancel");
+  }
+
+  async function retry() {
+    const rows = failed();
+    const hosts = rows.map((row) => row.hostname);
+    const states = [...new Set(rows.map((row) => row.state))];
+    part.retry.disabled = true;
+    try {
+      const preview = await api.post("/targets/preview", { target: { hosts }, command: task.command, user: task.user }, { signal });
+      const answer = await confirmDialog({
+        title: t("task.retry_title", { n: hosts.length }),
+        body: t("task.retry_what", { states: states.map((state) => t(`state.execution.${state}`)).join(", ") }),
+        yes: t("task.retry"),
+        expect: preview.guard.level >= 3 ? hosts.length : null,
+        needsReason: preview.guard.level >= 3,
+      });
+      if (!answer) return;
+      const body = { states, hosts, preview_id: preview.preview_id, ...(answer.reason && { reason: answer.reason }) };
+      const made = await api.post(`${url}/retry`, body, { signal });
+      stream.take("tasks", [made.task]);
+      navigate(`/tasks/${encodeURIComponent(made.task.task_id)}`);
+    } catch (error) {
+      if (error.name !== "AbortError") toast(told(error), "bad");
+    } finally {
+      part.retry.disabled = false;
+    }
+  }
+
+  part.cancel.addEventListener("click", cancel);
+  part.turn.addEventListener("click", () => ask(part.turn, task.state === "paused" ? "resume" : "pause"));
+  part.retry.addEventListener("click", retry);
+  return draw;
+}
+
+function taskLink(taskId) {
+  const anchor = document.createElement("a");
+  anchor.href = `/tasks/${encodeURIComponent(taskId)}`;
+  anchor.className = "mono";
+  anchor.textContent = taskId;
+  return anchor;
 }
 
 function againOf(target) {
