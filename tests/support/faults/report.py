@@ -1,5 +1,6 @@
 """The figures of a level's run, in Jepsen's words, printed at its end."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Figures:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below or at which so much of them is (nearest rank)."""
     ordered = sorted(values)
-    return ordered[max(0, min(len(ordered) - 1, round(share * len(ordered) + 0.5) - 1))]
+    return ordered[max(1, math.ceil(share * len(ordered))) - 1]
 
 
 SESSION = Figures()
