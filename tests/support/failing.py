@@ -8,10 +8,11 @@ class Died(BaseException):
 
 
 class DiesAt(Failpoints):
-    def __init__(self, point: str) -> None:
+    def __init__(self, point: str, how: type[BaseException] = Died) -> None:
         super().__init__()
         self._point = point
+        self._how = how
 
     def hit(self, name: str) -> None:
         if name == self._point:
-            raise Died(name)
+            raise self._how(name)

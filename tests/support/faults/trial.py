@@ -123,9 +123,17 @@ class Trial:
     def agent_dies_at(self, hostname: str, point: str, hits: Path) -> Program:
         """The same of an agent, its launcher and its supervisors; `hits` gets the name of each that is passed."""
         agent = self.installation.agents[hostname]
-        agent.stop()  # what is sent to one that was killed a moment ago is lost with its queue, and comes 30 s later
+        if not agent.has_ended():
+            agent.stop()
+            self._until_shown_offline(hostname)  # what is sent meanwhile is lost with its queue, and comes 30 s later
         hits.touch()
         return agent.start(CONTROL_PLANE_AGENT_FAILPOINT=point, CONTROL_PLANE_AGENT_FAILPOINT_LOG=str(hits))
+
+    def _until_shown_offline(self, hostname: str) -> None:
+        def is_offline() -> bool:
+            return bool(self.api.get(f"/hosts/{hostname}")["state"] == "offline")
+
+        wait_until(is_offline, timeout_s=30, what=f"{hostname} is offline")
 
     def renew_agent(self, hostname: str) -> None:
         """Kill an agent, and start it as it should be."""
