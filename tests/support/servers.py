@@ -315,6 +315,14 @@ class PrivateBroker:
             return True
         return False
 
+    def control(self, *argv: str) -> None:
+        """Run `rabbitmqctl` for this node."""
+        program = self.program.removesuffix("-server") + "ctl"
+        done = subprocess.run(
+            self.place.command(program, *argv), env=self.environment, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def kill(self) -> None:
         """End the whole node as a crash would: SIGKILL to its process group."""
         os.killpg(self.process.pid, 9)

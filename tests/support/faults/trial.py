@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import time
@@ -15,7 +14,7 @@ import psutil
 
 from control_plane_agent.containment import EXECUTION
 from control_plane_agent.slots import decode_state
-from control_plane_wire.topology import HEARTBEAT_DEAD_QUEUE, RESULT_DEAD_QUEUE, RESULT_QUEUE
+from control_plane_wire.topology import HEARTBEAT_DEAD_QUEUE, RESULT_DEAD_QUEUE, RESULT_QUEUE, agent_queue
 from tests.support.faults import queues, witness
 from tests.support.faults.checks import (
     Event,
@@ -32,6 +31,7 @@ from tests.support.programs import PASSWORD, Api, Installation, Program
 from tests.support.servers import wait_until
 
 HEALS_WITHIN_S = 60.0
+POLL_TIMEOUT_S = 5.0
 DEAD = (RESULT_DEAD_QUEUE, HEARTBEAT_DEAD_QUEUE)
 COUNTED = re.compile(r'^control_plane_happened_total\{what="(\w+)"\} (\d+)', re.MULTILINE)
 
@@ -56,6 +56,8 @@ class Trial:
         self.witness.mkdir(parents=True)
         self.ledger = Ledger(directory / "ledger")
         self._other = self._somebody_else()
+        self._eyes = Api(installation.url, installation.token)
+        self._eyes.http.timeout = httpx.Timeout(POLL_TIMEOUT_S)
         self.client = Client(self.api, self.ledger, self._other)
         self.poison: set[str] = set()
         self.sent: dict[str, Mapping[str, Any]] = {}
@@ -76,6 +78,7 @@ class Trial:
     def close(self) -> None:
         self.ledger.close()
         self._other.http.close()
+        self._eyes.http.close()
 
     # --- load
 
@@ -124,10 +127,15 @@ class Trial:
         """The same of an agent, its launcher and its supervisors; `hits` gets the name of each that is passed."""
         agent = self.installation.agents[hostname]
         if not agent.has_ended():
+            self.until_connected(hostname)  # or it has nobody to say to that it goes
             agent.stop()
             self._until_shown_offline(hostname)  # what is sent meanwhile is lost with its queue, and comes 30 s later
         hits.touch()
         return agent.start(CONTROL_PLANE_AGENT_FAILPOINT=point, CONTROL_PLANE_AGENT_FAILPOINT_LOG=str(hits))
+
+    def until_connected(self, hostname: str) -> None:
+        queue = agent_queue(hostname)
+        wait_until(lambda: queues.exists(self.amqp_url, queue), timeout_s=60, what=f"{hostname} has its queue")
 
     def _until_shown_offline(self, hostname: str) -> None:
         def is_offline() -> bool:
@@ -161,8 +169,8 @@ class Trial:
         """Look at every acknowledged task that is not over; what the server cannot answer now is left out."""
         for task_id in sorted(self.sent.keys() - self._over):
             with contextlib.suppress(httpx.HTTPError, AssertionError):
-                task = self.api.get(f"/tasks/{task_id}")
-                states = {host: row["state"] for host, row in self.api.executions(task_id).items()}
+                task = self._eyes.get(f"/tasks/{task_id}")
+                states = {host: row["state"] for host, row in self._eyes.executions(task_id).items()}
                 self._note(Poll(task_id, task["targets"], task["counts"], states))
                 if task["state"] == "finished":
                     self._over.add(task_id)
@@ -190,10 +198,12 @@ class Trial:
         return time.monotonic() - began
 
     def _is_over(self) -> bool:
-        return self.ledger.read().acknowledged & self.sent.keys() <= self._over
+        return not self._open()
 
     def _open(self) -> dict[str, Mapping[str, str]]:
-        return {t: self._seen.get(t, {}) for t in self.ledger.read().acknowledged & self.sent.keys() - self._over}
+        """Those that were acknowledged, or are shown although they were not, and are not over yet."""
+        there = (self.ledger.read().acknowledged & self.sent.keys()) | self._seen.keys()
+        return {task_id: self._seen.get(task_id, {}) for task_id in there - self._over}
 
     def healed(self, since: float) -> float:
         """Wait until all is over and remember how long that took since a moment, by the monotonic clock."""
@@ -302,12 +312,3 @@ def _execution_of(pid: int) -> Iterator[str]:
         for variable in file.read().split(b"\0"):
             if variable.startswith(EXECUTION.encode() + b"="):
                 yield f"pid {pid} of {variable.decode()}"
-
-
-def freeze(pid: int, seconds: float) -> None:
-    """Stop a process for a while, as a machine does that swaps or migrates."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(seconds)
-    finally:
-        os.kill(pid, signal.SIGCONT)

@@ -48,7 +48,7 @@ class _Node:
 _Change: TypeAlias = Sequence[tuple[_Node, str, _Node | None]]  # in which directory a name stands for what from now on
 
 
-class CrashDisk(MemoryDisk):
+class LossyDisk(MemoryDisk):
     """Memory, and beside it what would be found after a crash."""
 
     def __init__(self) -> None:
@@ -56,13 +56,13 @@ class CrashDisk(MemoryDisk):
         self._nodes = {".": _Node()}
         self._changes: list[_Change] = []  # of names, that are not durable yet, in their order
 
-    def crash(self, choose: Choose = nothing) -> "CrashDisk":
+    def crash(self, choose: Choose = nothing) -> "LossyDisk":
         """The disk as the next start finds it."""
         found = {node: dict(node.names) for node in self._every_node()}
         for change in self._changes:
             if choose():
                 _apply(change, found)
-        again = CrashDisk()
+        again = LossyDisk()
         _rebuild(again, found, self._nodes["."], "", choose)
         again._settle(lambda _: True)
         return again
@@ -133,7 +133,7 @@ def _apply(change: _Change, names: dict[_Node, dict[str, _Node]]) -> None:
             names[where][name] = what
 
 
-def _rebuild(disk: CrashDisk, found: dict[_Node, dict[str, _Node]], node: _Node, path: str, choose: Choose) -> None:
+def _rebuild(disk: LossyDisk, found: dict[_Node, dict[str, _Node]], node: _Node, path: str, choose: Choose) -> None:
     for name, inner in found[node].items():
         there = f"{path}/{name}" if path else name
         if inner.data is None:
