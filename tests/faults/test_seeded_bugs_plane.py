@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from control_plane.commands.targets import Group
-from control_plane.errors import DuplicateKeyError
+from control_plane.errors import DuplicateKeyError, StorageUnavailableError
 from control_plane.events import batch, registry, tasks
 from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome, StoredEvent
 from control_plane.processes import dispatch
@@ -24,19 +24,26 @@ from control_plane.processes.open_executions import OpenExecutions
 from control_plane.processes.routes import FanOut
 from control_plane.projections import tasks as task_table
 from control_plane.projections.every import PROJECTIONS
+from control_plane.projections.folding import Folding, apply, create_tables
+from control_plane.projections.projection import Projection
+from control_plane.projections.projector import Projector
 from control_plane.projections.rebuild import rebuild
+from control_plane.projections.rows import Rows
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.sqlite import SqliteDialect
 from control_plane_wire import topology
+from control_plane_wire.failpoints import Failpoints
 from control_plane_wire.messages import ALLOWED_SKEW_S
-from control_plane_wire.transport.base import Confirmed
+from control_plane_wire.transport.base import Confirmed, Message, Unroutable
 from control_plane_wire.transport.inprocess import InProcessBroker
+from control_plane_wire.transport.rabbitmq import RabbitTransport, _Session
 from tests.support.database import sqlite_url
 from tests.support.events import a_task_accepted
 from tests.support.failing import DiesAt
 from tests.support.faults.checks import Event, Evidence, Execution, red
 from tests.support.faults.ledger import Book
 from tests.support.faults.witness import Expected
+from tests.support.history import Counting
 from tests.support.plane import AgentEnd, Plane, a_plane, a_result, of_host, until
 
 Patch = pytest.MonkeyPatch
@@ -52,6 +59,7 @@ class Seen:
         self.agents: list[AgentEnd] = []
         self.conflicts = 0
         self.ran: dict[str, list[str]] = {}
+        self.projections: list[type[Projection]] = [*PROJECTIONS]
 
     async def asks(self, task_id: str, *hostnames: str, body: str = "", **given: Any) -> None:
         self.book.attempts[task_id] = body
@@ -93,7 +101,7 @@ class Seen:
     async def _differing(self) -> list[str]:
         compared = [
             table
-            for projection in PROJECTIONS
+            for projection in self.projections
             for table in await rebuild(projection, self.plane.database, self.plane.log, then="drop")
         ]
         return [table.name for table in compared if not table.is_equal]
@@ -239,6 +247,30 @@ async def _accepts(seen: Seen, task_id: str, new: NewEvent, **changes: Any) -> N
         seen.book.acknowledged.add(task_id)
 
 
+async def a_projector_loses_the_database_for_a_moment(seen: Seen) -> None:
+    """Between the rows and the end of their transaction, and it starts over."""
+    plane = seen.plane
+    seen.projections.append(Counting)
+    failures = iter([True])
+
+    class Loses(Failpoints):
+        def hit(self, name: str) -> None:
+            if name == "projector.before_commit" and next(failures, False):
+                raise StorageUnavailableError("lost connection")
+
+    await create_tables(plane.database, Counting())
+    await seen.asks("t1", "web1")
+    await plane.record(tasks.ExecutionSkipped(task_id="t1", hostname="web1", reason="a test"))
+    head = (await plane.log.head(EVENT)).seq
+
+    async def has_caught_up() -> bool:
+        return (await plane.hub.position(Counting.name)).event >= head
+
+    projector = Projector(Counting(), plane.database, plane.log, plane.leases, plane.hub, failpoints=Loses())
+    async with plane.serving(projector):
+        await until(has_caught_up)
+
+
 # --- bugs -------------------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +342,23 @@ def keys_that_ignore_case(patch: Patch) -> None:
     patch.setattr(batch, "key_bytes", folded)
 
 
+def a_position_apart_from_its_rows(patch: Patch) -> None:
+    """prooph: the rows are committed, and then where they stand."""
+
+    async def fold(folding: Folding, found: Any, _poison: Any) -> None:
+        rows = Rows(folding._connection, folding._database.dialect, folding._remembered)
+        async with folding._database.write(folding._connection):
+            await rows.load(folding._projection.touched(found.events))
+            apply(folding._projection, rows, found.events)
+            await rows.flush()
+        folding._failpoints.hit("projector.before_commit")
+        async with folding._database.write(folding._connection) as connection:
+            await folding._move(connection, found.upto)
+        folding._saved = folding.position = found.upto
+
+    patch.setattr(Folding, "_fold", fold)
+
+
 SEEDED: tuple[tuple[Bug, Callable[[Seen], Any], set[str]], ...] = (
     (lost_has_a_key_of_its_own, a_result_comes_after_the_end_was_said, {"I2"}),
     (silence_is_taken_for_a_return, a_dispatch_dies_with_what_it_has_published, {"I3"}),
@@ -319,6 +368,7 @@ SEEDED: tuple[tuple[Bug, Callable[[Seen], Any], set[str]], ...] = (
     (the_time_is_in_what_a_process_says, the_end_of_an_execution_is_said_twice, {"I13"}),
     (insert_ignore, the_same_name_is_asked_for_twice, {"I1", "I12"}),
     (keys_that_ignore_case, the_same_name_is_asked_for_twice, {"I1"}),
+    (a_position_apart_from_its_rows, a_projector_loses_the_database_for_a_moment, {"I6"}),
 )
 
 
@@ -332,3 +382,50 @@ async def test_a_bug_of_the_control_plane_turns_its_checks_red(
     await scenario(seen)
 
     assert red(await seen.evidence()) & checks == (checks if is_there else set())
+
+
+# --- the wire ---------------------------------------------------------------------------------------------------------
+
+
+def told_by(states: Mapping[str, str]) -> Evidence:
+    """Executions on hosts that are not there, as a control plane that believes the broker's answers has them."""
+    return Evidence(executions={(task_id, "gone1"): Execution(state) for task_id, state in states.items()})
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("is_there", [False, True], ids=["as it is", "one message_id for all"])
+async def test_publishes_that_share_a_message_id(amqp_url: str, is_there: bool, monkeypatch: Patch) -> None:
+    """What came back is taken for what was delivered, and then nobody publishes it again."""
+    if is_there:
+        make = _Session._properties
+
+        def same(session: Any, message: Message, number: int) -> Any:
+            properties = make(session, message, number)
+            properties.message_id = "the same"
+            return properties
+
+        monkeypatch.setattr(_Session, "_properties", same)
+    async with RabbitTransport(amqp_url).connect("somebody") as session:
+        await session.declare(topology.CONTROL_PLANE_TOPOLOGY)
+        keys = [topology.RESULT_QUEUE, "nobody has this queue"] * 50
+        told = await asyncio.gather(
+            *(session.publish(Message(exchange="", routing_key=key, body=b"x")) for key in keys)
+        )
+
+    states = {f"t{at}": "expired" if told[at] == Unroutable() else "sent" for at in range(1, len(keys), 2)}
+    assert red(told_by(states)) == ({"I9"} if is_there else set())
+
+
+@pytest.mark.parametrize("key", ["result.#", "result.node.*"])
+async def test_a_binding_that_has_no_place_for_a_dot_in_a_hostname(key: str) -> None:
+    declared = replace(
+        topology.CONTROL_PLANE_TOPOLOGY,
+        bindings=(topology.Binding(queue=topology.RESULT_QUEUE, exchange=topology.RESULT_EXCHANGE, routing_key=key),),
+    )
+    async with InProcessBroker().transport().connect("somebody") as session:
+        await session.declare(declared)
+        outcome = await session.publish(of_host("web1.example.com", a_result("t1", "web1.example.com")))
+
+    assert red(told_by({"t1": "succeeded" if outcome == Confirmed() else "sent"})) == (
+        {"I9"} if key == "result.node.*" else set()
+    )

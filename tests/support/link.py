@@ -31,10 +31,15 @@ class _Direction:
 
 
 class Link:
-    """Forwards TCP from a loopback port of its own to a server. `url` is the server's with that port in it."""
+    """Forwards TCP from a port of its own to a server. `url` is the server's with that port in it.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        host: the address that it listens on.
+    """
+
+    def __init__(self, url: str, *, host: str = "127.0.0.1") -> None:
         self._server_url = urllib.parse.urlsplit(url)
+        self._host = host
         self._ways: dict[Way, _Direction] = {way: _Direction() for way in BOTH}
         self._writers: set[asyncio.StreamWriter] = set()
         self._refuses = False
@@ -43,7 +48,7 @@ class Link:
     @property
     def url(self) -> str:
         account, _, _ = self._server_url.netloc.rpartition("@")
-        return self._server_url._replace(netloc=f"{account}@127.0.0.1:{self._port}").geturl()
+        return self._server_url._replace(netloc=f"{account}@{self._host}:{self._port}").geturl()
 
     def passed(self, way: Way) -> int:
         """Bytes that went this way so far."""
@@ -51,7 +56,7 @@ class Link:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Link"]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, self._host, 0)
         self._port = server.sockets[0].getsockname()[1]
         try:
             yield self
