@@ -35,9 +35,9 @@ HOSTS = ("web1", "web2")
 WEB = {"group": "web"}
 QUICK = {
     "accept.after_commit",
-    "agent.acked",
     "agent.before_publish",
     "agent.confirmed",
+    "agent.done",
     "agent.journalled",
     "dispatch.after_publish",
     "dispatch.before_sent",

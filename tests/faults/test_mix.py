@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults.ledger import Beside
-from tests.support.faults.mix import Rig, break_something, start_what_has_ended
+from tests.support.faults.mix import (
+    FAULTS,
+    Rig,
+    break_something,
+    kill_agents,
+    kill_broker,
+    kill_database,
+    kill_server,
+    start_what_has_ended,
+)
 from tests.support.faults.report import SESSION
 from tests.support.faults.trial import Trial
 from tests.support.link import LinkBeside, links_to
@@ -113,7 +122,11 @@ def test_nothing_is_lost_and_nothing_runs_twice_whatever_breaks(rig: Rig) -> Non
         while load.number < COMMANDS:
             break_something(rig, chance)
             time.sleep(chance.uniform(0.5, 3))
-        healed_s = time.monotonic()
+        with contextlib.ExitStack() as stack:  # in the end all at once, while the last commands are under way
+            for fault in (kill_agents, kill_server, kill_broker, kill_database):
+                stack.enter_context(fault(rig, chance))
+            time.sleep(1)
+            healed_s = time.monotonic()
         start_what_has_ended(rig)
     SESSION.faults.update(rig.done)
     print("faults:", ", ".join(rig.done))
@@ -124,8 +137,6 @@ def test_nothing_is_lost_and_nothing_runs_twice_whatever_breaks(rig: Rig) -> Non
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
-    from tests.support.faults.mix import FAULTS
-
     def schedule(seed: int) -> list[object]:
         chance = random.Random(f"{seed} faults")
         return [chance.choice(FAULTS) for _ in range(50)]

@@ -61,7 +61,8 @@ class Trial:
         self.client = Client(self.api, self.ledger, self._other)
         self.poison: set[str] = set()
         self.sent: dict[str, Mapping[str, Any]] = {}
-        self.absorbed = self.injected = self.conflicts = 0
+        self.absorbed = self.injected = 0
+        self._duplicates: dict[int, int] = {}  # that each server, by its process id, has counted
         self.polls: list[Poll] = []
         self.before: Things | None = None
         self.revived_s = 0.0
@@ -174,6 +175,8 @@ class Trial:
                 self._note(Poll(task_id, task["targets"], task["counts"], states))
                 if task["state"] == "finished":
                     self._over.add(task_id)
+        with contextlib.suppress(httpx.HTTPError):
+            self._duplicates[self.installation.server.pid] = self.counted().get("duplicates", 0)
 
     def _note(self, poll: Poll) -> None:
         if self._seen.get(poll.task_id) != poll.states or sum(poll.counts.values()) != poll.targets:
@@ -214,7 +217,7 @@ class Trial:
 
     def counted(self) -> Mapping[str, int]:
         """What the server has counted since its start."""
-        answer = self.api.http.get(f"{self.installation.url}/metrics")
+        answer = self._eyes.http.get(f"{self.installation.url}/metrics")
         return {what: int(number) for what, number in COUNTED.findall(answer.text)}
 
     def evidence(self, **more: Any) -> Evidence:
@@ -236,9 +239,9 @@ class Trial:
                 **queues.depths(self.amqp_url, [RESULT_QUEUE]),
                 "dead letters": sum(digest not in self.poison for digest in dead),
             },
-            absorbed=self.absorbed if self.injected else None,
+            absorbed=self.absorbed if self.injected else sum(self._duplicates.values()),
             injected=self.injected,
-            conflicts=self.conflicts + self.counted().get("conflicts", 0),
+            conflicts=sum(event.kind == "execution.conflict" for event in events),
             before=self.before,
             after=None if self.before is None else self.things(),
             **more,
