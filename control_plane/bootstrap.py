@@ -163,7 +163,7 @@ class _Presences:
 async def open_leases(core: Core) -> AsyncIterator[Leases]:
     """The leases of this process; those of a dead one that it succeeds are free at once."""
     with instance(core.settings.state_dir) as us:
-        leases = Leases(core.database, owner=us.owner)
+        leases = Leases(core.database, owner=us.owner, failpoints=core.failpoints)
         if us.predecessor is not None:
             await leases.succeed(us.predecessor)
         yield leases
@@ -182,7 +182,7 @@ def services_of(
     metrics = Metrics()
     count = metrics.happenings()
     publisher = Publisher(transport)
-    rebuilder = Rebuilder(core.database, core.log)
+    rebuilder = Rebuilder(core.database, core.log, failpoints=core.failpoints)
 
     async def heard_under() -> int | None:
         return None if publisher.is_blocked else await leases.held(HEARING)

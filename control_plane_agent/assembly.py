@@ -26,6 +26,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent:
     """The agent of this machine; its state directory is there, and no other agent works on it."""
     clock, disk, boot_id = SystemClock(), RealDisk(str(settings.state_dir)), BOOT_ID.read_text().strip()
+    failpoints = Failpoints(settings.failpoint, settings.failpoint_log)
     executor = LauncherExecutor(
         settings.state_dir,
         clock,
@@ -39,7 +40,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
     return Agent(
         Identities(disk, who),
         transport,
-        Journal(disk, clock),
+        Journal(disk, clock, failpoints=failpoints),
         DiskThread(is_blocking=disk.is_blocking),
         executor,
         HostPolicy(accounts=settings.accounts, max_timeout_s=settings.max_timeout_s),
@@ -47,7 +48,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
         clock,
         boot_id=boot_id,
         interval_s=settings.interval_s,
-        failpoints=Failpoints(settings.failpoint, settings.failpoint_log),
+        failpoints=failpoints,
     )
 
 

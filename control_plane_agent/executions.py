@@ -167,6 +167,7 @@ class Executions:
                 self._outbox.add_result(task_id)
             case "journal":
                 await self._disk.do(self._journal.request_cancel, task_id)
+                self._failpoints.hit("agent.cancel_journalled")
                 entry = await self._disk.do(self._journal.read, task_id)
                 if entry.state.finished is not None:
                     self._outbox.add_result(task_id)
@@ -279,7 +280,9 @@ class Executions:
                 return _Step.NOTHING
             if (ended := self._why_it_cannot_run(entry)) is None:
                 return _Step.RUN
+            self._failpoints.hit("agent.before_finish")
             self._journal.finish(task_id, ended)
+            self._failpoints.hit("agent.after_finish")
             return _Step.NOTHING
         finally:
             lock.release()

@@ -29,6 +29,7 @@ from control_plane_agent.reserve import Reserve
 from control_plane_agent.slots import EMPTY, FINISHED_AT, Finished, State, decode_state, encode
 from control_plane_agent.supervisor import CANCEL, COMMAND, STATE
 from control_plane_wire.clock import Clock
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S, MAX_EXPIRY_S
 
 LIVE: Final = "journal"
@@ -77,10 +78,13 @@ class Journal:
         head_s: the highest timestamp of a verified message. Its entry is never pruned.
     """
 
-    def __init__(self, disk: Disk, clock: Clock, *, tombstone_s: int = TOMBSTONE_S) -> None:
+    def __init__(
+        self, disk: Disk, clock: Clock, *, tombstone_s: int = TOMBSTONE_S, failpoints: Failpoints = NO_FAILPOINTS
+    ) -> None:
         self._disk = disk
         self._clock = clock
         self._tombstone_s = tombstone_s
+        self._failpoints = failpoints
         self._places: dict[str, Place] = {}
         self._times: dict[str, _Times] = {}
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
@@ -199,8 +203,10 @@ class Journal:
             try:
                 state = EMPTY if finished is None else EMPTY[:FINISHED_AT] + encode(finished)
                 self._write_entry(new, body, route, state)
+                self._failpoints.hit("journal.written")
                 self._disk.rename(new, entry)
                 made = entry
+                self._failpoints.hit("journal.named")
                 self._disk.sync_dir(LIVE)
             except OSError:
                 self._undo(made)
@@ -218,6 +224,7 @@ class Journal:
 
     def _write_entry(self, path: str, body: bytes, route: str, state: bytes) -> None:
         self._disk.make_dir(path)
+        self._failpoints.hit("journal.begun")
         files = {COMMAND: body, ROUTE: route.encode(), STATE: state}
         for name, data in files.items():
             self._disk.create(f"{path}/{name}", data)

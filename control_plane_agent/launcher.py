@@ -49,11 +49,13 @@ def _tell_end(entry: str) -> None:
 
 def _start(order: Order, others: dict[int, str]) -> int:
     """Fork a supervisor; a descriptor that becomes readable when it has ended."""
+    order.hit("launcher.before_fork")
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid:
         os.close(writer)
         os.waitpid(pid, 0)
+        order.hit("launcher.forked")
         return reader
     try:
         if os.fork() == 0:

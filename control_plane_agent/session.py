@@ -252,6 +252,7 @@ class Agent:
         except OSError as error:  # the heartbeat goes on saying the old groups, so it is sent again
             log.error("configure not written", extra={"reason": str(error)})  # noqa: TRY400
             return
+        self._failpoints.hit("agent.configured")
         queue, exchange = topology.agent_queue(before.hostname), topology.COMMAND_EXCHANGE
         for group in sorted(message.groups.keys() - before.groups.keys()):
             await session.bind(topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group)))

@@ -72,6 +72,7 @@ def supervise(order: Order) -> None:
     lock = disk.try_lock(STATE)
     if lock is None or not decode_state(disk.read(STATE)).is_new:
         return
+    order.hit("supervisor.locked")
     command = json.loads(disk.read(COMMAND))
     finished = _refusal(order, disk)
     if finished is None:
@@ -81,6 +82,7 @@ def supervise(order: Order) -> None:
             finished = Finished("rejected", order.now_s(), reason=f"there is no account {command['user']} on this host")
         else:
             finished = _Execution(order, disk, command, account).run()
+    order.hit("supervisor.ended")
     _write(disk, FINISHED_AT, finished)
     order.hit("supervisor.finished")
     lock.release()

@@ -184,6 +184,8 @@ class Ingest:
                 raise TransportUnavailableError(
                     f"there is no queue {self._stream.dead_queue}"
                 )  # a new session makes it
+        if dead:
+            self._failpoints.hit("ingest.dead_lettered")
         self._count(f"{self._stream.name}_received", len(batch))
         self._count(f"{self._stream.name}_dead", len(dead))
         for delivery in batch:

@@ -98,6 +98,7 @@ class Dispatch:
 
     async def _work(self, stop: asyncio.Event) -> None:
         after = await self._take_over(stop)
+        self._failpoints.hit("dispatch.took_over")
         while not stop.is_set():
             events = await self._log.read(EVENT, after=after, limit=PAGE, patience_s=POLL_S)
             for stored in events:

@@ -264,6 +264,7 @@ class Presence:
         for start in range(0, len(events), 500):
             self._failpoints.hit("presence.before_append")
             await self._log.append([event.to_new_event(actor=self.name) for event in events[start : start + 500]])
+            self._failpoints.hit("presence.after_append")
 
 
 def _news_of(stored: StoredEvent, event: hosts.HeartbeatReceived) -> Event:

@@ -33,6 +33,7 @@ from control_plane.projections.trimming import read_floor_us, trim
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Lease, Leases
 from control_plane.storage.tables import follower
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 PAGE: Final = 5000
 ATTEMPTS: Final = 2  # at a comparison that differs: MariaDB may show a commit a moment before the one before it
@@ -48,6 +49,7 @@ async def rebuild(
     then: Literal["drop", "switch", "keep"],
     resume: bool = False,
     progress: Progress = lambda _done, _total: None,
+    failpoints: Failpoints = NO_FAILPOINTS,
 ) -> list[TableComparison]:
     """Fold a projection from zero while the live one goes on, and compare both at one position.
 
@@ -80,12 +82,15 @@ async def rebuild(
         async with folding(fresh, database, log, lease, sets_aside=False, indexed=False) as tenure:
             upto, version = await _row_of(database, live)
             await _fold_upto(tenure, upto, fresh, progress)
+            failpoints.hit("rebuild.folded")
             await create_indexes(database, fresh)
             same_shape = version == projection.version
             compared = await _compared(database, live, fresh, tenure) if same_shape else []
             if then == "switch":
                 await _forget(database, projection(OLD))
+                failpoints.hit("rebuild.before_switch")
                 await _switch(database, leases, live, fresh, tenure)
+                failpoints.hit("rebuild.after_switch")
         if then == "drop":
             await _forget(database, fresh)
     return compared

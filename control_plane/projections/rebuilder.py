@@ -8,6 +8,7 @@ from control_plane.events.log import EventLog
 from control_plane.projections.every import projection_named
 from control_plane.projections.rebuild import rebuild
 from control_plane.storage.engine import Database
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.lifecycle import wait_for_any
 
 IDLE_S = 60.0
@@ -20,9 +21,10 @@ class Rebuilder:
 
     name = "rebuilder"
 
-    def __init__(self, database: Database, log: EventLog) -> None:
+    def __init__(self, database: Database, log: EventLog, *, failpoints: Failpoints = NO_FAILPOINTS) -> None:
         self._database = database
         self._log = log
+        self._failpoints = failpoints
         self._asked: dict[str, None] = {}  # in their order, the first one under way
         self._woken = asyncio.Event()
 
@@ -56,7 +58,9 @@ class Rebuilder:
 
     async def _rebuild(self, name: str) -> None:
         try:
-            compared = await rebuild(projection_named(name), self._database, self._log, then="switch")
+            compared = await rebuild(
+                projection_named(name), self._database, self._log, then="switch", failpoints=self._failpoints
+            )
         except ControlPlaneError as error:
             extra = {"projection": name, "cause": str(error)}
             _logger.error("rebuild failed, the live tables go on", extra=extra)  # noqa: TRY400 - the cause says it

@@ -16,6 +16,7 @@ from control_plane.errors import LeaseLostError, LogDamagedError, StorageUnavail
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import lease as table
 from control_plane_wire.backoff import Backoff
+from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 
 LEASE_S: Final = 4.0
 RENEWAL_S: Final = 1.0
@@ -40,9 +41,10 @@ class Leases:
         owner: unlike any other process's, also after a restart: a new process must not take itself for its predecessor.
     """
 
-    def __init__(self, database: Database, *, owner: str) -> None:
+    def __init__(self, database: Database, *, owner: str, failpoints: Failpoints = NO_FAILPOINTS) -> None:
         self._database = database
         self._owner = owner
+        self._failpoints = failpoints
         now_us = database.dialect.clock_us()
         lease_us = int(LEASE_S * 1_000_000)
         until_us, longest_us = now_us + lease_us, now_us + LONGEST * lease_us
@@ -146,6 +148,7 @@ class Leases:
                     await _wait(stop, min(lease, RENEWAL_S))  # it may end before the next look
                     continue
                 backoff.reset()
+                self._failpoints.hit("lease.taken")
                 async with self.renewing(lease):
                     await work(lease)
             except* LeaseLostError:  # another process was quicker, or a rebuild has taken it

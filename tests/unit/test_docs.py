@@ -26,7 +26,7 @@ AGENT_SETTINGS: Final = frozenset(
     f"{agent_settings.PREFIX}{name.upper()}" for name in agent_settings.Settings.__dataclass_fields__
 )
 # The tests' own, described at the head of scripts/test.
-OF_THE_TESTS: Final = re.compile(r"CONTROL_PLANE_TEST_")
+OF_THE_TESTS: Final = re.compile(r"CONTROL_PLANE_(TEST_|FAULT_SEED$)")
 
 
 def broken_links(page: Path, text: str) -> list[str]:

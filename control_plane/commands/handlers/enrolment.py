@@ -120,7 +120,9 @@ class EnrolmentHandler:
         used = EnrolmentTokenUsed(token_id=found.token_id, hostname=hostname, public_key=encode_base64(public_key))
         if isinstance(await handling.record(used, actor=found.created_by), Conflict):
             raise NotSignedInError("enrolment_refused", "the enrolment token was used by another host or key")
+        handling.failpoints.hit("enrolment.token_used")
         await handling.decide_and_record(decide, actor=found.created_by)
+        handling.failpoints.hit("enrolment.registered")
         host = handling.authority.fleet.host(hostname)
         return Enrolled(
             hostname=hostname, as_of=host.registered_seq, groups=dict(host.groups), keys=handling.keyring.states()
