@@ -176,12 +176,13 @@ async def list_executions(
 async def get_execution(
     services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
 ) -> Execution:
-    return execution_of(await _execution(services, tasks, then, task_id, hostname))
+    return execution_of(await find_execution(services, tasks, then, task_id, hostname))
 
 
-async def _execution(
+async def find_execution(
     services: Services, tasks: TaskReader, then: Moment | None, task_id: str, hostname: str
 ) -> ExecutionView:
+    """The row of a task's part on a host. Raises NotFoundError where there is none."""
     row = await tasks.execution(task_id, hostname)
     if row is None:
         await wait_for_task(services, then, task_id)
@@ -203,7 +204,7 @@ async def get_output(
     limit: Annotated[int, Query(ge=1, le=MAX_RANGE_BYTES, description="bytes")] = DEFAULT_RANGE_BYTES,
 ) -> Output:
     """What it printed, as far as it is kept, a range at a time."""
-    row = await _execution(services, tasks, then, task_id, hostname)
+    row = await find_execution(services, tasks, then, task_id, hostname)
     if row.result_seq is None:
         raise NotFoundError("no_output", f"no result of {hostname} has come")
     kept = Kept(await _result(services, row.result_seq), stream)
