@@ -65,8 +65,9 @@ class LiveOutput:
 
     def watch(self, executions: Collection[Execution]) -> None:
         """Take in what these executions print, and nothing else."""
-        self._watched = frozenset(executions)
-        self._has_changed.set()
+        if self._watched != (watched := frozenset(executions)):
+            self._watched = watched
+            self._has_changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         async def serve(session: Session) -> None:
@@ -89,8 +90,8 @@ class LiveOutput:
             await self._has_changed.wait()
             self._has_changed.clear()
             wanted = {hostname for _, hostname in self._watched}
-            more = sorted(wanted - bound)
-            await session.declare(Topology(bindings=tuple(topology.watching(queue, name) for name in more)))
+            if more := sorted(wanted - bound):
+                await session.declare(Topology(bindings=tuple(topology.watching(queue, name) for name in more)))
             for hostname in sorted(bound - wanted):
                 await session.unbind(topology.watching(queue, hostname))
             bound = wanted
