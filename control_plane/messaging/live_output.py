@@ -5,6 +5,7 @@ what nobody watches ends in the broker. A piece counts for nothing, so one that 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias
 from uuid import uuid4
@@ -14,6 +15,7 @@ from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
 from control_plane_wire.errors import MalformedMessageError, SignatureError
+from control_plane_wire.lifecycle import wait_for_any
 from control_plane_wire.output import OutputMessage, parse_output
 from control_plane_wire.topology import OUTPUT_QUEUE, Topology
 from control_plane_wire.transport.base import Delivery, Session, Transport, keep_session, until_stopped
@@ -21,9 +23,12 @@ from control_plane_wire.transport.base import Delivery, Session, Transport, keep
 PREFETCH: Final = 16  # what a hostile host may put into our memory: so many of the largest messages of a broker
 INLINE_BYTES: Final = 64 * 1024  # that are verified sooner here than in a thread
 PIECES_PER_S: Final = 200  # of one host; ours sends at most half of that
-BYTES_PER_S: Final = 4 * 1024 * 1024
+BYTES_PER_S: Final = 8 * 1024 * 1024
+MUTE_S: Final = 10.0  # a host that sends more is not heard: in the queue it would push out what others print
 
 Execution: TypeAlias = tuple[str, str]  # task_id, hostname
+
+_logger = logging.getLogger(__name__)
 
 
 class _Allowance:
@@ -58,6 +63,7 @@ class LiveOutput:
         self._watched: frozenset[Execution] = frozenset()
         self._has_changed = asyncio.Event()
         self._allowances: dict[str, _Allowance] = {}  # of the hosts that are bound
+        self._muted: dict[str, float] = {}  # hosts, and until when
 
     def listen(self, tell: Callable[[OutputMessage], None]) -> None:
         """Who is told of each piece that is watched."""
@@ -84,18 +90,20 @@ class LiveOutput:
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
 
     async def _keep_bound(self, session: Session, queue: str) -> None:
-        """Have the queue bound for the hosts that are watched, until cancelled."""
+        """Have the queue bound for the hosts that are watched and not muted, until cancelled."""
+        loop = asyncio.get_running_loop()
         bound: set[str] = set()
         while True:
-            await self._has_changed.wait()
+            await wait_for_any(self._has_changed, timeout_s=MUTE_S)
             self._has_changed.clear()
-            wanted = {hostname for _, hostname in self._watched}
+            self._muted = {name: until_s for name, until_s in self._muted.items() if until_s > loop.time()}
+            wanted = {hostname for _, hostname in self._watched} - self._muted.keys()
+            self._allowances = {name: self._allowances.get(name) or _Allowance() for name in wanted}
             if more := sorted(wanted - bound):
                 await session.declare(Topology(bindings=tuple(topology.watching(queue, name) for name in more)))
             for hostname in sorted(bound - wanted):
                 await session.unbind(topology.watching(queue, hostname))
             bound = wanted
-            self._allowances = {name: self._allowances.get(name) or _Allowance() for name in bound}
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -115,10 +123,21 @@ class LiveOutput:
     def _is_allowed(self, delivery: Delivery, now_s: float) -> bool:
         """Whether it is worth a look, by what the broker says of it."""
         try:
-            allowance = self._allowances.get(topology.host_of_output_key(delivery.routing_key))
+            hostname = topology.host_of_output_key(delivery.routing_key)
         except MalformedMessageError:
             return False
-        return allowance is not None and allowance.takes(len(delivery.body), now_s)
+        allowance = self._allowances.get(hostname)
+        if allowance is None:
+            return False
+        if not (is_allowed := allowance.takes(len(delivery.body), now_s)):
+            self._mute(hostname, now_s + MUTE_S)
+        return is_allowed
+
+    def _mute(self, hostname: str, until_s: float) -> None:
+        if hostname not in self._muted:
+            _logger.warning("a host prints too much, and is not heard for a while", extra={"hostname": hostname})
+            self._muted[hostname] = until_s
+            self._has_changed.set()
 
     def _opened(self, deliveries: Sequence[Delivery]) -> tuple[list[OutputMessage], int]:
         """The pieces that are watched and come from whom they say, and how many others are wrong; runs in a thread."""

@@ -190,6 +190,26 @@ class LiveOutputContract:
         assert 0 < opened[output_key(WEB1)] < live_output.PIECES_PER_S
         assert watching.counts["live_output_dropped"] > 0
 
+    async def test_a_host_that_floods_is_not_heard_for_a_while_and_then_again(
+        self, watching: Watching, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(live_output, "PIECES_PER_S", 3)
+        monkeypatch.setattr(live_output, "MUTE_S", 0.5)
+        flood = on_the_wire(a_piece(task_id="t9"))
+        async with watching.serving() as hosts, asyncio.timeout(BOUND_S):
+            watching.live.watch([("t1", WEB1), ("t1", WEB2)])
+            while await hosts.publish(flood) == Unroutable():
+                await asyncio.sleep(0.01)
+            while await hosts.publish(flood) == Confirmed():
+                await asyncio.sleep(0)
+            assert await hosts.publish(on_the_wire(a_piece(WEB2))) == Confirmed()
+            await watching.until(lambda: watching.told)
+            while not any(piece.hostname == WEB1 for piece in watching.told):
+                await hosts.publish(on_the_wire(a_piece()))
+                await asyncio.sleep(0.2)
+
+        assert watching.counts["live_output_dropped"] > 0
+
     async def test_a_lost_session_is_made_anew_and_bound_again(
         self, watching: Watching, cut: Callable[[], None]
     ) -> None:
