@@ -30,6 +30,7 @@ from control_plane.events.log import EventLog
 from control_plane.events.segments import Rooms
 from control_plane.events.tiles import StoredTree
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
+from control_plane.messaging.live_output import LiveOutput
 from control_plane.messaging.publisher import Publisher
 from control_plane.observability import Count, Metrics, to_syslog
 from control_plane.processes.checkpoints import CheckpointProcess, Signer
@@ -176,6 +177,7 @@ def services_of(
     *,
     roles: Collection[str],
     listener: socket.socket | None = None,
+    has_broker: bool = True,
     dev: bool = False,
 ) -> list[Service]:
     """The services of these roles, in the order in which they start; the API's on the socket `listener`."""
@@ -183,6 +185,7 @@ def services_of(
     count = metrics.happenings()
     publisher = Publisher(transport)
     rebuilder = Rebuilder(core.database, core.log, failpoints=core.failpoints)
+    live_output = LiveOutput(transport, core.authority, count=count) if has_broker else None
 
     async def heard_under() -> int | None:
         return None if publisher.is_blocked else await leases.held(HEARING)
@@ -246,8 +249,9 @@ def services_of(
         "api": [
             rebuilder,
             DenialRecorder(core.handling),
+            *([live_output] if live_output is not None else []),
             HttpService(
-                services_of_api(core, metrics, rebuilder, probes, rooms.look, dev=dev),
+                services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, dev=dev),
                 listener,
             ),
         ]
@@ -280,6 +284,7 @@ def services_of_api(
     rebuilder: Rebuilder,
     probes: Sequence[Probe] = (),
     rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None,
+    live_output: LiveOutput | None = None,
     *,
     dev: bool = False,
 ) -> Services:
@@ -315,6 +320,7 @@ def services_of_api(
         metrics=metrics,
         probes=probes,
         rooms=rooms,
+        live_output=live_output,
         dev=dev,
         amqp_url_for_agents=broker.get_secret_value() if broker else None,
     )
@@ -377,7 +383,8 @@ async def serve(settings: Settings, roles: Collection[str]) -> None:
     with bound(settings) if "api" in roles else nullcontext((settings, None)) as (settings, listener):
         async with open_core(settings) as core, open_leases(core) as leases:
             await prepare(core)
-            services = services_of(core, RabbitTransport(url), leases, roles=roles, listener=listener)
+            transport = RabbitTransport(url)
+            services = services_of(core, transport, leases, roles=roles, listener=listener, has_broker=bool(url))
             await run(services, drain_s=settings.drain_s)
 
 

@@ -48,6 +48,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
         clock,
         boot_id=boot_id,
         interval_s=settings.interval_s,
+        is_live=True,
         failpoints=failpoints,
     )
 

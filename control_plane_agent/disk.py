@@ -53,6 +53,10 @@ class Disk(Protocol):
 
     def read(self, path: str) -> bytes: ...
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Part of a file; less where it ends before."""
+        ...
+
     def names(self, path: str) -> list[str]:
         """What is in a directory, sorted."""
         ...
@@ -127,6 +131,10 @@ class RealDisk:
             while part := os.read(file, 1 << 20):
                 parts.append(part)
         return b"".join(parts)
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        with self._open(path, os.O_RDONLY) as file:
+            return os.pread(file, length, offset)
 
     def names(self, path: str) -> list[str]:
         with self._open(path, os.O_RDONLY | os.O_DIRECTORY) as directory:

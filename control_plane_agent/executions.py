@@ -56,7 +56,12 @@ class _Step(Enum):
 
 
 class Executions:
-    """Attributes: `running`: how many are being run now; `counters`: what was found damaged, or came twice."""
+    """The executions that are not told yet.
+
+    Attributes:
+        at_work: since when those that have a worker have it, by task_id, on the loop's clock.
+        counters: what was found damaged, or came twice.
+    """
 
     def __init__(
         self,
@@ -84,7 +89,8 @@ class Executions:
         self._waiting: dict[str, asyncio.Timeout] = {}  # for a worker; whose limit is over is looked at again
         self._somebody_waits = asyncio.Event()
         self._damaged: set[str] = set()
-        self.running = 0
+        self.at_work: dict[str, float] = {}
+        self._somebody_works = asyncio.Event()
         self.counters: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -104,6 +110,17 @@ class Executions:
                 self._has_stopped = True  # what is being journalled now is left to the next start
                 for task in [pruning, watching, *self._open]:
                     task.cancel()  # commands go on without us, and are found again
+
+    @property
+    def running(self) -> int:
+        """How many are being run now."""
+        return len(self.at_work)
+
+    async def until_at_work(self) -> None:
+        """Return when one is being run."""
+        while not self.at_work:
+            self._somebody_works.clear()
+            await self._somebody_works.wait()
 
     # --- from outside -------------------------------------------------------------------------------------------
 
@@ -205,11 +222,12 @@ class Executions:
             announcing = group.create_task(self._announce(task_id, has_worker))
             if await self._got_worker(task_id):
                 has_worker.set()
-                self.running += 1
+                self.at_work[task_id] = asyncio.get_running_loop().time()
+                self._somebody_works.set()
                 try:
                     await self._work(task_id)
                 finally:
-                    self.running -= 1
+                    del self.at_work[task_id]
                     self._workers.release()
             announcing.cancel()
         self._outbox.add_result(task_id, is_damaged=task_id in self._damaged)

@@ -24,7 +24,7 @@ from typing import Final, Literal, TypeAlias
 
 from control_plane_agent.disk import Disk, Lock
 from control_plane_agent.errors import JournalError
-from control_plane_agent.output import STREAMS, Output, read_output
+from control_plane_agent.output import STREAMS, Output, read_output, recent
 from control_plane_agent.reserve import Reserve
 from control_plane_agent.slots import EMPTY, FINISHED_AT, Finished, State, decode_state, encode
 from control_plane_agent.supervisor import CANCEL, COMMAND, STATE
@@ -164,6 +164,10 @@ class Journal:
         if output.error is not None:
             self._unreadable.add(task_id)
         return output
+
+    def recent_output(self, task_id: str, stream: str, after: int, most: int) -> tuple[int, bytes]:
+        """What a running command has printed behind a place, the newest of it; see `output.recent`. Raises OSError."""
+        return recent(self._disk, self._path(task_id), stream, after, most)
 
     def start_within_s(self, task_id: str) -> int:
         """Seconds until it must not be started any more; negative when that is past."""

@@ -66,6 +66,9 @@ class MemoryDisk:
     def read(self, path: str) -> bytes:
         return bytes(self._file(path))
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        return bytes(self._file(path)[offset : offset + length])
+
     def names(self, path: str) -> list[str]:
         return sorted(self._directory(path))
 

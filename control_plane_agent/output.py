@@ -1,6 +1,7 @@
 """What is kept of a stream: its first 256 KiB in `.head`, then a ring of 768 KiB in `.tail`; size and digest of it all.
 
-Written piece by piece, so that it survives the supervisor, who writes it: the standard library and `disk` alone.
+Written piece by piece, so that it survives the supervisor, who writes it: the standard library and `disk` alone. Behind
+the ring, once it has begun again at its start, stand 8 bytes: how long the stream is by now (`recent` reads them).
 """
 
 import binascii
@@ -15,6 +16,8 @@ DAMAGED: Final = "damaged on the disk"
 HEAD_BYTES: Final = 256 * 1024
 TAIL_BYTES: Final = 768 * 1024
 KEPT_BYTES: Final = HEAD_BYTES + TAIL_BYTES
+SIZE_BYTES: Final = 8  # behind the ring, big-endian
+READ_BYTES: Final = 64 * 1024  # of a pipe at once, so at most this much of the ring is being written at any moment
 
 
 class Capture:
@@ -60,6 +63,8 @@ class Capture:
             part = data[: TAIL_BYTES - place]
             self._write("tail", place, part)
             offset, data = offset + len(part), data[len(part) :]
+        if self.size > KEPT_BYTES:
+            self._write("tail", TAIL_BYTES, self.size.to_bytes(SIZE_BYTES, "big"))
 
     def _write(self, part: str, offset: int, data: bytes) -> None:
         if part not in self._files:
@@ -131,6 +136,52 @@ def read_output(
     if is_damaged:
         error = error or DAMAGED
     return Output(head, ring[begins:] + ring[:begins], size, sha256, error)
+
+
+def recent(disk: Disk, entry: str, stream: str, after: int, most: int) -> tuple[int, bytes]:
+    """Where the newest bytes behind a place in a stream begin, at most so many, and these; for while it is written.
+
+    What is overwritten while it is read is left out, and a stream whose size cannot be told any more stands still.
+    """
+    size = _size_by_now(disk, entry, stream)
+    start = max(after, size - most)
+    data = _range(disk, entry, stream, start, size)
+    # One more read of the pipe may be in the ring already than what is told by now.
+    overwritten = _size_by_now(disk, entry, stream) + READ_BYTES - TAIL_BYTES
+    if size > HEAD_BYTES and max(start, HEAD_BYTES) < overwritten:
+        return max(after, size), b""
+    return start, data
+
+
+def _size_by_now(disk: Disk, entry: str, stream: str) -> int:
+    head = _size(disk, f"{entry}/{stream}.head")
+    if head < HEAD_BYTES:
+        return head
+    ring = _size(disk, f"{entry}/{stream}.tail")
+    if ring < TAIL_BYTES + SIZE_BYTES:
+        return HEAD_BYTES + min(ring, TAIL_BYTES)
+    return int.from_bytes(disk.read_at(f"{entry}/{stream}.tail", TAIL_BYTES, SIZE_BYTES), "big")
+
+
+def _size(disk: Disk, path: str) -> int:
+    try:
+        return disk.size(path)
+    except FileNotFoundError:
+        return 0
+
+
+def _range(disk: Disk, entry: str, stream: str, start: int, end: int) -> bytes:
+    """The bytes from `start` to `end`, as they stand in the files now."""
+    parts = []
+    if start < min(end, HEAD_BYTES):
+        parts.append(disk.read_at(f"{entry}/{stream}.head", start, min(end, HEAD_BYTES) - start))
+    place = max(start, HEAD_BYTES)
+    while place < end:
+        in_ring = (place - HEAD_BYTES) % TAIL_BYTES
+        length = min(end - place, TAIL_BYTES - in_ring)
+        parts.append(disk.read_at(f"{entry}/{stream}.tail", in_ring, length))
+        place += length
+    return b"".join(parts)
 
 
 def _read(disk: Disk, path: str) -> tuple[bytes, str | None]:

@@ -25,12 +25,15 @@ def result_of(journal: Journal, task_id: str) -> ResultMessage | None:
         return refused_unjournalled(task_id, journal.timestamp(task_id))
     entry = journal.read(task_id)
     finished = entry.state.finished
-    stdout, stderr = (_on_boundaries(journal.output(task_id, stream)) for stream in STREAMS)
+    stdout, stderr = (journal.output(task_id, stream) for stream in STREAMS)
     error = stdout.error or stderr.error
     if finished is None or (error is not None and place != LIVE) or (entry.state.is_damaged and place == DONE):
         return None
     has_run = entry.state.started is not None
-    is_text = _is_plain(stdout) and _is_plain(stderr)
+    on_boundaries = _on_boundaries(stdout), _on_boundaries(stderr)
+    is_text = all(map(_is_plain, on_boundaries))
+    if is_text:
+        stdout, stderr = on_boundaries
     is_cut = has_run and (stdout.is_cut or stderr.is_cut)
     return ResultMessage(
         task_id=task_id,

@@ -18,6 +18,7 @@ from control_plane_agent.executor import Executor
 from control_plane_agent.facts import VERSION, Facts
 from control_plane_agent.identity import Identities
 from control_plane_agent.journal import Journal
+from control_plane_agent.live import LiveOutput
 from control_plane_agent.outbox import Outbox, publish
 from control_plane_agent.policy import Policy
 from control_plane_agent.results import refused_unjournalled
@@ -48,6 +49,7 @@ class Agent:
     Args:
         boot_id: of this boot of the machine.
         interval_s: between heartbeats.
+        is_live: whether it shows what commands print while they run.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Agent:
         *,
         boot_id: str,
         interval_s: int = messages.DEFAULT_INTERVAL_S,
+        is_live: bool = False,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._identities = identities
@@ -76,6 +79,7 @@ class Agent:
         self._failpoints = failpoints
         self._outbox = Outbox(journal, disk, identities, failpoints)
         self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
+        self._live = LiveOutput(self._executions, journal, disk, identities, clock) if is_live else None
         self._sequence = 0
         self.counters: Counter[str] = Counter()
 
@@ -107,6 +111,8 @@ class Agent:
                 tasks.create_task(self._check_queue(session, queue), name="check the queue"),
                 tasks.create_task(self._take_all(session, queue), name="commands"),
             ]
+            if self._live is not None:
+                work.append(tasks.create_task(self._live.keep_telling(session), name="live output"))
             await stop.wait()
             for task in work:
                 task.cancel()  # whatever it waits for; what was not acknowledged comes again

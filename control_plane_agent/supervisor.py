@@ -18,13 +18,12 @@ from typing import Any, Final, NamedTuple
 from control_plane_agent import child
 from control_plane_agent.containment import Containment, Limits, contain
 from control_plane_agent.disk import RealDisk
-from control_plane_agent.output import STREAMS, Capture
+from control_plane_agent.output import READ_BYTES, STREAMS, Capture
 from control_plane_agent.slots import FINISHED_AT, Finished, Started, decode_state, encode
 
 COMMAND, STATE, CANCEL = "command.json", "state", "cancel"
 DRAIN_S: Final = 2.0
 LONGEST_WAIT_S: Final = 30.0  # poll does not count the time that a machine sleeps, the timeout does
-READ_BYTES: Final = 64 * 1024
 
 
 class Order(NamedTuple):

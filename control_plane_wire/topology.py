@@ -18,12 +18,15 @@ RESULT_DEAD_QUEUE: Final = "cmd.result.dead"
 HEARTBEAT_QUEUE: Final = "monitor.heartbeat"
 HEARTBEAT_DEAD_QUEUE: Final = "monitor.heartbeat.dead"
 OUTPUT_QUEUE: Final = "monitor.output"
+OUTPUT_MESSAGES: Final = 1000  # pieces that wait for somebody, the newest ones
+OUTPUT_BYTES: Final = 16 * 1024 * 1024
 
 COMMAND_ALL: Final = "cmd.all"
 HEARTBEAT_KEY: Final = "heartbeat"
 _NODE: Final = "cmd.node."
 _GROUP: Final = "cmd.group."
 _RESULT: Final = "result.node."
+_OUTPUT: Final = "output.node."
 
 MAX_NAME: Final = 200
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
@@ -81,16 +84,38 @@ def host_of_result_key(routing_key: str) -> str:
     Raises:
         MalformedMessageError: it is no result key, or names no valid host.
     """
-    if not routing_key.startswith(_RESULT):
-        raise MalformedMessageError("routing key is not result.node.{hostname}")
-    return check_hostname(routing_key.removeprefix(_RESULT))
+    return _host_of(_RESULT, routing_key)
+
+
+def output_key(hostname: str) -> str:
+    return _OUTPUT + check_hostname(hostname)
+
+
+def host_of_output_key(routing_key: str) -> str:
+    """The host that the routing key of a piece of output names. Raises MalformedMessageError."""
+    return _host_of(_OUTPUT, routing_key)
+
+
+def _host_of(prefix: str, routing_key: str) -> str:
+    if not routing_key.startswith(prefix):
+        raise MalformedMessageError(f"routing key is not {prefix}{{hostname}}")
+    return check_hostname(routing_key.removeprefix(prefix))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
+    """A queue; with limits, it forgets its oldest messages for new ones.
+
+    Attributes:
+        most_messages, most_bytes: what may wait in it. Of a shared queue on a broker they are for a policy to say:
+            arguments are part of a queue's identity, and who declares it without them would be refused.
+    """
+
     name: str
     durable: bool = True
     exclusive: bool = False
+    most_messages: int | None = None
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +136,9 @@ class Topology:
 
 CONTROL_PLANE_TOPOLOGY: Final = Topology(
     exchanges=(COMMAND_EXCHANGE, RESULT_EXCHANGE, MONITOR_EXCHANGE),
-    queues=tuple(
-        Queue(name=name)
-        for name in (RESULT_QUEUE, RESULT_DEAD_QUEUE, HEARTBEAT_QUEUE, HEARTBEAT_DEAD_QUEUE, OUTPUT_QUEUE)
+    queues=(
+        *(Queue(name=name) for name in (RESULT_QUEUE, RESULT_DEAD_QUEUE, HEARTBEAT_QUEUE, HEARTBEAT_DEAD_QUEUE)),
+        Queue(name=OUTPUT_QUEUE, most_messages=OUTPUT_MESSAGES, most_bytes=OUTPUT_BYTES),
     ),
     bindings=(
         # result.# and not result.*: a hostname may contain dots
@@ -122,6 +147,17 @@ CONTROL_PLANE_TOPOLOGY: Final = Topology(
         Binding(queue=OUTPUT_QUEUE, exchange=MONITOR_EXCHANGE, routing_key="output.node.#"),
     ),
 )
+
+
+def watching_topology(queue: str) -> Topology:
+    """The queue of one process that shows live output: its own, and bound to nothing until somebody watches."""
+    mine = Queue(name=queue, durable=False, exclusive=True, most_messages=OUTPUT_MESSAGES, most_bytes=OUTPUT_BYTES)
+    return Topology(exchanges=(MONITOR_EXCHANGE,), queues=(mine,))
+
+
+def watching(queue: str, hostname: str) -> Binding:
+    """What brings that queue what a host's commands print."""
+    return Binding(queue=queue, exchange=MONITOR_EXCHANGE, routing_key=output_key(hostname))
 
 
 def agent_queue(hostname: str) -> str:

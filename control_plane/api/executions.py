@@ -176,12 +176,13 @@ async def list_executions(
 async def get_execution(
     services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
 ) -> Execution:
-    return execution_of(await _execution(services, tasks, then, task_id, hostname))
+    return execution_of(await find_execution(services, tasks, then, task_id, hostname))
 
 
-async def _execution(
+async def find_execution(
     services: Services, tasks: TaskReader, then: Moment | None, task_id: str, hostname: str
 ) -> ExecutionView:
+    """The row of a task's part on a host. Raises NotFoundError where there is none."""
     row = await tasks.execution(task_id, hostname)
     if row is None:
         await wait_for_task(services, then, task_id)
@@ -200,14 +201,14 @@ async def get_output(
     hostname: Hostname,
     stream: Stream = "stdout",
     offset: Annotated[int, Query(ge=0, le=2**40)] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_RANGE_BYTES, description="bytes")] = DEFAULT_RANGE_BYTES,
+    limit: Annotated[int, Query(ge=1, le=2**40, description="bytes")] = DEFAULT_RANGE_BYTES,
 ) -> Output:
-    """What it printed, as far as it is kept, a range at a time."""
-    row = await _execution(services, tasks, then, task_id, hostname)
+    """What it printed, as far as it is kept, a range at a time: of at most 1 MiB, whatever is asked for."""
+    row = await find_execution(services, tasks, then, task_id, hostname)
     if row.result_seq is None:
         raise NotFoundError("no_output", f"no result of {hostname} has come")
-    kept = Kept(await _result(services, row.result_seq), stream)
-    start, end = kept.range(offset, limit)
+    kept = (await _kept(services, row.result_seq))[stream]
+    start, end = kept.range(offset, min(limit, MAX_RANGE_BYTES))
     return Output(
         stream=stream,
         offset=start,
@@ -240,9 +241,7 @@ async def _group(services: Services, group: OutputGroup, *, with_text: bool) -> 
     encoding: Encoding = "utf-8"
     truncated = False
     if with_text and group.result_seq is not None:
-        result = await _result(services, group.result_seq)
-        for stream in ("stdout", "stderr"):
-            kept = Kept(result, stream)
+        for stream, kept in (await _kept(services, group.result_seq)).items():
             start, end = kept.range(0, GROUP_BYTES)
             texts[stream] = kept.text(start, end)
             encoding = kept.encoding
@@ -261,7 +260,7 @@ async def _group(services: Services, group: OutputGroup, *, with_text: bool) -> 
     )
 
 
-async def _result(services: Services, seq: int) -> ResultMessage:
+async def _kept(services: Services, seq: int) -> "dict[Stream, Kept]":
     stored = await services.log.read_one(EVENT, seq)
     if stored is None:
         raise LogDamagedError(EVENT, seq)
@@ -270,11 +269,11 @@ async def _result(services: Services, seq: int) -> ResultMessage:
     return _decode(stored)
 
 
-def _decode(stored: StoredEvent) -> ResultMessage:
+def _decode(stored: StoredEvent) -> "dict[Stream, Kept]":
     event = registry.decode(stored)
     if not isinstance(event, ExecutionFinished):
         raise LogDamagedError(EVENT, stored.seq)
-    return event.result
+    return {"stdout": Kept(event.result, "stdout"), "stderr": Kept(event.result, "stderr")}
 
 
 class Kept:

@@ -9,14 +9,17 @@ from pydantic import BaseModel
 
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
+from control_plane_wire.output import OutputMessage
 from control_plane_wire.topology import is_name, is_task_id
 
 Table = Literal["hosts", "tasks", "executions", "events", "projections"]
 
 HOST: Final = "host:"
 TASK: Final = "task:"
+OUTPUT: Final = "output:"
 PLAIN_TOPICS: Final = frozenset({"system", "hosts", "usage", "tasks", "events"})
 MAX_TOPICS: Final = 64
+MAX_OUTPUTS: Final = 20  # of them, whose pieces cost more than rows
 CHUNK_BYTES: Final = 64 * 1024  # about as much goes out at once
 
 
@@ -28,12 +31,23 @@ def parse_topics(text: str) -> frozenset[str]:
     for topic in topics:
         if not _is_topic(topic):
             raise RefusedError("unknown_topic", f"there is no topic {topic[:80]!r}")
+    if len(executions_in(topics)) > MAX_OUTPUTS:
+        raise RefusedError("too_many_topics", f"a stream shows the output of at most {MAX_OUTPUTS} executions")
     return topics
+
+
+def executions_in(topics: Iterable[str]) -> list[tuple[str, str]]:
+    """The task_id and hostname of each execution whose output is asked for."""
+    parts = [topic.split(":") for topic in topics if topic.startswith(OUTPUT)]
+    return [(task_id, hostname) for _, task_id, hostname in parts]
 
 
 def _is_topic(topic: str) -> bool:
     if topic.startswith(HOST):
         return is_name(topic.removeprefix(HOST))
+    if topic.startswith(OUTPUT):
+        task_id, _, hostname = topic.removeprefix(OUTPUT).partition(":")
+        return is_task_id(task_id) and is_name(hostname)
     return topic in PLAIN_TOPICS or (topic.startswith(TASK) and is_task_id(topic.removeprefix(TASK)))
 
 
@@ -59,6 +73,19 @@ def rows_frame(table: Table, rows: Iterable[Row]) -> bytes:
 def frame(event: str, data: object) -> bytes:
     """One event without the empty line that ends it, so that an id may follow."""
     return b"event: %s\ndata: %s\n" % (event.encode(), orjson.dumps(data))
+
+
+def output_frame(piece: OutputMessage) -> bytes:
+    """A piece of output as a whole event: without an id, since nobody has to have it."""
+    data = {
+        "task_id": piece.task_id,
+        "hostname": piece.hostname,
+        "stream": piece.stream,
+        "offset": piece.offset,
+        "data": piece.data,
+        "encoding": piece.encoding or "utf-8",
+    }
+    return frame("output", data) + b"\n"
 
 
 def batch(frames: Sequence[bytes], positions: Positions | None) -> list[bytes]:

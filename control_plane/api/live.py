@@ -8,7 +8,7 @@ from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
 from control_plane.api.fields import at
-from control_plane.api.frames import Row, batch, frame, frames_of, row
+from control_plane.api.frames import OUTPUT, Row, batch, frame, frames_of, output_frame, row
 from control_plane.api.problems import ProblemError
 from control_plane.api.projections import projection_of
 from control_plane.api.services import Services
@@ -16,6 +16,7 @@ from control_plane.commands.access import Principal
 from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.projections.positions import Positions
+from control_plane_wire.output import OutputMessage
 
 _logger = logging.getLogger(__name__)
 
@@ -25,31 +26,48 @@ USAGE_S: Final = 2.0
 PING_S: Final = 5.0
 RETRY_S: Final = 1.0
 MAX_BEHIND_BYTES: Final = 1024 * 1024
+MAX_UNREAD_OUTPUT_BYTES: Final = 512 * 1024  # beyond that pieces are let go, and the reader stays
 MAX_REPLAY_ROWS: Final = 20_000  # more than that is fetched anew sooner than replayed
 MAX_OF_SESSION: Final = 5
 MAX_OF_TOKEN: Final = 50
 
 
 class Subscription:
-    """One reader, and what it still has to be sent: one that leaves too much of it unread is closed, and resumes."""
+    """One reader, and what it still has to be sent: one that leaves too much of it unread is closed, and resumes.
 
-    def __init__(self, principal: Principal, topics: frozenset[str]) -> None:
+    Attributes:
+        executions: whose output it is shown as it comes, by task_id and hostname.
+    """
+
+    def __init__(
+        self, principal: Principal, topics: frozenset[str], executions: frozenset[tuple[str, str]] = frozenset()
+    ) -> None:
         self.principal = principal
         self.topics = topics
+        self.executions = executions
         self.is_closed = False
-        self._waiting: deque[bytes] = deque()
-        self._bytes = 0
+        self._waiting: deque[tuple[bytes, bool]] = deque()  # with whether it is output
+        self._bytes = self._output_bytes = 0
         self._changed = asyncio.Event()
 
     def offer(self, chunks: Sequence[bytes]) -> None:
         """Take what has happened at once, however much that is, unless what came before it waits unread."""
         size_bytes = sum(map(len, chunks))
-        if self._waiting and self._bytes + size_bytes > MAX_BEHIND_BYTES:
+        if self._bytes and self._bytes + size_bytes > MAX_BEHIND_BYTES:
             self.close()
         if not self.is_closed:
-            self._waiting.extend(chunks)
+            self._waiting.extend((chunk, False) for chunk in chunks)
             self._bytes += size_bytes
             self._changed.set()
+
+    def offer_output(self, chunk: bytes) -> bool:
+        """Take a piece of output, unless too much of that waits unread; whether it is taken."""
+        if self.is_closed or self._output_bytes + len(chunk) > MAX_UNREAD_OUTPUT_BYTES:
+            return False
+        self._waiting.append((chunk, True))
+        self._output_bytes += len(chunk)
+        self._changed.set()
+        return True
 
     def close(self) -> None:
         self.is_closed = True
@@ -63,8 +81,11 @@ class Subscription:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        chunk = self._waiting.popleft()
-        self._bytes -= len(chunk)
+        chunk, is_output = self._waiting.popleft()
+        if is_output:
+            self._output_bytes -= len(chunk)
+        else:
+            self._bytes -= len(chunk)
         return chunk
 
 
@@ -79,11 +100,20 @@ class Live:
         self._places: Places | None = None  # None while nobody listens
         self._is_stopping = False
         self._open = services.metrics.gauge("control_plane_streams_open", "Event streams with a reader.")
+        self._count = services.metrics.happenings()
+        if services.live_output is not None:
+            services.live_output.listen(self._tell_output)
 
     # --- readers ----------------------------------------------------------------------------------------------------
 
-    def subscribe(self, principal: Principal, topics: frozenset[str]) -> Subscription:
-        """A place for a reader, who has to `leave` it. Raises ProblemError where it has too many already."""
+    def subscribe(
+        self, principal: Principal, topics: frozenset[str], executions: frozenset[tuple[str, str]] = frozenset()
+    ) -> Subscription:
+        """A place for a reader, who has to `leave` it. Raises ProblemError where it has too many already.
+
+        Args:
+            executions: whose output it may see and is shown, by task_id and hostname.
+        """
         if self._is_stopping:
             raise ProblemError(503, "stopping", "this server is stopping", headers={"Retry-After": "1"})
         by = (principal.session_sha256, principal.token_id)
@@ -91,15 +121,21 @@ class Live:
         if count >= (MAX_OF_SESSION if principal.session_sha256 else MAX_OF_TOKEN):
             detail = "close other streams of this session first"
             raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
-        subscription = Subscription(principal, topics)
+        subscription = Subscription(principal, topics, executions)
         self._subscriptions.add(subscription)
-        self._open.set(len(self._subscriptions))
+        self._readers_changed()
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
         subscription.close()
         self._subscriptions.discard(subscription)
+        self._readers_changed()
+
+    def _readers_changed(self) -> None:
         self._open.set(len(self._subscriptions))
+        if self._services.live_output is not None:
+            readers = (subscription.executions for subscription in self._subscriptions)
+            self._services.live_output.watch(frozenset().union(*readers))
 
     async def chunks(self, subscription: Subscription, after: Positions | None) -> AsyncIterator[bytes]:
         """What a reader is sent: a ping at once, what it has missed, and then what changes."""
@@ -136,7 +172,8 @@ class Live:
                 return
             is_gone = count > MAX_REPLAY_ROWS
         if is_gone:
-            for chunk in batch([frame("reset", {"topic": topic}) for topic in sorted(topics)], goal.lowest):
+            gone = sorted(topic for topic in topics if not topic.startswith(OUTPUT))
+            for chunk in batch([frame("reset", {"topic": topic}) for topic in gone], goal.lowest):
                 yield chunk
 
     # --- the follower -----------------------------------------------------------------------------------------------
@@ -205,6 +242,13 @@ class Live:
                 made[topics] = batch(frames, self._places.lowest) if frames else []
             if made[topics]:
                 subscription.offer(made[topics])
+
+    def _tell_output(self, piece: OutputMessage) -> None:
+        """Hand a piece on at once; a reader who does not keep up goes without it."""
+        chunk, execution = output_frame(piece), (piece.task_id, piece.hostname)
+        readers = [subscription for subscription in self._subscriptions if execution in subscription.executions]
+        taken = sum(subscription.offer_output(chunk) for subscription in readers)
+        self._count("live_output_dropped", len(readers) - taken)
 
     async def _tell_ping(self) -> None:
         """Say that all is well; and close the streams of sessions and tokens that have ended meanwhile."""

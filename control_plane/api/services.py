@@ -1,8 +1,8 @@
 """What the API is given: the decisions, the queries, and what both stand on."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
@@ -27,6 +27,7 @@ from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.settings import Settings
 from control_plane_wire.clock import Clock
+from control_plane_wire.output import OutputMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,25 @@ class Probe:
     warns: bool = False
 
 
+class LiveOutput(Protocol):
+    """What running commands print, as far as somebody wants to see it."""
+
+    def listen(self, tell: Callable[[OutputMessage], None]) -> None:
+        """Have each piece that is watched told."""
+        ...
+
+    def watch(self, executions: Collection[tuple[str, str]]) -> None:
+        """From now on only what these print, each a task_id and a hostname."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What the API is given.
 
     Attributes:
         amqp_url_for_agents: what enrolment answers; None where agents are told otherwise.
+        live_output: None where this process has no broker.
         rooms: of each log, how many events fit into what is planned.
     """
 
@@ -73,6 +87,7 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     probes: Sequence[Probe] = ()
     rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None
+    live_output: LiveOutput | None = None
     dev: bool = False
     amqp_url_for_agents: str | None = None
 

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import Header, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from control_plane.api.executions import find_execution
 from control_plane.api.fields import MAX_LINE
-from control_plane.api.frames import parse_topics
+from control_plane.api.frames import executions_in, parse_topics
 from control_plane.api.live import Live, Subscription
 from control_plane.api.routing import noun
-from control_plane.api.services import Caller
-from control_plane.errors import StorageUnavailableError
+from control_plane.api.services import Caller, Given, Services
+from control_plane.commands.access import Principal
+from control_plane.errors import RefusedError, StorageUnavailableError
 from control_plane.projections.positions import Positions
 
 _logger = logging.getLogger(__name__)
@@ -66,13 +69,38 @@ class EventStream(Response):
 @router.get("", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream(
     request: Request,
+    services: Given,
     caller: Caller,
     topics: Annotated[str, Query(max_length=16_384, description="with commas between them")],
     after: Annotated[str | None, Query(max_length=MAX_LINE, description="`as_of` of what is shown already")] = None,
     last_event_id: Annotated[str | None, Header(max_length=MAX_LINE)] = None,
 ) -> Response:
-    """Rows changed after a position: `rows`, `usage`, `ping` and `reset`; resumes with Last-Event-ID."""
+    """Rows changed after a position: `rows`, `usage`, `ping` and `reset`; resumes with Last-Event-ID.
+
+    `output` is what a running command prints, for the topic `output:TASK_ID:HOSTNAME`: a preview, of which pieces may
+    be missing. The result has the whole.
+    """
     place = last_event_id or after
     positions = Positions.parse(place) if place else None
+    wanted = parse_topics(topics)
+    running = await _running(services, caller, executions_in(wanted))
     live: Live = request.app.state.live
-    return EventStream(live, live.subscribe(caller, parse_topics(topics)), positions)
+    return EventStream(live, live.subscribe(caller, wanted, running), positions)
+
+
+async def _running(
+    services: Services, caller: Principal, executions: Sequence[tuple[str, str]]
+) -> frozenset[tuple[str, str]]:
+    """Of these executions those that may still print something, if the caller may see what.
+
+    Raises:
+        NotAllowedError, NotFoundError: as asking for the output does.
+        RefusedError: this process cannot show any.
+    """
+    if not executions:
+        return frozenset()
+    await services.access.check(caller, "tasks.output", "GET /api/v1/stream")
+    if services.live_output is None:
+        raise RefusedError("no_live_output", "this server has no broker to hear running commands by")
+    rows = [await find_execution(services, services.task_queries, None, *execution) for execution in executions]
+    return frozenset((row.task_id, row.hostname) for row in rows if row.finished_us is None)

@@ -79,10 +79,22 @@ class _Queue:
     ready: deque[_Stored] = field(default_factory=deque)
     consumers: deque["_Consumer"] = field(default_factory=deque)
     bindings: set[Binding] = field(default_factory=set)
+    most_messages: int | None = None
+    most_bytes: int | None = None
 
     def put(self, stored: _Stored) -> None:
         self.ready.append(stored)
         self.pump()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the oldest of what waits, where a limit is passed."""
+        while self.most_messages is not None and len(self.ready) > self.most_messages:
+            self.ready.popleft()
+        if self.most_bytes is not None:
+            waiting_bytes = sum(len(stored.message.body) for stored in self.ready)
+            while waiting_bytes > self.most_bytes:
+                waiting_bytes -= len(self.ready.popleft().message.body)
 
     def put_back(self, unsettled: Iterable[_Stored]) -> None:
         """Return what a consumer did not settle to the front, in its order."""
@@ -143,7 +155,9 @@ class InProcessBroker:
         owner = session if declared.exclusive else None
         existing = self._queues.get(declared.name)
         if existing is None:
-            created = self._queues[declared.name] = _Queue(declared.name, owner)
+            created = self._queues[declared.name] = _Queue(
+                declared.name, owner, most_messages=declared.most_messages, most_bytes=declared.most_bytes
+            )
             if owner:
                 owner.exclusive.append(created)
         elif existing.owner is not owner:

@@ -22,9 +22,10 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPrecond
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelLockedResource
 from pamqp.commands import Basic
+from pamqp.common import FieldValue
 
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
-from control_plane_wire.topology import Binding, Topology
+from control_plane_wire.topology import Binding, Queue, Topology
 from control_plane_wire.transport.base import (
     MAX_BATCH,
     PUBLISH_TIMEOUT_S,
@@ -100,6 +101,11 @@ class _lost_means_unavailable(contextlib.AbstractContextManager[None]):  # noqa:
             raise TransportUnavailableError(f"{self._what}: {_describe(error)}") from error
 
 
+def _limits(queue: Queue) -> dict[str, FieldValue]:
+    limits = {"x-max-length": queue.most_messages, "x-max-length-bytes": queue.most_bytes}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -173,7 +179,7 @@ class _Session:
         return oldest is not None and asyncio.get_running_loop().time() - oldest > BLOCKED_AFTER_S
 
     async def declare(self, topology: Topology) -> None:
-        """Declare without arguments; a shared queue that somebody made with other ones is taken as it is."""
+        """Declare shared queues without arguments; one that somebody made with other ones is taken as it is."""
         as_it_is: set[str] = set()
         while (differs := await self._declare(topology, as_it_is)) is not None:
             log.warning("queue has other properties than ours", extra={"queue": differs})
@@ -189,7 +195,11 @@ class _Session:
                 for queue in topology.queues:
                     name = None if queue.exclusive or queue.name in as_it_is else queue.name
                     await channel.queue_declare(
-                        queue.name, passive=queue.name in as_it_is, durable=queue.durable, exclusive=queue.exclusive
+                        queue.name,
+                        passive=queue.name in as_it_is,
+                        durable=queue.durable,
+                        exclusive=queue.exclusive,
+                        arguments=_limits(queue) if queue.exclusive else None,
                     )
                 name = None
                 for binding in topology.bindings:

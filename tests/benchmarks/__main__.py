@@ -21,7 +21,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats")
+PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats", "live")
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, arguments: argparse.Namespace) -> None:
-    from tests.benchmarks import append, end_to_end, heartbeats, lag, past, rebuild, verify
+    from tests.benchmarks import append, end_to_end, heartbeats, lag, live, past, rebuild, verify
 
     match part:
         case "log" | "rebuild" | "lag" | "past" | "verify":
@@ -76,6 +76,8 @@ def run(part: str, database: DatabaseServer, broker: Broker, directory: Path, ar
             end_to_end.run(database, broker, directory, simulated=arguments.simulated, rounds=arguments.rounds)
         case "heartbeats":
             heartbeats.run(database, broker, directory)
+        case "live":
+            live.run(database, broker, directory)
 
 
 def git(*arguments: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from control_plane_wire import messages, signing, strict_json
 from control_plane_wire.errors import SignatureError
+from control_plane_wire.output import parse_output
 
 GOLDEN = Path(__file__).with_name("golden") / "wire"
 CONTROL_PLANE_KEY = signing.SigningKey.from_bytes(b"\x01" * 32)
@@ -128,6 +129,29 @@ FROM_HOST: dict[str, tuple[str, strict_json.JsonObject]] = {
             "os": "Debian GNU/Linux 12 – „bookworm“",
         },
     ),
+    "output-text": (
+        signing.OUTPUT,
+        {
+            "task_id": "123456",
+            "hostname": HOST,
+            "stream": "stdout",
+            "offset": 0,
+            "data": "1 – 世界\u0000\n",
+            "timestamp": 1694582411,
+        },
+    ),
+    "output-base64": (
+        signing.OUTPUT,
+        {
+            "task_id": "123456",
+            "hostname": HOST,
+            "stream": "stderr",
+            "offset": 4711,
+            "data": "AP8=",
+            "encoding": "base64",
+            "timestamp": 1694582411,
+        },
+    ),
 }
 
 
@@ -180,7 +204,12 @@ def test_a_recorded_message_decodes_and_verifies_and_no_other_reading_of_it_does
         reading = {"tag": tag, "sender": sender, "recipient": recipient, **wrong}
         with pytest.raises(SignatureError):
             signed.verify(public_key, reading["tag"], sender=reading["sender"], recipient=reading["recipient"])
-    parse = {"command": messages.parse_command, "result": messages.parse_result, "heartbeat": messages.parse_heartbeat}
+    parse = {
+        "command": messages.parse_command,
+        "result": messages.parse_result,
+        "heartbeat": messages.parse_heartbeat,
+        "output": parse_output,
+    }
     for field, value in parse[tag](signed.message).to_json().items():
         assert value == signed.message[field] or (field == "timestamp" and value == int(signed.message[field]))
 

@@ -407,6 +407,25 @@ class TransportContract:
             with pytest.raises((TransportUnavailableError, PublishUnconfirmedError)):
                 await session.publish(Message(exchange="nothing", routing_key="a", body=b"x"))
 
+    @pytest.mark.parametrize("limits", [{"most_messages": 3}, {"most_bytes": 30}])
+    async def test_a_queue_with_limits_keeps_the_newest(self, session: Session, limits: dict[str, int]) -> None:
+        queue = Queue(name="mine", durable=False, exclusive=True, **limits)
+        await session.declare(
+            Topology(
+                exchanges=(EXCHANGE,),
+                queues=(queue,),
+                bindings=(Binding(queue="mine", exchange=EXCHANGE, routing_key="a"),),
+            )
+        )
+
+        outcomes = [await session.publish(a_message("a", b"%010d" % number)) for number in range(8)]
+
+        assert outcomes == [Confirmed()] * 8
+        reader = Reader(session, "mine")
+        assert await reader.bodies(3) == [b"%010d" % number for number in (5, 6, 7)]
+        await session.publish(a_message("a", b"and on"))
+        assert await reader.bodies(1) == [b"and on"]
+
     async def test_a_binding_can_be_added_and_removed(self, session: Session) -> None:
         await session.declare(a_topology())
         binding = Binding(queue="work", exchange=EXCHANGE, routing_key="late")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from control_plane_agent.identity import Identity
 from control_plane_agent.journal import Journal
@@ -11,12 +12,14 @@ from control_plane_agent.slots import FINISHED_AT, Finished, Started, encode
 from control_plane_agent.supervisor import STATE
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.messages import CommandMessage, ToAgent, decode, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE, HEARTBEAT, RESULT, SigningKey, key_id
+from control_plane_wire.output import OutputMessage, parse_output
+from control_plane_wire.signing import COMMAND, CONTROL_PLANE, HEARTBEAT, OUTPUT, RESULT, SigningKey, key_id
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.topology import (
     COMMAND_EXCHANGE,
     CONTROL_PLANE_TOPOLOGY,
     HEARTBEAT_QUEUE,
+    OUTPUT_QUEUE,
     RESULT_QUEUE,
     command_key,
 )
@@ -106,6 +109,7 @@ class ControlPlaneEnd:
         self._session = session
         self.results: list[JsonObject] = []
         self.heartbeats: list[JsonObject] = []
+        self.pieces: list[OutputMessage] = []
         self.heard = asyncio.Event()
 
     async def send(
@@ -121,14 +125,17 @@ class ControlPlaneEnd:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._collect(RESULT_QUEUE, RESULT, self.results))
             tasks.create_task(self._collect(HEARTBEAT_QUEUE, HEARTBEAT, self.heartbeats))
+            tasks.create_task(self._collect(OUTPUT_QUEUE, OUTPUT, self.pieces, parse_output))
 
-    async def _collect(self, queue: str, tag: str, into: list[JsonObject]) -> None:
+    async def _collect(
+        self, queue: str, tag: str, into: list[Any], read: Callable[[JsonObject], object] = lambda message: message
+    ) -> None:
         public_key = host_key(HOSTNAME).public_key
         async for batch in self._session.consume(queue, prefetch=100):
             for delivery in batch:
                 signed = decode(delivery.body, max_bytes=8 * 2**20, tag=tag)
                 signed.verify(public_key, tag, sender=HOSTNAME, recipient=CONTROL_PLANE)
-                into.append(signed.message)
+                into.append(read(signed.message))
                 delivery.ack()
             self.heard.set()
 
@@ -138,6 +145,15 @@ class ControlPlaneEnd:
             while not condition():
                 self.heard.clear()
                 await self.heard.wait()
+
+    def shown(self, task_id: str = "task-1", stream: str = "stdout") -> bytes:
+        """What is known of a stream by its pieces, with "?" for each byte that none of them has."""
+        found = bytearray()
+        for piece in self.pieces:
+            if (piece.task_id, piece.stream) == (task_id, stream):
+                found += b"?" * (piece.offset - len(found))
+                found[piece.offset : piece.offset + len(piece.raw)] = piece.raw
+        return bytes(found)
 
     def said(self, task_id: str, kind: str = "result") -> list[JsonObject]:
         return [r for r in self.results if r["task_id"] == task_id and r.get("kind", "result") == kind]

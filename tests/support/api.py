@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from control_plane.api.app import create_app
 from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.live import Live
-from control_plane.api.services import Probe, Services
+from control_plane.api.services import LiveOutput, Probe, Services
 from control_plane.api.ui import StaticUi
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
@@ -149,12 +149,14 @@ class ApiUnderTest:
 
 
 @asynccontextmanager
-async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: Any) -> AsyncIterator[ApiUnderTest]:
+async def an_api(
+    tmp_path: Path, *, probes: tuple[Probe, ...] = (), live_output: LiveOutput | None = None, **settings: Any
+) -> AsyncIterator[ApiUnderTest]:
     """A running API, with its projectors and its follower."""
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
-        services, presences = _services(Settings(**given), database, log, rebuilder, probes)
+        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -183,7 +185,12 @@ async def an_api(tmp_path: Path, *, probes: tuple[Probe, ...] = (), **settings: 
 
 
 def _services(
-    settings: Settings, database: Database, log: EventLog, rebuilder: Rebuilder, probes: tuple[Probe, ...]
+    settings: Settings,
+    database: Database,
+    log: EventLog,
+    rebuilder: Rebuilder,
+    probes: tuple[Probe, ...],
+    live_output: LiveOutput | None,
 ) -> tuple[Services, _Presences]:
     clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
@@ -214,6 +221,7 @@ def _services(
         hub=hub,
         metrics=metrics,
         probes=probes,
+        live_output=live_output,
         amqp_url_for_agents="amqp://broker",
     )
     return services, presences

@@ -344,6 +344,21 @@ def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, de
     expect(page.locator("pre").filter(has_text="said")).to_be_visible()
 
 
+def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    ticks = r"printf 'tick \377<img src=x onerror=alert(1)>\n'"
+    run(page, dev, f"host={dev.hostname}", f"until test -e {gate}; do {ticks}; sleep 0.1; done; echo over")
+
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+    expect(live).to_contain_text("A preview: the result carries the whole.")
+    expect(live.locator("pre")).to_contain_text("tick \ufffd<img src=x onerror=alert(1)>")
+    expect(page.get_by_role("row").filter(has_text="Running")).to_be_visible()
+    assert page.locator("main img").count() == 0
+    gate.touch()
+    finished(page, "1 ok")
+    expect(live).to_be_hidden()
+
+
 def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"host": "sim-0001"}, "echo again")
     dev.api.finished(task_id)

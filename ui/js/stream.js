@@ -9,7 +9,7 @@ const GATHER_MS = 50; // what begins to follow within this time shares one conne
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
-const followers = new Set(); // {topics, onReset, onRow}
+const followers = new Set(); // {topics, onReset, onPiece}
 const listeners = new Set();
 export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
@@ -43,12 +43,39 @@ export function take(table, rows) {
  * that position: fetch again.
  */
 export function follow(topics, asOf, signal, onReset) {
-  const follower = { topics, onReset };
+  lastId = lastId === null ? asOf : lower(lastId, asOf);
+  add({ topics, onReset }, signal);
+}
+
+/** Follow what a task's commands print on these hosts: a preview, without which the rest goes on where it is refused. */
+export function watch(taskId, hostnames, signal, onPiece) {
+  add({ topics: hostnames.map((hostname) => `output:${taskId}:${hostname}`), onPiece }, signal);
+}
+
+function add(follower, signal) {
   followers.add(follower);
   signal.addEventListener("abort", () => followers.delete(follower));
-  lastId = lastId === null ? asOf : lower(lastId, asOf);
   clearTimeout(timer);
   timer = setTimeout(connect, GATHER_MS);
+}
+
+/**
+ * One stream of a command put together from its pieces. The function that it gives takes a piece, and answers with the
+ * last `most` characters; `gap` says in words how many bytes are missing. Pieces may come twice, and never out of order.
+ */
+export function createTail(most, gap) {
+  const decoder = new TextDecoder();
+  let end = null;
+  let shown = "";
+  return ({ offset, data, encoding }) => {
+    const bytes = encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
+    const missing = offset - (end ?? 0);
+    if (missing > 0) shown += `${decoder.decode()}\n${gap(missing)}\n`;
+    shown += decoder.decode(bytes.subarray(Math.max(0, -missing)), { stream: true });
+    end = Math.max(end ?? 0, offset + bytes.length);
+    shown = shown.slice(-most);
+    return shown;
+  };
 }
 
 /** A page is opened, and reads what it shows; null for one that shows nothing that could grow old. */
@@ -122,6 +149,7 @@ async function read(signal) {
   const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
+    else if (answer.status < 429) for (const follower of followers) if (follower.onPiece) followers.delete(follower);
     signal.throwIfAborted();
     throw new Error(`stream: ${answer.status}`);
   }
@@ -146,6 +174,7 @@ function handle({ event, data, id }) {
   const body = JSON.parse(data);
   if (event === "rows") for (const [pos, row] of body.rows) store.put(body.table, keyOf(body.table, row), pos, row);
   if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
+  if (event === "output") for (const { topics, onPiece } of followers) if (topics.includes(`output:${body.task_id}:${body.hostname}`)) onPiece?.(body);
   if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
   if (event === "reset") reset(body.topic);
   if (id) lastId = id;

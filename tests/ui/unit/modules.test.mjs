@@ -7,7 +7,7 @@ import { bytes, percent, relative } from "../../../ui/js/format.js";
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
 import { ANSWERS, EXECUTION, ROLES, answersOf, endedOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
-import { createParser, liveness, lower } from "../../../ui/js/stream.js";
+import { createParser, createTail, liveness, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
 
@@ -162,4 +162,31 @@ test("a long line takes no longer than many short ones", () => {
 
 test("what a table shows of a host's text has marks, too", () => {
   assert.equal(visible("a\u202eb\x1b[31mc"), "aU+202Ebc");
+});
+
+const gap = (missing) => `<${missing}>`;
+
+test("pieces of a stream are put together, also where one ends within a character", () => {
+  const tail = createTail(100, gap);
+
+  assert.equal(tail({ offset: 0, data: "one\n", encoding: "utf-8" }), "one\n");
+  assert.equal(tail({ offset: 4, data: btoa("\xe2\x82"), encoding: "base64" }), "one\n");
+  assert.equal(tail({ offset: 6, data: btoa("\xac!"), encoding: "base64" }), "one\n€!");
+  assert.equal(tail({ offset: 8, data: btoa("\xff"), encoding: "base64" }), "one\n€!\ufffd");
+});
+
+test("what is missing between two pieces is said, and what comes twice is shown once", () => {
+  const tail = createTail(100, gap);
+
+  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "\n<5>\nlate");
+  assert.equal(tail({ offset: 12, data: "é", encoding: "utf-8" }), "\n<5>\nlate\n<3>\né");
+  assert.equal(tail({ offset: 12, data: "és", encoding: "utf-8" }), "\n<5>\nlate\n<3>\nés");
+  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "\n<5>\nlate\n<3>\nés");
+});
+
+test("of a stream its end is shown", () => {
+  const tail = createTail(4, gap);
+
+  assert.equal(tail({ offset: 0, data: "abcdef", encoding: "utf-8" }), "cdef");
+  assert.equal(tail({ offset: 6, data: "g", encoding: "utf-8" }), "defg");
 });

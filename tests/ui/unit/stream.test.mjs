@@ -34,3 +34,21 @@ test("a stream that is never answered is tried again", () => {
   assert.equal(asked.length, 3);
   assert.ok(asked[1].signal.aborted);
 });
+
+test("where what commands print is refused, the stream goes on without it", async () => {
+  const answers = [];
+  globalThis.fetch = (address) => {
+    asked.push({ address });
+    return new Promise((resolve) => answers.push(resolve));
+  };
+  stream.watch("t1", ["web1", "web2"], never, () => {});
+  mock.timers.tick(1000);
+  const watched = decodeURIComponent(asked.at(-1).address);
+  answers.pop()({ ok: false, status: 422 });
+  await new Promise(setImmediate);
+  mock.timers.tick(2000);
+
+  assert.match(watched, /output:t1:web1,output:t1:web2/);
+  assert.doesNotMatch(decodeURIComponent(asked.at(-1).address), /output/);
+  assert.equal(answers.length, 1);
+});

@@ -1,5 +1,6 @@
 """A result says what was kept, the same each time."""
 
+import base64
 import errno
 import hashlib
 
@@ -92,3 +93,10 @@ def test_of_an_output_whose_end_cannot_be_read_the_beginning_is_told(monkeypatch
 
     assert (made.stdout, made.stdout_head_bytes, made.truncated) == ("h" * HEAD_BYTES, HEAD_BYTES, True)
     assert made.reason == "output lost: Input/output error"
+
+
+def test_bytes_that_are_no_text_are_cut_where_they_are_kept() -> None:
+    kept = b"\xff" * (HEAD_BYTES + TAIL_BYTES)
+    made = result(kept, size=HEAD_BYTES + TAIL_BYTES + 1)
+
+    assert (base64.b64decode(made.stdout), made.stdout_head_bytes) == (kept, HEAD_BYTES)

@@ -5,11 +5,22 @@ import asyncio
 import orjson
 import pytest
 
-from control_plane.api.frames import CHUNK_BYTES, Row, batch, frame, frames_of, parse_topics
-from control_plane.api.live import MAX_BEHIND_BYTES, Subscription
+from control_plane.api.frames import (
+    CHUNK_BYTES,
+    MAX_OUTPUTS,
+    Row,
+    batch,
+    executions_in,
+    frame,
+    frames_of,
+    output_frame,
+    parse_topics,
+)
+from control_plane.api.live import MAX_BEHIND_BYTES, MAX_UNREAD_OUTPUT_BYTES, Subscription
 from control_plane.commands.access import Principal
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
+from control_plane_wire.output import OutputMessage
 
 EVE = Principal(username="eve", role="viewer", token_id="1")
 
@@ -44,10 +55,69 @@ def test_a_reader_gets_the_rows_of_its_topics_as_one_frame_a_table() -> None:
     assert frames_of(rows, frozenset({"tasks"})) == []
 
 
-@pytest.mark.parametrize("text", ["", "hosts,", "Hosts", "host:", "host:a b", "task:", "task:a.b", "output:t1:web1"])
+@pytest.mark.parametrize("text", ["", "hosts,", "Hosts", "host:", "host:a b", "task:", "task:a.b"])
 def test_what_is_no_topic_is_refused(text: str) -> None:
     with pytest.raises(RefusedError):
         parse_topics(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["output:", "output:t1", "output:t1:", "output::web1", "output:t.1:web1", "output:t1:a b", "output:t1:w:x"]
+)
+def test_an_output_s_topic_names_a_task_and_a_host(text: str) -> None:
+    with pytest.raises(RefusedError):
+        parse_topics(text)
+
+    assert executions_in(parse_topics("hosts,output:t1:web1.example.com")) == [("t1", "web1.example.com")]
+
+
+def test_a_stream_shows_the_output_of_twenty_executions_and_no_more() -> None:
+    topics = [f"output:t1:web{number}" for number in range(MAX_OUTPUTS + 1)]
+
+    assert len(parse_topics(",".join(topics[1:]))) == MAX_OUTPUTS
+    with pytest.raises(RefusedError, match="20"):
+        parse_topics(",".join(topics))
+
+
+def test_a_piece_of_output_is_one_event_without_an_id_whatever_is_in_it() -> None:
+    hostile = "a\n\nevent: reset\ndata: {}\r\u2028\0"
+    given = {"task_id": "t1", "hostname": "web1", "stream": "stderr", "offset": 7, "timestamp": 1}
+    text = output_frame(OutputMessage(data=hostile, **given))
+    binary = output_frame(OutputMessage(data="/w==", encoding="base64", **given))
+
+    assert text.startswith(b"event: output\ndata: {")
+    assert text.endswith(b"}\n\n")
+    assert text.count(b"\n") == 3
+    told = orjson.loads(text.splitlines()[1].removeprefix(b"data: "))
+    assert told.pop("timestamp", None) is None
+    assert told == {"task_id": "t1", "hostname": "web1", "stream": "stderr", "offset": 7} | {
+        "data": hostile,
+        "encoding": "utf-8",
+    }
+    assert orjson.loads(binary.splitlines()[1].removeprefix(b"data: "))["encoding"] == "base64"
+
+
+async def test_a_reader_who_leaves_output_unread_goes_without_more_of_it_and_stays() -> None:
+    subscription = Subscription(EVE, frozenset({"hosts"}))
+    piece = b"x" * (MAX_UNREAD_OUTPUT_BYTES // 2)
+
+    assert [subscription.offer_output(piece) for _ in range(3)] == [True, True, False]
+    subscription.offer([b"row" * 1000] * 100)
+    assert not subscription.is_closed
+    assert [await subscription.get() for _ in range(2)] == [piece, piece]
+    assert await subscription.get() == b"row" * 1000
+    assert subscription.offer_output(piece)
+
+
+async def test_unread_output_does_not_count_as_rows_unread() -> None:
+    subscription = Subscription(EVE, frozenset({"hosts"}))
+
+    subscription.offer_output(b"x" * MAX_UNREAD_OUTPUT_BYTES)
+    subscription.offer([b"x" * MAX_BEHIND_BYTES * 2])
+
+    assert not subscription.is_closed
+    subscription.close()
+    assert not subscription.offer_output(b"x")
 
 
 async def test_a_reader_gets_its_chunks_in_order_and_then_the_end() -> None:

@@ -1,8 +1,12 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from control_plane_wire import topology
 from control_plane_wire.errors import MalformedMessageError
-from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, Binding, agent_topology
+from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, Binding, agent_topology, watching, watching_topology
 
 
 @pytest.mark.parametrize(
@@ -79,3 +83,27 @@ def test_the_control_plane_declares_what_the_protocol_says() -> None:
         ("monitor.heartbeat", "sys_monitor_exchange", "heartbeat"),
         ("monitor.output", "sys_monitor_exchange", "output.node.#"),
     ]
+
+
+def test_nobody_who_does_not_read_makes_live_output_pile_up() -> None:
+    [output] = [queue for queue in CONTROL_PLANE_TOPOLOGY.queues if queue.name == "monitor.output"]
+    definitions = json.loads((Path(__file__).parents[3] / "deploy/rabbitmq/definitions.json").read_text())
+    [policy] = [policy for policy in definitions["policies"] if re.fullmatch(policy["pattern"], output.name)]
+
+    assert policy["definition"] == {
+        "max-length": output.most_messages,
+        "max-length-bytes": output.most_bytes,
+        "message-ttl": 10_000,
+        "overflow": "drop-head",
+    }
+
+
+def test_who_watches_has_a_queue_of_its_own_that_forgets() -> None:
+    [queue] = watching_topology("monitor.output.x").queues
+
+    assert (queue.exclusive, queue.durable) == (True, False)
+    assert (queue.most_messages, queue.most_bytes) == (1000, 16 * 1024 * 1024)
+    assert watching_topology("monitor.output.x").bindings == ()
+    assert watching("monitor.output.x", "web1.example.com") == Binding(
+        queue="monitor.output.x", exchange="sys_monitor_exchange", routing_key="output.node.web1.example.com"
+    )

@@ -11,6 +11,8 @@ import { EXECUTION } from "../states.js";
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
 const MOST_REASONS = 20;
+const MOST_LIVE = 20; // a stream has no more topics of the kind
+const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
 /**
@@ -139,6 +141,58 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
   }
 
   return { changed };
+}
+
+/**
+ * What the commands of a task print while they run, a card a host in `place`; `ended` takes away what has its result.
+ * Of a task on many hosts the first ones are shown.
+ */
+export function liveCards(place, taskId, { stream, signal, t }) {
+  const cards = new Map(); // by hostname: {root, streams: {stdout: {tail, text}, …}}
+  const section = place.closest("section");
+  let isDrawing = false;
+
+  function start(hostnames) {
+    const first = hostnames.slice(0, MOST_LIVE);
+    for (const hostname of first) cards.set(hostname, { streams: {} });
+    if (first.length) stream.watch(taskId, first, signal, take);
+  }
+
+  function take(piece) {
+    const card = cards.get(piece.hostname);
+    if (!card) return; // its result is there
+    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })) });
+    found.text = found.tail(piece);
+    card.isNew = true;
+    if (!isDrawing) requestAnimationFrame(draw);
+    isDrawing = true;
+  }
+
+  function draw() {
+    isDrawing = false;
+    for (const [hostname, card] of cards) {
+      if (!card.isNew) continue;
+      card.isNew = false;
+      if (!card.root) {
+        card.root = make("live-card");
+        text(card.root.host, hostname);
+        place.append(card.root.root);
+      }
+      const { stdout, stderr } = card.streams;
+      card.root.text.replaceChildren(...[stdout && output(stdout.text, false), stderr && output(stderr.text, true)].filter(Boolean));
+    }
+    section.hidden = !place.childElementCount;
+  }
+
+  function ended(hostnames) {
+    for (const hostname of hostnames) {
+      cards.get(hostname)?.root?.root.remove();
+      cards.delete(hostname);
+    }
+    section.hidden = !place.childElementCount;
+  }
+
+  return { start, ended };
 }
 
 const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;

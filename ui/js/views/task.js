@@ -7,7 +7,7 @@ import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { EXECUTION, endedOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
-import { outputCards } from "./outputs.js";
+import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./task-table.js";
 
 const ORDER = Object.keys(EXECUTION);
@@ -20,6 +20,7 @@ export function mountTask(root, { task_id: taskId }, context) {
   const url = `/tasks/${encodeURIComponent(taskId)}`;
   const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
   const outputs = outputCards(part.outputs, url, context, reasonOf);
+  const live = liveCards(part.live, taskId, context);
   let shown = "";
   let drawn = "";
   let isFollowing = false;
@@ -46,6 +47,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     shown = task.state;
     drawFacts(task);
     drawExecutions(task, rows);
+    live.ended(rows.filter((row) => row.finished_at).map((row) => row.hostname));
     outputs.changed();
   }
 
@@ -101,7 +103,10 @@ export function mountTask(root, { task_id: taskId }, context) {
     stream.take("tasks", [task]);
     stream.take("executions", page.items);
     draw();
-    if (!isFollowing) stream.follow([`task:${taskId}`], page.as_of, signal, load);
+    if (!isFollowing) {
+      stream.follow([`task:${taskId}`], page.as_of, signal, load);
+      if (user.permissions.includes("tasks.output")) live.start(page.items.filter((row) => !row.finished_at).map((row) => row.hostname));
+    }
     isFollowing = true;
     while (page.next_cursor) {
       page = await api.get(`${url}/executions`, { query: { limit: 1000, cursor: page.next_cursor }, signal });
