@@ -30,6 +30,7 @@ export const HOST = {
 
 const TASK = {
   running: is("run", "play"),
+  paused: is("stop", "pause"),
   cancelling: is("stop", "diamond"),
   succeeded: is("ok", "check"),
   failed: is("fail", "cross"),

@@ -8,12 +8,13 @@ import { link } from "../router.js";
 import { EXECUTION, endedOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { outputCards } from "./outputs.js";
+import { endsOf, retry } from "./retry.js";
 import { answersText, targetText } from "./task-table.js";
 
 const ORDER = Object.keys(EXECUTION);
 
 export function mountTask(root, { task_id: taskId }, context) {
-  const { api, store, stream, signal, t, title, toast, user } = context;
+  const { api, navigate, store, stream, signal, t, title, toast, user } = context;
   const part = make("task");
   root.replaceChildren(part.root);
   text(part.command, taskId);
@@ -21,9 +22,11 @@ export function mountTask(root, { task_id: taskId }, context) {
   const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
   const outputs = outputCards(part.outputs, url, context, reasonOf);
   const mayCancel = permit(part.cancel, user, "tasks.cancel");
+  const mayRun = permit(part.retry, user, "tasks.run");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
+  let retries = []; // the stream's rows do not have them
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
@@ -39,6 +42,8 @@ export function mountTask(root, { task_id: taskId }, context) {
     part.cancel.hidden = task.state === "finished";
     part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
+    drawPause(task);
+    part.retry.hidden = endsOf(task.counts).length === 0;
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
@@ -49,6 +54,14 @@ export function mountTask(root, { task_id: taskId }, context) {
     drawFacts(task);
     drawExecutions(task, rows);
     outputs.changed();
+  }
+
+  /** Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. */
+  function drawPause(task) {
+    const isPaused = task.state === "paused";
+    part.pause.hidden = !isPaused && task.state !== "running";
+    part.pause.disabled = isPaused ? !mayRun : !mayCancel;
+    text(part.pause, t(isPaused ? "task.resume" : "task.pause"));
   }
 
   /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
@@ -69,6 +82,10 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
+      [t("task.rollout"), rolloutText(task, t)],
+      [t("task.stopped"), task.rollout_stopped],
+      [t("task.retry_of"), task.retry_of && taskLink(task.retry_of)],
+      [t("task.retries"), retries.length ? links(retries) : null],
       [t("task.position"), String(task.seq)],
     ]);
   }
@@ -106,11 +123,34 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
+  async function turn() {
+    const { state } = store.one("tasks", taskId);
+    part.pause.disabled = true;
+    try {
+      await api.post(`${url}/${state === "paused" ? "resume" : "pause"}`, {}, { signal });
+    } catch (error) {
+      toast(told(error), "bad");
+    }
+    drawPause(store.one("tasks", taskId));
+  }
+
+  async function again() {
+    try {
+      const made = await retry(store.one("tasks", taskId), executions(), context);
+      if (!made) return;
+      stream.take("tasks", [made]);
+      navigate(`/tasks/${encodeURIComponent(made.task_id)}`);
+    } catch (error) {
+      if (error.name !== "AbortError") toast(told(error), "bad");
+    }
+  }
+
   const load = () => attempt(part.page, read);
 
   async function read() {
     const task = await api.get(url, { signal });
     let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
+    retries = task.retries;
     stream.take("tasks", [task]);
     stream.take("executions", page.items);
     draw();
@@ -123,11 +163,36 @@ export function mountTask(root, { task_id: taskId }, context) {
   }
 
   part.cancel.addEventListener("click", cancel);
+  part.pause.addEventListener("click", turn);
+  part.retry.addEventListener("click", again);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
   load();
   if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
+}
+
+/** How it goes to its hosts, and how far that is; nothing where it goes to all of them at once. */
+function rolloutText({ rollout, released, targets }, t) {
+  if (!rollout) return null;
+  const { max_concurrency: atOnce, max_errors: errors, canary } = rollout;
+  const first = canary && t("task.rollout_canary", { canary: Array.isArray(canary) ? canary.join(", ") : String(canary) });
+  return [t("task.rollout_released", { released, n: targets }), first, t("task.rollout_at_once", { n: atOnce }), t("task.rollout_errors", { errors })].filter(Boolean).join(" · ");
+}
+
+function taskLink(taskId) {
+  const element = document.createElement("a");
+  element.className = "mono";
+  element.href = `/tasks/${encodeURIComponent(taskId)}`;
+  element.textContent = taskId;
+  return element;
+}
+
+function links(taskIds) {
+  const place = document.createElement("span");
+  place.className = "row";
+  place.append(...taskIds.map(taskLink));
+  return place;
 }
 
 function againOf(target) {
