@@ -18,6 +18,7 @@ from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
+from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
@@ -36,6 +37,7 @@ from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.presence import HEARING
 from control_plane.processes.presence import Presence as PresenceProcess
+from control_plane.processes.rollout import Rollouts
 from control_plane.processes.upkeep import Upkeep
 from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
@@ -46,6 +48,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
+from control_plane.projections.queries.rollouts import RolloutQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.projections.rebuilder import Rebuilder
 from control_plane.projections.upkeep import maintain
@@ -219,6 +222,15 @@ def services_of(
                 failpoints=core.failpoints,
             ),
             Deadlines(core.log, leases, core.hub, core.task_queries, core.clock, failpoints=core.failpoints),
+            Rollouts(
+                core.log,
+                leases,
+                core.hub,
+                RolloutQueries(core.database),
+                core.keyring,
+                core.clock,
+                failpoints=core.failpoints,
+            ),
             PresenceProcess(
                 core.log,
                 leases,
@@ -286,10 +298,12 @@ def services_of_api(
         tasks=TaskHandler(
             core.handling,
             _Presences(core.host_queries),
+            core.task_queries,
             limits=limits,
             require_preview=settings.require_preview,
             count=metrics.happenings(),
         ),
+        rollouts=RolloutHandler(core.handling),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

@@ -20,6 +20,7 @@ from control_plane.api import (
     keys,
     problems,
     projections,
+    rollouts,
     sessions,
     stream,
     targets,
@@ -50,6 +51,7 @@ ROUTERS: Final = (
     enrolment.router,
     targets.router,
     tasks.router,
+    rollouts.router,
     executions.router,
     executions.outputs,
     exports.router,  # before the route of one event, which would take it for a seq

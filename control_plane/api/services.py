@@ -12,6 +12,7 @@ from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
+from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
@@ -61,6 +62,7 @@ class Services:
     enrolment: EnrolmentHandler
     hosts: HostHandler
     tasks: TaskHandler
+    rollouts: RolloutHandler
     projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries

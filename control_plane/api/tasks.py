@@ -32,15 +32,18 @@ from control_plane.api.fields import (
 from control_plane.api.hosts import Reason
 from control_plane.api.past import OfTasks, Tasks
 from control_plane.api.problems import ProblemError, ReadTableBehindError
+from control_plane.api.rollouts import Rollout, TaskChange
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.targets import Target
 from control_plane.commands.handlers.tasks import Accepted
+from control_plane.commands.retries import RetryTask
+from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key
-from control_plane.events.tasks import TaskAccepted
+from control_plane.events.tasks import TERMINAL, TaskAccepted
 from control_plane.projections.moments import Moment, micros_of
 from control_plane.projections.queries.tasks import TaskFilter, TaskReader, TaskView
 from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
@@ -48,6 +51,7 @@ from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
 PROJECTION: Final = "tasks"
 STATES: Final = ("running", "paused", "cancelling", "finished")
 OUTCOMES: Final = ("succeeded", "failed", "cancelled")
+End = Literal["succeeded", "failed", "timed_out", "cancelled", "rejected", "expired", "interrupted", "lost", "skipped"]
 
 router = noun("/tasks", "tasks", permission="tasks.read")
 
@@ -61,6 +65,7 @@ class RunCommand(Request):
         timeout: seconds that it may run on a host.
         user: the account to run as.
         expires_in: seconds within which a host may start it.
+        rollout: without it, it goes to all hosts at once.
     """
 
     target: Target
@@ -76,6 +81,7 @@ class RunCommand(Request):
     expires_in: StrictInt = Field(DEFAULT_EXPIRY_S, ge=1, le=MAX_EXPIRY_S)
     preview_id: StrictStr | None = Field(None, max_length=128)
     reason: Line | None = None
+    rollout: Rollout | None = None
 
     @model_validator(mode="after")
     def _says_what_to_run(self) -> Self:
@@ -98,7 +104,24 @@ class RunCommand(Request):
             expires_in=self.expires_in,
             reason=self.reason,
             preview_id=self.preview_id,
+            rollout=self.rollout.decided() if self.rollout else None,
         )
+
+
+class RetryHosts(Request):
+    """Which hosts of a task to try once more.
+
+    Attributes:
+        states: those that ended in one of these.
+        hosts: if given, none but these.
+        task_id: as of a task that is asked for; the same one again is the same retry.
+    """
+
+    states: Annotated[list[End], Field(min_length=1, max_length=len(TERMINAL))]
+    hosts: Annotated[list[Name], Field(min_length=1, max_length=MAX_HOSTS)] | None = None
+    task_id: TaskId | None = None
+    preview_id: StrictStr | None = Field(None, max_length=128)
+    reason: Line | None = None
 
 
 class Task(Answer):
@@ -106,6 +129,9 @@ class Task(Answer):
 
     Attributes:
         target: as it was asked for.
+        rollout: as it was asked for, null where it goes to all hosts at once.
+        released: hosts that it may be sent to by now.
+        rollout_stopped: why it goes to no more of them, null where nothing has stopped it.
         seq: the event of its acceptance; `pos`: the one that last changed this row.
     """
 
@@ -128,6 +154,9 @@ class Task(Answer):
     retry_of: str | None
     retries: Sequence[str]
     guard_level: int
+    rollout: Mapping[str, Any] | None
+    released: int
+    rollout_stopped: str | None
     cancel_requested_at: Time | None
     seq: int
     pos: int
@@ -155,6 +184,9 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         retry_of=row.retry_of,
         retries=retries,
         guard_level=row.guard_level,
+        rollout=request.get("rollout"),
+        released=row.released,
+        rollout_stopped=row.stopped,
         cancel_requested_at=time_of(row.cancel_requested_us),
         seq=row.seq,
         pos=row.pos,
@@ -168,9 +200,9 @@ class AcceptedTask(Answer):
     seq: int
 
 
-class TaskChange(Answer):
-    task_id: str
-    seq: int
+THERE_ALREADY: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": AcceptedTask, "description": "it was there already"}
+}
 
 
 @router.get("")
@@ -206,7 +238,7 @@ async def list_tasks(
     )
 
 
-@router.post("", status_code=202, responses={200: {"model": AcceptedTask, "description": "it was there already"}})
+@router.post("", status_code=202, responses=THERE_ALREADY)
 async def create_task(
     services: Given,
     caller: Caller,
@@ -215,15 +247,22 @@ async def create_task(
     idempotency_key: Annotated[TaskId | None, Header()] = None,
 ) -> AcceptedTask:
     """Accept a task: when this answers, it is in the log for good."""
-    if body.task_id and idempotency_key and body.task_id != idempotency_key:
+    task_id = _chosen_id(services, body.task_id, idempotency_key)
+    return await _answer(services, response, await services.tasks.create(caller, body.decided(task_id)))
+
+
+def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | None) -> str:
+    if task_id and idempotency_key and task_id != idempotency_key:
         raise ProblemError(422, "invalid_request", "differs from the Idempotency-Key", field="task_id")
-    task_id = body.task_id or idempotency_key or new_task_id(services.clock.now_us())
-    accepted = await services.tasks.create(caller, body.decided(task_id))
+    return task_id or idempotency_key or new_task_id(services.clock.now_us())
+
+
+async def _answer(services: Services, response: Response, accepted: Accepted) -> AcceptedTask:
     if accepted.created:
         return AcceptedTask(task=task_of(await _as_accepted(services, accepted)), seq=accepted.seq)
     response.status_code = 200
     await wait_for_seq(services, PROJECTION, accepted.seq)
-    return AcceptedTask(task=await _task(services, services.task_queries, None, task_id), seq=accepted.seq)
+    return AcceptedTask(task=await _task(services, services.task_queries, None, accepted.task_id), seq=accepted.seq)
 
 
 async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
@@ -248,6 +287,8 @@ async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
         cancel_requested_us=None,
         retry_of=event.retry_of,
         guard_level=level if isinstance(level, int) else 1,
+        released=0 if "rollout" in event.request else len(event.hosts),
+        stopped=None,
         pos=stored.seq,
     )
 
@@ -288,3 +329,28 @@ async def cancel_task(services: Given, caller: Caller, task_id: TaskIdPath, body
     """Ask for it to be cancelled. What runs already gets the signal; what has finished stays as it is."""
     seq = await services.tasks.cancel(caller, task_id, body.reason if body else None)
     return TaskChange(task_id=task_id, seq=seq)
+
+
+@router.post("/{task_id}/retry", status_code=202, responses=THERE_ALREADY)
+async def retry_task(
+    services: Given,
+    caller: Caller,
+    task_id: TaskIdPath,
+    body: RetryHosts,
+    response: Response,
+    idempotency_key: Annotated[TaskId | None, Header()] = None,
+) -> AcceptedTask:
+    """Accept a new task that does the same on those hosts of this one; it names this one in `retry_of`.
+
+    A rollout is kept but for its canary. All states that were told before this was asked count.
+    """
+    request = RetryTask(
+        task_id=_chosen_id(services, body.task_id, idempotency_key),
+        retry_of=task_id,
+        states=frozenset(body.states),
+        hosts=tuple(body.hosts) if body.hosts else None,
+        reason=body.reason,
+        preview_id=body.preview_id,
+    )
+    await wait_for_seq(services, PROJECTION, (await services.log.head(EVENT)).seq)
+    return await _answer(services, response, await services.tasks.retry(caller, request))

@@ -21,7 +21,6 @@ from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.event import Event
-from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.lifecycle import wait_for_any
@@ -31,7 +30,7 @@ from control_plane_wire.signing import EVENT as EVENT_TAG
 
 # Tasks carry authority too, but each for itself: dispatch verifies them one by one.
 KINDS: Final = frozenset(
-    cls.KIND for cls in registry.CLASSES if cls.GIVES_AUTHORITY and cls not in {TaskAccepted, TaskCancelRequested}
+    cls.KIND for cls in registry.CLASSES if cls.GIVES_AUTHORITY and not cls.KIND.startswith(("task.", "execution."))
 )
 FLEET_US: Final = 2 * PREVIEW_S * 1_000_000  # for so long it is known what the fleet was, twice what a preview holds
 MARK_US: Final = 60 * 1_000_000

@@ -59,3 +59,9 @@ class Presence:
 
 class Presences(Protocol):
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]: ...
+
+
+class Executions(Protocol):
+    async def states(self, task_id: str) -> Mapping[str, str]:
+        """The states of a task's executions by hostname: a terminal one is for good, another may be a moment old."""
+        ...

@@ -12,6 +12,7 @@ from control_plane.commands.grammar import checked_line, checked_number, invalid
 from control_plane.commands.guard import Guard, GuardLimits, assess
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.previews import PreviewId, check_preview
+from control_plane.commands.rollouts import Rollout, check_canary
 from control_plane.commands.targets import All, FrozenList, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
@@ -43,6 +44,9 @@ class CreateTask:
         command: a shell line; with `argv` it is derived from that.
         expires_in: seconds within which it may be started.
         preview_id: what the preview that the request was decided on answered.
+        rollout: None: to all hosts at once.
+        retry_of: the task that it repeats.
+        asked_sha256: of a retry, the digest of what was asked for; the rest follows from that and from its moment.
     """
 
     task_id: str
@@ -58,6 +62,9 @@ class CreateTask:
     expires_in: int = DEFAULT_EXPIRY_S
     reason: str | None = None
     preview_id: str | None = None
+    rollout: Rollout | None = None
+    retry_of: str | None = None
+    asked_sha256: str | None = None
 
     @property
     def command_line(self) -> str:
@@ -83,12 +90,14 @@ class CreateTask:
             request["argv"] = list(self.argv)
         if self.env is not None:
             request["env"] = dict(self.env)
+        if self.rollout is not None:
+            request["rollout"] = self.rollout.to_json()
         given = {"cwd": self.cwd, "stdin": self.stdin, "reason": self.reason}
         return {**request, **{name: value for name, value in given.items() if value is not None}}
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(strict_json.canonical(self.to_json())).hexdigest()
+        return self.asked_sha256 or hashlib.sha256(strict_json.canonical(self.to_json())).hexdigest()
 
 
 def new_task_id(now_us: int) -> str:
@@ -129,6 +138,8 @@ def decide_create(
     if not frozen.hosts:
         left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
         raise RefusedError("no_host_matched", f"the target has no host; left out: {left_out or 'none'}")
+    if request.rollout is not None:
+        check_canary(request.rollout, frozen.hosts)
     if request.preview_id is not None:
         check_preview(PreviewId.parse(request.preview_id), frozen, previewed, now_s=now_s)
     elif require_preview == "always" or (require_preview == "guarded" and guard.level > 1):
@@ -147,6 +158,7 @@ def decide_create(
         accepted_at=now_s,
         expires_at=now_s + request.expires_in,
         guard=guard.to_json(),
+        retry_of=request.retry_of,
     )
     _check_message(task)
     _check_event(task)

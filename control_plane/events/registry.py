@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from control_plane.events import access, enrolment, hosts, tasks, upcasts
+from control_plane.events import access, enrolment, hosts, rollouts, tasks, upcasts
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -26,6 +26,10 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     tasks.ExecutionCancelled,
     tasks.ExecutionConflict,
     tasks.ExecutionUnexpected,
+    rollouts.TaskPaused,
+    rollouts.TaskResumed,
+    rollouts.TaskRolloutStopped,
+    rollouts.ExecutionReleased,
     hosts.HostRegistered,
     hosts.HostGroupsChanged,
     hosts.HostLabelsChanged,

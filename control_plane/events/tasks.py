@@ -28,6 +28,7 @@ RANK: Final[Mapping[str, int]] = {
 }
 STATES: Final = tuple(RANK)
 TERMINAL: Final = frozenset(state for state, rank in RANK.items() if rank == 4)
+FAILED: Final = TERMINAL - {"succeeded", "skipped", "cancelled"}  # what counts against the errors of a rollout
 OUTCOME: Final = "outcome"
 LOST_AFTER_S: Final = 180  # an agent's own timeout, kill and last retries fit in
 
@@ -272,7 +273,7 @@ class ExecutionLost(_OutcomeByControlPlane):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSkipped(_OutcomeByControlPlane):
-    """The host was offline, and the task was only for those that are there."""
+    """It is not run: the host was offline and the task only for those that are there, or its rollout has stopped."""
 
     KIND: ClassVar[str] = "execution.skipped"
 
@@ -347,7 +348,8 @@ class Delivery:
     """Whether a command may have reached its host, as far as the log tells.
 
     Attributes:
-        trigger_seq: the last event that called for a publish: the task's acceptance, or the host's coming online.
+        trigger_seq: the last event that called for a publish: the task's acceptance, or its release where the task has
+            a rollout, or the host's coming online; 0 as long as it is not released.
         returned_seq: the last trigger whose publish is known to have come back, or to have never been sent.
         may_have_arrived: a publish was confirmed, or nobody knows what became of one, or the host answered. It stays.
     """

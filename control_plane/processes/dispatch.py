@@ -13,7 +13,7 @@ from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.tasks import message_of, verify_authorisation
-from control_plane.events import hosts, registry, tasks
+from control_plane.events import hosts, registry, rollouts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
@@ -165,6 +165,12 @@ class Dispatch:
             case tasks.TaskCancelRequested(task_id=task_id):
                 self._keyring.verify_event(stored)
                 self._open.cancel(task_id)
+            case rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskRolloutStopped():
+                self._keyring.verify_event(stored)
+                self._turn(event)
+            case rollouts.ExecutionReleased(task_id=task_id, hostname=hostname):
+                self._keyring.verify_event(stored)
+                self._open.release(task_id, hostname, stored.seq)
             case hosts.HostWentOnline():
                 self._configures.came_online(event, stored.seq)
                 self._open.online(event.hostname, stored.seq)
@@ -175,6 +181,15 @@ class Dispatch:
         if event is not None:
             self._agents.note(event, stored.seq)
             self._open.note(event)
+
+    def _turn(self, event: rollouts.TaskPaused | rollouts.TaskResumed | rollouts.TaskRolloutStopped) -> None:
+        match event:
+            case rollouts.TaskPaused():
+                self._open.pause(event.task_id)
+            case rollouts.TaskResumed():
+                self._open.resume(event.task_id)
+            case rollouts.TaskRolloutStopped():
+                self._open.stop(event.task_id, event.reason)
 
     def _is_basic(self, hostname: str) -> bool:
         return self._agents.is_basic(self._authority.fleet.hosts.get(hostname))
@@ -223,9 +238,19 @@ class Dispatch:
                 same = [d for d in covered if d.key in self._open.due and not self._is_replaced(task, d.hostname)]
                 sends += self._cancels(task, same)
                 if not is_over:
-                    sends += await self._commands(task, [d for d in same if not d.is_cancelled])
+                    sends += await self._commands(task, self._not_held(task, same))
         await self._record(said)
         await self._publish(sends)
+
+    def _not_held(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Due]:
+        """Those whose command may be sent now; a paused task keeps them all until it is resumed or over."""
+        wanted = [due for due in dues if due.is_released and not due.is_cancelled]
+        if task.task_id not in self._open.paused:
+            return wanted
+        until_s = self._clock.monotonic_s() + task.expires_at - self._clock.now_s()
+        for due in wanted:
+            self._open.hold(due, until_s)
+        return []
 
     def _is_replaced(self, task: TaskAccepted, hostname: str) -> bool:
         return self._authority.fleet.is_replaced(hostname, task.as_of)
@@ -245,6 +270,8 @@ class Dispatch:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:
                 said.append(tasks.ExecutionCancelled(**known, reason="cancelled before it was delivered"))
+            elif not due.is_released and due.certainly_not_delivered and due.task_id in self._open.stopped:
+                said.append(tasks.ExecutionSkipped(**known, reason=self._open.stopped[due.task_id]))
             elif due.certainly_not_delivered and self._is_replaced(task, due.hostname):
                 said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
             elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
@@ -280,7 +307,7 @@ class Dispatch:
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:
         target = task.request["target"]
-        if not isinstance(target, dict) or not target.keys() & {"group", "all"}:
+        if "rollout" in task.request or not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
         if not self._agents.online.keys() >= set(task.hosts):
             return None

@@ -26,6 +26,8 @@ class Due:
         in_doubt: it was published in this tenure, and what became of that is not recorded yet.
         was_sent: `execution.sent` is in the log.
         is_cancelled: its task is to be cancelled.
+        is_released: it may be sent, as far as its task's rollout goes.
+        is_held: it would have been published, had its task not been paused.
     """
 
     task_id: str
@@ -38,6 +40,8 @@ class Due:
     in_doubt: bool = False
     was_sent: bool = False
     is_cancelled: bool = False
+    is_released: bool = True
+    is_held: bool = False
 
     @property
     def certainly_not_delivered(self) -> bool:
@@ -61,16 +65,29 @@ class Due:
 
 @dataclass(slots=True)
 class OpenExecutions:
-    """All of them, by (task_id, hostname), by task, and by host in the order of acceptance."""
+    """All of them, by (task_id, hostname), by task, and by host in the order of acceptance.
+
+    Attributes:
+        paused: the tasks of which nothing is sent.
+        stopped: by task, why its rollout has stopped.
+    """
 
     due: dict[tuple[str, str], Due] = field(default_factory=dict)
     by_task: dict[str, dict[str, Due]] = field(default_factory=dict)
     by_host: dict[str, dict[str, Due]] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    stopped: dict[str, str] = field(default_factory=dict)
     # A heap of (next_s, seq, key). What was planned anew or has ended stays in it until its time, and is passed over.
     _plan: list[tuple[float, int, tuple[str, str]]] = field(default_factory=list)
 
     def load(self, rows: Iterable[OpenExecution]) -> None:
         for row in rows:
+            if row.is_paused:
+                self.paused.add(row.task_id)
+            if row.stopped is not None:
+                self.stopped[row.task_id] = row.stopped
+            is_skipped = not row.is_released and row.stopped is not None
+            is_idle = row.delivery.certainly_not and not row.cancel_requested and not is_skipped
             self._add(
                 Due(
                     row.task_id,
@@ -78,9 +95,10 @@ class OpenExecutions:
                     row.accepted_seq,
                     row.delivery,
                     answered=row.state in {"accepted", "running"},
-                    next_s=None if row.delivery.certainly_not and not row.cancel_requested else 0.0,
+                    next_s=None if is_idle else 0.0,
                     was_sent=row.state != "queued",
                     is_cancelled=row.cancel_requested,
+                    is_released=row.is_released,
                 )
             )
 
@@ -91,14 +109,50 @@ class OpenExecutions:
         self.plan(due, due.next_s)
 
     def accept(self, task: TaskAccepted, seq: int) -> None:
+        is_released = "rollout" not in task.request
+        delivery, next_s = (Delivery(seq), 0.0) if is_released else (Delivery(0), None)
         for hostname in task.hosts:
             if (task.task_id, hostname) not in self.due:
-                self._add(Due(task.task_id, hostname, seq, Delivery(seq)))
+                self._add(Due(task.task_id, hostname, seq, delivery, next_s=next_s, is_released=is_released))
+
+    def release(self, task_id: str, hostname: str, seq: int) -> None:
+        """Its task's rollout has come to it; what is cancelled or stopped by then is not sent any more."""
+        due = self.due.get((task_id, hostname))
+        if due is None or due.is_released or due.is_cancelled or task_id in self.stopped:
+            return
+        due.is_released = True
+        due.delivery = due.delivery.triggered(seq)
+        self.plan(due, None if due.answered else 0.0)
+
+    def stop(self, task_id: str, reason: str) -> None:
+        """What its rollout has not released is to be skipped."""
+        if task_id in self.by_task:
+            self.stopped.setdefault(task_id, reason)
+            for due in self.by_task[task_id].values():
+                if not due.is_released:
+                    self.plan(due, 0.0)
+
+    def pause(self, task_id: str) -> None:
+        if task_id in self.by_task:
+            self.paused.add(task_id)
+
+    def hold(self, due: Due, until_s: float) -> None:
+        """Keep back what is ready of a paused task, until it is resumed; it is looked at when its time is over."""
+        due.is_held = True
+        self.plan(due, until_s)
+
+    def resume(self, task_id: str) -> None:
+        self.paused.discard(task_id)
+        for due in self.by_task.get(task_id, {}).values():
+            if due.is_held:
+                due.attempts = 0
+                self.plan(due, 0.0)
 
     def online(self, hostname: str, seq: int) -> None:
         """The host is there again: whatever it has not answered is published once more, in its order."""
         for due in self.by_host.get(hostname, {}).values():
-            if due.delivery.trigger_seq < seq and (not due.answered or due.is_cancelled):
+            may_be_sent = due.is_released and not due.answered
+            if due.delivery.trigger_seq < seq and (may_be_sent or due.is_cancelled):
                 due.delivery = due.delivery.triggered(seq)
                 due.attempts = 0
                 self.plan(due, 0.0)
@@ -136,6 +190,9 @@ class OpenExecutions:
             del index[name][other]
             if not index[name]:
                 del index[name]
+        if due.task_id not in self.by_task:
+            self.paused.discard(due.task_id)
+            self.stopped.pop(due.task_id, None)
 
     def plan(self, due: Due, next_s: float | None) -> None:
         """Publish it at that time, whatever was planned before; None: when its host comes online."""
@@ -158,7 +215,7 @@ class OpenExecutions:
         ready: list[Due] = []
         while (next_s := self.next_s()) is not None and next_s <= now_s:
             due = self.due[heappop(self._plan)[-1]]
-            due.next_s = None
+            due.next_s, due.is_held = None, False
             ready.append(due)
         return sorted(ready, key=lambda due: (due.seq, due.hostname))
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from sqlalchemy import Column, Index, Table
 
-from control_plane.events import hosts, tasks
+from control_plane.events import hosts, rollouts, tasks
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.tasks import RANK, STATE_BY_KIND, TERMINAL, advanced, last_start_s, last_word_s, state_of
@@ -19,11 +19,12 @@ from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read
 from control_plane_wire.messages import ResultMessage
 
 FIRST_LINE_CHARACTERS = 200
+GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
 
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -32,7 +33,7 @@ class TasksProjection(Projection):
             self.metadata,
             Column("task_id", Identifier(), primary_key=True),
             Column("seq", Int64, nullable=False, comment="its task.accepted"),
-            Column("state", Identifier(16), nullable=False, comment="running, cancelling or finished"),
+            Column("state", Identifier(16), nullable=False, comment="running, paused, cancelling or finished"),
             Column("outcome", Identifier(16), comment="of a finished one: succeeded, failed or cancelled"),
             Column("request", Json(), nullable=False),
             Column("actor", Identifier(), nullable=False),
@@ -44,6 +45,10 @@ class TasksProjection(Projection):
             Column("finished_us", Int64),
             Column("cancel_requested_us", Int64),
             Column("retry_of", Identifier()),
+            Column("released", Int64, nullable=False, comment="hosts that it may be sent to: all, without a rollout"),
+            Column("turned_seq", Int64, nullable=False, comment="its last pause or resume, or else its task.accepted"),
+            Column("approval_seq", Int64, comment="the pause in which its rollout asked for an approval"),
+            Column("stopped", LongText, comment="why its rollout has stopped"),
             Column("guard_level", Int64, nullable=False),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
             Index("task_pos", "pos", "seq"),
@@ -59,6 +64,7 @@ class TasksProjection(Projection):
             Column("state_seq", Int64, nullable=False, comment="the event that gave it its state"),
             Column("is_open", Int64, nullable=False, comment="1 until it is terminal"),
             Column("accepted_seq", Int64, nullable=False, comment="its task's task.accepted"),
+            Column("released_seq", Int64, nullable=False, comment="from when on it may be sent, or 0"),
             Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
             Column("may_have_arrived", Int64, nullable=False, comment="1: perhaps delivered, for good"),
             Column("deadline_s", Int64, nullable=False, comment="Unix seconds until which its silence means nothing"),
@@ -112,6 +118,8 @@ class TasksProjection(Projection):
                 self._accept(rows, stored, event)
             case tasks.TaskCancelRequested():
                 self._request_cancel(rows, stored)
+            case rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskRolloutStopped():
+                self._turn(rows, stored, event)
             case hosts.HostWentOnline():
                 rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
             case _ if event.KIND.startswith("execution."):
@@ -135,34 +143,64 @@ class TasksProjection(Projection):
 
     def begin(self, rows: RowStore, task: Row, hostnames: Sequence[str]) -> None:
         """Put a task as its acceptance leaves it, given what never changes of its row, and these of its executions."""
-        nothing_yet = dict.fromkeys(("outcome", "finished_us", "cancel_requested_us"))
-        counts = {"queued": task["targets"]}
-        rows.put(self.task, {**task, "state": "running", **nothing_yet, "counts": counts, "pos": task["seq"]})
+        as_accepted = {
+            **dict.fromkeys(("outcome", "finished_us", "cancel_requested_us", "approval_seq", "stopped")),
+            "state": "running",
+            "counts": {"queued": task["targets"]},
+            "released": 0 if "rollout" in task["request"] else task["targets"],
+            "turned_seq": task["seq"],
+            "pos": task["seq"],
+        }
+        rows.put(self.task, {**task, **as_accepted})
         for hostname in hostnames:
             rows.put(self.execution, _queued(task, hostname))
 
     def _request_cancel(self, rows: RowStore, stored: StoredEvent) -> None:
         task = rows.get(self.task, stored.task_id or "")
-        if task is not None and task["state"] == "running":
+        if task is not None and task["state"] in GOING:
             now = {"state": "cancelling", "cancel_requested_us": stored.recorded_us, "pos": stored.seq}
             rows.put(self.task, {**task, **now})
+
+    def _turn(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
+        task = rows.get(self.task, stored.task_id or "")
+        if task is None or task["state"] not in GOING:
+            return
+        match event:
+            case rollouts.TaskPaused(awaits=awaits) if task["state"] == "running":
+                asked = stored.seq if awaits == rollouts.APPROVAL else task["approval_seq"]
+                now: Row = {"state": "paused", "turned_seq": stored.seq, "approval_seq": asked}
+            case rollouts.TaskResumed() if task["state"] == "paused":
+                now = {"state": "running", "turned_seq": stored.seq}
+            case rollouts.TaskRolloutStopped() if task["stopped"] is None:
+                now = {"stopped": event.reason}
+            case _:
+                return
+        rows.put(self.task, {**task, **now, "pos": stored.seq})
 
     def _change(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         task = rows.get(self.task, stored.task_id or "")
         before = rows.get(self.execution, stored.task_id or "", stored.hostname or "")
         if task is None or before is None:
             return  # an unexpected result, of a host that is not on the list
+        if isinstance(event, rollouts.ExecutionReleased) and (task["state"] not in GOING or task["stopped"]):
+            return  # it came too late
         after = {**before, **_changes(before, stored, event)}
         if after == before:
             return
+        now = task
+        is_released = after["released_seq"] or (before["is_open"] and after["may_have_arrived"])
+        if is_released and not before["released_seq"]:
+            after["released_seq"] = stored.seq
+            now = {**now, "released": now["released"] + 1, "pos": stored.seq}
         if after["is_open"]:
             after["deadline_s"] = _deadline_s(after, task)
         after["pos"] = stored.seq
-        if after["state"] == before["state"]:
-            rows.put(self.execution, after)
-        else:
-            rows.put(self.execution, {**after, "state_seq": stored.seq})
-            rows.put(self.task, _counted(task, before["state"], after["state"], stored))
+        if after["state"] != before["state"]:
+            after["state_seq"] = stored.seq
+            now = _counted(now, before["state"], after["state"], stored)
+        rows.put(self.execution, after)
+        if now is not task:
+            rows.put(self.task, now)
 
 
 def _queued(task: Row, hostname: str) -> Row:
@@ -172,25 +210,29 @@ def _queued(task: Row, hostname: str) -> Row:
             *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "first_line", "late"),
         )
     )
-    return {
+    row = {
         "task_id": task["task_id"],
         "hostname": hostname,
         "state": "queued",
         "state_seq": task["seq"],
         "is_open": 1,
         "accepted_seq": task["seq"],
+        "released_seq": 0 if "rollout" in task["request"] else task["seq"],
         "returned_seq": 0,
         "may_have_arrived": 0,
-        "deadline_s": last_word_s(task["expires_at"], task["timeout_s"], None),
         "queued_us": task["accepted_us"],
         **nothing,
         "pos": task["seq"],
     }
+    return {**row, "deadline_s": _deadline_s(row, task)}
 
 
 def _deadline_s(row: Row, task: Row) -> int:
-    """What came back may have expired by then, unless its host has come online since; all else may be lost."""
-    if row["returned_seq"] and not row["may_have_arrived"]:
+    """What came back may have expired by then, unless its host has come online since; all else may be lost.
+
+    What was never released was never sent either.
+    """
+    if not row["released_seq"] or (row["returned_seq"] and not row["may_have_arrived"]):
         return last_start_s(task["expires_at"])
     return last_word_s(task["expires_at"], task["timeout_s"], row["running_us"])
 
@@ -208,6 +250,8 @@ def _changes(row: Mapping[str, object], stored: StoredEvent, event: Event) -> Ro
     if row["state"] in TERMINAL:
         return {}
     match event:
+        case rollouts.ExecutionReleased():
+            return {"released_seq": row["released_seq"] or stored.seq}
         case tasks.ExecutionSent():
             return {"state": advanced(str(row["state"]), "sent"), "may_have_arrived": 1, "sent_us": stored.recorded_us}
         case tasks.ExecutionAccepted():

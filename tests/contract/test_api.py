@@ -40,6 +40,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/enrolment-tokens"): {},
     ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
     ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
+    ("POST", "/api/v1/tasks/{task_id}/retry"): {"states": ["failed"]},
     ("POST", "/api/v1/users"): {"username": "bob", "role": "viewer", "password": PASSWORD},
     ("PATCH", "/api/v1/users/{username}"): {"role": "administrator"},
     ("POST", "/api/v1/tokens"): {"name": "mine"},

@@ -11,7 +11,7 @@ import pytest
 
 from control_plane.api.fields import at
 from control_plane.errors import RefusedError
-from control_plane.events import hosts, tasks
+from control_plane.events import hosts, rollouts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.event import Event
 from control_plane.projections.hosts import HostsProjection
@@ -30,6 +30,7 @@ from tests.support.history import a_poisoned_event
 
 HOSTS = ("db1", "db2", "web1", "web2", "web3")
 TASKS = tuple(f"t{number}" for number in range(1, 7))
+ROLLOUTS = {"t2", "t3", "t5"}
 NOW_US = 2**62
 GROUPS = ("db", "web", "x")
 
@@ -63,7 +64,9 @@ class Life:
     def _accepted(self, task_id: str) -> Event:
         chosen = tuple(sorted(self.random.sample(HOSTS, self.random.randint(1, 5))))
         retry_of = {"t4": "t1", "t5": "t1"}.get(task_id)
-        return replace(a_task_accepted(task_id, chosen), actor=self.random.choice(("ada", "bob")), retry_of=retry_of)
+        rollout: dict[str, Any] = {"rollout": {"max_concurrency": 1, "max_errors": 0}} if task_id in ROLLOUTS else {}
+        task = a_task_accepted(task_id, chosen, **rollout)
+        return replace(task, actor=self.random.choice(("ada", "bob")), retry_of=retry_of)
 
     def _heartbeat(self) -> Event:
         hostname = self.random.choice(HOSTS)
@@ -129,7 +132,22 @@ class Life:
                 lambda: tasks.ExecutionLateResult(hostname=hostname, message=message),
                 lambda: tasks.ExecutionLost(**one, reason="no word"),
                 lambda: tasks.ExecutionCancelled(**one, reason="not sent"),
+                lambda: self._turn(task_id),
+                lambda: rollouts.ExecutionReleased(**one),
+                lambda: rollouts.ExecutionReleased(**one),
+            )
+        )()
+
+    def _turn(self, task_id: str) -> Event:
+        turn = {"task_id": task_id, "actor": "ada", "based_on": self.number}
+        return self.random.choice(
+            (
                 lambda: tasks.TaskCancelRequested(task_id=task_id, actor="ada"),
+                lambda: rollouts.TaskPaused(**turn),
+                lambda: rollouts.TaskPaused(**turn, awaits="approval"),
+                lambda: rollouts.TaskResumed(**turn),
+                lambda: rollouts.TaskResumed(**turn),
+                lambda: rollouts.TaskRolloutStopped(task_id=task_id, failed=1, targets=5, max_errors=0),
             )
         )()
 
@@ -145,6 +163,7 @@ TASK_FILTERS = (
     TaskFilter(),
     TaskFilter(state=("running",)),
     TaskFilter(state=("finished", "cancelling")),
+    TaskFilter(state=("paused",)),
     TaskFilter(outcome="failed"),
     TaskFilter(actor="ada"),
     TaskFilter(hostname="web2", state=("running",)),

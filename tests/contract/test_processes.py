@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
+from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import All, Group
 from control_plane.commands.tasks import message_of
 from control_plane.events import hosts, registry, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
+from control_plane.events.rollouts import ExecutionReleased
 from control_plane.processes import dispatch, post
 from control_plane.processes.configures import DRIFT_S
 from control_plane.processes.deadlines import verdict
@@ -949,6 +951,13 @@ class ProcessContract:
             await plane.record(heard(f"taken-{timeout}", "db1"))
             await plane.record(runs(f"runs-{timeout}", "db1", started_at=AT))
             await plane.record(done(f"over-{timeout}", "db1"))
+            for name in ("unreleased", "released", "released and back"):
+                task_id = f"{name.replace(' ', '_')}-{timeout}"
+                await plane.run(task_id, "web1", timeout=timeout, expires_in=30, rollout=Rollout())
+                if name != "unreleased":
+                    seq = await plane.record(ExecutionReleased(task_id=task_id, hostname="web1"))
+                if name == "released and back":
+                    await plane.record(returned(task_id, "web1", seq))
         online = await plane.comes_online("web1")
         for timeout in (60, 86_400):
             await plane.record(returned(f"twice-{timeout}", "web1", online))
@@ -959,7 +968,7 @@ class ProcessContract:
             due = {e.task_id for e in known if verdict(e, AT + seconds) is not None}
             found = await plane.task_queries.overdue(AT + seconds, limit=100)
             assert {e.task_id for e in found} == due, seconds
-        assert len(due) == len(known) == 12
+        assert len(due) == len(known) == 18
 
     @pytest.mark.parametrize("started_at", [AT - 600, AT, 253_402_300_799], ids=["slow", "right", "year 9999"])
     async def test_the_hosts_own_clock_neither_ends_what_runs_nor_keeps_it_open(

@@ -22,6 +22,7 @@ from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
+from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
@@ -191,7 +192,7 @@ def _services(
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
     access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
-    hub = Hub(database)
+    hub, task_queries = Hub(database), TaskQueries(database)
     services = Services(
         settings=settings,
         clock=clock,
@@ -202,10 +203,11 @@ def _services(
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(handling, presences, count=metrics.happenings()),
+        tasks=TaskHandler(handling, presences, task_queries, count=metrics.happenings()),
+        rollouts=RolloutHandler(handling),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
-        task_queries=TaskQueries(database),
+        task_queries=task_queries,
         audit_queries=AuditQueries(database),
         projection_queries=ProjectionQueries(database, log, hub, clock),
         past=Past(database, log, clock),

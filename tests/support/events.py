@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from control_plane.events import access, enrolment, hosts, tasks
+from control_plane.events import access, enrolment, hosts, rollouts, tasks
 from control_plane.events.envelope import NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire.strict_json import Json, JsonObject
@@ -84,6 +84,10 @@ def a_task_accepted(task_id: str = TASK, hosts: tuple[str, ...] = ("db1", HOST),
 EXAMPLES: tuple[Event, ...] = (
     a_task_accepted(),
     tasks.TaskCancelRequested(task_id=TASK, actor="ada", reason="wrong host"),
+    rollouts.TaskPaused(task_id=TASK, actor="rollout", based_on=42, reason="it has succeeded", awaits="approval"),
+    rollouts.TaskResumed(task_id=TASK, actor="ada", based_on=44),
+    rollouts.TaskRolloutStopped(task_id=TASK, failed=2, targets=40, max_errors=1),
+    rollouts.ExecutionReleased(task_id=TASK, hostname=HOST),
     tasks.ExecutionSent(task_id=TASK, hostname=HOST, route=f"cmd.node.{HOST}"),
     tasks.ExecutionReturned(task_id=TASK, hostname=HOST, trigger_seq=42),
     tasks.ExecutionUnconfirmed(task_id=TASK, hostname=HOST),

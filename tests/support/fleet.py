@@ -8,6 +8,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
@@ -77,6 +78,14 @@ class MemoryPresences:
         return {name: self.rows[name] for name in hostnames if name in self.rows}
 
 
+class MemoryExecutions:
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, str]] = {}
+
+    async def states(self, task_id: str) -> Mapping[str, str]:
+        return self.rows.get(task_id, {})
+
+
 @dataclass(kw_only=True)
 class Desk:
     """All handlers over one log; `beside()` is another replica's desk over the same log."""
@@ -86,6 +95,7 @@ class Desk:
     keyring: Keyring = field(default_factory=lambda: Keyring(CONTROL_PLANE_KEY))
     credentials: MemoryCredentials = field(default_factory=MemoryCredentials)
     presences: MemoryPresences = field(default_factory=MemoryPresences)
+    executions: MemoryExecutions = field(default_factory=MemoryExecutions)
     require_preview: RequirePreview = "off"
     failpoints: Failpoints = NO_FAILPOINTS
 
@@ -98,7 +108,8 @@ class Desk:
             clock=self.clock,
             failpoints=self.failpoints,
         )
-        self.tasks = TaskHandler(self.handling, self.presences, require_preview=self.require_preview)
+        self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
+        self.rollouts = RolloutHandler(self.handling)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling)
         self.access = AccessHandler(

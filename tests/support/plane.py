@@ -10,6 +10,7 @@ from typing import Any
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence as HostPresence
@@ -25,12 +26,14 @@ from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort
 from control_plane.processes.presence import HEARING, Presence
+from control_plane.processes.rollout import Rollouts
 from control_plane.processes.witnesses import Rounds
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.folding import create_tables
 from control_plane.projections.hub import Hub
 from control_plane.projections.projector import Projector
 from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.rollouts import RolloutQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
@@ -200,7 +203,8 @@ class Plane:
         self.tap = Tap(self.publisher)
         self.handling = Handling(log=log, authority=self.authority, keyring=self.keyring, clock=clock)
         self.hosts = HostHandler(self.handling)
-        self.tasks = TaskHandler(self.handling, self)
+        self.turns = RolloutHandler(self.handling)
+        self.tasks = TaskHandler(self.handling, self, self.task_queries)
 
     def beside(self, owner: str = "two") -> "Plane":
         """Another process on the same database and broker, whose authority knows nothing yet."""
@@ -236,6 +240,10 @@ class Plane:
 
     def deadlines(self) -> Deadlines:
         return Deadlines(self.log, self.leases, self.hub, self.task_queries, self.clock)
+
+    def rollouts(self) -> Rollouts:
+        queries = RolloutQueries(self.database)
+        return Rollouts(self.log, self.leases, self.hub, queries, self.keyring, self.clock, failpoints=self.passed)
 
     def presence(self, log: EventLog | None = None) -> Presence:
         heard_under = partial(self.leases.held, HEARING)

@@ -1,4 +1,4 @@
-"""Tasks: preview, create, cancel."""
+"""Tasks: preview, create, retry, cancel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from control_plane.commands.access import Principal
 from control_plane.commands.grammar import checked_line
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handling import Handling
-from control_plane.commands.ports import Presence, Presences
+from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
+from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
@@ -33,6 +34,7 @@ class TaskHandler:
         self,
         handling: Handling,
         presences: Presences,
+        executions: Executions,
         *,
         limits: GuardLimits | None = None,
         require_preview: RequirePreview = "off",
@@ -40,6 +42,7 @@ class TaskHandler:
     ) -> None:
         self._handling = handling
         self._presences = presences
+        self._executions = executions
         self._limits = limits or GuardLimits()
         self._require_preview = require_preview
         self._count = count
@@ -62,8 +65,24 @@ class TaskHandler:
             KeyConflictError: that task_id stands for another request, or for another person's.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
-        if (existing := await self._existing(principal, request)) is not None:
+        existing = await self._existing(principal, request.task_id, request.sha256)
+        return existing or await self._create(principal, request)
+
+    async def retry(self, principal: Principal, request: RetryTask) -> Accepted:
+        """Authorise and record a task that repeats another one on some of its hosts; the same again is the same task.
+
+        Raises:
+            NotFoundError: there is no such task to repeat.
+            KeyConflictError: that task_id stands for another request, or for another person's.
+        """
+        await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
+        if (existing := await self._existing(principal, request.task_id, request.sha256)) is not None:
             return existing
+        _, first = await known_task(self._handling.log, request.retry_of)
+        states = await self._executions.states(request.retry_of)
+        return await self._create(principal, decide_retry(request, first, states, self._handling.authority.fleet))
+
+    async def _create(self, principal: Principal, request: CreateTask) -> Accepted:
         fleet, target = self._handling.authority.fleet, request.target
         presences = await self._presences.presences(named_hosts(fleet, target))
         check_named(fleet, target)
@@ -87,13 +106,8 @@ class TaskHandler:
             RefusedError: `task_finished`: every host of it has its outcome.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
-        seq = await self._seq_of(task_id)
-        if seq is None:
-            raise NotFoundError("unknown_task", f"there is no task {task_id}")
-        task = await self._task_at(seq)
-        outcomes = [Key(task_id, OUTCOME, hostname) for hostname in task.hosts]
-        if len(await self._handling.log.find(EVENT, outcomes)) == len(outcomes):
-            raise RefusedError("task_finished", f"the task {task_id} has finished")
+        _, task = await known_task(self._handling.log, task_id)
+        await check_open(self._handling.log, task)
         event = TaskCancelRequested(
             task_id=task_id,
             actor=principal.username,
@@ -129,23 +143,44 @@ class TaskHandler:
             self._count("tasks_accepted", 1)
         return Accepted(task_id=event.task_id, seq=outcome.seq, created=created)
 
-    async def _existing(self, principal: Principal, request: CreateTask) -> Accepted | None:
+    async def _existing(self, principal: Principal, task_id: str, sha256: str) -> Accepted | None:
         """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""
-        seq = await self._seq_of(request.task_id)
+        seq = await _seq_of(self._handling.log, task_id)
         if seq is None:
             return None
-        task = await self._task_at(seq)
-        if (task.request_sha256, task.actor) != (request.sha256, principal.username):
-            raise KeyConflictError(request.task_id, seq)
-        return Accepted(task_id=request.task_id, seq=seq, created=False)
+        task = await _task_at(self._handling.log, seq)
+        if (task.request_sha256, task.actor) != (sha256, principal.username):
+            raise KeyConflictError(task_id, seq)
+        return Accepted(task_id=task_id, seq=seq, created=False)
 
-    async def _seq_of(self, task_id: str) -> int | None:
-        key = Key(task_id, TaskAccepted.KIND)
-        return (await self._handling.log.find(EVENT, [key])).get(key)
 
-    async def _task_at(self, seq: int) -> TaskAccepted:
-        stored = await self._handling.log.read_one(EVENT, seq)
-        event = registry.decode(stored) if stored is not None else None
-        if not isinstance(event, TaskAccepted):
-            raise LogDamagedError(EVENT, seq)
-        return event
+async def known_task(log: Log, task_id: str) -> tuple[int, TaskAccepted]:
+    """The seq of a task's acceptance, and the task.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    seq = await _seq_of(log, task_id)
+    if seq is None:
+        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    return seq, await _task_at(log, seq)
+
+
+async def check_open(log: Log, task: TaskAccepted) -> None:
+    """Raises RefusedError `task_finished` where every host of it has its outcome."""
+    outcomes = [Key(task.task_id, OUTCOME, hostname) for hostname in task.hosts]
+    if len(await log.find(EVENT, outcomes)) == len(outcomes):
+        raise RefusedError("task_finished", f"the task {task.task_id} has finished")
+
+
+async def _seq_of(log: Log, task_id: str) -> int | None:
+    key = Key(task_id, TaskAccepted.KIND)
+    return (await log.find(EVENT, [key])).get(key)
+
+
+async def _task_at(log: Log, seq: int) -> TaskAccepted:
+    stored = await log.read_one(EVENT, seq)
+    event = registry.decode(stored) if stored is not None else None
+    if not isinstance(event, TaskAccepted):
+        raise LogDamagedError(EVENT, seq)
+    return event

@@ -4,18 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events import registry
-from control_plane.events.envelope import EVENT, Key
+from control_plane.events.envelope import EVENT
 from control_plane.events.log import EventLog
+from control_plane.events.rollouts import TaskPaused, TaskResumed, TaskRolloutStopped
 from control_plane.events.tasks import TaskCancelRequested
 from control_plane.projections.rows import MemoryRows, Row
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.tables import event_key
 
 TASKS_AT_ONCE: Final = 200
+TURNS: Final = tuple(cls.KIND for cls in (TaskCancelRequested, TaskPaused, TaskResumed, TaskRolloutStopped))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +68,36 @@ class Refolding:
     async def _count_exact(self, tasks: Mapping[str, Row], rows: MemoryRows) -> dict[str, int]:
         """Count those that have not changed since; by task, the last event that gave one of them its state."""
         t, e = self._projection.task, self._projection.execution
-        numbers = select(e.c.task_id, e.c.state, func.count(), func.max(e.c.state_seq))
+        of_released = (func.count(case((e.c.released_seq > 0, 1))), func.max(e.c.released_seq))
+        numbers = select(e.c.task_id, e.c.state, func.count(), func.max(e.c.state_seq), *of_released)
         exact = numbers.where(e.c.task_id.in_(list(tasks)), e.c.pos <= self._upto).group_by(e.c.task_id, e.c.state)
         pos: dict[str, int] = {}
-        for task_id, state, count, seq in await self._connection.execute(exact):
+        for task_id, state, count, seq, released, released_seq in await self._connection.execute(exact):
             task = rows.get(t, task_id) or tasks[task_id]
             counts = {**task["counts"], "queued": task["counts"]["queued"] - count}
-            rows.put(t, {**task, "counts": {**counts, state: counts.get(state, 0) + count}})
-            pos[task_id] = max(seq, pos.get(task_id, 0))
+            task = {**task, "counts": {**counts, state: counts.get(state, 0) + count}}
+            if "rollout" in task["request"]:
+                task["released"] += released
+            rows.put(t, task)
+            pos[task_id] = max(seq, released_seq, pos.get(task_id, 0))
         for task_id in pos:
             task = rows.get(t, task_id) or tasks[task_id]
             rows.put(t, {**task, "counts": {state: count for state, count in task["counts"].items() if count}})
         return pos
 
     async def _seqs(self, tasks: Mapping[str, Row]) -> list[int]:
-        """The events by then of those executions that have changed since, and of the tasks' cancelling."""
+        """The events by then of those executions that have changed since, and of what the tasks were told."""
         k, e = event_key, self._projection.execution
         of_execution = and_(e.c.task_id == k.c.task_id, e.c.hostname == k.c.hostname)
         events = select(func.group_concat(k.c.seq)).select_from(k.join(e, of_execution)).group_by(k.c.task_id)
         by_then = (k.c.task_id.in_(list(tasks)), k.c.seq <= self._upto, e.c.pos > self._upto)
         by_task = await self._connection.scalars(events.where(*by_then))
         seqs = [int(seq) for listed in by_task for seq in _listed(listed)]
-        cancelled = [task_id for task_id, task in tasks.items() if task["cancel_requested_us"] is not None]
-        found = await self._log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND) for task_id in cancelled])
-        return seqs + [seq for seq in found.values() if seq <= self._upto]
+        turned = [task_id for task_id, task in tasks.items() if _is_turned(task)]
+        if turned:
+            of_tasks = select(k.c.seq).where(k.c.task_id.in_(turned), k.c.kind.in_(TURNS), k.c.seq <= self._upto)
+            seqs += await self._connection.scalars(of_tasks)
+        return seqs
 
     async def _fold(self, seqs: Sequence[int], tasks: Mapping[str, Row], rows: MemoryRows) -> None:
         aside: set[str] = set()
@@ -103,6 +111,12 @@ class Refolding:
                     self._projection.apply(rows, stored, event)
             except Exception:  # noqa: BLE001 - the projector has set this one aside, too, and all later ones of its task
                 aside.add(task_id)
+
+
+def _is_turned(task: Row) -> bool:
+    """Whether it was paused or cancelled, or its rollout has stopped, up to now."""
+    was_turned = task["turned_seq"] != task["seq"]
+    return was_turned or task["cancel_requested_us"] is not None or task["stopped"] is not None
 
 
 def _listed(value: str | bytes | None) -> list[str]:

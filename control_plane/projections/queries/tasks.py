@@ -30,6 +30,8 @@ class TaskView:
     cancel_requested_us: int | None
     retry_of: str | None
     guard_level: int
+    released: int
+    stopped: str | None
     pos: int
 
 
@@ -58,7 +60,13 @@ class ExecutionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenExecution:
-    """One that is not terminal, with what is known of its delivery."""
+    """One that is not terminal, with what is known of its delivery.
+
+    Attributes:
+        is_released: it may be sent, as far as its task's rollout goes.
+        is_paused: its task is.
+        stopped: why its task's rollout has stopped.
+    """
 
     task_id: str
     hostname: str
@@ -69,6 +77,9 @@ class OpenExecution:
     timeout_s: int
     cancel_requested: bool
     delivery: Delivery
+    is_released: bool = True
+    is_paused: bool = False
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +182,13 @@ class TaskQueries:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return None if row is None else execution_view(row)
 
+    async def states(self, task_id: str) -> dict[str, str]:
+        """The state of each execution of a task, by hostname."""
+        e = self._execution
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(e.c.hostname, e.c.state).where(e.c.task_id == task_id))
+            return {row.hostname: row.state for row in rows}
+
     async def outputs(self, task_id: str) -> list[OutputGroup]:
         """See `TaskReader`."""
         e = self._execution
@@ -235,7 +253,8 @@ class TaskQueries:
     def _open(self) -> Select[Any]:
         e, o, t = self._execution, self._online, self._task
         return (
-            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s, t.c.cancel_requested_us)
+            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s, t.c.cancel_requested_us, t.c.stopped)
+            .add_columns(t.c.state.label("task_state"))
             .select_from(e.join(t, t.c.task_id == e.c.task_id).outerjoin(o, o.c.hostname == e.c.hostname))
             .where(e.c.is_open == 1)
         )
@@ -311,7 +330,7 @@ def execution_view(row: Mapping[Any, Any]) -> ExecutionView:
 
 
 def _open(row: Mapping[Any, Any]) -> OpenExecution:
-    trigger_seq = max(row["accepted_seq"], row["online_seq"] or 0)
+    trigger_seq = max(row["released_seq"], row["online_seq"] or 0) if row["released_seq"] else 0
     return OpenExecution(
         task_id=row["task_id"],
         hostname=row["hostname"],
@@ -322,4 +341,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         timeout_s=row["timeout_s"],
         cancel_requested=row["cancel_requested_us"] is not None,
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
+        is_released=bool(row["released_seq"]),
+        is_paused=row["task_state"] == "paused",
+        stopped=row["stopped"],
     )

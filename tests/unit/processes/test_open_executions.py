@@ -332,3 +332,103 @@ def test_a_loaded_execution_is_answered_where_its_agent_has_said_so(state: str, 
 
     assert due.answered is answered
     assert due.was_sent is (state != "queued")
+
+
+ROLLOUT: JsonObject = {"max_concurrency": 1, "max_errors": 0}
+
+
+def a_rollout(*hosts: str) -> OpenExecutions:
+    known = OpenExecutions()
+    known.accept(a_task_accepted("t1", hosts or ("web1", "web2"), rollout=ROLLOUT), 5)
+    return known
+
+
+def test_what_is_not_released_is_not_ready_not_even_when_its_host_comes_online() -> None:
+    known = a_rollout()
+    known.online("web1", 7)
+
+    assert known.take_ready(0.0) == []
+    assert known.due[KEY].delivery == Delivery(0)
+    assert known.due[KEY].delivery.certainly_not
+
+
+def test_what_is_released_is_due_by_its_release() -> None:
+    known = a_rollout()
+    known.release("t1", "web1", 7)
+    known.release("t1", "web1", 9)
+
+    assert keys(known.take_ready(0.0)) == [KEY]
+    assert known.due[KEY].delivery == Delivery(7)
+    assert known.due[KEY].is_unsaid
+
+
+def test_what_is_cancelled_or_stopped_before_it_is_released_is_looked_at_and_not_released_any_more() -> None:
+    for known in (cancelled := a_rollout(), stopped := a_rollout()):
+        known.release("t1", "web2", 6)
+        known.take_ready(0.0)
+    cancelled.cancel("t1")
+    stopped.stop("t1", "enough")
+
+    assert keys(cancelled.take_ready(0.0)) == [("t1", "web1"), ("t1", "web2")]
+    assert keys(stopped.take_ready(0.0)) == [("t1", "web1")]
+    for known in (cancelled, stopped):
+        known.release("t1", "web1", 7)
+        assert not known.due[KEY].is_released
+
+
+def test_what_an_agent_has_answered_unreleased_is_not_published_when_it_is_released() -> None:
+    known = a_rollout()
+    known.note(ACCEPTED)
+    known.release("t1", "web1", 7)
+
+    assert known.take_ready(0.0) == []
+
+
+def test_what_a_pause_holds_is_ready_when_it_is_resumed_or_when_its_time_is_over() -> None:
+    known = an_open()
+    known.pause("t1")
+    for due in known.take_ready(0.0):
+        known.hold(due, 600.0)
+    assert known.take_ready(599.0) == []
+    assert keys(known.take_ready(600.0)) == [("t1", "web1"), ("t1", "web2")]
+
+    known.hold(known.due[KEY], 900.0)
+    known.resume("t1")
+    assert keys(known.take_ready(601.0)) == [KEY]
+    assert known.paused == set()
+
+
+def test_a_resume_publishes_nothing_that_the_pause_did_not_keep_back() -> None:
+    known = an_open(SENT)
+    known.take_ready(0.0)
+    known.pause("t1")
+    known.resume("t1")
+
+    assert known.take_ready(0.0) == []
+
+
+def test_nothing_is_remembered_of_a_task_that_has_ended() -> None:
+    known = an_open(hosts=("web1",))
+    known.pause("t1")
+    known.stop("t1", "enough")
+    known.note(OUTCOMES[0])
+    known.pause("t1")
+    known.stop("t1", "enough")
+
+    assert (known.paused, known.stopped) == (set(), {})
+
+
+def test_what_is_loaded_knows_whether_it_is_released_paused_and_stopped() -> None:
+    known = OpenExecutions()
+    of_t2 = {"task_id": "t2", "stopped": "enough"}
+    known.load(
+        [
+            a_row(delivery=Delivery(0), is_released=False, is_paused=True),
+            a_row(delivery=Delivery(0), is_released=False, **of_t2),
+            a_row(hostname="web2", delivery=Delivery(7, returned_seq=7), **of_t2),
+        ]
+    )
+
+    assert keys(known.take_ready(0.0)) == [("t2", "web1")]
+    assert (known.paused, known.stopped) == ({"t1"}, {"t2": "enough"})
+    assert [due.is_released for due in known.due.values()] == [False, False, True]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.events import hosts, tasks
+from control_plane.events import hosts, rollouts, tasks
 from control_plane.events.event import Event
 from control_plane.events.tasks import RANK, TERMINAL
 from control_plane.projections.tasks import FIRST_LINE_CHARACTERS, TasksProjection, digest
@@ -443,3 +443,88 @@ def test_events_of_other_nouns_change_no_row_of_tasks() -> None:
     )
 
     assert [folded.rows(table) for table in folded.tasks.tables] == before
+
+
+# --- pause, resume, rollouts
+
+TURN = {"task_id": TASK, "actor": "ada", "based_on": 1}
+PAUSED = rollouts.TaskPaused(**TURN)  # type: ignore[arg-type]
+RESUMED = rollouts.TaskResumed(**TURN)  # type: ignore[arg-type]
+STOPPED = rollouts.TaskRolloutStopped(task_id=TASK, failed=1, targets=2, max_errors=0)
+CANCEL = tasks.TaskCancelRequested(task_id=TASK, actor="ada")
+
+
+def released(hostname: str = WEB) -> Event:
+    return rollouts.ExecutionReleased(task_id=TASK, hostname=hostname)
+
+
+@pytest.fixture
+def rollout() -> FoldedTasks:
+    """The same task, with a rollout."""
+    made = FoldedTasks()
+    made.accepted_seq = made.then(a_task_accepted(hosts=TARGETS, rollout={"max_concurrency": 1, "max_errors": 0}))
+    return made
+
+
+def test_a_task_is_paused_and_resumed(folded: FoldedTasks) -> None:
+    seq = folded.then(PAUSED)
+    assert (folded.task["state"], folded.task["turned_seq"], folded.task["pos"]) == ("paused", seq, seq)
+    seq = folded.then(RESUMED)
+    assert (folded.task["state"], folded.task["turned_seq"], folded.task["pos"]) == ("running", seq, seq)
+    assert folded.task["approval_seq"] is None
+
+
+def test_a_paused_task_is_cancelled_and_finishes(folded: FoldedTasks) -> None:
+    folded.then(PAUSED, finished(), CANCEL)
+    assert folded.task["state"] == "cancelling"
+    folded.then(PAUSED, RESUMED)
+    assert folded.task["state"] == "cancelling"
+    folded.then(finished(DB))
+    assert folded.task["state"] == "finished"
+    folded.then(PAUSED, RESUMED, STOPPED)
+    assert (folded.task["state"], folded.task["stopped"]) == ("finished", None)
+
+
+def test_the_last_pause_for_an_approval_is_remembered(rollout: FoldedTasks) -> None:
+    seq = rollout.then(rollouts.TaskPaused(**TURN, awaits="approval"))  # type: ignore[arg-type]
+    rollout.then(RESUMED, PAUSED, RESUMED)
+    assert rollout.task["approval_seq"] == seq
+
+
+def test_without_a_rollout_everything_is_released_by_the_acceptance(folded: FoldedTasks) -> None:
+    assert folded.task["released"] == 2
+    assert folded.execution()["released_seq"] == folded.accepted_seq
+    folded.then(sent())
+    assert folded.task["released"] == 2
+
+
+def test_a_rollout_releases_one_after_another_and_until_then_silence_means_that_it_was_not_sent(
+    rollout: FoldedTasks,
+) -> None:
+    assert (rollout.task["released"], rollout.execution()["released_seq"]) == (0, 0)
+    assert rollout.execution()["deadline_s"] == AT + 600 + 120
+
+    seq = rollout.then(released())
+    assert (rollout.task["released"], rollout.task["pos"]) == (1, seq)
+    assert (rollout.execution()["released_seq"], rollout.execution(DB)["released_seq"]) == (seq, 0)
+    assert rollout.execution()["deadline_s"] == AT + 600 + 120 + 30 + 180
+    rollout.then(released())
+    assert (rollout.task["released"], rollout.execution()["released_seq"]) == (1, seq)
+
+
+def test_what_its_agent_has_is_released_whatever_the_log_has_lost(rollout: FoldedTasks) -> None:
+    seq = rollout.then(accepted())
+    assert (rollout.task["released"], rollout.execution()["released_seq"]) == (1, seq)
+
+
+@pytest.mark.parametrize("turn", [STOPPED, CANCEL], ids=["stopped", "cancelled"])
+def test_nothing_is_released_once_it_has_stopped_or_is_cancelled(rollout: FoldedTasks, turn: Event) -> None:
+    rollout.then(turn, released())
+    assert (rollout.task["released"], rollout.execution()["released_seq"]) == (0, 0)
+
+
+def test_why_it_has_stopped_is_told_and_stays(rollout: FoldedTasks) -> None:
+    rollout.then(STOPPED, rollouts.TaskRolloutStopped(task_id=TASK, failed=2, targets=2, max_errors=0))
+    assert rollout.task["stopped"] == "rollout stopped: 1 of 2 failed, at most 0 may"
+    rollout.then(tasks.ExecutionSkipped(task_id=TASK, hostname=WEB, reason="x"), released())
+    assert rollout.task["released"] == 0
