@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import Dev
+from tests.ui.conftest import Dev, Visitor
 from tests.ui.test_pages import finished, heading
 
 pytestmark = pytest.mark.browser
@@ -18,7 +18,7 @@ def test_hosts_that_failed_are_tried_again_as_a_task_of_its_own(page: Page, dev:
     dev.api.finished(task_id)
     page.goto(f"{dev.url}/tasks/{task_id}")
     finished(page, "2 failed")
-    page.get_by_role("button", name="Try again…").click()
+    page.get_by_role("button", name="Retry…").click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("checkbox", name="Failed: 2")).to_be_checked()
     dialog.get_by_role("checkbox", name="Failed: 2").uncheck()
@@ -61,7 +61,7 @@ def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev)
     finished(page, "1 cancelled")
 
 
-def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(page: Page, dev: Dev) -> None:
+def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor, page: Page, dev: Dev) -> None:
     page.goto(f"{dev.url}/run?host={FIRST}&command=true")
     page.get_by_text("Little by little…").click()
     at_once = page.get_by_label("At most at once (number or %)")
@@ -70,3 +70,5 @@ def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(page: Page, dev:
 
     expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
     expect(at_once).to_have_attribute("aria-invalid", "true")
+    assert [c for c in visitor.complaints if "422" not in c] == []
+    visitor.complaints.clear()

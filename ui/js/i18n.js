@@ -28,6 +28,7 @@ const CAUSES = [
   ["there is no account {name} on this host", "cause.no_account"],
   ["this host runs nothing as {name}", "cause.not_as"],
   ["the agent is not root and runs commands as {name} only", "cause.only_as"],
+  ["rollout stopped: {failed} of {targets} failed, at most {most} may", "cause.rollout_stopped"],
   ["disk full", "cause.disk_full"],
   ["recursive delete at /", "cause.risk_delete"],
   ["makes a file system", "cause.risk_mkfs"],

@@ -1,7 +1,6 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
-import { badge, timeNode } from "../components.js";
-import { confirmRun } from "../confirm.js";
+import { FIRST_HOSTS, badge, confirmRun, timeNode } from "../components.js";
 import { attempt, facts, keyedList, make, permit, text } from "../dom.js";
 import { fold } from "../hostlist.js";
 import { because, told } from "../i18n.js";
@@ -9,7 +8,6 @@ import { readHosts } from "./hosts.js";
 
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
-const FIRST_HOSTS = 50;
 const MOST_OFFERED = 1_000;
 const AWAY = ["stale", "offline", "pending"];
 

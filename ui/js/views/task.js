@@ -1,14 +1,13 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
-import { badge, bar, timeNode } from "../components.js";
+import { badge, bar, confirmRun, timeNode } from "../components.js";
 import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
 import { between, duration } from "../format.js";
-import { because, told } from "../i18n.js";
+import { because, t, told } from "../i18n.js";
 import { link } from "../router.js";
 import { EXECUTION, endedOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { outputCards } from "./outputs.js";
-import { endsOf, retry } from "./retry.js";
 import { answersText, targetText } from "./task-table.js";
 
 const ORDER = Object.keys(EXECUTION);
@@ -43,7 +42,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
     drawPause(task);
-    part.retry.hidden = endsOf(task.counts).length === 0;
+    part.retry.hidden = task.state !== "finished" && endsOf(task.counts).every((state) => state === "succeeded");
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
@@ -83,7 +82,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
       [t("task.rollout"), rolloutText(task, t)],
-      [t("task.stopped"), task.rollout_stopped],
+      [t("task.stopped"), because(task.rollout_stopped ?? "")],
       [t("task.retry_of"), task.retry_of && taskLink(task.retry_of)],
       [t("task.retries"), retries.length ? links(retries) : null],
       [t("task.position"), String(task.seq)],
@@ -151,6 +150,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     const task = await api.get(url, { signal });
     let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
     retries = task.retries;
+    drawn = ""; // they are no part of what tells whether something has changed
     stream.take("tasks", [task]);
     stream.take("executions", page.items);
     draw();
@@ -200,3 +200,52 @@ function againOf(target) {
   return target.hosts ? { hosts: target.hosts.join(",") } : target;
 }
 
+const isEnd = (state) => !["running", "waiting"].includes(EXECUTION[state]?.answer ?? "waiting");
+
+/** The states in which hosts of a task have ended, those that did not work first. */
+function endsOf(counts) {
+  const ends = Object.keys(EXECUTION).filter((state) => isEnd(state) && counts[state]);
+  return [...ends.filter((state) => state !== "succeeded"), ...ends.filter((state) => state === "succeeded")];
+}
+
+/** Ask, preview, confirm and send; the new task, or null where the user would rather not. */
+async function retry(task, executions, { api, signal }) {
+  const taskId = crypto.randomUUID(); // one for all that follows, so that a lost answer starts nothing twice
+  const chosen = await choose(task.counts);
+  if (!chosen) return null;
+  const hosts = executions.filter((row) => chosen.states.includes(row.state)).map((row) => row.hostname).sort();
+  const { command, user } = task;
+  const preview = await api.post("/targets/preview", { target: { hosts }, user, command }, { signal });
+  const body = await confirmRun(preview, { command, user, reason: chosen.reason });
+  if (!body) return null;
+  const asked = { states: chosen.states, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
+  return (await api.post(`/tasks/${encodeURIComponent(task.task_id)}/retry`, asked, { signal })).task;
+}
+
+function choose(counts) {
+  const part = make("retry");
+  const boxes = endsOf(counts).map((state) => {
+    const { root, box, state: word } = make("retry-state");
+    box.value = state;
+    box.checked = state !== "succeeded";
+    badge(word, "execution", state, `${t(`state.execution.${state}`)}: ${counts[state]}`);
+    part.states.append(root);
+    return box;
+  });
+  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
+  const check = () => {
+    const n = chosen().reduce((sum, state) => sum + counts[state], 0);
+    part.yes.disabled = n === 0;
+    part.yes.textContent = n ? t("run.submit", { n }) : t("run.submit_none");
+  };
+  part.root.addEventListener("input", check);
+  check();
+  document.body.append(part.root);
+  part.root.showModal();
+  return new Promise((resolve) => {
+    part.root.addEventListener("close", () => {
+      part.root.remove();
+      resolve(part.root.returnValue === "yes" ? { states: chosen(), reason: part.reason.value.trim() } : null);
+    });
+  });
+}
