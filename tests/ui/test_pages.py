@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.programs import PASSWORD
+from tests.support.servers import wait_until
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 
 pytestmark = pytest.mark.browser
@@ -29,9 +30,10 @@ def heading(page: Page, name: str | re.Pattern[str]) -> None:
 
 
 def register(dev: Dev, hostname: str, *groups: str) -> None:
-    """A host that nobody ever hears from."""
+    """A host that nobody ever hears from, as soon as pages show it."""
     key = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     dev.api.post("/hosts", {"hostname": hostname, "public_key": key, "groups": list(groups)})
+    wait_until(lambda: dev.api.http.get(f"/hosts/{hostname}").is_success, timeout_s=20, what=f"{hostname} is shown")
 
 
 def sign_in(page: Page, username: str) -> None:
