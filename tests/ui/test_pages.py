@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.programs import PASSWORD
+from tests.support.servers import wait_until
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 
 pytestmark = pytest.mark.browser
@@ -29,9 +30,10 @@ def heading(page: Page, name: str | re.Pattern[str]) -> None:
 
 
 def register(dev: Dev, hostname: str, *groups: str) -> None:
-    """A host that nobody ever hears from."""
+    """A host that nobody ever hears from, as soon as pages show it."""
     key = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     dev.api.post("/hosts", {"hostname": hostname, "public_key": key, "groups": list(groups)})
+    wait_until(lambda: dev.api.http.get(f"/hosts/{hostname}").is_success, timeout_s=20, what=f"{hostname} is shown")
 
 
 def sign_in(page: Page, username: str) -> None:
@@ -233,35 +235,6 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
 
     finished(page, "1 cancelled")
     expect(page.get_by_text("Cancelled").first).to_be_visible()
-
-
-def test_a_task_is_paused_and_goes_on_when_it_is_resumed(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": "sim-0002"}, "sleep 20", rollout={"max_concurrency": 1})
-    page.goto(f"{dev.url}/tasks/{task_id}")
-    expect(page.get_by_text("come to 1 of 1, at most 1 at once, at most 0 may fail")).to_be_visible()
-    page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("Paused", exact=True).first).to_be_visible()
-    page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_role("button", name="Pause")).to_be_enabled()
-
-    dev.api.post(f"/tasks/{task_id}/cancel")
-    finished(page, "1 cancelled")
-    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
-
-
-def test_a_task_that_failed_is_tried_again_as_another_one(page: Page, dev: Dev) -> None:
-    run(page, dev, f"host={dev.hostname}", "exit 3")
-    finished(page, "1 failed")
-    first = page.url.rpartition("/")[2]
-    page.get_by_role("button", name="Retry where it failed").click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("A new task does the same on those that ended as: Failed.")
-    dialog.get_by_role("button", name="Retry where it failed").click()
-
-    link = page.get_by_role("link", name=first)
-    expect(link).to_be_visible()
-    finished(page, "1 failed")
-    assert dev.api.get(f"/tasks/{first}")["retries"] == [page.url.rpartition("/")[2]]
 
 
 def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: Visitor, dev: Dev) -> None:

@@ -1,10 +1,13 @@
 // Small things that every page shows: a state, a time, a bar, text of a host.
-import { clone, refs, text } from "./dom.js";
-import { pieces } from "./ansi.js";
+import { pieces, visible } from "./ansi.js";
+import { clone, confirmDialog, refs, text } from "./dom.js";
 import { absolute, percent, relative } from "./format.js";
+import { fold } from "./hostlist.js";
 import { language, t } from "./i18n.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
+
+export const FIRST_HOSTS = 50; // that are named, of however many
 
 /** A state as shape and word; `word` replaces the table's. */
 export function badge(place, kind, state, word) {
@@ -89,4 +92,20 @@ export function empty(place, message, href, action) {
   link.href = href;
   link.textContent = action;
   place.append(document.createElement("br"), link);
+}
+
+/**
+ * Ask as much as the guard of a command wants before it is sent: `body` with what was answered, null where the user would rather not. `more` are paragraphs that say what else matters.
+ */
+export async function confirmRun(preview, body, more = []) {
+  const { level } = preview.guard;
+  if (level < 2) return body;
+  const answer = await confirmDialog({
+    title: t("run.confirm", { n: preview.count }),
+    body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS)), visible(t("run.confirm_user", { user: body.user })), ...more],
+    yes: t("run.submit", { n: preview.count }),
+    expect: level >= 3 ? preview.count : null,
+    needsReason: level >= 3 && !body.reason,
+  });
+  return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
 }

@@ -1,14 +1,13 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
-import { badge, output, timeNode } from "../components.js";
-import { attempt, confirmDialog, facts, keyedList, make, permit, text } from "../dom.js";
+import { FIRST_HOSTS, badge, confirmRun, timeNode } from "../components.js";
+import { attempt, facts, keyedList, make, permit, text } from "../dom.js";
 import { fold } from "../hostlist.js";
 import { because, told } from "../i18n.js";
 import { readHosts } from "./hosts.js";
 
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
-const FIRST_HOSTS = 50;
 const MOST_OFFERED = 1_000;
 const AWAY = ["stale", "offline", "pending"];
 
@@ -48,7 +47,23 @@ export function mount(root, params, context) {
       timeout: Number(inputs.timeout.value),
       when_offline: inputs.when_offline.value,
       ...(reason && { reason }),
+      ...rollout(),
     };
+  }
+
+  /** Little by little, where something of that is said; else to all hosts at once. */
+  function rollout() {
+    const atOnce = inputs.max_concurrency.value.trim();
+    const errors = inputs.max_errors.value.trim();
+    const canary = inputs.canary.value.split(/[\s,]+/).filter(Boolean);
+    if (!atOnce && !errors && !canary.length) return {};
+    const said = {
+      ...(atOnce && { max_concurrency: numberOr(atOnce) }),
+      ...(errors && { max_errors: numberOr(errors) }),
+      ...(canary.length && { canary: /^\d+$/.test(canary[0]) && canary.length === 1 ? Number(canary[0]) : canary }),
+      ...(canary.length && inputs.wait.value && { wait: numberOr(inputs.wait.value) }),
+    };
+    return { rollout: said };
   }
 
   function changed() {
@@ -142,24 +157,12 @@ export function mount(root, params, context) {
     return preview?.count === 0 ? t("run.no_host") : "";
   }
 
-  async function confirmed(body) {
-    const { level } = preview.guard;
-    if (level < 2) return body;
-    const answer = await confirmDialog({
-      title: t("run.confirm", { n: preview.count }),
-      body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS)), visible(t("run.confirm_user", { user: body.user })), ...awayText(body.when_offline)],
-      yes: t("run.submit", { n: preview.count }),
-      expect: level >= 3 ? preview.count : null,
-      needsReason: level >= 3 && !body.reason,
-    });
-    return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
-  }
-
   async function send(event) {
     event.preventDefault();
     if (part.submit.disabled) return;
     part.error.textContent = "";
-    const body = await confirmed({ ...request(), preview_id: preview.preview_id });
+    const asked = { ...request(), preview_id: preview.preview_id };
+    const body = await confirmRun(preview, asked, awayText(asked.when_offline));
     if (!body) return;
     part.submit.disabled = true;
     try {
@@ -174,10 +177,16 @@ export function mount(root, params, context) {
 
   function showError(error) {
     for (const element of form.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
-    for (const { field } of error.errors) inputs[field]?.setAttribute?.("aria-invalid", "true");
+    for (const { field } of error.errors) markWrong(field);
     text(part.error, told(error));
     if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
     else drawButton();
+  }
+
+  function markWrong(field) {
+    const name = field.split(".").find((part) => inputs[part] instanceof HTMLElement);
+    inputs[name]?.setAttribute("aria-invalid", "true");
+    if (field.startsWith("rollout")) part.rollout.open = true;
   }
 
   async function readTargets() {
@@ -220,6 +229,9 @@ export function mount(root, params, context) {
   changed();
   attempt(part.targets, readTargets);
 }
+
+/** A number as one, and what else was typed as it is: "10%", or what the server will say is wrong. */
+const numberOr = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed);
 
 /** The server has looked at it and said no; the same again would not help. */
 const isRefused = (error) => error.status >= 400 && error.status < 500;

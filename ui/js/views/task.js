@@ -1,9 +1,9 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
-import { badge, bar, timeNode } from "../components.js";
+import { badge, bar, confirmRun, timeNode } from "../components.js";
 import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
 import { between, duration } from "../format.js";
-import { because, told } from "../i18n.js";
+import { because, t, told } from "../i18n.js";
 import { link } from "../router.js";
 import { EXECUTION, endedOf, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
@@ -13,7 +13,7 @@ import { answersText, targetText } from "./task-table.js";
 const ORDER = Object.keys(EXECUTION);
 
 export function mountTask(root, { task_id: taskId }, context) {
-  const { api, store, stream, signal, t, title, user } = context;
+  const { api, navigate, store, stream, signal, t, title, toast, user } = context;
   const part = make("task");
   root.replaceChildren(part.root);
   text(part.command, taskId);
@@ -21,12 +21,14 @@ export function mountTask(root, { task_id: taskId }, context) {
   const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
   const outputs = outputCards(part.outputs, url, context, reasonOf);
   const live = liveCards(part.live, taskId, context);
+  const mayCancel = permit(part.cancel, user, "tasks.cancel");
+  const mayRun = permit(part.retry, user, "tasks.run");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
+  let retries = []; // the stream's rows do not have them
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
-  const drawActions = taskActions(part, url, executions, context);
 
   function draw() {
     const task = store.one("tasks", taskId);
@@ -37,7 +39,11 @@ export function mountTask(root, { task_id: taskId }, context) {
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
-    drawActions(task);
+    part.cancel.hidden = task.state === "finished";
+    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
+    text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
+    drawPause(task);
+    part.retry.hidden = task.state !== "finished" && endsOf(task.counts).every((state) => state === "succeeded");
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
@@ -49,6 +55,14 @@ export function mountTask(root, { task_id: taskId }, context) {
     drawExecutions(task, rows);
     live.ended(rows.filter((row) => row.finished_at).map((row) => row.hostname));
     outputs.changed();
+  }
+
+  /** Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. */
+  function drawPause(task) {
+    const isPaused = task.state === "paused";
+    part.pause.hidden = !isPaused && task.state !== "running";
+    part.pause.disabled = isPaused ? !mayRun : !mayCancel;
+    text(part.pause, t(isPaused ? "task.resume" : "task.pause"));
   }
 
   /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
@@ -69,16 +83,12 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
-      [t("task.rollout"), task.rollout && rolloutText(task)],
+      [t("task.rollout"), rolloutText(task, t)],
+      [t("task.stopped"), because(task.rollout_stopped ?? "")],
       [t("task.retry_of"), task.retry_of && taskLink(task.retry_of)],
+      [t("task.retries"), retries.length ? links(retries) : null],
       [t("task.position"), String(task.seq)],
     ]);
-  }
-
-  /** How far it has come to its hosts, and what keeps it. */
-  function rolloutText({ rollout, released, targets, rollout_stopped: stopped }) {
-    const far = t("task.rollout_far", { released, n: targets, most: rollout.max_concurrency, errors: rollout.max_errors });
-    return stopped ? `${far} · ${because(stopped)}` : far;
   }
 
   function drawExecutions(task, found) {
@@ -95,11 +105,54 @@ export function mountTask(root, { task_id: taskId }, context) {
     });
   }
 
+  async function cancel() {
+    const { counts } = store.one("tasks", taskId);
+    const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
+    const answer = await confirmDialog({
+      title: t("task.cancel_title"),
+      body: t("task.cancel_what", { done: endedOf(counts), running }),
+      yes: t("task.cancel"),
+      no: t("task.keep"),
+    });
+    if (!answer) return;
+    part.cancel.disabled = true;
+    try {
+      await api.post(`${url}/cancel`, {}, { signal });
+    } catch (error) {
+      toast(told(error), "bad");
+      part.cancel.disabled = false;
+    }
+  }
+
+  async function turn() {
+    const { state } = store.one("tasks", taskId);
+    part.pause.disabled = true;
+    try {
+      await api.post(`${url}/${state === "paused" ? "resume" : "pause"}`, {}, { signal });
+    } catch (error) {
+      toast(told(error), "bad");
+    }
+    drawPause(store.one("tasks", taskId));
+  }
+
+  async function again() {
+    try {
+      const made = await retry(store.one("tasks", taskId), executions(), context);
+      if (!made) return;
+      stream.take("tasks", [made]);
+      navigate(`/tasks/${encodeURIComponent(made.task_id)}`);
+    } catch (error) {
+      if (error.name !== "AbortError") toast(told(error), "bad");
+    }
+  }
+
   const load = () => attempt(part.page, read);
 
   async function read() {
     const task = await api.get(url, { signal });
     let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
+    retries = task.retries;
+    drawn = ""; // they are no part of what tells whether something has changed
     stream.take("tasks", [task]);
     stream.take("executions", page.items);
     draw();
@@ -114,6 +167,9 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
+  part.cancel.addEventListener("click", cancel);
+  part.pause.addEventListener("click", turn);
+  part.retry.addEventListener("click", again);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
   load();
@@ -121,90 +177,27 @@ export function mountTask(root, { task_id: taskId }, context) {
   else part.events.closest("section").hidden = true;
 }
 
-/** What can still be done about a task: pause, resume, cancel, and once it has ended, try again where it did not work.
- * Wires the buttons of its page; the answer draws them for the task as it is. */
-function taskActions(part, url, executions, context) {
-  const { api, stream, signal, t, toast, user, navigate } = context;
-  const mayCancel = permit(part.cancel, user, "tasks.cancel");
-  const mayRun = permit(part.turn, user, "tasks.run");
-  let task = null;
-
-  const failed = () => executions().filter((row) => row.finished_at !== null && row.state !== "succeeded");
-
-  function draw(now) {
-    task = now;
-    const isGoing = task.state === "running" || task.state === "paused";
-    part.turn.hidden = !isGoing;
-    part.turn.disabled = !mayRun || !mayCancel;
-    text(part.turn, task.state === "paused" ? t("task.resume") : t("task.pause"));
-    part.retry.hidden = task.state !== "finished" || task.outcome === "succeeded" || !mayRun;
-    part.cancel.hidden = task.state === "finished";
-    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
-    text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
-  }
-
-  /** Ask for something once: the button comes back when the task has changed, or when it was refused. */
-  async function ask(button, path, body = {}) {
-    button.disabled = true;
-    try {
-      return await api.post(`${url}/${path}`, body, { signal });
-    } catch (error) {
-      toast(told(error), "bad");
-      draw(task);
-      return null;
-    }
-  }
-
-  async function cancel() {
-    const { counts } = task;
-    const running = (counts.accepted ?? 0) + (counts.running ?? 0) + (counts.sent ?? 0);
-    const answer = await confirmDialog({
-      title: t("task.cancel_title"),
-      body: t("task.cancel_what", { done: endedOf(counts), running }),
-      yes: t("task.cancel"),
-      no: t("task.keep"),
-    });
-    if (answer) await ask(part.cancel, "cancel");
-  }
-
-  async function retry() {
-    const rows = failed();
-    const hosts = rows.map((row) => row.hostname);
-    const states = [...new Set(rows.map((row) => row.state))];
-    part.retry.disabled = true;
-    try {
-      const preview = await api.post("/targets/preview", { target: { hosts }, command: task.command, user: task.user }, { signal });
-      const answer = await confirmDialog({
-        title: t("task.retry_title", { n: hosts.length }),
-        body: t("task.retry_what", { states: states.map((state) => t(`state.execution.${state}`)).join(", ") }),
-        yes: t("task.retry"),
-        expect: preview.guard.level >= 3 ? hosts.length : null,
-        needsReason: preview.guard.level >= 3,
-      });
-      if (!answer) return;
-      const body = { states, hosts, preview_id: preview.preview_id, ...(answer.reason && { reason: answer.reason }) };
-      const made = await api.post(`${url}/retry`, body, { signal });
-      stream.take("tasks", [made.task]);
-      navigate(`/tasks/${encodeURIComponent(made.task.task_id)}`);
-    } catch (error) {
-      if (error.name !== "AbortError") toast(told(error), "bad");
-    } finally {
-      part.retry.disabled = false;
-    }
-  }
-
-  part.cancel.addEventListener("click", cancel);
-  part.turn.addEventListener("click", () => ask(part.turn, task.state === "paused" ? "resume" : "pause"));
-  part.retry.addEventListener("click", retry);
-  return draw;
+/** How it goes to its hosts, and how far that is; nothing where it goes to all of them at once. */
+function rolloutText({ rollout, released, targets }, t) {
+  if (!rollout) return null;
+  const { max_concurrency: atOnce, max_errors: errors, canary } = rollout;
+  const first = canary && t("task.rollout_canary", { canary: Array.isArray(canary) ? canary.join(", ") : String(canary) });
+  return [t("task.rollout_released", { released, n: targets }), first, t("task.rollout_at_once", { n: atOnce }), t("task.rollout_errors", { errors })].filter(Boolean).join(" · ");
 }
 
 function taskLink(taskId) {
-  const anchor = document.createElement("a");
-  anchor.href = `/tasks/${encodeURIComponent(taskId)}`;
-  anchor.className = "mono";
-  anchor.textContent = taskId;
-  return anchor;
+  const element = document.createElement("a");
+  element.className = "mono";
+  element.href = `/tasks/${encodeURIComponent(taskId)}`;
+  element.textContent = taskId;
+  return element;
+}
+
+function links(taskIds) {
+  const place = document.createElement("span");
+  place.className = "row";
+  place.append(...taskIds.map(taskLink));
+  return place;
 }
 
 function againOf(target) {
@@ -212,3 +205,52 @@ function againOf(target) {
   return target.hosts ? { hosts: target.hosts.join(",") } : target;
 }
 
+const isEnd = (state) => !["running", "waiting"].includes(EXECUTION[state]?.answer ?? "waiting");
+
+/** The states in which hosts of a task have ended, those that did not work first. */
+function endsOf(counts) {
+  const ends = Object.keys(EXECUTION).filter((state) => isEnd(state) && counts[state]);
+  return [...ends.filter((state) => state !== "succeeded"), ...ends.filter((state) => state === "succeeded")];
+}
+
+/** Ask, preview, confirm and send; the new task, or null where the user would rather not. */
+async function retry(task, executions, { api, signal }) {
+  const taskId = crypto.randomUUID(); // one for all that follows, so that a lost answer starts nothing twice
+  const chosen = await choose(task.counts);
+  if (!chosen) return null;
+  const hosts = executions.filter((row) => chosen.states.includes(row.state)).map((row) => row.hostname).sort();
+  const { command, user } = task;
+  const preview = await api.post("/targets/preview", { target: { hosts }, user, command }, { signal });
+  const body = await confirmRun(preview, { command, user, reason: chosen.reason });
+  if (!body) return null;
+  const asked = { states: chosen.states, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
+  return (await api.post(`/tasks/${encodeURIComponent(task.task_id)}/retry`, asked, { signal })).task;
+}
+
+function choose(counts) {
+  const part = make("retry");
+  const boxes = endsOf(counts).map((state) => {
+    const { root, box, state: word } = make("retry-state");
+    box.value = state;
+    box.checked = state !== "succeeded";
+    badge(word, "execution", state, `${t(`state.execution.${state}`)}: ${counts[state]}`);
+    part.states.append(root);
+    return box;
+  });
+  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
+  const check = () => {
+    const n = chosen().reduce((sum, state) => sum + counts[state], 0);
+    part.yes.disabled = n === 0;
+    part.yes.textContent = n ? t("run.submit", { n }) : t("run.submit_none");
+  };
+  part.root.addEventListener("input", check);
+  check();
+  document.body.append(part.root);
+  part.root.showModal();
+  return new Promise((resolve) => {
+    part.root.addEventListener("close", () => {
+      part.root.remove();
+      resolve(part.root.returnValue === "yes" ? { states: chosen(), reason: part.reason.value.trim() } : null);
+    });
+  });
+}

@@ -1,0 +1,74 @@
+"""How a task goes to its hosts: little by little, paused and resumed, and once more where it did not work."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.test_pages import finished, heading
+
+pytestmark = pytest.mark.browser
+
+FIRST, SECOND = "sim-0001", "sim-0002"
+
+
+def test_hosts_that_failed_are_tried_again_as_a_task_of_its_own(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "false")
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    finished(page, "2 failed")
+    page.get_by_role("button", name="Retry…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("checkbox", name="Failed: 2")).to_be_checked()
+    dialog.get_by_role("checkbox", name="Failed: 2").uncheck()
+    expect(dialog.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+    dialog.get_by_role("checkbox", name="Failed: 2").check()
+    dialog.get_by_role("button", name="Run on 2 hosts").click()
+
+    page.wait_for_url(lambda url: "/tasks/" in url and task_id not in url)
+    finished(page, "2 failed")
+    expect(page.get_by_role("link", name=task_id)).to_be_visible()
+    page.get_by_role("link", name=task_id).click()
+    expect(page.get_by_text("Tried again as")).to_be_visible()
+
+
+def test_a_rollout_stops_after_its_canary_until_somebody_resumes_it(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?hosts={FIRST},{SECOND}&command=true")
+    page.get_by_text("Little by little…").click()
+    page.get_by_label("First (number or hostnames)").fill(FIRST)
+    page.get_by_label("Then").select_option("wait until somebody resumes it")
+    page.get_by_role("button", name="Run on 2 hosts").click()
+    heading(page, "true")
+    expect(page.get_by_text(re.compile(f"1 of 2 let go · first {FIRST}"))).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+
+    finished(page, "2 ok")
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+
+
+def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": SECOND}, "sleep 60")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    assert dev.api.get(f"/tasks/{task_id}")["state"] == "running"
+    dev.api.post(f"/tasks/{task_id}/cancel")
+    finished(page, "1 cancelled")
+
+
+def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor, page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?host={FIRST}&command=true")
+    page.get_by_text("Little by little…").click()
+    at_once = page.get_by_label("At most at once (number or %)")
+    at_once.fill("lots")
+    page.get_by_role("button", name="Run on 1 host").click()
+
+    expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
+    expect(at_once).to_have_attribute("aria-invalid", "true")
+    assert [c for c in visitor.complaints if "422" not in c] == []
+    visitor.complaints.clear()
