@@ -249,6 +249,17 @@ def test_a_task_is_paused_and_goes_on_when_it_is_resumed(page: Page, dev: Dev) -
     expect(page.get_by_role("button", name="Pause")).to_be_hidden()
 
 
+def test_a_command_goes_to_so_many_hosts_at_once_as_was_said(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?hosts=sim-0001,sim-0002,sim-0003")
+    page.get_by_label("Command").fill("uptime")
+    page.get_by_label("At most at once").fill("50%")
+    page.get_by_label("Failures that it may have").fill("1")
+    page.get_by_role("button", name="Run on 3 hosts").click()
+
+    finished(page, "3 ok")
+    expect(page.get_by_text("come to 3 of 3, at most 50% at once, at most 1 may fail")).to_be_visible()
+
+
 def test_a_task_that_failed_is_tried_again_as_another_one(page: Page, dev: Dev) -> None:
     run(page, dev, f"host={dev.hostname}", "exit 3")
     finished(page, "1 failed")

@@ -48,7 +48,15 @@ export function mount(root, params, context) {
       timeout: Number(inputs.timeout.value),
       when_offline: inputs.when_offline.value,
       ...(reason && { reason }),
+      ...rollout(),
     };
+  }
+
+  /** How many hosts at once, and how many may fail: numbers or percentages, nothing where neither is said. */
+  function rollout() {
+    const said = ["max_concurrency", "max_errors"].map((name) => [name, inputs[name].value.trim()]).filter(([, value]) => value);
+    const numbers = said.map(([name, value]) => [name, /^\d+$/.test(value) ? Number(value) : value]);
+    return said.length ? { rollout: Object.fromEntries(numbers) } : {};
   }
 
   function changed() {
@@ -172,9 +180,11 @@ export function mount(root, params, context) {
     }
   }
 
+  const inputOf = (field) => field.split(".").map((name) => inputs[name]).find(Boolean);
+
   function showError(error) {
     for (const element of form.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
-    for (const { field } of error.errors) inputs[field]?.setAttribute?.("aria-invalid", "true");
+    for (const { field } of error.errors) inputOf(field)?.setAttribute?.("aria-invalid", "true");
     text(part.error, told(error));
     if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
     else drawButton();
