@@ -112,7 +112,7 @@ class AuditContract:
                 key = host_key(hostname).public_key
                 await hosts.register(CONSOLE, hostname=hostname, public_key=key, groups=["all"])
             for number in range(5):
-                tasks = TaskHandler(core.handling, bootstrap._Presences(core.host_queries))
+                tasks = TaskHandler(core.handling, bootstrap._Presences(core.host_queries), core.task_queries)
                 await bootstrap.prepare(core)
                 await tasks.create(CONSOLE, a_request(f"t{number}", Hosts(["web1"])))
                 await core.log.append([a_result(f"t{number}")])

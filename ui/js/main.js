@@ -110,7 +110,7 @@ function drawRunning() {
 /** Take the running tasks in, however often that has to be tried; the position that they are of. */
 async function readRunning() {
   try {
-    const page = await api.get("/tasks", { query: { state: "running", limit: 100 } });
+    const page = await api.get("/tasks", { query: { state: "running,paused,cancelling", limit: 100 } });
     stream.take("tasks", page.items);
     return page.as_of;
   } catch {
