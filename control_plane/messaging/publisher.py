@@ -12,6 +12,7 @@ from control_plane_wire.transport.base import Message, PublishOutcome, Session, 
 
 PROBE: Final = Message(exchange=DEFAULT_EXCHANGE, routing_key="control-plane.probe", body=b"", persistent=False)
 PROBE_S: Final = 0.5
+PATIENCE_S: Final = 86_400.0  # one is enough while none is answered; the end of the session ends it
 BLOCKED_AFTER_S: Final = 2.0  # less than the two intervals after which silence means something
 
 
@@ -103,6 +104,6 @@ class Publisher:
         while True:
             asked_s = loop.time()
             with contextlib.suppress(PublishUnconfirmedError, TransportUnavailableError):
-                await session.publish(PROBE)
+                await session.publish(PROBE, timeout_s=PATIENCE_S)
                 self._taken_s = asked_s
             await asyncio.sleep(PROBE_S)
