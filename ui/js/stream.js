@@ -70,7 +70,7 @@ export function createTail(most, gap) {
   return ({ offset, data, encoding }) => {
     const bytes = encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
     const missing = offset - (end ?? 0);
-    if (missing > 0) shown += `${decoder.decode()}\n${gap(missing)}\n`;
+    if (missing > 0) shown += `${decoder.decode()}${shown && "\n"}${gap(missing)}\n`;
     shown += decoder.decode(bytes.subarray(Math.max(0, -missing)), { stream: true });
     end = Math.max(end ?? 0, offset + bytes.length);
     shown = shown.slice(-most);

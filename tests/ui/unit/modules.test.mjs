@@ -178,10 +178,10 @@ test("pieces of a stream are put together, also where one ends within a characte
 test("what is missing between two pieces is said, and what comes twice is shown once", () => {
   const tail = createTail(100, gap);
 
-  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "\n<5>\nlate");
-  assert.equal(tail({ offset: 12, data: "é", encoding: "utf-8" }), "\n<5>\nlate\n<3>\né");
-  assert.equal(tail({ offset: 12, data: "és", encoding: "utf-8" }), "\n<5>\nlate\n<3>\nés");
-  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "\n<5>\nlate\n<3>\nés");
+  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate");
+  assert.equal(tail({ offset: 12, data: "é", encoding: "utf-8" }), "<5>\nlate\n<3>\né");
+  assert.equal(tail({ offset: 12, data: "és", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
+  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
 });
 
 test("of a stream its end is shown", () => {
