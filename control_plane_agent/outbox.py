@@ -56,11 +56,15 @@ class Outbox:
         while self._notices:
             await self.send(session, self._notices[0])
             self._notices.popleft()
-        for task_id, is_damaged in list(self._results.items()):
-            message = await self._disk.do(self._sealed_result, task_id)
-            if message is not None:
-                await self._send_result(session, message, task_id, is_damaged=is_damaged)
-            self._results.pop(task_id, None)
+        for task_id in list(self._results):
+            is_damaged = self._results.pop(task_id)  # first: whoever asks for it meanwhile asks for one more
+            try:
+                message = await self._disk.do(self._sealed_result, task_id)
+                if message is not None:
+                    await self._send_result(session, message, task_id, is_damaged=is_damaged)
+            except BaseException:
+                self.add_result(task_id, is_damaged=is_damaged)
+                raise
 
     async def _send_result(self, session: Session, message: Message, task_id: str, *, is_damaged: bool) -> None:
         self._failpoints.hit("agent.before_publish")

@@ -14,6 +14,7 @@ from control_plane_agent.journal import TOMBSTONE_S, Journal
 from control_plane_agent.memory_disk import MemoryDisk
 from control_plane_agent.outbox import Outbox
 from control_plane_agent.slots import FINISHED_AT, Finished, encode
+from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.failpoints import NO_FAILPOINTS
 from control_plane_wire.messages import ResultMessage, parse_result
 from control_plane_wire.transport.base import Confirmed, Message
@@ -157,3 +158,36 @@ async def test_a_result_whose_output_cannot_be_read_any_more_is_not_sent_again(
         await sender.send("task-1")
 
     assert len(sender.taken) == 1
+
+
+async def test_who_asks_for_a_result_while_it_is_sent_is_sent_one_more(sender: Sender) -> None:
+    accept(sender.journal, finished=REJECTED)
+    publish = sender.publish
+
+    async def meanwhile(message: Message) -> Confirmed:
+        sender.outbox.add_result("task-1")
+        return await publish(message)
+
+    sender.publish = meanwhile  # type: ignore[method-assign]
+    await sender.send("task-1")
+    sender.publish = publish  # type: ignore[method-assign]
+    await sender.outbox.send_all(sender)  # type: ignore[arg-type]
+    await sender.outbox.send_all(sender)  # type: ignore[arg-type]
+
+    assert sender.task_ids == ["task-1", "task-1"]
+
+
+async def test_a_result_that_could_not_be_sent_is_sent_by_the_next_session(sender: Sender) -> None:
+    accept(sender.journal, finished=REJECTED)
+    publish = sender.publish
+
+    async def lost(_message: Message) -> Confirmed:
+        raise TransportUnavailableError("gone")
+
+    sender.publish = lost  # type: ignore[method-assign]
+    with pytest.raises(TransportUnavailableError):
+        await sender.send("task-1")
+    sender.publish = publish  # type: ignore[method-assign]
+    await sender.outbox.send_all(sender)  # type: ignore[arg-type]
+
+    assert sender.task_ids == ["task-1"]
