@@ -182,9 +182,6 @@ def test_what_goes_down_with_the_machine_is_interrupted_and_never_run_again(
     began = set(witness.read_text().split())
 
     reboot()
-    for leaf in Path(f"{_own_cgroup()}/{_LEAVES}").glob("*.*"):  # a machine that really reboots has none any more
-        if leaf.name.partition(".")[0] in began:
-            leaf.rmdir()
     wait_until(
         lambda: {api.executions(task_id)["machine"]["state"] for task_id in began} == {"interrupted"},
         timeout_s=60,
@@ -194,6 +191,10 @@ def test_what_goes_down_with_the_machine_is_interrupted_and_never_run_again(
         wait_until(lambda: task_id in witness.read_text().split(), timeout_s=30, what="what had not begun runs")  # noqa: B023
         api.post(f"/tasks/{task_id}/cancel")
         assert api.finished(task_id)["machine"]["state"] == "cancelled"
+
+    for leaf in Path(f"{_own_cgroup()}/{_LEAVES}").glob("*.*"):  # a machine that really reboots has none any more
+        if leaf.name.partition(".")[0] in began:
+            leaf.rmdir()
 
     lines = witness.read_text().split()
     assert sorted(lines) == sorted(asked), "each ran once"
