@@ -124,25 +124,25 @@ def test_each_pause_is_twice_as_long_up_to_five_minutes_however_often_it_was_tri
     assert due.attempts == 2001
 
 
+def test_how_often_it_was_not_sent_does_not_lengthen_the_wait_for_an_answer() -> None:
+    known = an_open()
+    due = known.due[KEY]
+    for _ in range(5):
+        known.again(due, 1000.0, first_s=1.0)
+
+    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
+
+    assert due.next_s == 1000.0 + FIRST_RETRY_S
+
+
 def test_no_pause_is_longer_than_what_is_left() -> None:
     known = an_open()
     due = known.due[KEY]
-    due.attempts = 9
+    due.attempts, due.first_s = 9, 1.0
 
     known.again(due, 1000.0, first_s=1.0, left_s=7.0)
 
     assert due.next_s == 1007.0
-
-
-def test_a_confirm_after_a_broker_that_did_not_answer_is_followed_up_after_the_first_pause() -> None:
-    known = an_open()
-    due = known.due[KEY]
-    for _ in range(4):
-        known.again(due, 1000.0, first_s=1.0)
-    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
-    assert due.next_s == 1000.0 + FIRST_RETRY_S
-    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
-    assert due.next_s == 1000.0 + 2 * FIRST_RETRY_S
 
 
 def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
