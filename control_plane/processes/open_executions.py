@@ -206,8 +206,6 @@ class OpenExecutions:
         """Publish it once more, after a pause that is longer each time.
 
         Args:
-            first_s: the first pause after what has become of it. Where that was something else before, it begins anew:
-                a broker that did not answer for a while says nothing of the agent that has the message now.
             left_s: until it is over; then it is looked at in any case.
         """
         if due.first_s != first_s:  # how often it was not sent says nothing of how long an answer may take

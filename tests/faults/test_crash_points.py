@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -177,10 +177,14 @@ SERVER: dict[str, Callable[[Trial, str], None]] = {
 
 
 def what_leads_to(point: str) -> Callable[[Trial, str], None]:
+    return SERVER[line_of(point, SERVER)]
+
+
+def line_of(point: str, table: Iterable[str]) -> str:
     """Of the table's lines that fit, the longest."""
-    fitting = [name for name in SERVER if point.startswith(name)]
-    assert fitting, f"nothing here leads to the failpoint {point}: give it a line in SERVER"
-    return SERVER[max(fitting, key=len)]
+    fitting = [name for name in table if point.startswith(name)]
+    assert fitting, f"nothing here leads to the failpoint {point}: give it a line in SERVER or AGENT"
+    return max(fitting, key=len)
 
 
 # --- what leads to a point of the agent -------------------------------------------------------------------------------
@@ -233,6 +237,12 @@ def marked(points: list[str]) -> list[object]:
 POINTS = list(every_point())
 
 
+def test_something_leads_to_every_failpoint_of_the_source() -> None:
+    assert POINTS
+    for point in POINTS:
+        line_of(point, AGENT if point.startswith(AGENTS) else SERVER)
+
+
 @pytest.mark.parametrize("point", marked([p for p in POINTS if not p.startswith(AGENTS)]))
 def test_a_server_killed_at_a_point_loses_nothing_and_runs_nothing_twice(trial: Trial, point: str) -> None:
     leads_there = what_leads_to(point)
@@ -250,7 +260,7 @@ def test_a_server_killed_at_a_point_loses_nothing_and_runs_nothing_twice(trial: 
 def test_an_agent_killed_at_a_point_loses_nothing_and_runs_nothing_twice(
     trial: Trial, tmp_path: Path, point: str
 ) -> None:
-    leads_there, wanted = AGENT[max((name for name in AGENT if point.startswith(name)), key=len)]
+    leads_there, wanted = AGENT[line_of(point, AGENT)]
     task_id, hits = task_at(point), tmp_path / "hits"
     agent = trial.agent_dies_at("web1", point, hits)
     trial.api.online(HOSTS)

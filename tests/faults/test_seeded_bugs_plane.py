@@ -87,6 +87,7 @@ class Seen:
             witness=runs,
             witnessed=frozenset(self.book.attempts),
             expected=lambda _: Expected("done\n", 0),
+            outcomes=await self._outcomes(),
             conflicts=self.conflicts + plane.counts["conflicts"],
             differing=await self._differing(),
         )
@@ -97,6 +98,12 @@ class Seen:
         async with self.plane.database.read() as connection:
             found = await connection.execute(wanted)
             return {(t, h): Execution(s, code, started=us is not None) for t, h, s, code, us in found}
+
+    async def _outcomes(self) -> Mapping[str, str]:
+        table = TasksProjection().task
+        async with self.plane.database.read() as connection:
+            found = await connection.execute(select(table.c.task_id, table.c.outcome))
+            return {task_id: outcome for task_id, outcome in found if outcome is not None}
 
     async def _differing(self) -> list[str]:
         compared = [
@@ -187,6 +194,18 @@ async def somebody_has_bound_a_group_that_is_not_in_it(seen: Seen) -> None:
             await until(partial(_has, agent, "t1"))
             await seen.answers("t1", agent.hostname)
         await plane.recorded(tasks.ExecutionFinished.KIND, number=2)
+
+
+async def one_host_of_two_is_never_reached(seen: Seen) -> None:
+    plane = seen.plane
+    seen.ran = {"web1": ["t1"]}
+    async with plane.serving(plane.results()):
+        await seen.asks("t1", "web1", "web2", expires_in=60)
+        await seen.answers("t1", "web1")
+        await plane.recorded(tasks.ExecutionFinished.KIND)
+    await plane.shown()
+    plane.clock.advance(100_000)
+    assert await plane.deadlines().decide() == 1
 
 
 async def somebody_writes_a_task_into_the_database(seen: Seen) -> None:
@@ -342,6 +361,11 @@ def keys_that_ignore_case(patch: Patch) -> None:
     patch.setattr(batch, "key_bytes", folded)
 
 
+def one_success_is_success(patch: Patch) -> None:
+    """The SSM agent's command of which some targets were never delivered to."""
+    patch.setattr(task_table, "_outcome", lambda row: "succeeded" if "succeeded" in row["counts"] else "failed")
+
+
 def a_position_apart_from_its_rows(patch: Patch) -> None:
     """prooph: the rows are committed, and then where they stand."""
 
@@ -368,6 +392,7 @@ SEEDED: tuple[tuple[Bug, Callable[[Seen], Any], set[str]], ...] = (
     (the_time_is_in_what_a_process_says, the_end_of_an_execution_is_said_twice, {"I13"}),
     (insert_ignore, the_same_name_is_asked_for_twice, {"I1", "I12"}),
     (keys_that_ignore_case, the_same_name_is_asked_for_twice, {"I1"}),
+    (one_success_is_success, one_host_of_two_is_never_reached, {"I2"}),
     (a_position_apart_from_its_rows, a_projector_loses_the_database_for_a_moment, {"I6"}),
 )
 

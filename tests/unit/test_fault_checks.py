@@ -62,6 +62,7 @@ BROKEN: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
         lambda e: replace(e, events=[*e.events, Event(4, "04", "execution.finished", ZERO, "db1")]),
     ),
     "counts that do not add up": ("I2", lambda e: replace(e, polls=[Poll(ZERO, 2, {"queued": 1}, {})])),
+    "succeeded though one host has not": ("I2", lambda e: replace(state(e, "lost"), outcomes={ZERO: "succeeded"})),
     "run twice": ("I3", lambda e: replace(e, witness={"web1": [ZERO, ZERO], "web2": [ZERO]})),
     "succeeded and never run": ("I3", lambda e: replace(e, witness={"web2": [ZERO]})),
     "expired and run": ("I3", lambda e: state(e, "expired")),

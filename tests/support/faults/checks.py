@@ -77,6 +77,7 @@ class Evidence:
         witness: task_ids in the order of their runs, by hostname.
         witnessed: the tasks whose command is the witness; of the others nothing can be said of runs.
         expected: what a run must say; by default what the witness computes.
+        outcomes: what each finished task is said to have come to, where that was looked at.
         verified: what `audit verify` found, a line each; `differing`: read tables that differ from a rebuild.
         depths: messages left in each queue at the end. `explained`: dead letters that the run has made, by queue.
         waited_s: since the last heal, or since the last deadline where that is later; `patience_s`: what is allowed.
@@ -92,6 +93,7 @@ class Evidence:
     witness: Mapping[str, Sequence[str]] = field(default_factory=dict)
     witnessed: frozenset[str] = frozenset()
     expected: Callable[[str], Expected] = expected
+    outcomes: Mapping[str, str] = field(default_factory=dict)
     verified: Sequence[str] = ()
     differing: Sequence[str] = ()
     depths: Mapping[str, int] = field(default_factory=dict)
@@ -137,6 +139,9 @@ def one_outcome_each(evidence: Evidence) -> Iterator[str]:
     for poll in evidence.polls:
         if sum(poll.counts.values()) != poll.targets:
             yield f"{poll.task_id} is for {poll.targets} hosts and counts {dict(poll.counts)}"
+    for (task_id, host), execution in evidence.executions.items():
+        if evidence.outcomes.get(task_id) == "succeeded" and execution.state != "succeeded":
+            yield f"{task_id} is said to have succeeded, and on {host} it is {execution.state}"
 
 
 def runs_at_most_once(evidence: Evidence) -> Iterator[str]:

@@ -182,10 +182,11 @@ FAULTS: Sequence[tuple[Fault, float]] = (
 def break_something(rig: Rig, chance: random.Random) -> None:
     """One fault, healed on return. A server or an agent that has ended by itself is started, as systemd does."""
     fault, most_s = chance.choice(FAULTS)
+    own = random.Random(chance.getrandbits(64))  # how much a fault draws depends on what it finds
     name = getattr(fault, "__name__", "").replace("_", " ")
     lasts_s = chance.uniform(0.2, most_s)
     rig.done.append(name)
-    with fault(rig, chance):
+    with fault(rig, own):
         time.sleep(lasts_s)
     start_what_has_ended(rig)
 

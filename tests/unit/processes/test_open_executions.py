@@ -145,17 +145,6 @@ def test_no_pause_is_longer_than_what_is_left() -> None:
     assert due.next_s == 1007.0
 
 
-def test_a_confirm_after_a_broker_that_did_not_answer_is_followed_up_after_the_first_pause() -> None:
-    known = an_open()
-    due = known.due[KEY]
-    for _ in range(4):
-        known.again(due, 1000.0, first_s=1.0)
-    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
-    assert due.next_s == 1000.0 + FIRST_RETRY_S
-    known.again(due, 1000.0, first_s=FIRST_RETRY_S)
-    assert due.next_s == 1000.0 + 2 * FIRST_RETRY_S
-
-
 def test_what_has_ended_is_neither_ready_nor_waited_for() -> None:
     known = an_open(*[tasks.ExecutionLost(task_id="t1", hostname=name, reason="x") for name in ("web1", "web2")])
 
