@@ -177,6 +177,23 @@ class RolloutContract:
         assert names(await plane.events(RELEASED)) == ["web3", "web1", "web2"]
         assert (await self.shown(plane, "t1")).state == "running"
 
+    async def test_no_host_is_looked_up_for_what_cannot_be_sent(self, plane: Plane) -> None:
+        """Of the largest task that is 20,000 rows, twenty times a second."""
+        process = plane.rollouts()
+        await plane.run("t1", *HOSTS, rollout=Rollout(canary=3))
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, [])
+        await process.decide()
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, ["web4"])
+
+        await plane.turns.pause(ADMIN, "t1", None)
+        await plane.shown()
+        [view] = await process._views()
+        assert (view.canary, view.waiting) == ([], [])
+
     async def test_the_time_after_the_canary_is_that_of_the_log(self, plane: Plane) -> None:
         process = plane.rollouts()
         await plane.run("t1", *HOSTS, rollout=Rollout(canary=1, wait=60))
