@@ -17,6 +17,7 @@ HEAD_BYTES: Final = 256 * 1024
 TAIL_BYTES: Final = 768 * 1024
 KEPT_BYTES: Final = HEAD_BYTES + TAIL_BYTES
 SIZE_BYTES: Final = 8  # behind the ring, big-endian
+MOST_BYTES: Final = 2**53 - 1  # of a stream; a size beyond that is damaged, and no message could name a place in it
 READ_BYTES: Final = 64 * 1024  # of a pipe at once, so at most this much of the ring is being written at any moment
 
 
@@ -144,6 +145,8 @@ def recent(disk: Disk, entry: str, stream: str, after: int, most: int) -> tuple[
     What is overwritten while it is read is left out, and a stream whose size cannot be told any more stands still.
     """
     size = _size_by_now(disk, entry, stream)
+    if size > MOST_BYTES:
+        return after, b""
     start = max(after, size - most)
     data = _range(disk, entry, stream, start, size)
     # One more read of the pipe may be in the ring already than what is told by now.

@@ -41,6 +41,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "host_replaced",
             "key_conflict",
             "last_administrator",
+            "not_authorised",
             "not_paused",
             "not_provable",
             "not_to_retry",

@@ -69,9 +69,8 @@ def decide_retry(request: RetryTask, first: TaskAccepted, states: Mapping[str, s
 def _narrowed(
     wanted: Collection[str], first: TaskAccepted, states: Mapping[str, str], chosen: Collection[str]
 ) -> list[str]:
-    names = sorted(set(wanted))
-    if wrong := [name for name in names if name not in chosen]:
-        listed = set(first.hosts)
+    names, listed, may_be = sorted(set(wanted)), set(first.hosts), set(chosen)
+    if wrong := [name for name in names if name not in may_be]:
         said = [f"{name} ({states.get(name, 'queued') if name in listed else 'no host of it'})" for name in wrong]
         raise RefusedError("not_to_retry", f"not among the hosts to retry: {in_words(said)}")
     return names

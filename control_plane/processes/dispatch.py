@@ -34,7 +34,7 @@ from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.clock import Clock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from control_plane_wire.messages import CancelMessage
+from control_plane_wire.messages import CancelMessage, CommandMessage
 from control_plane_wire.topology import command_key
 
 PAGE: Final = 500
@@ -89,6 +89,7 @@ class Dispatch:
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._agents = Agents()
         self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
+        self._after = 0  # the last event that was taken in
         self._configures = Configures(
             authority, keyring, host_queries, clock, rounds or Rounds(), is_basic=self._is_basic
         )
@@ -97,18 +98,23 @@ class Dispatch:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
 
     async def _work(self, stop: asyncio.Event) -> None:
-        after = await self._take_over(stop)
+        self._after = await self._take_over(stop)
         self._failpoints.hit("dispatch.took_over")
         while not stop.is_set():
-            events = await self._log.read(EVENT, after=after, limit=PAGE, patience_s=POLL_S)
-            for stored in events:
-                self._take_in(stored)
-            if events:
-                after = events[-1].seq
+            has_news = await self._listen()
             await self._publish(await self._configures.sends())
             await self._publish_ready()
-            if not events:
-                await self._log.wait_beyond(EVENT, after, timeout_s=self._patience_s())
+            if not has_news:
+                await self._log.wait_beyond(EVENT, self._after, timeout_s=self._patience_s())
+
+    async def _listen(self) -> bool:
+        """Take in the next events; whether there were any."""
+        events = await self._log.read(EVENT, after=self._after, limit=PAGE, patience_s=POLL_S)
+        for stored in events:
+            self._take_in(stored)
+        if events:
+            self._after = events[-1].seq
+        return bool(events)
 
     def _patience_s(self) -> float:
         next_s = self._open.next_s()
@@ -322,22 +328,29 @@ class Dispatch:
     # --- doing it -----------------------------------------------------------------------------------------------
 
     async def _publish(self, sends: Sequence[Send]) -> None:
-        """Publish all of them, some at a time in their order, and record what became of each."""
+        """Publish all of them, some at a time in their order, and record what became of each.
+
+        That may take minutes where there are many or the broker is slow, and what is said meanwhile counts.
+        """
         for start in range(0, len(sends), CHUNK):
-            if some := self._in_time(sends[start : start + CHUNK]):
+            if start:
+                await self._listen()
+            if some := self._still_wanted(sends[start : start + CHUNK]):
                 await self._publish_some(some)
 
-    def _in_time(self, sends: Sequence[Send]) -> list[Send]:
+    def _still_wanted(self, sends: Sequence[Send]) -> list[Send]:
         """Those that may be published yet: what stood before them took its time. The others are looked at once more."""
         now_s = self._clock.now_s()
-        in_time: list[Send] = []
+        wanted: list[Send] = []
         for send in sends:
-            if send.expires_at is None or now_s < send.expires_at:
-                in_time.append(send)
+            is_in_time = send.expires_at is None or now_s < send.expires_at
+            is_command = isinstance(send.message, CommandMessage)
+            if is_in_time and (not is_command or all(map(self._open.may_be_sent, send.dues))):
+                wanted.append(send)
             else:
                 for due in send.dues:
                     self._open.plan(due, 0.0)
-        return in_time
+        return wanted
 
     async def _publish_some(self, sends: Sequence[Send]) -> None:
         self._failpoints.hit("dispatch.before_publish")

@@ -138,6 +138,10 @@ class OpenExecutions:
         if task_id in self.by_task:
             self.paused.add(task_id)
 
+    def may_be_sent(self, due: Due) -> bool:
+        """Whether its command still may: it is not over, and its task neither cancelled nor paused."""
+        return due.key in self.due and not due.is_cancelled and due.task_id not in self.paused
+
     def hold(self, due: Due, until_s: float) -> None:
         """Keep back what is ready of a paused task, until it is resumed; it is looked at when its time is over."""
         due.is_held = True

@@ -39,8 +39,8 @@ class View:
     """Where a rollout stands.
 
     Attributes:
-        canary: the executions that go first.
-        waiting: the next of the others that are not released, at most BATCH.
+        canary: the executions that go first; none are looked up of a paused task, which comes to nothing by them.
+        waiting: the next of the others that are not released, at most BATCH; none before all of the canary are.
     """
 
     task: OpenRollout
@@ -164,9 +164,11 @@ class Rollouts:
             return None
 
     async def _view(self, task: OpenRollout, rollout: Rollout) -> View:
+        if task.is_paused:
+            return View(task=task, rollout=rollout, canary=[], waiting=[])
         canary = [] if rollout.canary is None else await self._queries.canary(task.task_id, rollout.canary)
-        names = [execution.hostname for execution in canary]
-        waiting = await self._queries.waiting(task.task_id, but=names, limit=BATCH)
+        is_first = any(not execution.is_released for execution in canary)
+        waiting = [] if is_first else await self._queries.waiting(task.task_id, limit=BATCH)
         return View(task=task, rollout=rollout, canary=canary, waiting=waiting)
 
     async def _say(self, views: Iterable[View]) -> int:

@@ -16,7 +16,7 @@ from control_plane.events import rollouts, tasks
 from control_plane.events.event import Event
 from control_plane.projections.queries.tasks import TaskView
 from control_plane_wire.messages import ALLOWED_SKEW_S
-from control_plane_wire.transport.base import Transport
+from control_plane_wire.transport.base import Message, PublishOutcome, Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.contract.test_processes import RETURNED, SENT, UNCONFIRMED, done, returned
@@ -177,6 +177,23 @@ class RolloutContract:
         assert names(await plane.events(RELEASED)) == ["web3", "web1", "web2"]
         assert (await self.shown(plane, "t1")).state == "running"
 
+    async def test_no_host_is_looked_up_for_what_cannot_be_sent(self, plane: Plane) -> None:
+        """Of the largest task that is 20,000 rows, twenty times a second."""
+        process = plane.rollouts()
+        await plane.run("t1", *HOSTS, rollout=Rollout(canary=3))
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, [])
+        await process.decide()
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, ["web4"])
+
+        await plane.turns.pause(ADMIN, "t1", None)
+        await plane.shown()
+        [view] = await process._views()
+        assert (view.canary, view.waiting) == ([], [])
+
     async def test_the_time_after_the_canary_is_that_of_the_log(self, plane: Plane) -> None:
         process = plane.rollouts()
         await plane.run("t1", *HOSTS, rollout=Rollout(canary=1, wait=60))
@@ -273,6 +290,32 @@ class RolloutContract:
 
         assert agents["web1"].task_ids() == ["t0", "t1", "t2"]
         assert (await self.shown(plane, "t1")).state == "running"
+
+    @pytest.mark.parametrize("turn", ["pause", "cancel"])
+    async def test_what_comes_while_a_task_is_being_sent_counts_for_the_rest_of_it(
+        self, plane: Plane, turn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.processes.dispatch.CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def turned_meanwhile(message: Message) -> PublishOutcome:
+            if message.routing_key == "cmd.node.web1":
+                await (plane.turns.pause if turn == "pause" else plane.tasks.cancel)(ADMIN, "t1", None)
+            return await publish(message)
+
+        plane.tap.publish = turned_meanwhile  # type: ignore[method-assign]
+        async with self.agents(plane, "web1", "web2", "web3") as agents, plane.dispatching():
+            await plane.run("t1", "web1", "web2", "web3")
+            await agents["web1"].received()
+            await self.barrier(plane, "b1")
+            assert [agents[name].messages for name in ("web2", "web3")] == [[], []]
+
+            if turn == "pause":
+                await plane.turns.resume(ADMIN, "t1", None)
+                await agents["web2"].received()
+                await agents["web3"].received()
+            else:
+                assert names(await plane.recorded(CANCELLED, number=2)) == ["web2", "web3"]
 
     async def test_whoever_takes_over_knows_what_is_paused(self, plane: Plane) -> None:
         async with self.agents(plane, "web1") as agents:

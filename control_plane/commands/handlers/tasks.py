@@ -11,12 +11,13 @@ from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
 from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
-from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of
+from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
 from control_plane.events import registry
-from control_plane.events.envelope import EVENT, Conflict, Key, Recorded
+from control_plane.events.envelope import EVENT, Conflict, Key, Recorded, StoredEvent
 from control_plane.events.tasks import OUTCOME, TaskAccepted, TaskCancelRequested
 from control_plane.observability import Count
+from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
 
 
@@ -74,11 +75,12 @@ class TaskHandler:
         Raises:
             NotFoundError: there is no such task to repeat.
             KeyConflictError: that task_id stands for another request, or for another person's.
+            RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
         if (existing := await self._existing(principal, request.task_id, request.sha256)) is not None:
             return existing
-        _, first = await known_task(self._handling.log, request.retry_of)
+        first = await self._authorised(request.retry_of)
         states = await self._executions.states(request.retry_of)
         return await self._create(principal, decide_retry(request, first, states, self._handling.authority.fleet))
 
@@ -143,6 +145,17 @@ class TaskHandler:
             self._count("tasks_accepted", 1)
         return Accepted(task_id=event.task_id, seq=outcome.seq, created=created)
 
+    async def _authorised(self, task_id: str) -> TaskAccepted:
+        """A task whose words are signed anew: whoever can write to the database must not get a signature that way."""
+        stored = await _stored_at(self._handling.log, await _known_seq(self._handling.log, task_id))
+        try:
+            task = verify_authorisation(stored, self._handling.keyring.public_keys)
+        except (SignatureError, MalformedMessageError) as error:
+            raise RefusedError("not_authorised", f"the task {task_id} is not as it was authorised: {error}") from error
+        if task.task_id != task_id:
+            raise RefusedError("not_authorised", f"the log has another task in the place of {task_id}")
+        return task
+
     async def _existing(self, principal: Principal, task_id: str, sha256: str) -> Accepted | None:
         """The task of that id, if it is this very request: a repeat must not be decided anew on a changed fleet."""
         seq = await _seq_of(self._handling.log, task_id)
@@ -160,9 +173,7 @@ async def known_task(log: Log, task_id: str) -> tuple[int, TaskAccepted]:
     Raises:
         NotFoundError: there is none.
     """
-    seq = await _seq_of(log, task_id)
-    if seq is None:
-        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    seq = await _known_seq(log, task_id)
     return seq, await _task_at(log, seq)
 
 
@@ -178,9 +189,22 @@ async def _seq_of(log: Log, task_id: str) -> int | None:
     return (await log.find(EVENT, [key])).get(key)
 
 
-async def _task_at(log: Log, seq: int) -> TaskAccepted:
+async def _known_seq(log: Log, task_id: str) -> int:
+    seq = await _seq_of(log, task_id)
+    if seq is None:
+        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+    return seq
+
+
+async def _stored_at(log: Log, seq: int) -> StoredEvent:
     stored = await log.read_one(EVENT, seq)
-    event = registry.decode(stored) if stored is not None else None
+    if stored is None:
+        raise LogDamagedError(EVENT, seq)
+    return stored
+
+
+async def _task_at(log: Log, seq: int) -> TaskAccepted:
+    event = registry.decode(await _stored_at(log, seq))
     if not isinstance(event, TaskAccepted):
         raise LogDamagedError(EVENT, seq)
     return event

@@ -1,6 +1,6 @@
 """What a rollout stands at: which hosts of a task have been released, and what became of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,12 @@ class RolloutQueries:
         places = {name: place for place, name in enumerate(canary)}
         return sorted(found, key=lambda execution: places[execution.hostname])
 
-    async def waiting(self, task_id: str, *, but: Collection[str], limit: int) -> list[str]:
-        """The next hosts that are not released and not in `but`, in the order of the frozen list."""
+    async def waiting(self, task_id: str, *, limit: int) -> list[str]:
+        """The next hosts that are not released, in the order of the frozen list."""
         e = self._execution
         statement = (
             select(e.c.hostname)
-            .where(e.c.task_id == task_id, e.c.is_open == 1, e.c.released_seq == 0, e.c.hostname.not_in(but))
+            .where(e.c.task_id == task_id, e.c.is_open == 1, e.c.released_seq == 0)
             .order_by(e.c.hostname)
             .limit(limit)
         )

@@ -164,6 +164,19 @@ def test_who_prints_too_much_is_shown_the_newest_of_it() -> None:
     assert (found[0].offset, last.offset + len(last.data)) == (10_000 - RATE, 10_000)
 
 
+@pytest.mark.parametrize("size", [b"\xff" * 8, bytes(8), (2**53).to_bytes(8, "big")])
+def test_a_size_that_is_damaged_on_the_disk_shows_nothing_until_it_is_written_anew(size: bytes) -> None:
+    """Shown as a piece it would end the agent: no message can name a place so far on."""
+    with printing() as stream:
+        stream.feed(bytes(n % 251 for n in range(10_000)))
+        stream.disk.write_at("entry/stdout.tail", RING, size)
+        preview = Preview(partial(recent, stream.disk, "entry"), 0.0)
+        assert list(preview.next(room=10**9, now_s=0.0)) == []
+
+        stream.feed(b"more")
+        assert next(preview.next(room=10**9, now_s=0.0)).offset == 10_004 - RATE
+
+
 def test_half_a_character_waits_for_its_other_half_and_no_longer_than_a_look() -> None:
     with printing() as stream:
         stream.feed("a€".encode()[:2])

@@ -1,11 +1,14 @@
 """What a retry comes to: which hosts, and what they are asked to do."""
 
+import dataclasses
+import time
+
 import pytest
 
 from control_plane.commands.ports import Presence
-from control_plane.commands.retries import RetryTask
+from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.rollouts import Rollout
-from control_plane.commands.targets import Group
+from control_plane.commands.targets import MAX_HOSTS, Group, Hosts
 from control_plane.commands.tasks import verify_authorisation
 from control_plane.errors import KeyConflictError, NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.tasks import TaskAccepted
@@ -101,6 +104,18 @@ async def test_it_may_be_for_some_of_them_only() -> None:
     assert last(desk).hosts == ("web3",)
 
 
+async def test_all_of_the_largest_task_may_be_named_and_nobody_waits_for_that() -> None:
+    desk = await a_desk()
+    first = dataclasses.replace(last(desk), hosts=tuple(f"web{number:05}" for number in range(MAX_HOSTS)))
+    states = dict.fromkeys(first.hosts, "failed")
+    started_s = time.process_time()
+
+    task = decide_retry(a_retry(hosts=first.hosts), first, states, desk.authority.fleet)
+
+    assert task.target == Hosts(first.hosts)
+    assert time.process_time() - started_s < 1  # each host looked for among all of them would take several
+
+
 async def test_a_host_that_is_not_to_be_retried_is_named() -> None:
     desk = await a_desk()
     refused = await refusal(desk, a_retry(hosts=("web1", "web2", "web4", "db1")))
@@ -140,6 +155,18 @@ async def test_who_may_not_run_may_not_retry_and_an_unknown_task_is_not_found() 
         await desk.tasks.retry(VIEWER, a_retry())
     with pytest.raises(NotFoundError):
         await desk.tasks.retry(OPERATOR, a_retry(retry_of="t0"))
+
+
+@pytest.mark.parametrize("is_signed", [True, False], ids=["another body", "no signature"])
+async def test_what_somebody_has_written_into_the_log_is_not_signed_anew(is_signed: bool) -> None:
+    desk = await a_desk()
+    place, stored = len(desk.log.rows) - 1, desk.log.rows[-1]
+    forged = stored._replace(body=stored.body.replace(b"because", b"BECAUSE"))
+    desk.log.rows[place] = forged if is_signed else stored._replace(signature=None, key_id=None)
+
+    refused = await refusal(desk, a_retry())
+
+    assert refused.code == "not_authorised"
 
 
 async def test_it_is_guarded_like_any_task() -> None:
