@@ -290,6 +290,7 @@ def test_a_second_kill_within_the_recovery_loses_nothing_either(
         trial.api.online(HOSTS)
         trial.submit(task_id, WEB)
         wait_until(lambda: first in hits.read_text().split(), timeout_s=60, what=f"{first} was hit")
+        wait_until(trial.installation.agents["web1"].has_ended, timeout_s=30, what="the agent is killed")
         again = tmp_path / "again"
         trial.agent_dies_at("web1", second, again)
         wait_until(lambda: second in again.read_text().split(), timeout_s=60, what=f"{second} was hit")
