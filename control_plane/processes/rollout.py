@@ -61,10 +61,12 @@ class View:
 def decide(view: View, now_s: int) -> list[Event]:
     """What follows from how things stand: hosts to release, an approval to ask for, or the end of it."""
     task = view.task
+    if now_s >= task.expires_at:  # what has not come to its turn expires by itself, and that is no error of a host
+        return []
     failed, most = view.number(FAILED), view.rollout.errors(task.targets)
     if failed > most:
         return [TaskRolloutStopped(task_id=task.task_id, failed=failed, targets=task.targets, max_errors=most)]
-    if task.is_paused or now_s >= task.expires_at:
+    if task.is_paused:
         return []
     if first := [execution.hostname for execution in view.canary if not execution.is_released]:
         return _released(task, first[:BATCH])

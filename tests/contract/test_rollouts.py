@@ -227,6 +227,21 @@ class RolloutContract:
         assert names([event for event in found if isinstance(event, tasks.ExecutionExpired)]) == ["web2"]
         assert await plane.events(UNCONFIRMED) == []
 
+    async def test_what_expires_before_its_turn_is_no_error_that_stops_the_rest(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.processes.deadlines.BATCH", 1)
+        process, deadlines = plane.rollouts(), plane.deadlines()
+        await plane.run("t1", *HOSTS, expires_in=60, rollout=Rollout())
+        await plane.turns.pause(ADMIN, "t1", None)
+        plane.clock.advance(60 + ALLOWED_SKEW_S + 1)
+
+        for _ in HOSTS:
+            assert (await deadlines.decide(), await process.decide()) == (1, 0)
+
+        task = await self.shown(plane, "t1")
+        assert (task.counts, task.stopped) == ({"expired": 4}, None)
+
     async def test_a_cancel_ends_what_it_has_not_come_to_at_once(self, plane: Plane) -> None:
         async with self.agents(plane, *HOSTS) as agents, plane.dispatching():
             await plane.run("t1", *HOSTS, rollout=Rollout())
