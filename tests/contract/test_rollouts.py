@@ -332,6 +332,24 @@ class RolloutContract:
             else:
                 assert names(await plane.recorded(CANCELLED, number=2)) == ["web2", "web3"]
 
+    async def test_who_is_revoked_while_a_task_is_being_sent_is_not_sent_it(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.processes.dispatch.CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def revoked_meanwhile(message: Message) -> PublishOutcome:
+            if message.routing_key == "cmd.node.web1":
+                await plane.beside().hosts.revoke(ADMIN, "web2", None)
+            return await publish(message)
+
+        plane.tap.publish = revoked_meanwhile  # type: ignore[method-assign]
+        async with self.agents(plane, "web1", "web2", "web3") as agents, plane.dispatching():
+            await plane.run("t1", "web1", "web2", "web3")
+            await agents["web3"].received()
+
+        assert [len(agent.messages) for agent in agents.values()] == [1, 0, 1]
+
     async def test_whoever_takes_over_knows_what_is_paused(self, plane: Plane) -> None:
         async with self.agents(plane, "web1") as agents:
             async with plane.dispatching():
