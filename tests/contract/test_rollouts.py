@@ -178,13 +178,18 @@ class RolloutContract:
         assert (await self.shown(plane, "t1")).state == "running"
 
     async def test_no_host_is_looked_up_for_what_cannot_be_sent(self, plane: Plane) -> None:
-        """Of the largest task that is 20,000 rows, twenty times a second."""
+        """Of the largest task that is 20,000 rows, twenty times a second, and many may wait for hosts that are away."""
         process = plane.rollouts()
         await plane.run("t1", *HOSTS, rollout=Rollout(canary=3))
         await plane.shown()
         [view] = await process._views()
         assert (len(view.canary), view.waiting) == (3, [])
         await process.decide()
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, [])
+        for name in ("web1", "web2", "web3"):
+            await plane.record(done("t1", name))
         await plane.shown()
         [view] = await process._views()
         assert (len(view.canary), view.waiting) == (3, ["web4"])
