@@ -332,20 +332,21 @@ class Dispatch:
 
         That may take minutes where there are many or the broker is slow, and what is said meanwhile counts.
         """
+        fleet_seq = self._fleet_seq
         for start in range(0, len(sends), CHUNK):
             if start:
                 await self._listen()
-            if some := self._still_wanted(sends[start : start + CHUNK]):
+            if some := self._still_wanted(sends[start : start + CHUNK], fleet_seq):
                 await self._publish_some(some)
 
-    def _still_wanted(self, sends: Sequence[Send]) -> list[Send]:
+    def _still_wanted(self, sends: Sequence[Send], fleet_seq: int) -> list[Send]:
         """Those that may be published yet: what stood before them took its time. The others are looked at once more."""
         now_s = self._clock.now_s()
         wanted: list[Send] = []
         for send in sends:
             is_in_time = send.expires_at is None or now_s < send.expires_at
-            is_command = isinstance(send.message, CommandMessage)
-            if is_in_time and (not is_command or all(map(self._open.may_be_sent, send.dues))):
+            is_same = self._fleet_seq == fleet_seq and all(map(self._open.may_be_sent, send.dues))
+            if is_in_time and (is_same or not isinstance(send.message, CommandMessage)):
                 wanted.append(send)
             else:
                 for due in send.dues:

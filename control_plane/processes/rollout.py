@@ -8,7 +8,7 @@ the keys of the log make it one. It sends nothing: dispatch sends what is releas
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from control_plane.commands.authority import Keyring
@@ -40,7 +40,7 @@ class View:
 
     Attributes:
         canary: the executions that go first; none are looked up of a paused task, which comes to nothing by them.
-        waiting: the next of the others that are not released, at most BATCH; none before all of the canary are.
+        waiting: the next of the others that are not released, at most BATCH; none where none of them may be by now.
     """
 
     task: OpenRollout
@@ -57,14 +57,21 @@ class View:
         """Executions that are released and have not ended."""
         return self.task.released - self.number(TERMINAL)
 
+    @property
+    def room(self) -> int:
+        """How many more hosts it may be on, beside its canary."""
+        return max(0, min(self.rollout.window(self.task.targets), self.number(["succeeded"]) + 1) - self.in_hand)
+
 
 def decide(view: View, now_s: int) -> list[Event]:
     """What follows from how things stand: hosts to release, an approval to ask for, or the end of it."""
     task = view.task
+    if now_s >= task.expires_at:  # what has not come to its turn expires by itself, and that is no error of a host
+        return []
     failed, most = view.number(FAILED), view.rollout.errors(task.targets)
     if failed > most:
         return [TaskRolloutStopped(task_id=task.task_id, failed=failed, targets=task.targets, max_errors=most)]
-    if task.is_paused or now_s >= task.expires_at:
+    if task.is_paused:
         return []
     if first := [execution.hostname for execution in view.canary if not execution.is_released]:
         return _released(task, first[:BATCH])
@@ -72,8 +79,7 @@ def decide(view: View, now_s: int) -> list[Event]:
         return []
     if view.canary and task.approval_seq is None and (held_up := _after_canary(view, now_s)) is not None:
         return held_up
-    room = min(view.rollout.window(task.targets), view.number(["succeeded"]) + 1) - view.in_hand
-    return _released(task, view.waiting[: max(0, room)])
+    return _released(task, view.waiting[: view.room])
 
 
 def _after_canary(view: View, now_s: int) -> list[Event] | None:
@@ -167,9 +173,10 @@ class Rollouts:
         if task.is_paused:
             return View(task=task, rollout=rollout, canary=[], waiting=[])
         canary = [] if rollout.canary is None else await self._queries.canary(task.task_id, rollout.canary)
-        is_first = any(not execution.is_released for execution in canary)
-        waiting = [] if is_first else await self._queries.waiting(task.task_id, limit=BATCH)
-        return View(task=task, rollout=rollout, canary=canary, waiting=waiting)
+        view = View(task=task, rollout=rollout, canary=canary, waiting=[])
+        if view.room == 0 or not all(execution.is_released for execution in canary):
+            return view
+        return replace(view, waiting=await self._queries.waiting(task.task_id, limit=BATCH))
 
     async def _say(self, views: Iterable[View]) -> int:
         now_s = self._clock.now_s()

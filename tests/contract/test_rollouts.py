@@ -178,13 +178,18 @@ class RolloutContract:
         assert (await self.shown(plane, "t1")).state == "running"
 
     async def test_no_host_is_looked_up_for_what_cannot_be_sent(self, plane: Plane) -> None:
-        """Of the largest task that is 20,000 rows, twenty times a second."""
+        """Of the largest task that is 20,000 rows, twenty times a second, and many may wait for hosts that are away."""
         process = plane.rollouts()
         await plane.run("t1", *HOSTS, rollout=Rollout(canary=3))
         await plane.shown()
         [view] = await process._views()
         assert (len(view.canary), view.waiting) == (3, [])
         await process.decide()
+        await plane.shown()
+        [view] = await process._views()
+        assert (len(view.canary), view.waiting) == (3, [])
+        for name in ("web1", "web2", "web3"):
+            await plane.record(done("t1", name))
         await plane.shown()
         [view] = await process._views()
         assert (len(view.canary), view.waiting) == (3, ["web4"])
@@ -226,6 +231,21 @@ class RolloutContract:
         assert agents["web2"].messages == []
         assert names([event for event in found if isinstance(event, tasks.ExecutionExpired)]) == ["web2"]
         assert await plane.events(UNCONFIRMED) == []
+
+    async def test_what_expires_before_its_turn_is_no_error_that_stops_the_rest(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.processes.deadlines.BATCH", 1)
+        process, deadlines = plane.rollouts(), plane.deadlines()
+        await plane.run("t1", *HOSTS, expires_in=60, rollout=Rollout())
+        await plane.turns.pause(ADMIN, "t1", None)
+        plane.clock.advance(60 + ALLOWED_SKEW_S + 1)
+
+        for _ in HOSTS:
+            assert (await deadlines.decide(), await process.decide()) == (1, 0)
+
+        task = await self.shown(plane, "t1")
+        assert (task.counts, task.stopped) == ({"expired": 4}, None)
 
     async def test_a_cancel_ends_what_it_has_not_come_to_at_once(self, plane: Plane) -> None:
         async with self.agents(plane, *HOSTS) as agents, plane.dispatching():
@@ -316,6 +336,24 @@ class RolloutContract:
                 await agents["web3"].received()
             else:
                 assert names(await plane.recorded(CANCELLED, number=2)) == ["web2", "web3"]
+
+    async def test_who_is_revoked_while_a_task_is_being_sent_is_not_sent_it(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("control_plane.processes.dispatch.CHUNK", 1)
+        publish = plane.tap.publish
+
+        async def revoked_meanwhile(message: Message) -> PublishOutcome:
+            if message.routing_key == "cmd.node.web1":
+                await plane.beside().hosts.revoke(ADMIN, "web2", None)
+            return await publish(message)
+
+        plane.tap.publish = revoked_meanwhile  # type: ignore[method-assign]
+        async with self.agents(plane, "web1", "web2", "web3") as agents, plane.dispatching():
+            await plane.run("t1", "web1", "web2", "web3")
+            await agents["web3"].received()
+
+        assert [len(agent.messages) for agent in agents.values()] == [1, 0, 1]
 
     async def test_whoever_takes_over_knows_what_is_paused(self, plane: Plane) -> None:
         async with self.agents(plane, "web1") as agents:
