@@ -33,6 +33,20 @@ class RefusedError(ControlPlaneError):
         self.detail = detail
 
 
+class InvalidFieldError(RefusedError):
+    """A field of the request is not what it must be.
+
+    Attributes:
+        field: as in `rollout.canary`.
+        rule: what is wrong with it, for people.
+    """
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__("invalid_request", f"{field} {rule}")
+        self.field = field
+        self.rule = rule
+
+
 class NotSignedInError(RefusedError):
     def __init__(self, code: str = "not_signed_in", detail: str = "credentials are missing, wrong or expired") -> None:
         super().__init__(code, detail)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from control_plane.commands.previews import TargetChangedError
 from control_plane.errors import (
     ControlPlaneError,
+    InvalidFieldError,
     LogClosedError,
     NotAllowedError,
     NotFoundError,
@@ -147,7 +148,8 @@ async def _refused(request: Request, error: Exception) -> Response:
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
     more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}
-    return problem(request, status, error.code, error.detail, headers=headers, more=more)
+    errors = [{"field": error.field, "message": error.rule}] if isinstance(error, InvalidFieldError) else []
+    return problem(request, status, error.code, error.detail, errors=errors, headers=headers, more=more)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

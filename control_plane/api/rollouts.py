@@ -1,10 +1,10 @@
 """How a task goes to its hosts: little by little where that was asked for, and not while it is paused."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import WithJsonSchema
 
-from control_plane.api.fields import Answer, Name, Request, TaskIdPath
+from control_plane.api.fields import Answer, Request, TaskIdPath
 from control_plane.api.hosts import Reason
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
@@ -13,7 +13,20 @@ from control_plane.commands.rollouts import Rollout as RolloutDecision
 from control_plane.commands.targets import MAX_HOSTS
 from control_plane_wire.messages import MAX_EXPIRY_S
 
-Percent = Annotated[StrictStr, Field(pattern=r"\A([1-9][0-9]?|100)%\z")]
+
+def one_of(*schemas: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(schemas)})
+
+
+# What they may be is said here, and checked by `parse_rollout`, whose errors name no branches of a union.
+_PERCENT: Final = {"type": "string", "pattern": "^([1-9][0-9]?|100)%$"}
+_NAMES: Final = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_CANARIES}
+Concurrency = Annotated[Any, one_of({"type": "integer", "minimum": 1, "maximum": MAX_HOSTS}, _PERCENT)]
+Errors = Annotated[Any, one_of({"type": "integer", "minimum": 0, "maximum": MAX_HOSTS}, _PERCENT)]
+Canary = Annotated[Any, one_of(_NAMES, {"type": "integer", "minimum": 1, "maximum": MAX_HOSTS}, {"type": "null"})]
+Wait = Annotated[
+    Any, one_of({"type": "integer", "minimum": 0, "maximum": MAX_EXPIRY_S}, {"const": "approve"}, {"type": "null"})
+]
 
 router = noun("/tasks/{task_id}", "tasks")
 
@@ -28,14 +41,10 @@ class Rollout(Request):
         wait: seconds after the canary has succeeded, or `approve`: it is paused then, and a resume is the approval.
     """
 
-    max_concurrency: Annotated[StrictInt, Field(ge=1, le=MAX_HOSTS)] | Percent = "100%"
-    max_errors: Annotated[StrictInt, Field(ge=0, le=MAX_HOSTS)] | Percent = 0
-    canary: (
-        Annotated[list[Name], Field(min_length=1, max_length=MAX_CANARIES)]
-        | Annotated[StrictInt, Field(ge=1, le=MAX_HOSTS)]
-        | None
-    ) = None
-    wait: Annotated[StrictInt, Field(ge=0, le=MAX_EXPIRY_S)] | Literal["approve"] | None = None
+    max_concurrency: Concurrency = "100%"
+    max_errors: Errors = 0
+    canary: Canary = None
+    wait: Wait = None
 
     def decided(self) -> RolloutDecision:
         return parse_rollout(self.model_dump(exclude_none=True))

@@ -38,6 +38,7 @@ from control_plane.api.services import Caller, Given, Services
 from control_plane.api.targets import Target
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
+from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
 from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
@@ -64,7 +65,7 @@ class RunCommand(Request):
         command: a shell line; with `argv`, which runs without a shell, it may be left out.
         timeout: seconds that it may run on a host.
         user: the account to run as.
-        expires_in: seconds within which a host may start it.
+        expires_in: seconds within which a host may start it; left out, ten minutes, and with a rollout a day.
         rollout: without it, it goes to all hosts at once.
     """
 
@@ -78,7 +79,7 @@ class RunCommand(Request):
     cwd: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
     stdin: StrictStr | None = None
     when_offline: Literal["queue", "skip"] = "queue"
-    expires_in: StrictInt = Field(DEFAULT_EXPIRY_S, ge=1, le=MAX_EXPIRY_S)
+    expires_in: Annotated[StrictInt, Field(ge=1, le=MAX_EXPIRY_S)] | None = None
     preview_id: StrictStr | None = Field(None, max_length=128)
     reason: Line | None = None
     rollout: Rollout | None = None
@@ -101,7 +102,7 @@ class RunCommand(Request):
             cwd=self.cwd,
             stdin=self.stdin,
             when_offline=self.when_offline,
-            expires_in=self.expires_in,
+            expires_in=self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S),
             reason=self.reason,
             preview_id=self.preview_id,
             rollout=self.rollout.decided() if self.rollout else None,
@@ -132,6 +133,7 @@ class Task(Answer):
         rollout: as it was asked for, null where it goes to all hosts at once.
         released: hosts that it may be sent to by now.
         rollout_stopped: why it goes to no more of them, null where nothing has stopped it.
+        awaits_approval: it is paused after its canary, and a resume is the approval.
         seq: the event of its acceptance; `pos`: the one that last changed this row.
     """
 
@@ -157,6 +159,7 @@ class Task(Answer):
     rollout: Mapping[str, Any] | None
     released: int
     rollout_stopped: str | None
+    awaits_approval: bool
     cancel_requested_at: Time | None
     seq: int
     pos: int
@@ -187,6 +190,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         rollout=request.get("rollout"),
         released=row.released,
         rollout_stopped=row.stopped,
+        awaits_approval=row.state == "paused" and row.approval_seq == row.turned_seq,
         cancel_requested_at=time_of(row.cancel_requested_us),
         seq=row.seq,
         pos=row.pos,
@@ -289,6 +293,8 @@ async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
         guard_level=level if isinstance(level, int) else 1,
         released=0 if "rollout" in event.request else len(event.hosts),
         stopped=None,
+        turned_seq=stored.seq,
+        approval_seq=None,
         pos=stored.seq,
     )
 

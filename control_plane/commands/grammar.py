@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import Final
 
-from control_plane.errors import RefusedError
+from control_plane.errors import InvalidFieldError
 from control_plane_wire.topology import is_name
 
 MAX_LINE: Final = 256
@@ -41,6 +41,6 @@ def checked_number(field: str, number: int, *, least: int, most: int) -> int:
     return number
 
 
-def invalid(field: str, rule: str) -> RefusedError:
+def invalid(field: str, rule: str) -> InvalidFieldError:
     """The refusal of a field that is not what it must be."""
-    return RefusedError("invalid_request", f"{field} is not {rule}")
+    return InvalidFieldError(field, f"is not {rule}")

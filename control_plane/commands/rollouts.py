@@ -11,6 +11,7 @@ from control_plane_wire.messages import MAX_EXPIRY_S
 from control_plane_wire.strict_json import Json, JsonObject
 
 MAX_CANARIES: Final = 1000  # named ones; as a number they may be all
+ROLLOUT_EXPIRY_S: Final = 86_400  # a rollout takes its time, and may wait for somebody
 PERCENT: Final = re.compile(r"([1-9][0-9]?|100)%", re.ASCII)
 
 _FIELDS: Final = frozenset({"max_concurrency", "max_errors", "canary", "wait"})

@@ -170,6 +170,9 @@ def _check_fields(request: CreateTask) -> None:
     checked_number("expires_in", request.expires_in, least=1, most=MAX_EXPIRY_S)
     if request.reason is not None:
         checked_line("reason", request.reason)
+    rollout = request.rollout
+    if rollout is not None and isinstance(rollout.wait, int) and rollout.wait >= request.expires_in:
+        raise invalid("rollout.wait", f"shorter than expires_in, which is {request.expires_in} s")
     if request.argv is not None and not (request.argv and request.argv[0]):
         raise invalid("argv", "a list that begins with a program")
 

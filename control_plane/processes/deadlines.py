@@ -19,6 +19,8 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.lifecycle import wait_for_any
 
 INTERVAL_S: Final = 1.0
+NEVER_DELIVERED: Final = "never delivered: nothing reached the host in time"
+NEVER_ITS_TURN: Final = "never sent: the rollout did not come to it in time"
 BATCH: Final = 500
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def verdict(execution: OpenExecution, now_s: int) -> ExecutionExpired | Executio
         return ExecutionExpired(
             task_id=execution.task_id,
             hostname=execution.hostname,
-            reason="never delivered: nothing reached the host in time",
+            reason=NEVER_DELIVERED if execution.is_released else NEVER_ITS_TURN,
         )
     if now_s <= last_word_s(execution.expires_at, execution.timeout_s, execution.running_us):
         return None

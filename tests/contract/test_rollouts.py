@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from control_plane.api.tasks import task_of
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import Group
@@ -166,7 +167,8 @@ class RolloutContract:
         await plane.record(done("t1", "web3"))
 
         assert await process.decide() == 1
-        assert (await self.shown(plane, "t1")).state == "paused"
+        shown = task_of(await self.shown(plane, "t1"))
+        assert (shown.state, shown.awaits_approval) == ("paused", True)
         assert await process.decide() == 0
         paused = (await plane.events(PAUSED))[-1]
         assert isinstance(paused, rollouts.TaskPaused)

@@ -91,6 +91,10 @@ def asks_for_a_task(trial: Trial, point: str) -> None:
     trial.submit(task_at(point), WEB)
 
 
+def asks_for_a_rollout(trial: Trial, point: str) -> None:
+    trial.submit(task_at(point), WEB, rollout={"max_concurrency": 1, "max_errors": "100%"})
+
+
 def stops_an_agent(trial: Trial, point: str) -> None:
     trial.installation.agents["web2"].stop()
 
@@ -170,6 +174,7 @@ SERVER: dict[str, Callable[[Trial, str], None]] = {
     "ingest.dead_lettered": sends_what_nobody_can_read,
     "enrolment.": enrols_a_host,
     "rebuild.": rebuilds_a_projection,
+    "rollout.": asks_for_a_rollout,
     **dict.fromkeys(
         ("accept.", "checkpoints.", "dispatch.", "ingest.", "lease.", "log.", "projector."), asks_for_a_task
     ),

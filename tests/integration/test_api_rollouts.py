@@ -1,6 +1,7 @@
 """Rollouts, pause, resume and retry over the API."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ async def test_what_is_no_rollout_is_refused_and_the_field_named(api: ApiUnderTe
     answer = await api.client("ada").post("/api/v1/tasks", json={**TASK, "rollout": rollout})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert {error["field"].removeprefix("body.").startswith(field) for error in answer.json()["errors"]} == {True}
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ async def test_what_is_no_rollout_is_refused_and_the_field_named(api: ApiUnderTe
         ({"wait": 10}, "rollout.wait is not possible without a canary"),
         ({"canary": ["web9", "web1"]}, "rollout.canary is not among the hosts of the task: web9"),
         ({"canary": 4}, "rollout.canary is not between 1 and 3"),
+        ({"canary": 1, "wait": 86_400}, "rollout.wait is not shorter than expires_in, which is 86400 s"),
     ],
 )
 async def test_a_rollout_that_does_not_fit_the_task_is_refused(api: ApiUnderTest, rollout: Any, said: str) -> None:
@@ -70,6 +72,21 @@ async def test_a_rollout_that_does_not_fit_the_task_is_refused(api: ApiUnderTest
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert answer.json()["detail"].startswith(said)
+    assert [error["field"] for error in answer.json()["errors"]] == [said.partition(" ")[0]]
+
+
+async def test_a_rollout_has_a_day_unless_it_is_said(api: ApiUnderTest) -> None:
+    ada = api.client("ada")
+    tasks = [
+        (await api.run(ada, {"group": "web"}, task_id=f"until-{number}", **more))["task"]
+        for number, more in enumerate(({}, {"rollout": {}}, {"rollout": {"max_errors": None}, "expires_in": 60}))
+    ]
+
+    given_s = [
+        (datetime.fromisoformat(task["expires_at"]) - datetime.fromisoformat(task["accepted_at"])).total_seconds()
+        for task in tasks
+    ]
+    assert [round(seconds, -1) for seconds in given_s] == [600, 86_400, 60]
 
 
 async def test_another_rollout_is_another_request(api: ApiUnderTest) -> None:

@@ -41,11 +41,15 @@ def test_a_rollout_stops_after_its_canary_until_somebody_resumes_it(page: Page, 
     page.get_by_role("button", name="Run on 2 hosts").click()
     heading(page, "true")
     expect(page.get_by_text(re.compile(f"1 of 2 let go · first {FIRST}"))).to_be_visible()
-    page.get_by_role("button", name="Resume").click()
+    finished(page, "1 ok · 1 waiting · the canary is done: somebody has to approve")
+    page.get_by_role("button", name="Approve: go on").click()
 
     finished(page, "2 ok")
-    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    expect(page.get_by_role("button", name="Approve: go on")).to_be_hidden()
     expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    page.get_by_role("link", name="Run again…").click()
+    expect(page.get_by_label("First (number or hostnames)")).to_have_value(FIRST)
+    expect(page.get_by_label("Then")).to_have_value("approve")
 
 
 def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev) -> None:
@@ -68,6 +72,13 @@ def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor
     at_once.fill("lots")
     page.get_by_role("button", name="Run on 1 host").click()
 
+    expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
+    at_once.fill("")
+    page.get_by_label("Then").select_option("wait a minute")
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(page.get_by_role("alert").filter(has_text="rollout.wait")).to_be_visible()
+    at_once.fill("lots")
+    page.get_by_role("button", name="Run on 1 host").click()
     expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
     expect(at_once).to_have_attribute("aria-invalid", "true")
     assert [c for c in visitor.complaints if "422" not in c] == []

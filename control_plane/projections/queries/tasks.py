@@ -32,6 +32,8 @@ class TaskView:
     guard_level: int
     released: int
     stopped: str | None
+    turned_seq: int
+    approval_seq: int | None
     pos: int
 
 

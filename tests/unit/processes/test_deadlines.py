@@ -86,11 +86,15 @@ def test_what_an_agent_has_taken_may_wait_until_its_expiry_before_it_is_started(
 
 def test_the_outcome_names_the_execution_and_says_what_is_known() -> None:
     never = verdict(an_execution(CAME_BACK), LAST_START + 1)
+    waited = verdict(an_execution(Delivery(0), is_released=False), LAST_START + 1)
     silent = verdict(an_execution(PERHAPS), LAST_START + 10_000)
     started = verdict(an_execution(PERHAPS, running_us=EXPIRES_AT * 1_000_000), LAST_START + 10_000)
 
     assert never == ExecutionExpired(
         task_id="t1", hostname="web1", reason="never delivered: nothing reached the host in time"
+    )
+    assert waited == ExecutionExpired(
+        task_id="t1", hostname="web1", reason="never sent: the rollout did not come to it in time"
     )
     assert silent == ExecutionLost(task_id="t1", hostname="web1", reason="no word after it was sent; it may have run")
     assert started == ExecutionLost(

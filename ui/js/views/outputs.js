@@ -10,6 +10,7 @@ import { EXECUTION } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
+const LINE_PX = 24; // so near to its end somebody is at it
 const MOST_REASONS = 20;
 const MOST_LIVE = 20; // a stream has no more topics of the kind
 const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
@@ -178,10 +179,25 @@ export function liveCards(place, taskId, { stream, signal, t }) {
         text(card.root.host, hostname);
         place.append(card.root.root);
       }
-      const { stdout, stderr } = card.streams;
-      card.root.text.replaceChildren(...[stdout && output(stdout.text, false), stderr && output(stderr.text, true)].filter(Boolean));
+      for (const name of ["stdout", "stderr"]) drawLive(card, name);
     }
     section.hidden = !place.childElementCount;
+  }
+
+  /** Whoever reads further up stays there, and who marks something is waited for; else the end is what shows. */
+  function drawLive(card, name) {
+    const found = card.streams[name];
+    if (!found || found.drawn === found.text) return;
+    const before = found.element;
+    if (before && getSelection().toString() && before.contains(getSelection().anchorNode)) return;
+    const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
+    const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
+    const element = output(found.text, name === "stderr");
+    if (before) before.replaceWith(element);
+    else card.root.text.append(element);
+    element.scrollTop = isAtEnd ? element.scrollHeight : at;
+    if (hasFocus) element.focus({ preventScroll: true });
+    Object.assign(found, { element, drawn: found.text });
   }
 
   function ended(hostnames) {

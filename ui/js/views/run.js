@@ -9,6 +9,7 @@ import { readHosts } from "./hosts.js";
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
+const ROLLOUT = ["max_concurrency", "max_errors", "canary", "wait"];
 const AWAY = ["stale", "offline", "pending"];
 
 export function mount(root, params, context) {
@@ -56,12 +57,13 @@ export function mount(root, params, context) {
     const atOnce = inputs.max_concurrency.value.trim();
     const errors = inputs.max_errors.value.trim();
     const canary = inputs.canary.value.split(/[\s,]+/).filter(Boolean);
-    if (!atOnce && !errors && !canary.length) return {};
+    const wait = inputs.wait.value;
+    if (!atOnce && !errors && !canary.length && !wait) return {};
     const said = {
       ...(atOnce && { max_concurrency: numberOr(atOnce) }),
       ...(errors && { max_errors: numberOr(errors) }),
       ...(canary.length && { canary: /^\d+$/.test(canary[0]) && canary.length === 1 ? Number(canary[0]) : canary }),
-      ...(canary.length && inputs.wait.value && { wait: numberOr(inputs.wait.value) }),
+      ...(wait && { wait: numberOr(wait) }), // without a canary the server says what is missing
     };
     return { rollout: said };
   }
@@ -162,7 +164,8 @@ export function mount(root, params, context) {
     if (part.submit.disabled) return;
     part.error.textContent = "";
     const asked = { ...request(), preview_id: preview.preview_id };
-    const body = await confirmRun(preview, asked, awayText(asked.when_offline));
+    const little = asked.rollout ? [t("run.confirm_rollout")] : [];
+    const body = await confirmRun(preview, asked, [...little, ...awayText(asked.when_offline)]);
     if (!body) return;
     part.submit.disabled = true;
     try {
@@ -212,6 +215,9 @@ export function mount(root, params, context) {
     inputs.command.value = params.command ?? "";
     inputs.user.value = params.user ?? "root";
     inputs.timeout.value = params.timeout ?? "30";
+    inputs.when_offline.value = params.when_offline ?? "queue";
+    for (const name of ROLLOUT) inputs[name].value = params[name] ?? "";
+    part.rollout.open = ROLLOUT.some((name) => params[name]);
   }
 
   form.addEventListener("input", () => {

@@ -38,7 +38,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     text(part.command, task.command);
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
-    part.again.href = link("/run", { ...againOf(task.target), command: task.command, user: task.user, timeout: task.timeout });
+    part.again.href = link("/run", againOf(task));
     part.cancel.hidden = task.state === "finished";
     part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
@@ -47,8 +47,9 @@ export function mountTask(root, { task_id: taskId }, context) {
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
+    const waits = task.awaits_approval && t("task.awaits_approval");
     const took = between(task.accepted_at, task.finished_at);
-    text(part.summary, [progress, answersText(task.counts, t), took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
+    text(part.summary, [progress, answersText(task.counts, t), waits, took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
     shown = task.state;
     drawFacts(task);
@@ -62,7 +63,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     const isPaused = task.state === "paused";
     part.pause.hidden = !isPaused && task.state !== "running";
     part.pause.disabled = isPaused ? !mayRun : !mayCancel;
-    text(part.pause, t(isPaused ? "task.resume" : "task.pause"));
+    text(part.pause, t(task.awaits_approval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
   }
 
   /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
@@ -200,9 +201,11 @@ function links(taskIds) {
   return place;
 }
 
-function againOf(target) {
-  if (target.all) return { all: 1 };
-  return target.hosts ? { hosts: target.hosts.join(",") } : target;
+/** What the Run page is filled in with to do the same. */
+function againOf({ target, rollout, command, user, timeout, when_offline }) {
+  const where = target.all ? { all: 1 } : target.hosts ? { hosts: target.hosts.join(",") } : target;
+  const how = Object.entries(rollout ?? {}).map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]);
+  return { ...where, ...Object.fromEntries(how), command, user, timeout, when_offline };
 }
 
 const isEnd = (state) => !["running", "waiting"].includes(EXECUTION[state]?.answer ?? "waiting");

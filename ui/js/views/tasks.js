@@ -4,6 +4,7 @@ import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
 const TYPING_MS = 250;
+const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] }; // of each choice
 
 export function mountList(root, params, context) {
   const { api, stream, signal, t, title, navigate } = context;
@@ -23,7 +24,7 @@ export function mountList(root, params, context) {
   const matches = (task) =>
     task.seq >= oldest &&
     (!filter.q || task.command.toLowerCase().includes(filter.q.toLowerCase())) &&
-    (!filter.state || (filter.state === "finished") === (task.state === "finished"));
+    (!filter.state || STATES[filter.state]?.includes(task.state));
   const table = taskTable(part.list, context, { filter: matches, emptyText: t("tasks.none"), emptyLink: "/run" });
   const change = (more) => navigate(link("/tasks", { ...filter, ...more }), { replace: true });
   part.q.addEventListener("input", () => change({ q: part.q.value }));
@@ -39,7 +40,7 @@ export function mountList(root, params, context) {
   async function read(from) {
     reading.abort(); // the answer to an older filter counts no more
     reading = new AbortController();
-    const query = { q: filter.q, state: filter.state, cursor: from, limit: 100 };
+    const query = { q: filter.q, state: STATES[filter.state]?.join(","), cursor: from, limit: 100 };
     const page = await api.get("/tasks", { query, signal: reading.signal });
     cursor = page.next_cursor;
     oldest = cursor ? page.items.at(-1).seq : 0;
