@@ -73,13 +73,10 @@ def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor
     page.get_by_role("button", name="Run on 1 host").click()
 
     expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
+    expect(at_once).to_have_attribute("aria-invalid", "true")
     at_once.fill("")
     page.get_by_label("Then").select_option("wait a minute")
     page.get_by_role("button", name="Run on 1 host").click()
     expect(page.get_by_role("alert").filter(has_text="rollout.wait")).to_be_visible()
-    at_once.fill("lots")
-    page.get_by_role("button", name="Run on 1 host").click()
-    expect(page.get_by_role("alert").filter(has_text="max_concurrency")).to_be_visible()
-    expect(at_once).to_have_attribute("aria-invalid", "true")
     assert [c for c in visitor.complaints if "422" not in c] == []
     visitor.complaints.clear()
