@@ -316,6 +316,9 @@ class Journal:
 
     def _prune_outputs(self) -> None:
         total = sum(self._done_output.values())
+        # Else a crash could leave an entry where it was before both moves, and where the second one has put it.
+        for place in (LIVE, DONE) if total > MAX_DONE_OUTPUT_BYTES else ():
+            self._disk.sync_dir(place)
         while total > MAX_DONE_OUTPUT_BYTES:
             task_id = next(iter(self._done_output))
             if self._places[task_id] != TOLD:  # first: what is left of a result must not be sent as if it were all

@@ -1,5 +1,6 @@
 """Agent, launcher and supervisor stopped, killed and frozen while a command runs: it runs once, and its end is told."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -62,7 +63,11 @@ class Running:
 
     def _escaped(self) -> list[psutil.Process]:
         assert self.supervisor is not None
-        return [child for child in self.supervisor.children(recursive=True) if "3600" in child.cmdline()]
+        found = []
+        for child in self.supervisor.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # the shell that has left it behind ends meanwhile
+                found += [child] if "3600" in child.cmdline() else []
+        return found
 
     def processes_of(self, agent: Program) -> dict[str, psutil.Process]:
         assert self.supervisor is not None
@@ -130,7 +135,7 @@ def test_an_agent_stops_though_its_launcher_is_frozen(
     launcher.suspend()
 
     assert agent.stop() == 0
-    assert not is_alive(launcher)
+    wait_until(lambda: not is_alive(launcher), timeout_s=10, what="its launcher is dead")
     agent.start()
     running.goes_on.touch()
     assert installation.api.finished(running.task_id)["web1"]["state"] == "succeeded"

@@ -11,7 +11,7 @@ import pytest
 from tests.support.programs import Installation, Program
 from tests.support.servers import PrivateBroker, PrivateDatabase, wait_until
 
-pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 
 ROOM = 3  # messages in an agent's queue, beside those that it holds unacknowledged
 PREFETCH = 16

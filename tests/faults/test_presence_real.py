@@ -12,7 +12,7 @@ from tests.support.cable import Cable
 from tests.support.programs import Api, Installation, Program
 from tests.support.servers import DatabaseServer, PrivateBroker, wait_until
 
-pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 
 INTERVAL_S = 2
 ONLINE, STALE, OFFLINE = "host.went_online", "host.went_stale", "host.went_offline"

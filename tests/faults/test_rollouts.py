@@ -12,7 +12,7 @@ import pytest
 from tests.support.programs import Installation
 from tests.support.servers import wait_until
 
-pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 
 HOSTS = ("web1", "web2", "web3", "web4", "web5")
 POINTS = [f"rollout.{when}_append:{number}" for when in ("before", "after") for number in (1, 2, 3)]

@@ -129,7 +129,7 @@ class ProcessGroup(containment.Descendants):
 
 
 def only_the_group(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(supervisor, "contain", lambda _name, mode: ProcessGroup())
+    patch.setattr(supervisor, "contain", lambda _name, **_how: ProcessGroup(containment.V1Groups({})))
 
 
 def left_of(task_id: str) -> Iterator[psutil.Process]:

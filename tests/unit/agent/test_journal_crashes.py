@@ -214,6 +214,19 @@ def test_whatever_is_done_and_wherever_the_power_goes(
     assert {*host.disk.names("done"), *host.disk.names("told")} <= {"last"}, "nothing is left that cannot be pruned"
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_an_entry_that_was_moved_twice_is_found_once_after_a_crash(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control_plane_agent.journal.MAX_DONE_OUTPUT_BYTES", 100)
+    host = Host()
+    host._deliver("task-0")
+    host._work("task-0")
+    host.journal.prune()
+
+    disk = host.disk.after_crash(Random(seed))
+
+    assert sum("task-0" in disk.names(place) for place in ("journal", "done", "told")) == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(STEPS[:6]), st.sampled_from(TASKS)), min_size=4, max_size=20),
