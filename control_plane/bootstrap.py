@@ -187,9 +187,6 @@ def services_of(
     rebuilder = Rebuilder(core.database, core.log, failpoints=core.failpoints)
     live_output = LiveOutput(transport, core.authority, count=count) if has_broker else None
 
-    async def heard_under() -> int | None:
-        return None if publisher.is_blocked else await leases.held(HEARING)
-
     ingest = partial(
         Ingest, transport=transport, log=core.log, authority=core.authority, count=count, failpoints=core.failpoints
     )
@@ -209,40 +206,7 @@ def services_of(
         ],
         "ingest": [results, heartbeats],
         "processes": [
-            publisher,
-            Dispatch(
-                core.log,
-                leases,
-                core.hub,
-                publisher,
-                core.authority,
-                core.keyring,
-                core.task_queries,
-                core.host_queries,
-                core.clock,
-                count=count,
-                rounds=Rounds(core.checkpoints.newest_event_note),
-                failpoints=core.failpoints,
-            ),
-            Deadlines(core.log, leases, core.hub, core.task_queries, core.clock, failpoints=core.failpoints),
-            Rollouts(
-                core.log,
-                leases,
-                core.hub,
-                RolloutQueries(core.database),
-                core.keyring,
-                core.clock,
-                failpoints=core.failpoints,
-            ),
-            PresenceProcess(
-                core.log,
-                leases,
-                core.host_queries,
-                core.clock,
-                heard_under=heard_under,
-                untaken_s=lambda: publisher.untaken_s,
-                failpoints=core.failpoints,
-            ),
+            *_processes(core, leases, publisher, count),
             signing,
             *_upkeep(core),
         ],
@@ -259,6 +223,50 @@ def services_of(
         else [],
     }
     return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
+
+
+def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -> list[Service]:
+    """What follows from what happened, and who publishes it."""
+
+    async def heard_under() -> int | None:
+        return None if publisher.is_blocked else await leases.held(HEARING)
+
+    return [
+        publisher,
+        Dispatch(
+            core.log,
+            leases,
+            core.hub,
+            publisher,
+            core.authority,
+            core.keyring,
+            core.task_queries,
+            core.host_queries,
+            core.clock,
+            count=count,
+            rounds=Rounds(core.checkpoints.newest_event_note),
+            failpoints=core.failpoints,
+        ),
+        Deadlines(core.log, leases, core.hub, core.task_queries, core.clock, failpoints=core.failpoints),
+        Rollouts(
+            core.log,
+            leases,
+            core.hub,
+            RolloutQueries(core.database),
+            core.keyring,
+            core.clock,
+            failpoints=core.failpoints,
+        ),
+        PresenceProcess(
+            core.log,
+            leases,
+            core.host_queries,
+            core.clock,
+            heard_under=heard_under,
+            untaken_s=lambda: publisher.untaken_s,
+            failpoints=core.failpoints,
+        ),
+    ]
 
 
 def _upkeep(core: Core) -> list[Service]:
