@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 from control_plane.errors import UnstorableError
 from control_plane.events.envelope import Conflict, Duplicate, Head, Key, NewEvent, Outcome, Recorded, StoredEvent
 from control_plane.events.merkle import EventColumns, EventRow, leaf_at, leaf_rest
-from control_plane.storage.dialect import KeyBytes, Value
+from control_plane.storage.dialect import KeyBytes, Value, decoded
 
 MOST_EVENTS: Final = 500
 MOST_BYTES: Final = 512 * 1024
@@ -156,17 +156,4 @@ def _columns(shown: Shown) -> EventColumns:
 
 def stored_event(row: EventRow) -> StoredEvent:
     """An event from the raw columns of its table, as they are written and read."""
-    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
-    return StoredEvent(
-        seq,
-        recorded_us,
-        kind.decode(),
-        schema_v,
-        None if task_id is None else task_id.decode(),
-        None if hostname is None else hostname.decode(),
-        None if actor is None else actor.decode(),
-        occurred_us,
-        body,
-        signature,
-        None if key_id is None else key_id.decode(),
-    )
+    return StoredEvent._make(decoded(row))

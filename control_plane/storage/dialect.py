@@ -27,6 +27,24 @@ EventColumns: TypeAlias = tuple[
 ]
 
 
+def decoded(row: Sequence[Any]) -> EventColumns:
+    """The columns of a log's table from what it keeps: texts in their bytes. Raises UnicodeDecodeError."""
+    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
+    return (
+        seq,
+        recorded_us,
+        kind.decode(),
+        schema_v,
+        None if task_id is None else task_id.decode(),
+        None if hostname is None else hostname.decode(),
+        None if actor is None else actor.decode(),
+        occurred_us,
+        body,
+        signature,
+        None if key_id is None else key_id.decode(),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account of a database.

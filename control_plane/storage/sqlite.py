@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
-from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, possible_renames
+from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, decoded, possible_renames
 from control_plane.storage.tables import Identifier
 
 PRAGMAS: Final = (
@@ -236,7 +236,7 @@ class SqliteDialect:
         )
         driver = await _driver(connection)
         with _translated():
-            return list(map(_as_text, await driver.execute_fetchall(sql, (after, upto, below_bytes))))
+            return list(map(decoded, await driver.execute_fetchall(sql, (after, upto, below_bytes))))
 
     async def event_rows_at(
         self, connection: AsyncConnection, table: Table, seqs: Sequence[int], *, below_bytes: int
@@ -247,7 +247,7 @@ class SqliteDialect:
         )
         driver = await _driver(connection)
         with _translated():
-            return list(map(_as_text, await driver.execute_fetchall(sql, (below_bytes,))))
+            return list(map(decoded, await driver.execute_fetchall(sql, (below_bytes,))))
 
     async def digest_rows(
         self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool]
@@ -300,23 +300,6 @@ async def _write_many(connection: AsyncConnection, sql: str, rows: Sequence[Sequ
     driver = await _driver(connection)
     with _translated():
         await driver.executemany(sql, rows)
-
-
-def _as_text(row: Sequence[Any]) -> EventColumns:
-    seq, recorded_us, kind, schema_v, task_id, hostname, actor, occurred_us, body, signature, key_id = row
-    return (
-        seq,
-        recorded_us,
-        kind.decode(),
-        schema_v,
-        None if task_id is None else task_id.decode(),
-        None if hostname is None else hostname.decode(),
-        None if actor is None else actor.decode(),
-        occurred_us,
-        body,
-        signature,
-        None if key_id is None else key_id.decode(),
-    )
 
 
 def _list(names: Sequence[str]) -> str:
