@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.cable import Cable
+from tests.support.link import Link, LinkBeside, Way
 from tests.support.programs import Api, Installation, Program
 from tests.support.servers import DatabaseServer, PrivateBroker, wait_until
 
@@ -148,20 +148,20 @@ def queues(broker: PrivateBroker) -> set[str]:
     return {queue["name"] for queue in found}
 
 
-@pytest.mark.parametrize("ways", [{"up": True, "down": True}, {"up": True, "down": False}, {"up": False, "down": True}])
+@pytest.mark.parametrize("ways", [("up", "down"), ("up",), ("down",)])
 def test_a_host_whose_cable_is_pulled_is_offline_and_heals_by_itself(
-    installation: Installation, own_broker: PrivateBroker, tmp_path: Path, ways: dict[str, bool]
+    installation: Installation, own_broker: PrivateBroker, tmp_path: Path, ways: tuple[Way, ...]
 ) -> None:
-    api, name = installation.api, "cable-" + "-".join(way for way, is_pulled in ways.items() if is_pulled)
+    api, name = installation.api, "cable-" + "-".join(ways)
     with (
-        Cable(own_broker.broker.amqp_url).open() as cable,
+        LinkBeside(Link(own_broker.broker.amqp_url)).open() as cable,
         a_host(installation, name, CONTROL_PLANE_AGENT_AMQP_URL=cable.url),
     ):
-        cable.pull(**ways)
+        cable.do(lambda link: link.freeze(*ways))
         shown(api, name, "offline")
         assert said(api, name)[1:] == SILENT
         task_id = api.run({"host": name}, f"echo ran >> {tmp_path}/witness")
-        cable.plug_in()
+        cable.do(Link.thaw)
 
         assert api.finished(task_id, timeout_s=90)[name]["state"] == "succeeded"
         shown(api, name, "online")

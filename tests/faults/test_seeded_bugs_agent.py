@@ -22,9 +22,9 @@ from control_plane_agent.slots import EMPTY, Finished, Started, encode
 from control_plane_agent.supervisor import STATE
 from control_plane_wire.messages import ALLOWED_SKEW_S, CommandMessage, ResultMessage
 from tests.support.agent import START_S
+from tests.support.crash_disk import CrashDisk
 from tests.support.failing import DiesAt
 from tests.support.faults.checks import Evidence, red
-from tests.support.faults.lossy_disk import LossyDisk
 from tests.support.faults.one_host import OneHost
 
 Patch = pytest.MonkeyPatch
@@ -36,14 +36,14 @@ Bug = Callable[[Patch], None]
 
 async def a_disk_fails_once(host: OneHost, patch: Patch) -> None:
     fails = iter([True])
-    create = LossyDisk.create
+    create = CrashDisk.create
 
-    def create_or_fail(disk: LossyDisk, path: str, data: bytes) -> None:
+    def create_or_fail(disk: CrashDisk, path: str, data: bytes) -> None:
         if ".new-" in path and next(fails, False):
             raise OSError(errno.EIO, "Input/output error")
         create(disk, path, data)
 
-    patch.setattr(LossyDisk, "create", create_or_fail)
+    patch.setattr(CrashDisk, "create", create_or_fail)
     patch.setattr(session, "DISK_FULL_RETRY_S", 0)
     async with host.up():
         await host.send("t1")
@@ -64,7 +64,7 @@ async def a_copy_comes_after_a_restart(host: OneHost, patch: Patch) -> None:
     async with host.up():
         await host.send("t1")
         await host.answered("t1")
-    host.disk = host.disk.crash()
+    host.disk = host.disk.after_crash()
     async with host.up():
         await host.send("t1")
         await host.send("t2")
@@ -165,12 +165,12 @@ def what_is_done_is_forgotten(patch: Patch) -> None:
 
 
 def a_journal_in_memory(patch: Patch) -> None:
-    patch.setattr(LossyDisk, "crash", lambda _disk, _choose=None: LossyDisk())
+    patch.setattr(CrashDisk, "after_crash", lambda _disk, _choose=None: CrashDisk())
 
 
 def no_fsync_of_an_entry(patch: Patch) -> None:
     """Choria, and the SSM agent."""
-    patch.setattr(LossyDisk, "sync_dir", lambda _disk, _path: None)
+    patch.setattr(CrashDisk, "sync_dir", lambda _disk, _path: None)
 
 
 def no_fsync_of_slot_0(patch: Patch) -> None:

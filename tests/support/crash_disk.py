@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from control_plane_agent.memory_disk import MemoryLock
 
@@ -18,6 +18,16 @@ SECTOR = 512
 ROOT = "."
 
 T = TypeVar("T")
+
+Choose: TypeAlias = Callable[[], bool]  # whether something that was not made durable is there after the crash
+
+
+def nothing() -> bool:
+    return False
+
+
+def by_chance(random: Random) -> Choose:
+    return lambda: random.random() < 0.5
 
 
 class PowerLost(BaseException):
@@ -32,13 +42,12 @@ class _File:
     def sync(self) -> None:
         self.durable = bytes(self.live)
 
-    def after_crash(self, random: Random) -> "_File":
-        size = random.choice([len(self.durable), len(self.live)]) if len(self.durable) != len(self.live) else None
-        size = len(self.live) if size is None else size
+    def after_crash(self, choose: Choose) -> "_File":
+        size = len(self.live) if len(self.durable) == len(self.live) or choose() else len(self.durable)
         parts = []
         for start in range(0, size, SECTOR):
             old, new = (bytes(data[start : start + SECTOR]).ljust(SECTOR, b"\0") for data in (self.durable, self.live))
-            parts.append(new if old != new and random.random() < 0.5 else old)
+            parts.append(new if old != new and choose() else old)
         left = b"".join(parts)[:size]
         return _File(left, bytearray(left))
 
@@ -86,22 +95,22 @@ class CrashDisk:
 
     # --- the faults ---------------------------------------------------------------------------------------------
 
-    def after_crash(self, random: Random) -> "CrashDisk":
+    def after_crash(self, choose: Choose = nothing) -> "CrashDisk":
         """What the next start finds."""
         for change in self._changes:
-            if random.random() < 0.5:
+            if choose():
                 change.apply()
         found = CrashDisk()
-        found._root = self._copied(self._root, random, {})
+        found._root = self._copied(self._root, choose, {})
         found.is_full = self.is_full
         return found
 
-    def _copied(self, directory: _Directory, random: Random, seen: dict[int, _Node]) -> _Directory:
+    def _copied(self, directory: _Directory, choose: Choose, seen: dict[int, _Node]) -> _Directory:
         copy = _Directory()
         for name, node in directory.durable.items():
             if id(node) not in seen:
                 is_file = isinstance(node, _File)
-                seen[id(node)] = node.after_crash(random) if is_file else self._copied(node, random, seen)
+                seen[id(node)] = node.after_crash(choose) if is_file else self._copied(node, choose, seen)
             copy.durable[name] = copy.live[name] = seen[id(node)]
         return copy
 
@@ -198,6 +207,9 @@ class CrashDisk:
 
     def read(self, path: str) -> bytes:
         return bytes(self._file(path).live)
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        return bytes(self._file(path).live[offset : offset + length])
 
     def names(self, path: str) -> list[str]:
         return sorted(self._directory(path).live)

@@ -19,10 +19,10 @@ from control_plane_wire.transport.base import Confirmed
 from control_plane_wire.transport.inprocess import InProcessBroker
 from tests.support.agent import HOSTNAME, ControlPlaneEnd, a_command, an_identity, control_plane_end, sealed, started
 from tests.support.clock import ManualClock
+from tests.support.crash_disk import Choose, CrashDisk, nothing
 from tests.support.failing import Died
 from tests.support.faults.checks import Event, Evidence, Execution, Poll
 from tests.support.faults.ledger import Book
-from tests.support.faults.lossy_disk import Choose, LossyDisk, nothing
 from tests.support.faults.witness import Expected
 
 BOUND_S = 20
@@ -76,7 +76,7 @@ class OneHost:
     """Attributes: `ran`: the witness; `taken`: tasks that the broker has taken for this host; `goes_on`: runs end."""
 
     def __init__(self) -> None:
-        self.disk = LossyDisk()
+        self.disk = CrashDisk()
         self.clock = ManualClock()
         self.broker = InProcessBroker()
         self.ran: list[str] = []
@@ -124,7 +124,7 @@ class OneHost:
                 await self.send(task_id)
             with _expected_death():
                 await dying
-        self.disk = self.disk.crash(choose)
+        self.disk = self.disk.after_crash(choose)
 
     async def send(self, task_id: str, **changes: object) -> None:
         """Send a command until the agent's queue has it; each copy has the same bytes."""

@@ -28,7 +28,7 @@ from control_plane_wire.failpoints import NO_FAILPOINTS
 from control_plane_wire.messages import CancelMessage
 from tests.support.agent import ROUTE, START_S, FakeExecutor, a_command, an_identity, sealed
 from tests.support.clock import ManualClock
-from tests.support.crash_disk import CrashDisk, PowerLost
+from tests.support.crash_disk import CrashDisk, PowerLost, by_chance
 
 TASKS = tuple(f"task-{number}" for number in range(4))
 STEPS = ("deliver", "work", "cancel", "prune", "time", "fill", "restart", "lose power")
@@ -71,7 +71,7 @@ class Host:
             if not self.disk.is_full:
                 raise
         if step == "lose power":
-            self.disk = self.disk.after_crash(random)
+            self.disk = self.disk.after_crash(by_chance(random))
             self.start()
 
     def _deliver(self, task_id: str) -> None:
@@ -222,7 +222,7 @@ def test_an_entry_that_was_moved_twice_is_found_once_after_a_crash(seed: int, mo
     host._work("task-0")
     host.journal.prune()
 
-    disk = host.disk.after_crash(Random(seed))
+    disk = host.disk.after_crash(by_chance(Random(seed)))
 
     assert sum("task-0" in disk.names(place) for place in ("journal", "done", "told")) == 1
 
