@@ -210,7 +210,9 @@ def _services(
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(handling, presences, task_queries, count=metrics.happenings()),
+        tasks=TaskHandler(
+            handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
+        ),
         rollouts=RolloutHandler(handling),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),

@@ -81,9 +81,13 @@ class MemoryPresences:
 class MemoryExecutions:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, str]] = {}
+        self.position = 0
 
     async def states(self, task_id: str) -> Mapping[str, str]:
         return self.rows.get(task_id, {})
+
+    async def waiting(self) -> tuple[int, int]:
+        return self.position, sum(state in {"queued", "sent"} for row in self.rows.values() for state in row.values())
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from control_plane.projections.queries.pages import Page, contains, counts_of, p
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
+UNANSWERED: Final = ("queued", "sent")  # of the states that are not terminal
 SAME_OUTPUT: Final = ("state", "exit_code", "stdout_sha256", "stderr_sha256")
 
 
@@ -226,6 +227,14 @@ class TaskQueries:
             as_of = await position_of(connection, TasksProjection.name)
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
+
+    async def waiting(self) -> tuple[int, int]:
+        """A log position, and how many executions no host has answered then or since, and are not over."""
+        e = self._execution
+        counting = select(func.count()).where(e.c.is_open == 1, e.c.state.in_(UNANSWERED))
+        async with self._database.read() as connection:
+            as_of = await position_of(connection, TasksProjection.name)
+            return as_of.event, (await connection.execute(counting)).scalar_one()
 
     async def online(self) -> dict[str, int]:
         """The event of each host's last coming online."""
