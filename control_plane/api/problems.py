@@ -53,6 +53,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "preview_required",
             "target_changed",
             "task_cancelled",
+            "task_expired",
             "task_finished",
             "user_exists",
         ),

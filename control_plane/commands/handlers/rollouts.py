@@ -21,7 +21,7 @@ class RolloutHandler:
 
         Raises:
             NotFoundError: there is no such task.
-            RefusedError: `task_finished`, `task_cancelled`.
+            RefusedError: `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
         kind, seq = await self._turned(task_id)
@@ -35,7 +35,7 @@ class RolloutHandler:
 
         Raises:
             NotFoundError: there is no such task.
-            RefusedError: `not_paused`, `task_finished`, `task_cancelled`.
+            RefusedError: `not_paused`, `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{task_id}")
         kind, seq = await self._turned(task_id)
@@ -53,6 +53,8 @@ class RolloutHandler:
         await check_open(log, task)
         if await log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND)]):
             raise RefusedError("task_cancelled", f"the task {task_id} is being cancelled")
+        if self._handling.clock.now_s() >= task.expires_at:
+            raise RefusedError("task_expired", f"the task {task_id} has expired: nothing of it is sent any more")
         turns = cycle((TaskPaused.KIND, TaskResumed.KIND))
         kind, then = TaskAccepted.KIND, next(turns)
         while found := await log.find(EVENT, [Key(task_id, then, part=str(seq))]):

@@ -5,6 +5,7 @@ from control_plane.commands.targets import Hosts
 from control_plane.errors import NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.rollouts import TaskPaused, TaskResumed
 from control_plane.events.tasks import ExecutionCancelled
+from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from tests.support.fleet import OPERATOR, VIEWER, Desk, a_request
 
 
@@ -65,6 +66,19 @@ async def test_what_is_being_cancelled_or_has_finished_is_neither_paused_nor_res
         with pytest.raises(RefusedError) as refused:
             await turn(OPERATOR, "t1", None)
         assert refused.value.code == "task_finished"
+
+
+async def test_what_has_expired_is_neither_paused_nor_resumed_since_nothing_is_sent_any_more() -> None:
+    desk = await a_desk()
+    await desk.rollouts.pause(OPERATOR, "t1", None)
+    desk.clock.advance(DEFAULT_EXPIRY_S)
+    before = len(desk.log.rows)
+
+    for turn in (desk.rollouts.pause, desk.rollouts.resume):
+        with pytest.raises(RefusedError) as refused:
+            await turn(OPERATOR, "t1", None)
+        assert refused.value.code == "task_expired"
+    assert len(desk.log.rows) == before
 
 
 async def test_a_reason_is_one_line() -> None:
