@@ -87,7 +87,9 @@ class TaskHandler:
             return existing
         first = await self._authorised(request.retry_of)
         states = await self._executions.states(request.retry_of)
-        return await self._create(principal, decide_retry(request, first, states, self._handling.authority.fleet))
+        late = await self._executions.succeeded_late(request.retry_of)
+        fleet = self._handling.authority.fleet
+        return await self._create(principal, decide_retry(request, first, states, fleet, succeeded_late=late))
 
     async def _create(self, principal: Principal, request: CreateTask) -> Accepted:
         fleet, target = self._handling.authority.fleet, request.target

@@ -192,6 +192,13 @@ class TaskQueries:
             rows = await connection.execute(select(e.c.hostname, e.c.state).where(e.c.task_id == task_id))
             return {row.hostname: row.state for row in rows}
 
+    async def succeeded_late(self, task_id: str) -> list[str]:
+        """The hosts of a task whose result says that it succeeded, and came after another outcome had been said."""
+        e = self._execution
+        statement = select(e.c.hostname, e.c.late).where(e.c.task_id == task_id, e.c.late.is_not(None))
+        async with self._database.read() as connection:
+            return [row.hostname for row in await connection.execute(statement) if row.late["outcome"] == "succeeded"]
+
     async def outputs(self, task_id: str) -> list[OutputGroup]:
         """See `TaskReader`."""
         e = self._execution

@@ -22,6 +22,9 @@ class Shown:
     async def states(self, task_id: str) -> dict[str, str]:
         raise AssertionError(task_id)
 
+    async def succeeded_late(self, task_id: str) -> list[str]:
+        raise AssertionError(task_id)
+
     async def waiting(self) -> tuple[int, int]:
         self.looks += 1
         fails = self.fails
