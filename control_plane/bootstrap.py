@@ -317,7 +317,7 @@ def services_of_api(
             max_waiting=settings.max_waiting,
             count=metrics.happenings(),
         ),
-        rollouts=RolloutHandler(core.handling),
+        rollouts=RolloutHandler(core.handling, core.task_queries),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

@@ -134,6 +134,8 @@ class Task(Answer):
         released: hosts that it may be sent to by now.
         rollout_stopped: why it goes to no more of them, null where nothing has stopped it.
         awaits_approval: it is paused after its canary, and a resume is the approval.
+        waits_after_canary: its canary has succeeded, and it waits the seconds of `rollout.wait` before it goes on
+            to the others; a resume lets it go on at once.
         answers_until: by when at the latest every host has an outcome, null where all have. What is not over at
             `expires_at` waits for that: a host whose clock is behind may start it 120 s later, and take its time.
         seq: the event of its acceptance; `pos`: the one that last changed this row.
@@ -163,6 +165,7 @@ class Task(Answer):
     released: int
     rollout_stopped: str | None
     awaits_approval: bool
+    waits_after_canary: bool
     cancel_requested_at: Time | None
     seq: int
     pos: int
@@ -195,10 +198,20 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         released=row.released,
         rollout_stopped=row.stopped,
         awaits_approval=row.state == "paused" and row.approval_seq == row.turned_seq,
+        waits_after_canary=_waits_after_canary(row),
         cancel_requested_at=time_of(row.cancel_requested_us),
         seq=row.seq,
         pos=row.pos,
     )
+
+
+def _waits_after_canary(row: TaskView) -> bool:
+    rollout = row.request.get("rollout") or {}
+    canary = rollout.get("canary") or 0
+    first = canary if isinstance(canary, int) else len(canary)
+    is_held = row.state == "running" and row.stopped is None and row.approval_seq is None
+    is_done = 0 < first == row.released == row.counts.get("succeeded")
+    return is_held and is_done and first < row.targets and isinstance(rollout.get("wait"), int) and rollout["wait"] > 0
 
 
 class AcceptedTask(Answer):

@@ -213,7 +213,7 @@ def _services(
         tasks=TaskHandler(
             handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
         ),
-        rollouts=RolloutHandler(handling),
+        rollouts=RolloutHandler(handling, task_queries),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

@@ -117,7 +117,7 @@ class Desk:
             failpoints=self.failpoints,
         )
         self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
-        self.rollouts = RolloutHandler(self.handling)
+        self.rollouts = RolloutHandler(self.handling, self.executions)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling)
         self.access = AccessHandler(
