@@ -42,11 +42,13 @@ class RolloutHandler:
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{task_id}")
         task, kind, seq = await self._turned(task_id)
-        who = {"task_id": task_id, "actor": principal.username, "reason": _checked(reason)}
+        who, why = principal.username, _checked(reason)
         if kind == TaskPaused.KIND:
-            return (await self._handling.record(TaskResumed(**who, based_on=seq), actor=principal.username)).seq
+            resumed = TaskResumed(task_id=task_id, actor=who, based_on=seq, reason=why)
+            return (await self._handling.record(resumed, actor=who)).seq
         if await self._waits(task):
-            return (await self._handling.record(TaskApproved(**who), actor=principal.username)).seq
+            approved = TaskApproved(task_id=task_id, actor=who, reason=why)
+            return (await self._handling.record(approved, actor=who)).seq
         if kind == TaskResumed.KIND:
             return seq
         raise RefusedError("not_paused", f"the task {task_id} is not paused")
