@@ -199,6 +199,7 @@ def services_of(
         *_probes(core, roles, publisher, results, signing),
         Probe("room in the logs", rooms.check, warns=True),
     ]
+    services = services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, dev=dev)
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
@@ -214,15 +215,13 @@ def services_of(
             rebuilder,
             DenialRecorder(core.handling),
             *([live_output] if live_output is not None else []),
-            HttpService(
-                services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, dev=dev),
-                listener,
-            ),
+            services.tasks.backlog,
+            HttpService(services, listener),
         ]
         if listener is not None
         else [],
     }
-    return [core.authority, *(service for role, services in by_role.items() if role in roles for service in services)]
+    return [core.authority, *(service for role, its in by_role.items() if role in roles for service in its)]
 
 
 def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -> list[Service]:
@@ -315,9 +314,10 @@ def services_of_api(
             core.task_queries,
             limits=limits,
             require_preview=settings.require_preview,
+            max_waiting=settings.max_waiting,
             count=metrics.happenings(),
         ),
-        rollouts=RolloutHandler(core.handling),
+        rollouts=RolloutHandler(core.handling, core.task_queries),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

@@ -5,6 +5,7 @@
     │  ├─ NotSignedInError             401
     │  ├─ NotAllowedError              403
     │  ├─ NotFoundError                404
+    │  ├─ BacklogFullError(number)     too much waits already: 503, the same again later
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
@@ -60,6 +61,23 @@ class NotAllowedError(RefusedError):
 class NotFoundError(RefusedError):
     def __init__(self, code: str = "not_found", detail: str = "there is no such thing") -> None:
         super().__init__(code, detail)
+
+
+class BacklogFullError(RefusedError):
+    """So many more executions may not wait; nothing was recorded, and the same again is right when there is room.
+
+    Attributes:
+        waiting: executions that wait now.
+        most: those that may.
+    """
+
+    def __init__(self, number: int, *, waiting: int, most: int) -> None:
+        does = f"{waiting} executions wait for an answer of their hosts, {number} more would be beyond {most}"
+        super().__init__(
+            "backlog_full", f"{does}: try again when there are fewer, cancel some, or raise CONTROL_PLANE_MAX_WAITING"
+        )
+        self.waiting = waiting
+        self.most = most
 
 
 class KeyConflictError(RefusedError):

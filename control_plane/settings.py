@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     guard_fleet_fraction: float = Field(
         0.5, gt=0, le=1, description="and level 3, with number and reason, for more than that part of the fleet, or all"
     )
+    max_waiting: int = Field(
+        100_000, ge=1, description="executions that may wait for an answer of their hosts; beyond, no task is accepted"
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")

@@ -81,6 +81,7 @@ class Agent:
         self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
         self._live = LiveOutput(self._executions, journal, disk, identities, clock) if is_live else None
         self._sequence = 0
+        self._session_id = 0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -102,6 +103,7 @@ class Agent:
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
         identity = self._identities.current
         await session.declare(topology.agent_topology(identity.hostname, identity.groups))
+        self._session_id = max(self._session_id + 1, _boot_ms())
         log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(identity.groups)})
         queue = topology.agent_queue(identity.hostname)
         async with asyncio.TaskGroup() as tasks:
@@ -151,8 +153,7 @@ class Agent:
     def _heartbeat(self, status: str, *, is_witness: bool = False) -> Message:
         """A heartbeat; as a witness it brings back the checkpoint, which would double the size of every one."""
         identity = self._identities.current
-        # From the boot clock, so that it goes on growing when the agent restarts within a boot.
-        self._sequence = max(self._sequence + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
+        self._sequence = max(self._sequence + 1, _boot_ms())
         heartbeat = HeartbeatMessage(
             hostname=identity.hostname,
             status=status,
@@ -165,6 +166,7 @@ class Agent:
             running=self._executions.running,
             checkpoint=identity.checkpoint if is_witness else None,
             journal_head=self._journal.head_s,
+            session=self._session_id,
             **self._facts.read(),
         )
         body = messages.seal(
@@ -268,3 +270,8 @@ class Agent:
             )
         log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
         await publish(session, self._heartbeat("online", is_witness=True))
+
+
+def _boot_ms() -> int:
+    """Milliseconds of the boot clock: what is numbered by them goes on growing when the agent restarts in a boot."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from control_plane.commands.previews import TargetChangedError
 from control_plane.errors import (
+    BacklogFullError,
     ControlPlaneError,
     InvalidFieldError,
     LogClosedError,
@@ -28,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = {"Retry-After": "1"}
+ROOM_AFTER: Final = {"Retry-After": "5"}  # a backlog takes its time
 MAX_ERRORS: Final = 20  # of all that is wrong with a request; who mends them is told the rest
 MAX_FIELD: Final = 256
 
@@ -51,6 +53,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "preview_required",
             "target_changed",
             "task_cancelled",
+            "task_expired",
             "task_finished",
             "user_exists",
         ),
@@ -145,9 +148,16 @@ async def _refused(request: Request, error: Exception) -> Response:
             status = 403
         case NotFoundError():
             status = 404
+        case BacklogFullError():
+            status = 503
+            headers |= ROOM_AFTER
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
-    more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}
+    more: dict[str, object] = {}
+    if isinstance(error, TargetChangedError):
+        more = {"joined": error.joined, "left": error.left}
+    elif isinstance(error, BacklogFullError):
+        more = {"waiting": error.waiting, "most": error.most}
     errors = [{"field": error.field, "message": error.rule}] if isinstance(error, InvalidFieldError) else []
     return problem(request, status, error.code, error.detail, errors=errors, headers=headers, more=more)
 

@@ -38,7 +38,8 @@ class Rollout(Request):
         max_concurrency: hosts that it may be on at once, or the percentage; it begins with one, and doubles.
         max_errors: hosts on which it may fail before it stops, or the percentage.
         canary: hosts that go first, all at once, or how many.
-        wait: seconds after the canary has succeeded, or `approve`: it is paused then, and a resume is the approval.
+        wait: seconds after the canary has succeeded, which a resume ends early; or `approve`: it is paused then, and a
+            resume is the approval.
     """
 
     max_concurrency: Concurrency = "100%"
@@ -64,6 +65,6 @@ async def pause_task(services: Given, caller: Caller, task_id: TaskIdPath, body:
 
 @router.post("/resume", status_code=202)
 async def resume_task(services: Given, caller: Caller, task_id: TaskIdPath, body: Reason | None = None) -> TaskChange:
-    """Let it go on. Where its rollout waits for an approval after the canary, this is the approval."""
+    """Let it go on. Where its rollout waits after the canary, for an approval or for a time, this is the approval."""
     seq = await services.rollouts.resume(caller, task_id, body.reason if body else None)
     return TaskChange(task_id=task_id, seq=seq)

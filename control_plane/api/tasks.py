@@ -44,7 +44,7 @@ from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key
-from control_plane.events.tasks import TERMINAL, TaskAccepted
+from control_plane.events.tasks import TERMINAL, TaskAccepted, last_word_s
 from control_plane.projections.moments import Moment, micros_of
 from control_plane.projections.queries.tasks import TaskFilter, TaskReader, TaskView
 from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
@@ -113,8 +113,8 @@ class RetryHosts(Request):
     """Which hosts of a task to try once more.
 
     Attributes:
-        states: those that ended in one of these.
-        hosts: if given, none but these.
+        states: those that ended in one of these; of the lost ones none that has said since that it succeeded there.
+        hosts: if given, none but these; also one that has succeeded late.
         task_id: as of a task that is asked for; the same one again is the same retry.
     """
 
@@ -134,6 +134,10 @@ class Task(Answer):
         released: hosts that it may be sent to by now.
         rollout_stopped: why it goes to no more of them, null where nothing has stopped it.
         awaits_approval: it is paused after its canary, and a resume is the approval.
+        waits_after_canary: its canary has succeeded, and it waits the seconds of `rollout.wait` before it goes on
+            to the others; a resume lets it go on at once.
+        answers_until: by when at the latest every host has an outcome, null where all have. What is not over at
+            `expires_at` waits for that: a host whose clock is behind may start it 120 s later, and take its time.
         seq: the event of its acceptance; `pos`: the one that last changed this row.
     """
 
@@ -153,6 +157,7 @@ class Task(Answer):
     accepted_at: Time
     finished_at: Time | None
     expires_at: Time
+    answers_until: Time | None
     retry_of: str | None
     retries: Sequence[str]
     guard_level: int
@@ -160,6 +165,7 @@ class Task(Answer):
     released: int
     rollout_stopped: str | None
     awaits_approval: bool
+    waits_after_canary: bool
     cancel_requested_at: Time | None
     seq: int
     pos: int
@@ -184,6 +190,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         accepted_at=at(row.accepted_us),
         finished_at=time_of(row.finished_us),
         expires_at=at_s(row.expires_at),
+        answers_until=None if row.state == "finished" else at_s(last_word_s(row.expires_at, request["timeout"])),
         retry_of=row.retry_of,
         retries=retries,
         guard_level=row.guard_level,
@@ -191,10 +198,20 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         released=row.released,
         rollout_stopped=row.stopped,
         awaits_approval=row.state == "paused" and row.approval_seq == row.turned_seq,
+        waits_after_canary=_waits_after_canary(row),
         cancel_requested_at=time_of(row.cancel_requested_us),
         seq=row.seq,
         pos=row.pos,
     )
+
+
+def _waits_after_canary(row: TaskView) -> bool:
+    rollout = row.request.get("rollout") or {}
+    canary = rollout.get("canary") or 0
+    first = canary if isinstance(canary, int) else len(canary)
+    is_held = row.state == "running" and row.stopped is None and row.approval_seq is None
+    is_done = 0 < first == row.released == row.counts.get("succeeded")
+    return is_held and is_done and first < row.targets and isinstance(rollout.get("wait"), int) and rollout["wait"] > 0
 
 
 class AcceptedTask(Answer):

@@ -65,3 +65,11 @@ class Executions(Protocol):
     async def states(self, task_id: str) -> Mapping[str, str]:
         """The states of a task's executions by hostname: a terminal one is for good, another may be a moment old."""
         ...
+
+    async def succeeded_late(self, task_id: str) -> Collection[str]:
+        """The hosts of a task whose result says that it succeeded, and came after another outcome had been said."""
+        ...
+
+    async def waiting(self) -> tuple[int, int]:
+        """A log position, and how many executions no host has answered then or since, and are not over."""
+        ...

@@ -23,7 +23,7 @@ class RetryTask:
         task_id: of the new task.
         retry_of: the task that it repeats.
         states: in one of which a host has ended.
-        hosts: if given, none but these.
+        hosts: if given, none but these; left out, none that has succeeded after all.
     """
 
     task_id: str
@@ -44,11 +44,20 @@ class RetryTask:
         return hashlib.sha256(strict_json.canonical(asked)).hexdigest()
 
 
-def decide_retry(request: RetryTask, first: TaskAccepted, states: Mapping[str, str], fleet: FleetState) -> CreateTask:
+def decide_retry(
+    request: RetryTask,
+    first: TaskAccepted,
+    states: Mapping[str, str],
+    fleet: FleetState,
+    *,
+    succeeded_late: Collection[str] = (),
+) -> CreateTask:
     """The task to create.
 
     Args:
         states: of the first task's executions, by hostname.
+        succeeded_late: hosts on which it has succeeded, though that came after another outcome had been said. It runs
+            there a second time only for somebody who names them.
 
     Raises:
         RefusedError: `invalid_request`, `not_to_retry` with the names of the hosts, `nothing_to_retry`,
@@ -56,9 +65,13 @@ def decide_retry(request: RetryTask, first: TaskAccepted, states: Mapping[str, s
     """
     if not request.states or not request.states <= TERMINAL:
         raise invalid("states", f"one or several of {', '.join(sorted(TERMINAL))}")
-    chosen = [name for name in first.hosts if states.get(name) in request.states]
+    chosen = ended = [name for name in first.hosts if states.get(name) in request.states]
     if request.hosts is not None:
-        chosen = _narrowed(request.hosts, first, states, chosen)
+        chosen = _narrowed(request.hosts, first, states, ended)
+    elif late := set(succeeded_late).intersection(ended):
+        chosen = [name for name in ended if name not in late]
+        if not chosen:
+            raise RefusedError("nothing_to_retry", f"succeeded after all, name it to run it again: {in_words(late)}")
     if not chosen:
         raise RefusedError("nothing_to_retry", f"no host of {first.task_id} is {' or '.join(sorted(request.states))}")
     if replaced := [name for name in chosen if fleet.is_replaced(name, first.as_of)]:

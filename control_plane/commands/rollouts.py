@@ -48,6 +48,10 @@ class Rollout:
     def errors(self, targets: int) -> int:
         return _of(self.max_errors, targets)
 
+    def first(self, hosts: Sequence[str]) -> Sequence[str]:
+        """Which of the frozen list are its canary."""
+        return hosts[: self.canary] if isinstance(self.canary, int) else self.canary or ()
+
     @property
     def afterwards(self) -> "Rollout":
         """The same for a retry, which has no canary: its hosts are those on which it has been tried."""

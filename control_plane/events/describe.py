@@ -62,6 +62,7 @@ OF_MESSAGES: Final[Mapping[str, str]] = {
     "addresses": "of the host.",
     "checkpoint": "the newest checkpoint of the log that the agent has seen.",
     "journal_head": "the highest timestamp of a command in the agent's journal.",
+    "session": "grows with each queue that the agent declares in a boot: what was in the one before may be lost.",
 }
 TYPES: Final[Mapping[object, str]] = {
     str: "text",

@@ -61,6 +61,7 @@ class Heartbeat(Struct, Event, gc=False):
     addresses: Annotated[list[Address], Meta(max_length=64)] | None = None
     checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)] | None = None
     journal_head: Whole | None = None
+    session: Whole | None = None
 
     @property
     def interval_s(self) -> int:

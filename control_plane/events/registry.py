@@ -28,6 +28,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     tasks.ExecutionUnexpected,
     rollouts.TaskPaused,
     rollouts.TaskResumed,
+    rollouts.TaskApproved,
     rollouts.TaskRolloutStopped,
     rollouts.ExecutionReleased,
     hosts.HostRegistered,

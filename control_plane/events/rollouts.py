@@ -59,6 +59,31 @@ class TaskResumed(_Turn):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskApproved(Event):
+    """Its canary has succeeded, and somebody lets it go on before it has waited as long as it was to.
+
+    Attributes:
+        task_id: the task.
+        actor: the user who asked.
+        reason: for people.
+    """
+
+    KIND: ClassVar[str] = "task.approved"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    task_id: str
+    actor: str
+    reason: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.task_id, self.KIND)
+
+    def digest(self) -> bytes:
+        """Approving twice is approving once, whoever does."""
+        return hashlib.sha256(self.KIND.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRolloutStopped(Event):
     """Too many hosts have failed: what its rollout has not released yet is to be skipped.
 

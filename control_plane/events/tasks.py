@@ -337,7 +337,7 @@ def last_start_s(expires_at: int) -> int:
     return expires_at + messages.ALLOWED_SKEW_S
 
 
-def last_word_s(expires_at: int, timeout_s: int, running_us: int | None) -> int:
+def last_word_s(expires_at: int, timeout_s: int, running_us: int | None = None) -> int:
     """Until when what was perhaps delivered may start, run and answer, by the control plane's clock."""
     started_s = last_start_s(expires_at) if running_us is None else running_us // 1_000_000
     return started_s + timeout_s + LOST_AFTER_S

@@ -59,6 +59,7 @@ class Heard:
 
     Attributes:
         heard_s: when that was read here, in monotonic seconds; of one that was heard before, when this process began.
+        session: in which its agent spoke last, if it has said that.
     """
 
     hostname: str
@@ -67,6 +68,7 @@ class Heard:
     heartbeat_seq: int = 0
     interval_s: int = BASIC_INTERVAL_S
     last: LastHeartbeat | None = None
+    session: int | None = None
 
 
 class Fleet:
@@ -81,6 +83,7 @@ class Fleet:
                 heartbeat_seq=host.heartbeat_seq,
                 interval_s=host.interval_s or BASIC_INTERVAL_S,
                 last=host.last,
+                session=host.session,
             )
             for host in heard
         }
@@ -99,25 +102,30 @@ class Fleet:
         host = self.hosts.get(stored.hostname or "")
         return host is not None and host.state not in {"revoked", "retired"}
 
-    def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage, now_s: float) -> bool:
-        """Take in a heartbeat; whether it is news that the host is there, or goes."""
+    def heartbeat(self, stored: StoredEvent, heartbeat: HeartbeatMessage, now_s: float) -> str | None:
+        """Take in a heartbeat; where it is news that the host is there, or goes, what has brought it."""
         if not self.knows(stored):
-            return False
+            return None
         before = self.hosts[heartbeat.hostname]
         last = counted(before.last, heartbeat, stored.recorded_us)
         if last is None:
-            return False
+            return None
         self.hosts[heartbeat.hostname] = replace(
             before,
             heartbeat_seq=stored.seq,
             heard_s=now_s,
             interval_s=heartbeat.interval_s,
             last=last,
+            session=before.session if heartbeat.session is None else heartbeat.session,
         )
         if heartbeat.status == "offline":
-            return before.state in {"online", "stale"}
+            return "the agent was stopped" if before.state in {"online", "stale"} else None
         is_restart = before.last is not None and before.last.boot_id != last.boot_id
-        return before.state != "online" or is_restart
+        if before.state != "online" or is_restart:
+            return "a heartbeat came"
+        # Its queue is a new one, and what was in the one before may be lost, though it was never silent.
+        is_anew = before.session is not None and (heartbeat.session or 0) > before.session
+        return "the agent connected anew" if is_anew else None
 
     def silent(self, now_s: float, hearing_since_s: float) -> list[tuple[Heard, str]]:
         """Hosts whose silence means another state by now, with that state.
@@ -228,13 +236,15 @@ class Presence:
         for stored in heartbeats:
             try:
                 event = registry.decode(stored)
-                is_news = isinstance(event, hosts.HeartbeatReceived) and fleet.heartbeat(stored, event.heartbeat, now_s)
+                if not isinstance(event, hosts.HeartbeatReceived):
+                    continue
+                cause = fleet.heartbeat(stored, event.heartbeat, now_s)
             except MalformedMessageError as error:
                 fields = {"seq": stored.seq, "reason": error.reason}
                 _logger.error("heartbeat refused by presence", extra=fields)  # noqa: TRY400 - the fields say it all
                 continue
-            if is_news and isinstance(event, hosts.HeartbeatReceived):
-                news.append(_news_of(stored, event))
+            if cause is not None:
+                news.append(_news_of(stored, event, cause))
                 fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
         return news
 
@@ -267,8 +277,7 @@ class Presence:
             self._failpoints.hit("presence.after_append")
 
 
-def _news_of(stored: StoredEvent, event: hosts.HeartbeatReceived) -> Event:
+def _news_of(stored: StoredEvent, event: hosts.HeartbeatReceived, cause: str) -> Event:
     heartbeat = parse_heartbeat(event.message)
     kind = hosts.HostWentOffline if heartbeat.status == "offline" else hosts.HostWentOnline
-    cause = "the agent was stopped" if heartbeat.status == "offline" else "a heartbeat came"
     return kind(hostname=heartbeat.hostname, heartbeat_seq=stored.seq, heartbeat=event.message, cause=cause)

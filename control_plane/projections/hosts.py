@@ -190,6 +190,12 @@ def last_of(row: Mapping[Any, Any]) -> LastHeartbeat | None:
     return LastHeartbeat(row["boot_id"], row["sequence"], row["timestamp"], tuple(row["superseded"]))
 
 
+def session_of(body: bytes | None) -> int | None:
+    """In which session a heartbeat that has counted was sent, if it says so."""
+    said = None if body is None else orjson.loads(body).get("session")
+    return said if isinstance(said, int) else None  # from before it was a field of ours it may be anything
+
+
 def _new_row(hostname: str) -> Row:
     empty = dict.fromkeys(
         (

@@ -47,7 +47,7 @@ class TasksProjection(Projection):
             Column("retry_of", Identifier()),
             Column("released", Int64, nullable=False, comment="hosts that it may be sent to: all, without a rollout"),
             Column("turned_seq", Int64, nullable=False, comment="its last pause or resume, or else its task.accepted"),
-            Column("approval_seq", Int64, comment="the pause in which its rollout asked for an approval"),
+            Column("approval_seq", Int64, comment="the pause that asked for an approval, or one without"),
             Column("stopped", LongText, comment="why its rollout has stopped"),
             Column("guard_level", Int64, nullable=False),
             Column("pos", Int64, nullable=False, comment="the last event that changed this row"),
@@ -118,7 +118,9 @@ class TasksProjection(Projection):
                 self._accept(rows, stored, event)
             case tasks.TaskCancelRequested():
                 self._request_cancel(rows, stored)
-            case rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskRolloutStopped():
+            case (
+                rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskApproved() | rollouts.TaskRolloutStopped()
+            ):
                 self._turn(rows, stored, event)
             case hosts.HostWentOnline():
                 rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
@@ -171,6 +173,8 @@ class TasksProjection(Projection):
                 now: Row = {"state": "paused", "turned_seq": stored.seq, "approval_seq": asked}
             case rollouts.TaskResumed() if task["state"] == "paused":
                 now = {"state": "running", "turned_seq": stored.seq}
+            case rollouts.TaskApproved() if task["approval_seq"] is None:
+                now = {"approval_seq": stored.seq}
             case rollouts.TaskRolloutStopped() if task["stopped"] is None:
                 now = {"stopped": event.reason}
             case _:

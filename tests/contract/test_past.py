@@ -147,6 +147,7 @@ class Life:
                 lambda: rollouts.TaskPaused(**turn, awaits="approval"),
                 lambda: rollouts.TaskResumed(**turn),
                 lambda: rollouts.TaskResumed(**turn),
+                lambda: rollouts.TaskApproved(task_id=task_id, actor="ada"),
                 lambda: rollouts.TaskRolloutStopped(task_id=task_id, failed=1, targets=5, max_errors=0),
             )
         )()

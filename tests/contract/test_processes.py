@@ -1122,6 +1122,19 @@ class ProcessContract:
 
         assert len(await plane.events(hosts.HostWentOnline.KIND)) == 3
 
+    async def test_whoever_takes_over_notices_that_an_agent_has_connected_anew_meanwhile(self, plane: Plane) -> None:
+        async with plane.watching():
+            await self.beat(plane, "web1", 1, session=1)
+            await plane.recorded(hosts.HostWentOnline.KIND)
+        await plane.shown()
+
+        async with plane.beside().watching():
+            await self.beat(plane, "web1", 2, session=2)
+            [_, anew] = await plane.recorded(hosts.HostWentOnline.KIND, number=2)
+
+        assert isinstance(anew, hosts.HostWentOnline)
+        assert (anew.heartbeat_seq, anew.cause) == (2, "the agent connected anew")
+
     async def test_nobody_is_missed_while_nobody_takes_heartbeats_in_nor_right_after(self, plane: Plane) -> None:
         """Whoever does may be another process, and only its lease tells that it is at work."""
         other, looks = plane.beside(), 0

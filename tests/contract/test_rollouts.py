@@ -179,6 +179,47 @@ class RolloutContract:
         assert names(await plane.events(RELEASED)) == ["web3", "web1", "web2"]
         assert (await self.shown(plane, "t1")).state == "running"
 
+    async def test_the_wait_after_the_canary_is_ended_early_by_a_resume_and_by_nothing_before_it_has_succeeded(
+        self, plane: Plane
+    ) -> None:
+        process = plane.rollouts()
+        await plane.run("t1", *HOSTS, rollout=Rollout(canary=("web3", "web2"), wait=300))
+        assert await process.decide() == 2
+        await plane.record(done("t1", "web3"))
+        assert not task_of(await self.shown(plane, "t1")).waits_after_canary
+        with pytest.raises(RefusedError, match="not_paused"):
+            await plane.turns.resume(OPERATOR, "t1", None)
+        await plane.record(done("t1", "web2"))
+
+        assert await process.decide() == 0
+        shown = task_of(await self.shown(plane, "t1"))
+        assert (shown.state, shown.waits_after_canary, shown.awaits_approval) == ("running", True, False)
+        seq = await plane.turns.resume(OPERATOR, "t1", "it looks well")
+        assert await plane.turns.resume(ADMIN, "t1", None) == seq
+        assert not task_of(await self.shown(plane, "t1")).waits_after_canary
+        assert await process.decide() == 2
+
+        assert names(await plane.events(RELEASED)) == ["web3", "web2", "web1", "web4"]
+        with pytest.raises(RefusedError, match="not_paused"):
+            await plane.turns.resume(OPERATOR, "t1", None)
+
+    async def test_a_pause_while_it_waits_after_the_canary_is_a_pause_and_its_resume_no_approval(
+        self, plane: Plane
+    ) -> None:
+        process = plane.rollouts()
+        await plane.run("t1", *HOSTS, rollout=Rollout(canary=1, wait=300))
+        await process.decide()
+        await plane.record(done("t1", "web1"))
+        await plane.turns.pause(ADMIN, "t1", None)
+        shown = task_of(await self.shown(plane, "t1"))
+        assert (shown.state, shown.waits_after_canary) == ("paused", False)
+
+        await plane.turns.resume(OPERATOR, "t1", None)
+        assert task_of(await self.shown(plane, "t1")).waits_after_canary
+        assert await process.decide() == 0
+        await plane.turns.resume(OPERATOR, "t1", None)
+        assert await process.decide() == 2
+
     async def test_no_host_is_looked_up_for_what_cannot_be_sent(self, plane: Plane) -> None:
         """Of the largest task that is 20,000 rows, twenty times a second, and many may wait for hosts that are away."""
         process = plane.rollouts()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cable import Cable
 from tests.support.programs import Installation, Program
 from tests.support.servers import PrivateBroker, PrivateDatabase, wait_until
 
@@ -16,6 +17,21 @@ pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 ROOM = 3  # messages in an agent's queue, beside those that it holds unacknowledged
 PREFETCH = 16
 RETURN_WITHIN_S = 2.0
+NOT_BY_A_RETRY_S = 25.0  # dispatch sends what is not answered once more after 30 s, whatever happens
+
+# The agent, which takes nothing out of its queue until there is a file.
+TAKES_NOTHING = """
+import asyncio, pathlib, sys
+from control_plane_agent.cli import main
+from control_plane_agent.session import Agent
+take_all, goes_on = Agent._take_all, pathlib.Path(sys.argv.pop(1))
+async def take_all_later(agent, session, queue):
+    while not goes_on.exists():
+        await asyncio.sleep(0.05)
+    await take_all(agent, session, queue)
+Agent._take_all = take_all_later
+sys.exit(main(["run"]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +187,47 @@ def test_what_is_accepted_while_the_broker_is_away_or_loses_it_is_delivered_once
         assert api.finished(task_id, timeout_s=120)["web1"]["state"] == "succeeded"
     assert sorted(witness.read_text().split()) == sorted([running, meanwhile])
     wait_until(lambda: api.get("/hosts/web1")["state"] == "online", timeout_s=60, what="it is online")
+
+
+def test_an_agent_that_loses_its_queue_twice_between_two_heartbeats_is_sent_its_command_again_each_time(
+    installation: Installation, own_broker: PrivateBroker, tmp_path: Path
+) -> None:
+    api, witness, goes_on = installation.api, tmp_path / "witness", tmp_path / "goes-on"
+    agent = installation.add_agent("queueless", start=False)
+    agent.argv = [agent.argv[0].replace("control-plane-agent", "python"), "-c", TAKES_NOTHING, str(goes_on)]
+    with Cable(own_broker.broker.amqp_url).open() as cable:
+        agent.start(CONTROL_PLANE_AGENT_AMQP_URL=cable.url)
+        try:
+            api.online(["queueless"])
+            task_id = api.run({"host": "queueless"}, ask(witness))
+            for times in (1, 2):
+                wait_until(lambda: has_one(own_broker), timeout_s=NOT_BY_A_RETRY_S, what="it is in the queue")
+                cable.cut()
+                wait_until(
+                    lambda times=times: went_online(installation, "queueless") == 1 + times,
+                    timeout_s=NOT_BY_A_RETRY_S,
+                    what="its agent is there anew, and the queue is another",
+                )
+            wait_until(lambda: has_one(own_broker), timeout_s=NOT_BY_A_RETRY_S, what="it is there again")
+            goes_on.touch()
+
+            assert api.finished(task_id)["queueless"]["state"] == "succeeded"
+        finally:
+            agent.kill()
+
+    assert witness.read_text().split() == [task_id]
+    assert set(kinds(installation, task_id)).isdisjoint({"execution.returned", "execution.unconfirmed"})
+
+
+def went_online(installation: Installation, hostname: str) -> int:
+    return len(installation.api.get("/events", hostname=hostname, kind="host.went_online", limit=100)["items"])
+
+
+def has_one(broker: PrivateBroker) -> bool:
+    """Whether a message waits in that queue, as the broker counts them every few seconds."""
+    found = broker.broker.call("GET", "/api/queues")
+    assert isinstance(found, list)
+    return any(queue["name"] == "cmd.node.queueless" and queue.get("messages") for queue in found)
 
 
 def test_what_a_host_answers_while_the_database_is_away_is_recorded_once(

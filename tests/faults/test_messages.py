@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,19 @@ pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
 HOSTS = ("web1", "web2")
 TIMES = 5
 COMMANDS, RESULTS = "tap.commands", "tap.results"
+
+# The agent with a clock that stands at what is in a file, as long as there is one: not that of the machine.
+STANDS = """
+import pathlib, sys
+from control_plane_agent.cli import main
+from control_plane_wire.clock import SystemClock
+real, stands_at = SystemClock.now_us, pathlib.Path(sys.argv.pop(1))
+SystemClock.now_us = lambda clock: int(stands_at.read_text()) * 1_000_000 if stands_at.exists() else real(clock)
+SystemClock.now_s = lambda clock: clock.now_us() // 1_000_000
+sys.exit(main(["run"]))
+"""
+LATE_S = {"in-time": -1, "within-skew": ALLOWED_SKEW_S - 1, "beyond-skew": ALLOWED_SKEW_S + 1, "hours-late": 7200}
+TRIES = 3  # of what has a second to be started in: this machine may take longer
 
 
 @pytest.fixture
@@ -113,6 +127,62 @@ def test_every_message_five_times_in_any_order_late_and_to_somebody_else(trial: 
     evidence = trial.assert_sound()
     assert evidence.absorbed is not None
     assert evidence.absorbed >= evidence.injected >= 3 * TIMES - 3
+
+
+def test_what_comes_late_runs_within_the_skew_that_is_allowed_and_never_later_nor_on_another_host(
+    trial: Trial, tmp_path: Path
+) -> None:
+    """By the host's clock, which stands: a command that waited for it is looked at so long after it has expired."""
+    api, url, stands_at = trial.api, trial.amqp_url, tmp_path / "clock"
+    web1, web2 = (trial.installation.agents[hostname] for hostname in HOSTS)
+    web1.stop()
+    web1.argv = [web1.argv[0].replace("control-plane-agent", "python"), "-c", STANDS, str(stands_at)]
+    web1.start()
+    trial.until_connected("web1")
+    copies: dict[str, Message] = {}
+
+    def is_in_its_queue(task_id: str) -> bool:
+        copies.update({json.loads(message.body)["task_id"]: message for message in queues.tapped(url, COMMANDS)})
+        return task_id in copies
+
+    def outcome(task_id: str, late_s: int) -> tuple[str, str | None]:
+        web1.signal(signal.SIGSTOP)
+        trial.submit(task_id, {"hosts": ["web1"]})
+        wait_until(lambda: is_in_its_queue(task_id), timeout_s=30, what=f"{task_id} waits for its host")
+        stands_at.write_text(str(json.loads(copies[task_id].body)["expires_at"] + late_s))
+        web1.signal(signal.SIGCONT)
+        row = api.finished(task_id)["web1"]
+        return row["state"], row["reason"]
+
+    ended: dict[str, tuple[str, str | None]] = {}
+    for name, late_s in LATE_S.items():
+        for task_id in (f"{name}-{number}" for number in range(TRIES)):
+            ended[task_id] = outcome(task_id, late_s)
+            if ended[task_id] != ("expired", "expired before it could be started"):
+                break
+    ran = {task_id for task_id, (state, _) in ended.items() if state in {"succeeded", "failed"}}
+
+    # Where the time is right again, what was refused as late is the same as before; and no copy is for another host.
+    web1.signal(signal.SIGSTOP)
+    stands_at.unlink()
+    web1.signal(signal.SIGCONT)
+    before = duplicates(trial)
+    trial.injected += send_one_by_one(trial, [copies[task_id] for task_id in ended])
+    trial.absorbed = duplicates(trial) - before
+    others = [
+        Message(exchange=COMMAND_EXCHANGE, routing_key=command_key("web2"), body=copies[task_id].body)
+        for task_id in ended
+    ]
+    queues.publish(url, others)
+    wait_until(lambda: web2.text().count("not signed by") == len(others), timeout_s=30, what="web2 has refused all")
+
+    trial.settle()
+    assert {task_id.rpartition("-")[0] for task_id in ran} == {"in-time", "within-skew"}, ended
+    assert ended["beyond-skew-0"] == ("expired", f"expired {ALLOWED_SKEW_S + 1} s ago")
+    assert ended["hours-late-0"] == ("expired", "expired 7200 s ago")
+    runs = witness.read(trial.witness)
+    assert (set(runs["web1"]), runs.get("web2", [])) == (ran, [])
+    trial.assert_sound()
 
 
 def test_commands_that_come_in_another_order_than_they_were_given_run_once_each(trial: Trial) -> None:

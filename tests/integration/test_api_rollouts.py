@@ -1,5 +1,6 @@
 """Rollouts, pause, resume and retry over the API."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from control_plane.events.tasks import LOST_AFTER_S, ExecutionLateResult, ExecutionLost
+from control_plane_wire.messages import ALLOWED_SKEW_S
 from tests.support.api import ApiUnderTest, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +155,51 @@ async def test_a_retry_is_a_new_task_for_the_hosts_that_failed(api: ApiUnderTest
     assert (task["target"], task["targets"]) == ({"hosts": ["web3"]}, 1)
     shown = (await ada.get("/api/v1/tasks/first", params={"min_seq": accepted.json()["seq"]})).json()
     assert shown["retries"] == ["second"]
+
+
+async def test_a_host_that_was_lost_and_has_succeeded_late_is_not_retried_unasked(api: ApiUnderTest) -> None:
+    ada = api.client("ada")
+    await api.run(ada, {"group": "web"}, task_id="late")
+    for name in ("web1", "web2", "web3"):
+        await api.record(ExecutionLost(task_id="late", hostname=name, reason="no word"))
+    for name, exit_code in (("web1", 0), ("web2", 1)):
+        result = {"task_id": "late", "exit_code": exit_code, "stdout": "", "stderr": "", "timestamp": 9}
+        await api.record(ExecutionLateResult(message=result, hostname=name))
+    url = "/api/v1/tasks/late/retry"
+
+    shown = (await ada.get("/api/v1/tasks/late/executions")).json()["items"]
+    unasked = await ada.post(url, json={"states": ["lost"]})
+    named = await ada.post(url, json={"states": ["lost"], "hosts": ["web1"]})
+
+    assert [(row["state"], row["late"] and row["late"]["outcome"]) for row in shown] == [
+        ("lost", "succeeded"),
+        ("lost", "failed"),
+        ("lost", None),
+    ]
+    assert unasked.json()["task"]["target"] == {"hosts": ["web2", "web3"]}
+    assert named.json()["task"]["target"] == {"hosts": ["web1"]}
+
+
+async def test_a_task_says_by_when_it_has_its_answers_until_it_has_them(api: ApiUnderTest) -> None:
+    """It waits for them when it has expired: a host whose clock is behind may have started it."""
+    ada = api.client("ada")
+    accepted = await api.run(ada, {"host": "web1"}, task_id="answered", timeout=30, expires_in=60)
+
+    until, expires = (datetime.fromisoformat(accepted["task"][name]) for name in ("answers_until", "expires_at"))
+    assert (until - expires).total_seconds() == ALLOWED_SKEW_S + 30 + LOST_AFTER_S
+    await api.finish("answered", "web1")
+    assert (await ada.get("/api/v1/tasks/answered")).json()["answers_until"] is None
+
+
+async def test_what_has_expired_is_not_paused_any_more(api: ApiUnderTest) -> None:
+    ada = api.client("ada")
+    await api.run(ada, {"host": "web1"}, task_id="short", expires_in=1)
+    await ada.post("/api/v1/tasks/short/pause")
+
+    async with asyncio.timeout(10):
+        while (answer := await ada.post("/api/v1/tasks/short/pause")).status_code == 202:
+            await asyncio.sleep(0.05)
+    assert (answer.status_code, answer.json()["code"]) == (409, "task_expired")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
 """Tasks over the API: previewed, asked for once, listed, cancelled, and read with what they printed."""
 
+import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from httpx import AsyncClient
 
-from control_plane.events.tasks import ExecutionLateResult, ExecutionLost
+from control_plane.events.envelope import EVENT, Key
+from control_plane.events.tasks import ExecutionLateResult, ExecutionLost, TaskAccepted
 from control_plane.projections.queries.tasks import ExecutionView
 from tests.support.api import ApiUnderTest, an_api
 
@@ -271,3 +277,42 @@ async def test_a_task_is_told_as_it_was(api: ApiUnderTest) -> None:
         assert "at that moment" in before.json()["detail"]
     unheard = await ada.get("/api/v1/tasks/then/executions/web2/output", params=midst)
     assert (unheard.status_code, unheard.json()["code"]) == (404, "no_output")
+
+
+async def test_a_task_for_which_there_is_no_room_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    async with an_api(tmp_path, max_waiting=3) as api:
+        await api.register(*HOSTS, groups=["web"])
+        ada = api.client("ada")
+        body, two = {"command": "id", "timeout": 5, "user": "root"}, {"hosts": ["web1", "web2"]}
+        await api.run(ada, two, task_id="first", **body)
+
+        answers = await asyncio.gather(
+            *(ada.post("/api/v1/tasks", json={**body, "target": {"host": name}, "task_id": name}) for name in HOSTS)
+        )
+
+        assert sorted(answer.status_code for answer in answers) == [202, 503, 503]
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        task_id = json.loads(refused.request.content)["task_id"]
+        problem = refused.json()
+        assert (problem["code"], problem["waiting"], problem["most"]) == ("backlog_full", 3, 3)
+        assert int(refused.headers["Retry-After"]) > 0
+        assert await api.log.find(EVENT, [Key(task_id, TaskAccepted.KIND)]) == {}
+        again = await ada.post("/api/v1/tasks", json={**body, "target": two, "task_id": "first"})
+        assert again.status_code == 200, again.text
+
+        await api.finish("first", "web1", exit_code=1)
+        accepted = await until_there_is_room(ada, "/api/v1/tasks", json.loads(refused.request.content))
+        assert accepted["task"]["task_id"] == task_id
+        retry = {"states": ["failed"], "task_id": "once-more"}
+        full = await ada.post("/api/v1/tasks/first/retry", json=retry)
+        assert (full.status_code, full.json()["code"]) == (503, "backlog_full")
+        await api.finish("first", "web2")
+        await until_there_is_room(ada, "/api/v1/tasks/first/retry", retry)
+
+
+async def until_there_is_room(client: AsyncClient, path: str, body: object) -> Any:
+    async with asyncio.timeout(10):
+        while (answer := await client.post(path, json=body)).status_code == 503:
+            await asyncio.sleep(0.05)
+    assert answer.status_code == 202, answer.text
+    return answer.json()

@@ -210,8 +210,10 @@ def _services(
         access=access,
         enrolment=EnrolmentHandler(handling),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(handling, presences, task_queries, count=metrics.happenings()),
-        rollouts=RolloutHandler(handling),
+        tasks=TaskHandler(
+            handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
+        ),
+        rollouts=RolloutHandler(handling, task_queries),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

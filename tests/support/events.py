@@ -86,6 +86,7 @@ EXAMPLES: tuple[Event, ...] = (
     tasks.TaskCancelRequested(task_id=TASK, actor="ada", reason="wrong host"),
     rollouts.TaskPaused(task_id=TASK, actor="rollout", based_on=42, reason="it has succeeded", awaits="approval"),
     rollouts.TaskResumed(task_id=TASK, actor="ada", based_on=44),
+    rollouts.TaskApproved(task_id=TASK, actor="ada", reason="it looks well"),
     rollouts.TaskRolloutStopped(task_id=TASK, failed=2, targets=40, max_errors=1),
     rollouts.ExecutionReleased(task_id=TASK, hostname=HOST),
     tasks.ExecutionSent(task_id=TASK, hostname=HOST, route=f"cmd.node.{HOST}"),

@@ -81,9 +81,17 @@ class MemoryPresences:
 class MemoryExecutions:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, str]] = {}
+        self.position = 0
+        self.late: dict[str, list[str]] = {}
 
     async def states(self, task_id: str) -> Mapping[str, str]:
         return self.rows.get(task_id, {})
+
+    async def succeeded_late(self, task_id: str) -> list[str]:
+        return self.late.get(task_id, [])
+
+    async def waiting(self) -> tuple[int, int]:
+        return self.position, sum(state in {"queued", "sent"} for row in self.rows.values() for state in row.values())
 
 
 @dataclass(kw_only=True)
@@ -109,7 +117,7 @@ class Desk:
             failpoints=self.failpoints,
         )
         self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
-        self.rollouts = RolloutHandler(self.handling)
+        self.rollouts = RolloutHandler(self.handling, self.executions)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling)
         self.access = AccessHandler(

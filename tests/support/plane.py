@@ -203,7 +203,7 @@ class Plane:
         self.tap = Tap(self.publisher)
         self.handling = Handling(log=log, authority=self.authority, keyring=self.keyring, clock=clock)
         self.hosts = HostHandler(self.handling)
-        self.turns = RolloutHandler(self.handling)
+        self.turns = RolloutHandler(self.handling, self.task_queries)
         self.tasks = TaskHandler(self.handling, self, self.task_queries)
 
     def beside(self, owner: str = "two") -> "Plane":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from control_plane.commands.access import Principal
+from control_plane.commands.backlog import MOST_WAITING, Backlog
 from control_plane.commands.grammar import checked_line
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handling import Handling
@@ -39,6 +40,7 @@ class TaskHandler:
         *,
         limits: GuardLimits | None = None,
         require_preview: RequirePreview = "off",
+        max_waiting: int = MOST_WAITING,
         count: Count = lambda _what, _number: None,
     ) -> None:
         self._handling = handling
@@ -46,6 +48,7 @@ class TaskHandler:
         self._executions = executions
         self._limits = limits or GuardLimits()
         self._require_preview = require_preview
+        self.backlog = Backlog(executions, handling.clock, most=max_waiting)
         self._count = count
 
     async def preview(
@@ -64,6 +67,7 @@ class TaskHandler:
 
         Raises:
             KeyConflictError: that task_id stands for another request, or for another person's.
+            BacklogFullError: too much waits already.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
         existing = await self._existing(principal, request.task_id, request.sha256)
@@ -76,13 +80,16 @@ class TaskHandler:
             NotFoundError: there is no such task to repeat.
             KeyConflictError: that task_id stands for another request, or for another person's.
             RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed.
+            BacklogFullError: too much waits already.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
         if (existing := await self._existing(principal, request.task_id, request.sha256)) is not None:
             return existing
         first = await self._authorised(request.retry_of)
         states = await self._executions.states(request.retry_of)
-        return await self._create(principal, decide_retry(request, first, states, self._handling.authority.fleet))
+        late = await self._executions.succeeded_late(request.retry_of)
+        fleet = self._handling.authority.fleet
+        return await self._create(principal, decide_retry(request, first, states, fleet, succeeded_late=late))
 
     async def _create(self, principal: Principal, request: CreateTask) -> Accepted:
         fleet, target = self._handling.authority.fleet, request.target
@@ -98,7 +105,10 @@ class TaskHandler:
             require_preview=self._require_preview,
             previewed=self._previewed(request, presences),
         )
-        return await self._append(event, principal)
+        async with self.backlog.room(len(event.hosts)) as room:
+            accepted = await self._append(event, principal)
+            room.seq = accepted.seq if accepted.created else None
+        return accepted
 
     async def cancel(self, principal: Principal, task_id: str, reason: str | None) -> int:
         """Ask for a task to be cancelled; the seq of the request. Asking again changes nothing.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
 from control_plane.events.presence import LastHeartbeat
-from control_plane.projections.hosts import HostsProjection, facts_of, last_of
+from control_plane.projections.hosts import HostsProjection, facts_of, last_of, session_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.usage import Usage, block_of, thinned
@@ -96,6 +96,7 @@ class HeardHost:
     last_heartbeat_us: int | None
     interval_s: int | None
     last: LastHeartbeat | None
+    session: int | None = None
 
 
 class HostReader(Protocol):
@@ -165,7 +166,12 @@ class HostQueries:
             as_of = await position_of(connection, HostsProjection.name)
             rows = (await connection.execute(select(t).where(t.c.pos > 0))).mappings()
             names = ("hostname", "state", "heartbeat_seq", "last_heartbeat_us", "interval_s")
-            return as_of, [HeardHost(**{name: row[name] for name in names}, last=last_of(row)) for row in rows]
+            return as_of, [
+                HeardHost(
+                    **{name: row[name] for name in names}, last=last_of(row), session=session_of(row["heartbeat"])
+                )
+                for row in rows
+            ]
 
     async def by_name(self, hostnames: Collection[str]) -> dict[str, HostView]:
         return {host.hostname: host for host in await self._select(self._host.c.hostname.in_(list(hostnames)))}

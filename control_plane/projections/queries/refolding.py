@@ -10,14 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT
 from control_plane.events.log import EventLog
-from control_plane.events.rollouts import TaskPaused, TaskResumed, TaskRolloutStopped
+from control_plane.events.rollouts import TaskApproved, TaskPaused, TaskResumed, TaskRolloutStopped
 from control_plane.events.tasks import TaskCancelRequested
 from control_plane.projections.rows import MemoryRows, Row
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.tables import event_key
 
 TASKS_AT_ONCE: Final = 200
-TURNS: Final = tuple(cls.KIND for cls in (TaskCancelRequested, TaskPaused, TaskResumed, TaskRolloutStopped))
+TURNS: Final = tuple(
+    cls.KIND for cls in (TaskCancelRequested, TaskPaused, TaskResumed, TaskApproved, TaskRolloutStopped)
+)
 
 
 @dataclass(frozen=True, slots=True)

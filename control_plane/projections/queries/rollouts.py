@@ -19,7 +19,8 @@ class OpenRollout:
         counts: executions by state.
         released: how many hosts it may be sent to.
         turned_seq: its last pause or resume, or else its acceptance.
-        approval_seq: the pause in which its rollout has asked for an approval; it was given if the task runs.
+        approval_seq: the pause in which its rollout has asked for an approval, which was given if the task runs; or an
+            approval that it did not ask for.
     """
 
     task_id: str

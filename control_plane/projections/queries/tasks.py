@@ -11,6 +11,7 @@ from control_plane.projections.queries.pages import Page, contains, counts_of, p
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
+UNANSWERED: Final = ("queued", "sent")  # of the states that are not terminal
 SAME_OUTPUT: Final = ("state", "exit_code", "stdout_sha256", "stderr_sha256")
 
 
@@ -191,6 +192,13 @@ class TaskQueries:
             rows = await connection.execute(select(e.c.hostname, e.c.state).where(e.c.task_id == task_id))
             return {row.hostname: row.state for row in rows}
 
+    async def succeeded_late(self, task_id: str) -> list[str]:
+        """The hosts of a task whose result says that it succeeded, and came after another outcome had been said."""
+        e = self._execution
+        statement = select(e.c.hostname, e.c.late).where(e.c.task_id == task_id, e.c.late.is_not(None))
+        async with self._database.read() as connection:
+            return [row.hostname for row in await connection.execute(statement) if row.late["outcome"] == "succeeded"]
+
     async def outputs(self, task_id: str) -> list[OutputGroup]:
         """See `TaskReader`."""
         e = self._execution
@@ -226,6 +234,14 @@ class TaskQueries:
             as_of = await position_of(connection, TasksProjection.name)
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
+
+    async def waiting(self) -> tuple[int, int]:
+        """A log position, and how many executions no host has answered then or since, and are not over."""
+        e = self._execution
+        counting = select(func.count()).where(e.c.is_open == 1, e.c.state.in_(UNANSWERED))
+        async with self._database.read() as connection:
+            as_of = await position_of(connection, TasksProjection.name)
+            return as_of.event, (await connection.execute(counting)).scalar_one()
 
     async def online(self) -> dict[str, int]:
         """The event of each host's last coming online."""

@@ -121,3 +121,24 @@ async def test_only_a_queue_that_is_known_to_be_gone_is_a_reason_to_start_over(
                 await asyncio.sleep(0.01)
 
     assert connects == (1 if is_there else 2)
+
+
+async def test_each_session_has_a_greater_number_than_the_one_before(
+    agent: Agent, end: ControlPlaneEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it shows that what was in the queue may be lost, though the agent was never silent."""
+    looks: list[str] = []
+
+    async def look(_session: object, name: str) -> bool:
+        looks.append(name)
+        return len(looks) > 1
+
+    monkeypatch.setattr("control_plane_agent.session.QUEUE_CHECK_S", 0.001)
+    monkeypatch.setattr("control_plane_wire.transport.inprocess._Session.queue_exists", look)
+    async with running(agent):
+        await end.until(lambda: len({beat["session"] for beat in end.heartbeats}) == 2)
+    await end.until(lambda: end.heartbeats[-1]["status"] == "offline")
+
+    [*sessions, last, offline] = [int(str(beat["session"])) for beat in end.heartbeats]
+    assert sessions == sorted(sessions)
+    assert sessions[-1] < last == offline

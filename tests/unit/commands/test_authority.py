@@ -229,7 +229,7 @@ async def test_a_long_history_is_read_page_by_page_past_what_gives_no_authority(
 def test_every_kind_that_gives_authority_is_read_but_tasks_which_are_verified_one_by_one() -> None:
     signed = {event.KIND for event in EXAMPLES if event.GIVES_AUTHORITY}
 
-    of_tasks = {"accepted", "cancel_requested", "paused", "resumed", "rollout_stopped"}
+    of_tasks = {"accepted", "cancel_requested", "paused", "resumed", "approved", "rollout_stopped"}
     assert signed - KINDS == {"execution.released", *(f"task.{what}" for what in of_tasks)}
 
 

@@ -3,8 +3,9 @@ import pytest
 from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import Hosts
 from control_plane.errors import NotAllowedError, NotFoundError, RefusedError
-from control_plane.events.rollouts import TaskPaused, TaskResumed
+from control_plane.events.rollouts import ExecutionReleased, TaskApproved, TaskPaused, TaskResumed
 from control_plane.events.tasks import ExecutionCancelled
+from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from tests.support.fleet import OPERATOR, VIEWER, Desk, a_request
 
 
@@ -65,6 +66,54 @@ async def test_what_is_being_cancelled_or_has_finished_is_neither_paused_nor_res
         with pytest.raises(RefusedError) as refused:
             await turn(OPERATOR, "t1", None)
         assert refused.value.code == "task_finished"
+
+
+async def test_what_has_expired_is_neither_paused_nor_resumed_since_nothing_is_sent_any_more() -> None:
+    desk = await a_desk()
+    await desk.rollouts.pause(OPERATOR, "t1", None)
+    desk.clock.advance(DEFAULT_EXPIRY_S)
+    before = len(desk.log.rows)
+
+    for turn in (desk.rollouts.pause, desk.rollouts.resume):
+        with pytest.raises(RefusedError) as refused:
+            await turn(OPERATOR, "t1", None)
+        assert refused.value.code == "task_expired"
+    assert len(desk.log.rows) == before
+
+
+async def test_the_wait_after_a_canary_is_ended_only_where_all_of_it_has_succeeded_and_nothing_else_was_released() -> (
+    None
+):
+    desk = await a_desk()
+    for name in ("web3", "web4"):
+        await desk.register(name, "web")
+    hosts, rollout = ("web1", "web2", "web3", "web4"), Rollout(canary=("web2", "web4"), wait=60, max_errors=1)
+    await desk.tasks.create(OPERATOR, a_request("t2", Hosts(hosts), rollout=rollout))
+    states = desk.executions.rows["t2"] = {"web1": "queued", "web2": "succeeded", "web3": "queued", "web4": "failed"}
+    with pytest.raises(RefusedError, match="not_paused"):
+        await desk.rollouts.resume(OPERATOR, "t2", None)
+
+    states["web4"] = "succeeded"
+    await desk.rollouts.resume(OPERATOR, "t2", "it looks well")
+    row = desk.log.rows[-1]
+    assert (row.kind, row.actor) == (TaskApproved.KIND, OPERATOR.username)
+    desk.keyring.verify_event(row)
+
+    released = ExecutionReleased(task_id="t2", hostname="web1")
+    desk.insert(released)
+    desk.log.keys[released.key()] = (released.digest(), len(desk.log.rows))
+    with pytest.raises(RefusedError, match="not_paused"):
+        await desk.rollouts.resume(OPERATOR, "t2", None)
+
+
+@pytest.mark.parametrize("rollout", [Rollout(), Rollout(canary=1), Rollout(canary=1, wait="approve")])
+async def test_a_rollout_that_does_not_wait_for_a_time_has_no_wait_to_end(rollout: Rollout) -> None:
+    desk = await a_desk()
+    await desk.tasks.create(OPERATOR, a_request("t2", Hosts(("web1", "web2")), rollout=rollout))
+    desk.executions.rows["t2"] = {"web1": "succeeded", "web2": "queued"}
+
+    with pytest.raises(RefusedError, match="not_paused"):
+        await desk.rollouts.resume(OPERATOR, "t2", None)
 
 
 async def test_a_reason_is_one_line() -> None:

@@ -124,6 +124,21 @@ async def test_a_host_that_is_not_to_be_retried_is_named() -> None:
     assert refused.detail.endswith("db1 (no host of it), web1 (succeeded), web4 (running)")
 
 
+async def test_a_lost_host_that_has_succeeded_after_all_is_retried_only_where_it_is_named() -> None:
+    desk = await a_desk()
+    desk.executions.late["t1"] = ["web3"]
+    refused = await refusal(desk, a_retry("lost"))
+    assert (refused.code, refused.detail) == (
+        "nothing_to_retry",
+        "succeeded after all, name it to run it again: web3",
+    )
+
+    await desk.tasks.retry(OPERATOR, a_retry())
+    assert last(desk).hosts == ("web2",)
+    await desk.tasks.retry(OPERATOR, a_retry("lost", hosts=("web3",), task_id="t3"))
+    assert last(desk).hosts == ("web3",)
+
+
 async def test_nothing_to_retry_is_refused() -> None:
     refused = await refusal(await a_desk(), a_retry("expired", "rejected"))
 

@@ -294,6 +294,38 @@ def test_a_restart_of_the_host_is_news_though_it_seemed_online() -> None:
     assert watch.beat(a_beat(2, clock=watch.clock, boot_id="b2")) == []
 
 
+def test_an_agent_that_connects_anew_between_two_heartbeats_is_there_anew() -> None:
+    """Its queue is a new one: what was in the one before has to be sent once more."""
+    watch = Watch().registered()
+    watch.beat(a_beat(1, clock=watch.clock, session=10))
+    assert watch.beat(a_beat(2, clock=watch.clock, session=10)) == []
+
+    anew = a_beat(4, clock=watch.clock, session=11)
+    [event] = watch.beat(anew)
+
+    assert event == hosts.HostWentOnline(
+        hostname=HOST, heartbeat_seq=3, heartbeat=anew.message, cause="the agent connected anew"
+    )
+    assert watch.beat(a_beat(3, clock=watch.clock, session=10), a_beat(5, clock=watch.clock, session=11)) == []
+
+
+def test_an_agent_that_does_not_say_its_session_is_there_as_long_as_it_is_heard() -> None:
+    watch = online()
+
+    assert watch.beat(a_beat(2, clock=watch.clock), a_beat(3, clock=watch.clock, session=10)) == []
+    assert watch.beat(a_beat(4, clock=watch.clock), a_beat(5, clock=watch.clock, session=10)) == []
+    assert states(watch.beat(a_beat(6, clock=watch.clock, session=11))) == ["online"]
+
+
+def test_a_session_is_one_of_its_boot() -> None:
+    watch = Watch().registered()
+    watch.beat(a_beat(9, clock=watch.clock, session=9))
+    watch.beat(a_beat(2, clock=watch.clock, boot_id="b2", session=2))
+
+    assert watch.beat(a_beat(3, clock=watch.clock, boot_id="b2", session=2)) == []
+    assert states(watch.beat(a_beat(5, clock=watch.clock, boot_id="b2", session=4))) == ["online"]
+
+
 async def test_a_superseded_boot_never_returns() -> None:
     watch = online()
     watch.beat(a_beat(1, clock=watch.clock, boot_id="b2"))
@@ -396,6 +428,16 @@ def test_it_goes_on_from_what_was_said_and_heard_last() -> None:
     assert watch.beat(a_beat(1, clock=watch.clock, boot_id="b0")) == []
     assert watch.beat(a_beat(8, clock=watch.clock)) == []
     assert watch.fleet.silent(20.0, LONG_AGO) == [(watch.fleet.hosts[HOST], "stale")]
+
+
+def test_whoever_takes_over_knows_the_last_session() -> None:
+    last = LastHeartbeat(boot_id="b1", sequence=7, timestamp=1)
+    heard = HeardHost(
+        hostname=HOST, state="online", heartbeat_seq=3, last_heartbeat_us=START_US, interval_s=10, last=last, session=6
+    )
+
+    assert Watch([heard]).beat(a_beat(8, clock=ManualClock(), session=6)) == []
+    assert states(Watch([heard]).beat(a_beat(9, clock=ManualClock(), session=8))) == ["online"]
 
 
 def test_what_was_heard_before_it_began_counts_as_heard_then() -> None:

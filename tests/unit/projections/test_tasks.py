@@ -491,6 +491,13 @@ def test_the_last_pause_for_an_approval_is_remembered(rollout: FoldedTasks) -> N
     assert rollout.task["approval_seq"] == seq
 
 
+def test_an_approval_that_nobody_asked_for_is_remembered_and_pauses_nothing(rollout: FoldedTasks) -> None:
+    seq = rollout.then(rollouts.TaskApproved(task_id=TASK, actor="ada"))
+    assert (rollout.task["approval_seq"], rollout.task["pos"], rollout.task["state"]) == (seq, seq, "running")
+    rollout.then(rollouts.TaskApproved(task_id=TASK, actor="eve"), PAUSED, RESUMED)
+    assert rollout.task["approval_seq"] == seq
+
+
 def test_without_a_rollout_everything_is_released_by_the_acceptance(folded: FoldedTasks) -> None:
     assert folded.task["released"] == 2
     assert folded.execution()["released_seq"] == folded.accepted_seq
