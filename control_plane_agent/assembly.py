@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from control_plane_agent.containment import Limits
+from control_plane_agent.cgroups import Limits
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.executor import LauncherExecutor

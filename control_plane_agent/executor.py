@@ -12,7 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from control_plane_agent.containment import Limits, kill_left
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import kill_left
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import LIVE
 from control_plane_agent.slots import Started
@@ -62,7 +63,7 @@ class LauncherExecutor:
         state_dir: the root of the journal's disk.
         boot_id: of this boot; nothing of an earlier one is left.
         grace_s: from TERM to KILL.
-        containment: "auto", or "none" to use no cgroups.
+        containment: which kind (`containment.MODES`).
         limits: of each execution.
         failpoint, failpoint_log: for tests, handed to the supervisors.
     """

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from control_plane_agent import child
-from control_plane_agent.containment import Containment, Limits, contain
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import Containment, contain
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.output import READ_BYTES, STREAMS, Capture
 from control_plane_agent.slots import FINISHED_AT, Finished, Started, decode_state, encode
@@ -36,7 +37,7 @@ class Order(NamedTuple):
             so a clock that is set while the command runs changes nothing.
         start_within_s: from then on; later it counts as expired.
         grace_s: from TERM to KILL.
-        containment: "auto" or "none".
+        containment: which kind (`containment.MODES`).
         limits: `Limits`, as it comes out of JSON.
         failpoint, failpoint_log: for tests, where to die and where to say what was reached.
     """

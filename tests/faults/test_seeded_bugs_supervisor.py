@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from control_plane_agent import containment, supervisor
+from control_plane_agent import cgroups, containment, supervisor
 from control_plane_agent.disk import FileLock, RealDisk
 from control_plane_agent.slots import EMPTY, decode_state
 from control_plane_agent.supervisor import COMMAND, STATE, Order, boottime_ns, supervise
@@ -129,7 +129,7 @@ class ProcessGroup(containment.Descendants):
 
 
 def only_the_group(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(supervisor, "contain", lambda _name, **_how: ProcessGroup(containment.V1Groups({})))
+    patch.setattr(supervisor, "contain", lambda _name, **_how: ProcessGroup(cgroups.V1Groups({})))
 
 
 def left_of(task_id: str) -> Iterator[psutil.Process]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane_agent import containment
+from control_plane_agent import cgroups, containment
 from control_plane_agent.child import SEARCH_PATH
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import Journal
@@ -29,6 +29,10 @@ from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, con
 from tests.support.clock import ManualClock
 
 PYTHON = shutil.which("python3", path=SEARCH_PATH)
+FREEZER = pytest.mark.skipif(
+    os.geteuid() != 0 or cgroups.v1_base("freezer") is None, reason="only root, where there is cgroup v1, makes groups"
+)
+MODES = ["auto", pytest.param("freezer", marks=FREEZER), "none"]
 
 
 @asynccontextmanager
@@ -92,7 +96,7 @@ async def test_its_limits_are_set_and_no_core_is_written(tmp_path: Path) -> None
     assert int(files) <= 65_536
 
 
-@pytest.mark.parametrize("containment", ["auto", "none"])
+@pytest.mark.parametrize("containment", MODES)
 async def test_a_command_dies_with_its_supervisor_though_no_agent_is_there(tmp_path: Path, containment: str) -> None:
     marker = f"34.{os.getpid()}"
     async with at_work(tmp_path, containment=containment) as (agent, end):
@@ -106,7 +110,7 @@ async def test_a_command_dies_with_its_supervisor_though_no_agent_is_there(tmp_p
     await polled(lambda: not alive(marker), "it is gone")
 
 
-@pytest.mark.parametrize("containment", ["auto", "none"])
+@pytest.mark.parametrize("containment", MODES)
 @pytest.mark.parametrize("ends", ["by itself", "by a timeout", "with its supervisor"])
 async def test_a_grandchild_that_left_its_session_dies_too(tmp_path: Path, containment: str, ends: str) -> None:
     marker = f"35.{os.getpid()}"
@@ -230,15 +234,51 @@ async def test_a_long_output_that_was_damaged_before_it_was_sent_says_so(tmp_pat
     assert int(str(result["stdout_bytes"])) > KEPT_BYTES
 
 
+@FREEZER
+async def test_by_the_freezer_nothing_is_left_though_it_hides_and_forks_and_freezes_itself(tmp_path: Path) -> None:
+    """In a group below its own that it has frozen; and as processes that fork as fast as they can."""
+    marker = f"37.{os.getpid()}"
+    below = f"{cgroups.v1_base('freezer')}/task-1.${containment.EXECUTION}/a"
+    enters = f"echo $$ > {below}/cgroup.procs; touch {tmp_path}/in; exec sleep {marker}"
+    hides = f"mkdir {below}; (setsid sh -c '{enters}' &); until [ -e {tmp_path}/in ]; do sleep 0.02; done"
+    forks = f"(setsid sh -c 'while :; do (sleep {marker} &); done' &)"
+    ask = f"{hides}; echo FROZEN > {below}/freezer.state; {forks}"
+    async with at_work(tmp_path, containment="freezer") as (agent, end):
+        result = await end.run(ask, user=ME)
+
+    assert (result["outcome"], result["stderr"], alive(marker)) == ("completed", "", [])
+    assert int(str(result["leftovers"])) >= 2
+    base, _, leaf = str(started_of(agent).cgroup).rpartition("/")
+    assert base == cgroups.v1_base("freezer")
+    assert leaf not in os.listdir(base)
+
+
+@ROOT
+@pytest.mark.parametrize("kind", ["no v2", "no cgroups at all"])
+def test_where_a_mode_cannot_be_used_the_next_one_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "own_cgroup", lambda: "/proc/no/cgroup")  # nobody makes a directory there
+    if kind == "no cgroups at all":
+        monkeypatch.setattr(cgroups, "v1_base", lambda _controller: "/proc/no/cgroup")
+    made = containment.contain("next.0", mode="auto", limits=cgroups.Limits(pids=9))
+    made.close()
+
+    has_freezer = kind == "no v2" and cgroups.v1_base("freezer") is not None
+    assert type(made) is (cgroups.Frozen if has_freezer else containment.Descendants)
+    assert not Path(f"{cgroups.v1_base('freezer')}/next.0").exists()
+
+
 @ROOT
 @pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="the controllers here are not v1")
-async def test_a_command_has_no_more_processes_than_policy_allows_though_it_is_root_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["auto", pytest.param("freezer", marks=FREEZER)])
+async def test_a_command_has_no_more_processes_than_policy_allows_though_it_is_root_s(
+    tmp_path: Path, mode: str
+) -> None:
     marker = f"36.{os.getpid()}"
-    async with at_work(tmp_path, max_pids=20) as (_, end):
+    async with at_work(tmp_path, max_pids=20, containment=mode) as (_, end):
         result = await end.run(f"for n in $(seq 50); do sleep {marker} & done", user="root")
 
     assert alive(marker) == []
-    groups = os.listdir(str(containment._v1_base("pids")))
+    groups = os.listdir(str(cgroups.v1_base("pids")))
     assert not any(name.startswith("task-1.") for name in groups), "no group is left"
     assert "fork" in str(result["stderr"])
     assert int(str(result.get("leftovers", 0))) < 20

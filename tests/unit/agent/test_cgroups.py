@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane_agent.containment import MOST_PIDS, Limits, hand_on, limit
+from control_plane_agent.cgroups import MOST_PIDS, Limits, hand_on, limit
 
 
 def a_cgroup(path: Path, *, controllers: str = "cpu io memory pids", below: str = "", files: str = "") -> Path:
