@@ -33,6 +33,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
         boot_id=boot_id,
         containment=settings.containment,
         forbids_sudo=settings.forbid_sudo,
+        keeps_leftovers=settings.keep_leftovers,
         limits=Limits(settings.max_pids, settings.max_memory_mib, settings.max_file_mib, settings.max_cpu_s),
         failpoint=settings.failpoint,
         failpoint_log=None if settings.failpoint_log is None else str(settings.failpoint_log),

@@ -7,10 +7,11 @@ them, and only where a limit was set: every move into one waits for all CPUs of 
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from control_plane_agent.processes import (
@@ -51,21 +52,22 @@ class Limits(NamedTuple):
 class V1Groups:
     """Groups of the v1 controllers by which an execution is limited, by controller."""
 
-    def __init__(self, groups: dict[str, str]) -> None:
+    def __init__(self, groups: dict[str, str], held: Iterable[int] = ()) -> None:
         self._groups = groups
+        self._held = held
 
     @classmethod
     def made(cls, name: str, limits: Limits) -> "V1Groups":
         memory = None if limits.memory_mib is None else limits.memory_mib << 20
-        groups = {}
+        groups, held = {}, []
         wanted = (("pids", "pids.max", limits.pids), ("memory", "memory.limit_in_bytes", memory))
         for controller, file, most in wanted:
             if most is not None and (base := v1_base(controller)) is not None:
                 with contextlib.suppress(OSError):
-                    os.makedirs(f"{base}/{name}")
+                    held.append(_hold(f"{base}/{name}"))
                     _write(f"{base}/{name}/{file}", str(most))
                     groups[controller] = f"{base}/{name}"
-        return cls(groups)
+        return cls(groups, held)
 
     @classmethod
     def left(cls, nonce: str) -> "V1Groups":
@@ -88,32 +90,29 @@ class V1Groups:
 
     def close(self) -> None:
         for group in self._groups.values():
-            with contextlib.suppress(OSError):
-                os.rmdir(group)
+            _remove(group)
+        _let_go(self._held)
 
 
 class Leaf:
     """A cgroup v2 of its own for one execution."""
 
-    def __init__(self, cgroup: str, groups: V1Groups) -> None:
+    def __init__(self, cgroup: str, groups: V1Groups, held: Iterable[int] = ()) -> None:
         self.cgroup = cgroup
         self._groups = groups
+        self._held = held
         self._is_joined = False
 
     @classmethod
     def made(cls, name: str, limits: Limits, groups: V1Groups) -> "Leaf | None":
         """None where none can be made."""
-        if (own := own_cgroup()) is None:
+        base = v2_base()
+        if base is None or (held := _held(f"{base}/{name}")) is None:
             return None
-        may_divide = os.path.basename(own) == SELF
-        base = os.path.dirname(own) if may_divide else own
-        leaf = f"{base}/{LEAVES}/{name}"
-        if not _is_made(leaf):
-            return None
-        if may_divide:
-            hand_on(base, f"{base}/{LEAVES}")
-            limit(leaf, limits)
-        return cls(leaf, groups)
+        if may_be_limited():
+            hand_on(os.path.dirname(base), base)
+            limit(f"{base}/{name}", limits)
+        return cls(f"{base}/{name}", groups, (held,))
 
     def fork(self) -> int:
         # A child that is born inside: moving one in later waits for all CPUs of the kernel, 10 to 30 ms.
@@ -141,38 +140,19 @@ class Leaf:
         reap(keep)
         return len(killed - {keep})
 
+    def alive(self) -> int:
+        return sum(not has_ended(pid) for pid in {*_inside(self.cgroup), *descendants()})
+
     def empty(self) -> set[int]:
         """Kill until nobody is left inside, nor in a cgroup that was made below; who it was."""
         killed: set[int] = set()
         ends_s = time.monotonic() + KILL_S
-        while self._is_populated() and time.monotonic() < ends_s:
-            inside = self._inside()
+        while _is_populated(self.cgroup) and time.monotonic() < ends_s:
+            inside = _inside(self.cgroup)
             killed.update(inside)
             self._kill(inside)
             time.sleep(ROUND_S)
         return killed
-
-    def _is_populated(self) -> bool:
-        """What the kernel says of it and all below, also where the processes cannot be listed."""
-        try:
-            return "populated 1" in read(f"{self.cgroup}/cgroup.events").splitlines()
-        except OSError:
-            return False
-
-    def _inside(self) -> list[int]:
-        found: list[int] = []
-        for cgroup in self._nested():
-            with contextlib.suppress(OSError):
-                found += [int(pid) for pid in read(f"{cgroup}/cgroup.procs").split()]
-        return found
-
-    def _nested(self) -> list[str]:
-        """The leaf, and every cgroup that root has made below it, the deepest last."""
-        found = [self.cgroup]
-        for cgroup in found:  # grows while it is walked
-            with contextlib.suppress(OSError), os.scandir(cgroup) as entries:
-                found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        return found
 
     def _kill(self, inside: list[int]) -> None:
         try:
@@ -183,11 +163,9 @@ class Leaf:
             kill_each(inside)
 
     def close(self) -> None:
-        for cgroup in reversed(self._nested()):
-            # Where somebody unkillable is still inside, the next start of the machine removes it.
-            with contextlib.suppress(OSError):
-                os.rmdir(cgroup)
+        _remove(self.cgroup)
         self._groups.close()
+        _let_go(self._held)
 
 
 class Frozen(Leaf):
@@ -196,25 +174,24 @@ class Frozen(Leaf):
     @classmethod
     def made(cls, name: str, limits: Limits, groups: V1Groups) -> "Frozen | None":
         base = v1_base("freezer")
-        return cls(f"{base}/{name}", groups) if base is not None and _is_made(f"{base}/{name}") else None
+        if base is None or (held := _held(f"{base}/{name}")) is None:
+            return None
+        return cls(f"{base}/{name}", groups, (held,))
 
     def fork(self) -> int:
         return os.fork()
 
-    def _is_populated(self) -> bool:
-        return bool(self._inside())
-
     def _kill(self, inside: list[int]) -> None:
         self._set("FROZEN")
         self._wait(lambda: read(f"{self.cgroup}/{_FREEZER}").strip() == "FROZEN")
-        frozen = self._inside()
+        frozen = _inside(self.cgroup)
         kill_each(frozen)
         self._set("THAWED")
         # Frozen again before it has died, it would be there for ever on a busy machine.
         self._wait(lambda: all(map(has_ended, frozen)))
 
     def _set(self, state: str) -> None:
-        for cgroup in self._nested():  # of those below root may have frozen one by itself
+        for cgroup in _nested(self.cgroup):  # of those below root may have frozen one by itself
             with contextlib.suppress(OSError):
                 _write(f"{cgroup}/{_FREEZER}", state)
 
@@ -231,14 +208,79 @@ def leaf_at(cgroup: str, groups: V1Groups) -> Leaf:
     return kind(cgroup, groups)
 
 
-def _is_made(leaf: str) -> bool:
-    """Make a leaf's directory, if we may put somebody into it."""
+def sweep() -> None:
+    """Remove the groups of executions that have ended, where now the last of the processes has too that stayed."""
+    for base in filter(None, (v2_base(), *map(v1_base, ("freezer", "pids", "memory")))):
+        with contextlib.suppress(OSError), os.scandir(base) as entries:
+            for cgroup in [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]:
+                with contextlib.suppress(OSError):
+                    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    try:
+                        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else its supervisor is about to fork
+                        _remove(cgroup)
+                    finally:
+                        os.close(directory)
+
+
+def _held(leaf: str) -> int | None:
+    """Make a leaf and hold it, if we may put somebody into it."""
     with contextlib.suppress(OSError):
-        os.makedirs(leaf)
+        held = _hold(leaf)
         if os.access(f"{leaf}/cgroup.procs", os.W_OK):
-            return True
+            return held
         os.rmdir(leaf)
-    return False
+        os.close(held)
+    return None
+
+
+def _hold(cgroup: str) -> int:
+    """Make a cgroup, and keep `sweep` from it until the descriptor is closed. Raises OSError where that may not be."""
+    while True:
+        os.makedirs(cgroup, exist_ok=True)
+        directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(directory, fcntl.LOCK_SH)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(cgroup).st_ino == os.fstat(directory).st_ino:
+                return directory
+        os.close(directory)  # it was swept before we held it
+
+
+def _let_go(held: Iterable[int]) -> None:
+    for directory in held:
+        os.close(directory)
+
+
+def _is_populated(cgroup: str) -> bool:
+    """Whether somebody is in it or below; v2 says so also where the processes cannot be listed."""
+    try:
+        return "populated 1" in read(f"{cgroup}/cgroup.events").splitlines()
+    except OSError:
+        return bool(_inside(cgroup))
+
+
+def _inside(cgroup: str) -> list[int]:
+    found: list[int] = []
+    for each in _nested(cgroup):
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in read(f"{each}/cgroup.procs").split()]
+    return found
+
+
+def _nested(cgroup: str) -> list[str]:
+    """A cgroup, and every one that root has made below it, the deepest last."""
+    found = [cgroup]
+    for each in found:  # grows while it is walked
+        with contextlib.suppress(OSError), os.scandir(each) as entries:
+            found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found
+
+
+def _remove(cgroup: str) -> None:
+    """Remove a cgroup with those below; where somebody is inside, all of it stays for `sweep`."""
+    if not _is_populated(cgroup):
+        for each in reversed(_nested(cgroup)):
+            with contextlib.suppress(OSError):
+                os.rmdir(each)
 
 
 def hand_on(*cgroups: str) -> None:
@@ -286,6 +328,17 @@ def own_cgroup() -> str | None:
             # an execution that starts an agent, as a test may, must not be contained in itself
             return (mount + path).partition(f"/{LEAVES}/")[0].rstrip("/")
     return None
+
+
+def v2_base() -> str | None:
+    """The directory for the leaves of executions; None where there is no v2."""
+    own = own_cgroup()
+    return None if own is None else f"{os.path.dirname(own) if may_be_limited() else own}/{LEAVES}"
+
+
+def may_be_limited() -> bool:
+    """Whether what is beside our own v2 cgroup may be limited: the agent has one to itself."""
+    return os.path.basename(own_cgroup() or "") == SELF
 
 
 def v1_base(controller: str) -> str | None:

@@ -10,7 +10,7 @@ import os
 from typing import Final, Protocol
 
 from control_plane_agent.cgroups import Frozen, Leaf, Limits, V1Groups, leaf_at
-from control_plane_agent.processes import descendants, reap, until_none, with_environment
+from control_plane_agent.processes import descendants, has_ended, reap, until_none, with_environment
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 EXECUTION: Final = "CONTROL_PLANE_EXECUTION"  # the variable with the execution's nonce, in all that a command starts
@@ -37,11 +37,17 @@ class Containment(Protocol):
         """Kill all that is inside, until nothing is; how many there were beside `keep`, whose status is left."""
         ...
 
+    def alive(self) -> int:
+        """How many processes are inside."""
+        ...
+
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed because they used more memory than they may."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Remove it, unless somebody is left inside."""
+        ...
 
 
 class Descendants:
@@ -60,6 +66,9 @@ class Descendants:
 
     def oom_kills(self) -> int:
         return self._groups.oom_kills()
+
+    def alive(self) -> int:
+        return sum(not has_ended(pid) for pid in descendants())
 
     def kill(self, keep: int) -> int:
         killed = until_none(descendants)

@@ -71,6 +71,7 @@ class Settings:
     accounts: tuple[str, ...] = ()
     max_timeout_s: int = MAX_TIMEOUT_S
     forbid_sudo: bool = False
+    keep_leftovers: bool = False
     containment: str = "auto"
     max_pids: int | None = None
     max_memory_mib: int | None = None
@@ -89,6 +90,7 @@ _SETTINGS: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "accounts": (_accounts, "accounts that commands may run as, separated by commas (any)"),
     "max_timeout_s": (_seconds(MAX_TIMEOUT_S), f"the longest timeout that this host takes ({MAX_TIMEOUT_S})"),
     "forbid_sudo": (_yes_or_no, "yes: nothing that a command starts may gain rights (no)"),
+    "keep_leftovers": (_yes_or_no, "yes: what a command leaves running when it ends by itself may go on (no)"),
     "containment": (
         _one_of("auto", "freezer", "none"),
         "auto: a cgroup for each command, where there are cgroups; freezer: by the one of v1 (auto)",

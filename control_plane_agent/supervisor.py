@@ -38,6 +38,7 @@ class Order(NamedTuple):
         start_within_s: from then on; later it counts as expired.
         grace_s: from TERM to KILL.
         containment: which kind (`containment.MODES`).
+        keeps_leftovers: whether what a command leaves running at its own end may go on.
         limits: `Limits`, as it comes out of JSON.
         failpoint, failpoint_log: for tests, where to die and where to say what was reached.
     """
@@ -50,6 +51,7 @@ class Order(NamedTuple):
     grace_s: float
     containment: str = "auto"
     forbids_sudo: bool = False
+    keeps_leftovers: bool = False
     limits: Sequence[int | None] = Limits()
     failpoint: str | None = None
     failpoint_log: str | None = None
@@ -136,8 +138,12 @@ class _Execution:
     def run(self) -> Finished:
         started_s = self._start()
         status = self._watch(started_s + self._command["timeout"])
-        self._leftovers += self._containment.kill(keep=0)
-        self._drain()
+        if self._order.keeps_leftovers and self._outcome == "completed":
+            self._drain()
+            self._leftovers = self._containment.alive()
+        else:
+            self._leftovers += self._containment.kill(keep=0)
+            self._drain()
         if self._containment.oom_kills():
             self._reason = "; ".join(filter(None, (self._reason, "the kernel killed some of it: out of memory")))
         self._containment.close()
@@ -237,7 +243,7 @@ class _Execution:
         os.close(descriptor)
 
     def _drain(self) -> None:
-        """Read what is left in the pipes; they stay open only where something could not be killed."""
+        """Read what is left in the pipes; they stay open only where somebody was not killed."""
         ends_s = boottime_s() + DRAIN_S
         while self._pipes and boottime_s() < ends_s:
             self._read_until(ends_s)

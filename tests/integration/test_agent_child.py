@@ -253,6 +253,54 @@ async def test_by_the_freezer_nothing_is_left_though_it_hides_and_forks_and_free
     assert leaf not in os.listdir(base)
 
 
+@pytest.mark.parametrize("containment", MODES)
+@pytest.mark.parametrize("swept_by", ["the agent", "the next one"])
+async def test_where_policy_lets_leftovers_stay_they_do_and_their_group_goes_when_they_end(
+    tmp_path: Path, containment: str, swept_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = f"38.{os.getpid()}"
+    if swept_by == "the agent":
+        monkeypatch.setattr("control_plane_agent.executions.PRUNE_S", 0.05)
+    async with at_work(tmp_path, containment=containment, keep_leftovers=True) as (agent, end):
+        result = await end.run(f"(setsid sleep {marker} &); until pgrep -f 'sleep {marker}$'; do :; done", user=ME)
+        base, _, leaf = (started_of(agent).cgroup or "").rpartition("/")
+        assert (result["outcome"], result["leftovers"], len(alive(marker))) == ("completed", 1, 1)
+        assert not base or leaf in os.listdir(base)
+        alive(marker)[0].kill()
+        if swept_by == "the agent":
+            await polled(lambda: not base or leaf not in os.listdir(base), "the group is gone")
+    if swept_by == "the next one":
+        async with at_work(tmp_path):
+            await polled(lambda: not base or leaf not in os.listdir(base), "the group is gone")
+
+
+@pytest.mark.parametrize("ends", ["timed_out", "cancelled"])
+async def test_though_policy_lets_leftovers_stay_a_timeout_or_a_cancel_ends_all(tmp_path: Path, ends: str) -> None:
+    marker = f"39.{os.getpid()}"
+    async with at_work(tmp_path, keep_leftovers=True) as (_, end):
+        ask = f"(setsid sleep {marker} &); exec sleep {marker}"
+        await end.send(a_command(command=ask, user=ME, timeout=2, timestamp=SystemClock().now_s()))
+        await polled(lambda: len(alive(marker)) == 2, "both run")
+        if ends == "cancelled":
+            await end.send(CancelMessage(task_id="task-1", timestamp=SystemClock().now_s()))
+        result = await end.result("task-1")
+
+    assert (result["outcome"], alive(marker)) == (ends, [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or cgroups.v2_base() is None, reason="only root, where there is v2, makes groups")
+def test_a_group_that_a_supervisor_is_about_to_use_is_not_swept() -> None:
+    base, name = str(cgroups.v2_base()), f"held.{os.getpid()}"
+    made = containment.contain(name, mode="auto", limits=cgroups.Limits(pids=9))
+    cgroups.sweep()
+    assert made.cgroup == f"{base}/{name}"
+    assert name in os.listdir(base)
+
+    os.makedirs(f"{base}/{name}/of root's/own")
+    made.close()
+    assert name not in os.listdir(base)
+
+
 @ROOT
 @pytest.mark.parametrize("kind", ["no v2", "no cgroups at all"])
 def test_where_a_mode_cannot_be_used_the_next_one_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
