@@ -8,11 +8,13 @@ import socket
 from pathlib import Path
 from typing import Final, Protocol, TypedDict
 
+from control_plane_agent.policy import own_account
+
 VERSION: Final = "0.1.0"
 
 
 class Reading(TypedDict):
-    """What a heartbeat says of a machine; usages are fractions from 0 to 1."""
+    """What a heartbeat says of a machine; usages are fractions from 0 to 1, `runs_as` is not said of root."""
 
     cpu_usage: float
     memory_usage: float
@@ -24,6 +26,7 @@ class Reading(TypedDict):
     cpu_count: int
     memory_bytes: int
     addresses: tuple[str, ...]
+    runs_as: str | None
 
 
 class Facts(Protocol):
@@ -36,6 +39,7 @@ class MachineFacts:
     def __init__(self) -> None:
         self._last = _cpu_times()
         self._os = _os_name()
+        self._runs_as = None if os.geteuid() == 0 else own_account()
 
     def read(self) -> Reading:
         memory = _memory()
@@ -52,6 +56,7 @@ class MachineFacts:
             cpu_count=os.cpu_count() or 1,
             memory_bytes=total * 1024,
             addresses=_addresses(),
+            runs_as=self._runs_as,
         )
 
     def _cpu_usage(self) -> float:
@@ -81,6 +86,7 @@ class SimulatedFacts:
             cpu_count=4,
             memory_bytes=8 * 2**30,
             addresses=(f"10.{self._number // 65536 % 256}.{self._number // 256 % 256}.{self._number % 256}",),
+            runs_as=None,
         )
 
 

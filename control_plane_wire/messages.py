@@ -389,6 +389,7 @@ class HeartbeatMessage(_Message):
     addresses: tuple[str, ...] | None = None
     checkpoint: str | None = None
     journal_head: int | None = None
+    runs_as: str | None = None
 
     @property
     def is_basic(self) -> bool:
@@ -433,4 +434,5 @@ def parse_heartbeat(message: JsonObject) -> HeartbeatMessage:
         addresses=read.optional("addresses", lambda name: read.texts(name, most=64, most_bytes=64)),
         checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=MAX_CHECKPOINT_BYTES)),
         journal_head=read.optional("journal_head", read.integer),
+        runs_as=read.optional("runs_as", short),
     )

@@ -77,6 +77,7 @@ class Host(Answer):
     memory_bytes: int | None
     addresses: Sequence[str] | None
     boot_id: str | None
+    runs_as: str | None
     key_id: str | None
     registered_at: Time
     pos: int
@@ -112,6 +113,7 @@ def host_of(row: HostView) -> Host:
         memory_bytes=facts.get("memory_bytes"),
         addresses=facts.get("addresses"),
         boot_id=facts.get("boot_id"),
+        runs_as=facts.get("runs_as"),
         key_id=row.key_id,
         registered_at=at(row.registered_us),
         pos=row.pos,

@@ -62,6 +62,7 @@ OF_MESSAGES: Final[Mapping[str, str]] = {
     "addresses": "of the host.",
     "checkpoint": "the newest checkpoint of the log that the agent has seen.",
     "journal_head": "the highest timestamp of a command in the agent's journal.",
+    "runs_as": "the account of an agent that is not root, which runs nothing as any other.",
 }
 TYPES: Final[Mapping[object, str]] = {
     str: "text",

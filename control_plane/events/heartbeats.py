@@ -61,6 +61,7 @@ class Heartbeat(Struct, Event, gc=False):
     addresses: Annotated[list[Address], Meta(max_length=64)] | None = None
     checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)] | None = None
     journal_head: Whole | None = None
+    runs_as: Short | None = None
 
     @property
     def interval_s(self) -> int:
@@ -90,7 +91,7 @@ def glance(stored: StoredEvent) -> Heartbeat | None:
 
 def _is_short(beat: Heartbeat) -> bool:
     """Whether its texts are, in bytes: what the decoder has counted are characters."""
-    shorts = (beat.agent_version, beat.boot_id, beat.os, beat.kernel)
+    shorts = (beat.agent_version, beat.boot_id, beat.os, beat.kernel, beat.runs_as)
     limits = [*((text, 256) for text in shorts), *((text, 64) for text in beat.addresses or ())]
     limits.append((beat.checkpoint, MAX_CHECKPOINT_BYTES))
     return all(len(text.encode()) <= most_bytes for text, most_bytes in limits if text is not None)

@@ -37,6 +37,7 @@ FACTS = (
     "cpu_count",
     "memory_bytes",
     "addresses",
+    "runs_as",
 )
 
 

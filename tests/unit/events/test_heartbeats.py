@@ -36,6 +36,7 @@ FULL: JsonObject = {
     "addresses": ["10.0.0.1", "fe80::1"],
     "checkpoint": "o/event\n7\nAA==\n\n— o/event AA==\n",
     "journal_head": 12,
+    "runs_as": "deploy",
 }
 ODD: list[Json] = [
     *(None, True, "", "x", "web1", "WEB1", "a\0b", "é" * 200, "x" * 300, "x" * 5000),

@@ -118,6 +118,7 @@ MESSAGES = [
             addresses=("::1",),
             checkpoint="c",
             journal_head=1,
+            runs_as="deploy",
         ),
     ),
 ]
