@@ -48,6 +48,11 @@ class Limits(NamedTuple):
     file_mib: int | None = None
     cpu_s: int | None = None
 
+    @property
+    def of_cgroups(self) -> set[str]:
+        """Those that are set and that only a cgroup holds a command to."""
+        return {name for name, most in (("pids", self.pids), ("memory", self.memory_mib)) if most is not None}
+
 
 class V1Groups:
     """Groups of the v1 controllers by which an execution is limited, by controller."""
@@ -80,6 +85,10 @@ class V1Groups:
                 groups.update({f"{controller} {name}": f"{base}/{name}" for name in names})
         return cls(groups)
 
+    @property
+    def limited(self) -> set[str]:
+        return set(self._groups)
+
     def join(self) -> None:
         for group in self._groups.values():
             _write(f"{group}/cgroup.procs", "0")
@@ -97,8 +106,9 @@ class V1Groups:
 class Leaf:
     """A cgroup v2 of its own for one execution."""
 
-    def __init__(self, cgroup: str, groups: V1Groups, held: Iterable[int] = ()) -> None:
+    def __init__(self, cgroup: str, groups: V1Groups, held: Iterable[int] = (), limited: Iterable[str] = ()) -> None:
         self.cgroup = cgroup
+        self.limited = groups.limited | set(limited)
         self._groups = groups
         self._held = held
         self._is_joined = False
@@ -109,10 +119,11 @@ class Leaf:
         base = v2_base()
         if base is None or (held := _held(f"{base}/{name}")) is None:
             return None
+        limited = set()
         if may_be_limited():
             hand_on(os.path.dirname(base), base)
-            limit(f"{base}/{name}", limits)
-        return cls(f"{base}/{name}", groups, (held,))
+            limited = limit(f"{base}/{name}", limits)
+        return cls(f"{base}/{name}", groups, (held,), limited)
 
     def fork(self) -> int:
         # A child that is born inside: moving one in later waits for all CPUs of the kernel, 10 to 30 ms.
@@ -293,12 +304,16 @@ def hand_on(*cgroups: str) -> None:
                 _write(f"{cgroup}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
 
-def limit(leaf: str, limits: Limits) -> None:
-    """Limit a leaf by the controllers that it has."""
+def limit(leaf: str, limits: Limits) -> set[str]:
+    """Limit a leaf by the controllers that it has; which did."""
     memory = "max" if limits.memory_mib is None else str(limits.memory_mib << 20)
-    for file, most in (("pids.max", str(limits.pids or MOST_PIDS)), ("memory.max", memory)):
-        if os.path.exists(f"{leaf}/{file}"):
-            _write(f"{leaf}/{file}", most)
+    limited = set()
+    for controller, most in (("pids", str(limits.pids or MOST_PIDS)), ("memory", memory)):
+        if os.path.exists(file := f"{leaf}/{controller}.max"):
+            with contextlib.suppress(OSError):
+                _write(file, most)
+                limited.add(controller)
+    return limited
 
 
 class _CloneArguments(ctypes.Structure):

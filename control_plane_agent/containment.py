@@ -9,7 +9,7 @@ import ctypes
 import os
 from typing import Final, Protocol
 
-from control_plane_agent.cgroups import Frozen, Leaf, Limits, V1Groups, leaf_at
+from control_plane_agent.cgroups import MOST_PIDS, Frozen, Leaf, Limits, V1Groups, leaf_at
 from control_plane_agent.processes import descendants, has_ended, reap, until_none, with_environment
 
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -23,6 +23,11 @@ class Containment(Protocol):
     @property
     def cgroup(self) -> str | None:
         """The leaf's directory, to be written down before anything is started in it."""
+        ...
+
+    @property
+    def limited(self) -> set[str]:
+        """What it is limited in, of "pids" and "memory"."""
         ...
 
     def fork(self) -> int:
@@ -56,6 +61,7 @@ class Descendants:
     cgroup: str | None = None
 
     def __init__(self, groups: V1Groups) -> None:
+        self.limited = groups.limited
         self._groups = groups
 
     def fork(self) -> int:
@@ -87,11 +93,23 @@ def contain(name: str, *, mode: str, limits: Limits) -> Containment:
         mode: "auto" for the best, "freezer" for v1 also where there is v2, "none" for descendants alone.
     """
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return _contained(name, mode, limits)
+
+
+def _contained(name: str, mode: str, limits: Limits) -> Containment:
     groups = V1Groups.made(name, Limits() if mode == "none" else limits)
     for kind in MODES[mode]:
         if (leaf := kind.made(name, limits, groups)) is not None:
             return leaf
     return Descendants(groups)
+
+
+def cannot_limit(mode: str, limits: Limits) -> list[str]:
+    """In what this process could not limit an execution though it should, of "pids" and "memory"."""
+    wanted = limits._replace(pids=limits.pids or MOST_PIDS)
+    trial = _contained(f"trial.{os.getpid()}.{os.urandom(8).hex()}", mode, wanted)
+    trial.close()
+    return sorted(wanted.of_cgroups - trial.limited)
 
 
 def kill_left(cgroup: str | None, nonce: str) -> int:

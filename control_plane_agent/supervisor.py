@@ -136,6 +136,10 @@ class _Execution:
         self._leftovers = 0
 
     def run(self) -> Finished:
+        if missing := sorted(self._limits.of_cgroups - self._containment.limited):
+            self._containment.close()
+            reason = f"this host's policy limits what a command may use, and cannot: {', '.join(missing)}"
+            return Finished("rejected", self._order.now_s(), reason=reason)
         started_s = self._start()
         status = self._watch(started_s + self._command["timeout"])
         if self._order.keeps_leftovers and self._outcome == "completed":

@@ -78,6 +78,7 @@ class Host(Answer):
     addresses: Sequence[str] | None
     boot_id: str | None
     runs_as: str | None
+    limits_missing: Sequence[str] | None
     key_id: str | None
     registered_at: Time
     pos: int
@@ -114,6 +115,7 @@ def host_of(row: HostView) -> Host:
         addresses=facts.get("addresses"),
         boot_id=facts.get("boot_id"),
         runs_as=facts.get("runs_as"),
+        limits_missing=facts.get("limits_missing"),
         key_id=row.key_id,
         registered_at=at(row.registered_us),
         pos=row.pos,

@@ -38,6 +38,7 @@ FACTS = (
     "memory_bytes",
     "addresses",
     "runs_as",
+    "limits_missing",
 )
 
 

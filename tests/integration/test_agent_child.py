@@ -342,6 +342,32 @@ async def test_what_the_kernel_killed_for_its_memory_is_the_reason(tmp_path: Pat
     assert result["reason"] == "the kernel killed some of it: out of memory"
 
 
+@pytest.mark.parametrize(
+    ("asked", "missing"), [({}, ["pids"]), ({"max_memory_mib": 32}, ["memory", "pids"]), ({"max_pids": 9}, ["pids"])]
+)
+async def test_a_limit_that_cannot_be_held_is_told_and_refuses_commands_where_it_was_asked_for(
+    tmp_path: Path, asked: dict[str, int], missing: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, containment="none", **asked) as (_, end):
+        result = await end.run(f"touch {tmp_path}/ran", user=ME)
+
+    assert end.heartbeats[-1]["limits_missing"] == missing
+    [said] = [vars(record) for record in caplog.records if record.message == "commands cannot be limited"]
+    assert (said["limits"], said["all_are_refused"]) == (missing, bool(asked))
+    assert (result["outcome"], "ran" in os.listdir(tmp_path)) == (("rejected", False) if asked else ("completed", True))
+    if asked:
+        assert str(result["reason"]).endswith(f"and cannot: {'memory' if 'max_memory_mib' in asked else 'pids'}")
+
+
+@ROOT
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="the controllers here are not v1")
+async def test_nothing_is_said_of_limits_where_they_can_be_held(tmp_path: Path) -> None:
+    async with at_work(tmp_path, max_memory_mib=32) as (_, end):
+        assert "limits_missing" not in end.heartbeats[-1]
+    bases = [str(cgroups.v1_base(controller)) for controller in ("pids", "memory")]
+    assert not any(name.startswith("trial.") for base in bases for name in os.listdir(base)), "no group is left"
+
+
 async def test_the_size_of_files_and_the_processor_time_are_limited_by_policy_only(tmp_path: Path) -> None:
     ask = f"ulimit -f; ulimit -t; head -c 3000000 /dev/zero > {tmp_path}/large; echo $?"
     async with at_work(tmp_path / "without") as (_, end):

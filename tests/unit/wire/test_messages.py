@@ -119,6 +119,7 @@ MESSAGES = [
             checkpoint="c",
             journal_head=1,
             runs_as="deploy",
+            limits_missing=("pids",),
         ),
     ),
 ]
