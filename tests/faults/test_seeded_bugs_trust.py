@@ -1,0 +1,130 @@
+"""Bugs of keys, tokens and decoders that other systems have had: each turns the check red that is named."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.commands.handlers.enrolment import EnrolmentHandler
+from control_plane.commands.passwords import digest
+from control_plane.errors import RefusedError
+from control_plane.events import enrolment, tasks
+from control_plane.events.envelope import Key
+from control_plane.events.hosts import HostRegistered
+from control_plane_wire import signing, strict_json
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.signing import CONTROL_PLANE, ENROL, encode_base64
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.transport.base import Confirmed
+from control_plane_wire.transport.inprocess import InProcessBroker
+from tests.integration.test_agent import ME, an_agent
+from tests.support.agent import HOSTNAME, a_command, control_plane_end, running, sealed
+from tests.support.events import AT
+from tests.support.faults import witness
+from tests.support.faults.checks import Evidence, Execution, red
+from tests.support.faults.seen import Seen, a_seen_plane
+from tests.support.fleet import ADMIN, host_key
+from tests.support.plane import Plane, of_host
+
+Patch = pytest.MonkeyPatch
+WEAK_KEY = b"\1".ljust(32, b"\0")  # the neutral point
+OF_ANYTHING = b"\1".ljust(64, b"\0")  # one signature that this key "has made" of every message
+USES = 50
+
+
+@pytest.fixture
+async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
+    async with a_seen_plane(tmp_path) as made:
+        yield made
+
+
+# --- a key of small order ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["as it is", "keys of small order are taken"])
+async def test_somebody_answers_for_a_host_with_a_signature_of_everything(
+    seen: Seen, is_there: bool, monkeypatch: Patch
+) -> None:
+    if is_there:
+        monkeypatch.setattr(signing, "_WEAK", frozenset())
+    plane = seen.plane
+    async with plane.serving(plane.results()):
+        with contextlib.suppress(RefusedError):
+            await plane.hosts.register(ADMIN, hostname="weak1", public_key=WEAK_KEY, groups=[])
+            await plane.shown()
+            await seen.asks("t1", "weak1")
+            said: JsonObject = {"task_id": "t1", "exit_code": 0, "stdout": "done\n", "stderr": "", "timestamp": AT}
+            body = strict_json.canonical({**said, "signature": encode_base64(OF_ANYTHING)})
+            async with plane.session() as session:
+                assert await session.publish(of_host("weak1", body)) == Confirmed()
+            await plane.recorded(tasks.ExecutionFinished.KIND)
+
+        assert red(await seen.evidence()) & {"I3"} == ({"I3"} if is_there else set())
+
+
+# --- a key twice in one object ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["as it is", "the first of two equal names counts"])
+async def test_somebody_adds_a_second_command_to_a_signed_message(
+    tmp_path: Path, is_there: bool, monkeypatch: Patch
+) -> None:
+    """The agent verifies the one, and its supervisor's decoder runs the other."""
+    if is_there:
+        monkeypatch.setattr(strict_json, "_no_duplicates", lambda pairs: dict(reversed(pairs)))
+    (tmp_path / "witness").mkdir()
+    line, now_s = witness.command(tmp_path / "witness"), SystemClock().now_s()
+    broker = InProcessBroker()
+    async with control_plane_end(broker) as end, running(an_agent(tmp_path / HOSTNAME, broker)):
+        await end.until(lambda: end.heartbeats)
+        signed = sealed(a_command("t1", command=line, user=ME, timestamp=now_s))
+        await end.send_bytes(signed[:-1] + b',"command":"echo something else"}')
+        await end.send(a_command("t2", command=line, user=ME, timestamp=now_s))
+        await end.result("t2")
+        if is_there:
+            await end.result("t1")
+
+    executions = {
+        (str(said["task_id"]), HOSTNAME): Execution(
+            "succeeded" if said["exit_code"] == 0 else "failed", int(str(said["exit_code"])), str(said["stdout"])
+        )
+        for said in end.results
+        if said.get("outcome")
+    }
+    evidence = Evidence(executions=executions, witnessed=frozenset({"t1", "t2"}))
+    assert red(evidence) & {"I4"} == ({"I4"} if is_there else set())
+
+
+# --- an enrolment token that the log does not know by its key ---------------------------------------------------------
+
+
+def each_use_has_a_key_of_its_own(patch: Patch) -> None:
+    patch.setattr(enrolment.EnrolmentTokenUsed, "key", lambda used: Key(used.token_id, used.KIND, used.hostname))
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["as it is", "each use has a key of its own"])
+async def test_fifty_hosts_use_one_token_at_once(seen: Seen, is_there: bool, monkeypatch: Patch) -> None:
+    if is_there:
+        each_use_has_a_key_of_its_own(monkeypatch)
+    desk = EnrolmentHandler(seen.plane.handling)
+    token = (await desk.create_token(ADMIN, hostname=None, groups=(), expires_in=3600)).text
+
+    await asyncio.gather(
+        *(enrol(seen.plane.beside(f"replica {n}"), token, f"new{n}") for n in range(USES)), return_exceptions=True
+    )
+
+    registered = [event for event in await seen.plane.events(HostRegistered.KIND) if isinstance(event, HostRegistered)]
+    let_in = [event.hostname for event in registered if event.hostname.startswith("new")]
+    assert (len(let_in) == 1) is not is_there
+    assert let_in
+
+
+async def enrol(plane: Plane, token: str, hostname: str) -> None:
+    desk, key = EnrolmentHandler(plane.handling), host_key(hostname)
+    nonce = await desk.begin(token=token, hostname=hostname, public_key=key.public_key)
+    said: JsonObject = {"hostname": hostname, "nonce": nonce, "public_key": encode_base64(key.public_key)}
+    body = strict_json.canonical({**said, "token_sha256": digest(token)})
+    proof = key.sign(ENROL, sender=hostname, recipient=CONTROL_PLANE, body=body)
+    await desk.finish(token=token, hostname=hostname, public_key=key.public_key, nonce=nonce, proof=proof)
