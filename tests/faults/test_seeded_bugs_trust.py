@@ -1,18 +1,25 @@
-"""Bugs of keys, tokens and decoders that other systems have had: each turns the check red that is named."""
+"""Bugs of keys, tokens, decoders and audits that other systems have had: each turns the check red that is named."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from control_plane.commands.access import Principal, check_may
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
+from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import digest
-from control_plane.errors import RefusedError
+from control_plane.errors import NotAllowedError, RefusedError, StorageUnavailableError
 from control_plane.events import enrolment, tasks
+from control_plane.events.access import AccessDenied
 from control_plane.events.envelope import Key
 from control_plane.events.hosts import HostRegistered
+from control_plane.messaging import ingest
+from control_plane.messaging.dead_letters import DeadLetter
 from control_plane_wire import signing, strict_json
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, encode_base64
@@ -25,8 +32,8 @@ from tests.support.events import AT
 from tests.support.faults import witness
 from tests.support.faults.checks import Evidence, Execution, red
 from tests.support.faults.seen import Seen, a_seen_plane
-from tests.support.fleet import ADMIN, host_key
-from tests.support.plane import Plane, of_host
+from tests.support.fleet import ADMIN, VIEWER, host_key
+from tests.support.plane import Plane, WeakLog, a_result, of_host
 
 Patch = pytest.MonkeyPatch
 WEAK_KEY = b"\1".ljust(32, b"\0")  # the neutral point
@@ -128,3 +135,63 @@ async def enrol(plane: Plane, token: str, hostname: str) -> None:
     body = strict_json.canonical({**said, "token_sha256": digest(token)})
     proof = key.sign(ENROL, sender=hostname, recipient=CONTROL_PLANE, body=body)
     await desk.finish(token=token, hostname=hostname, public_key=key.public_key, nonce=nonce, proof=proof)
+
+
+# --- an attempt that leaves nothing -----------------------------------------------------------------------------------
+
+
+def only_what_is_allowed_is_recorded(patch: Patch) -> None:
+    async def checks(handling: Handling, principal: Principal, permission: str, resource: str) -> None:
+        check_may(principal, permission)
+
+    patch.setattr(Handling, "check", checks)
+
+
+def what_cannot_be_recorded_is_ignored(patch: Patch) -> None:
+    async def tries(handling: Handling, denials: Sequence[AccessDenied]) -> None:
+        for denied in denials:
+            with contextlib.suppress(StorageUnavailableError):
+                await handling.record(denied, actor=denied.actor)
+
+    patch.setattr(Handling, "record_denials", tries)
+
+
+def forgeries_are_only_set_aside(patch: Patch) -> None:
+    class Unnoticed(DeadLetter):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**{**given, "is_forged": False})
+
+    patch.setattr(ingest, "DeadLetter", Unnoticed)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [None, only_what_is_allowed_is_recorded, what_cannot_be_recorded_is_ignored, forgeries_are_only_set_aside],
+    ids=lambda bug: getattr(bug, "__name__", "as it is"),
+)
+async def test_somebody_tries_what_he_may_not_and_somebody_signs_for_another(
+    seen: Seen, bug: Callable[[Patch], None] | None, monkeypatch: Patch
+) -> None:
+    if bug is not None:
+        bug(monkeypatch)
+    plane, log, told, tried = seen.plane, seen.plane.log, 0, 12
+    assert isinstance(log, WeakLog)
+    for number in range(tried):
+        log.is_away = number in {3, 11}
+        with contextlib.suppress(StorageUnavailableError):
+            try:
+                await plane.handling.check(VIEWER, "tasks.run", f"tasks/no{number}")
+            except NotAllowedError:
+                told += 1
+    log.is_away = False
+    await plane.handling.record_denials(plane.handling.denials.rest())
+    forged = of_host("web1", a_result("t1", "web1", key=host_key("web2")))
+    async with plane.serving(plane.results()), plane.session() as session:
+        assert await session.publish(forged) == Confirmed()
+        await plane.counted("results_dead")
+
+    evidence = await seen.evidence(
+        denied={VIEWER.username: (told, tried)}, forged=frozenset({sha256(forged.body).hexdigest()})
+    )
+    assert told >= tried - 2
+    assert red(evidence) & {"I14"} == (set() if bug is None else {"I14"})

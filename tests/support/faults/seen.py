@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from control_plane.events import registry, tasks
+from control_plane.events import access, registry, tasks
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.projection import Projection
@@ -44,7 +45,7 @@ class Seen:
             message = of_host(hostname, a_result(task_id, hostname, **changes))
             assert await session.publish(message) == Confirmed()
 
-    async def evidence(self) -> Evidence:
+    async def evidence(self, **more: Any) -> Evidence:
         plane = self.plane
         await plane.shown()
         rows = await plane.log.read(EVENT, after=0, limit=10_000)
@@ -62,6 +63,7 @@ class Seen:
             outcomes=await self._outcomes(),
             conflicts=self.conflicts + plane.counts["conflicts"],
             differing=await self._differing(),
+            **more,
         )
 
     async def _executions(self) -> Mapping[tuple[str, str], Execution]:
@@ -89,7 +91,13 @@ class Seen:
 def _event(row: StoredEvent, at: int) -> Event:
     event = registry.decode(row)
     hosts = event.hosts if isinstance(event, tasks.TaskAccepted) and row.signature is not None else ()
-    return Event(row.seq, f"{row.recorded_us:020}", row.kind, row.task_id, row.hostname, hosts)
+    shown = Event(row.seq, f"{row.recorded_us:020}", row.kind, row.task_id, row.hostname, hosts)
+    match event:
+        case access.AccessDenied():
+            return replace(shown, actor=event.actor, count=event.count or 1)
+        case access.MessageRejected():
+            return replace(shown, message_sha256=event.message_sha256)
+    return shown
 
 
 @asynccontextmanager
