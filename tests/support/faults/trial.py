@@ -229,7 +229,7 @@ class Trial:
             self.polls.append(poll)
 
     def settle(self, *, within_s: float = HEALS_WITHIN_S) -> float:
-        """Wait until every acknowledged task is over and no result waits; how long that took.
+        """Wait until every acknowledged task is over, no result waits, and the server answers; how long that took.
 
         AssertionError with the open ones when it takes longer.
         """
@@ -237,13 +237,21 @@ class Trial:
 
         def is_settled() -> bool:
             self.poll()
-            return self._is_over() and queues.depths(self.amqp_url, [RESULT_QUEUE])[RESULT_QUEUE] == 0
+            is_over = self._is_over() and queues.depths(self.amqp_url, [RESULT_QUEUE])[RESULT_QUEUE] == 0
+            return is_over and self._is_answering()
 
         try:
             wait_until(is_settled, timeout_s=within_s, what="all is over")
         except AssertionError:
             raise AssertionError(f"not over within {within_s} s: {self._open()}") from None
         return time.monotonic() - began
+
+    def _is_answering(self) -> bool:
+        """Where all was over before the last fault, nothing else tells that the server is there again."""
+        with contextlib.suppress(httpx.HTTPError, AssertionError):
+            self._eyes.get("/hosts")
+            return True
+        return False
 
     def _is_over(self) -> bool:
         return not self._open()
