@@ -1,9 +1,11 @@
 """Puts agents together: the one place that chooses implementations."""
 
+import logging
 import os
 from pathlib import Path
 
-from control_plane_agent.containment import Limits
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import cannot_limit
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.executor import LauncherExecutor
@@ -22,18 +24,25 @@ from control_plane_wire.transport.base import Transport
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+log = logging.getLogger(__name__)
+
 
 def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent:
     """The agent of this machine; its state directory is there, and no other agent works on it."""
     clock, disk, boot_id = SystemClock(), RealDisk(str(settings.state_dir)), BOOT_ID.read_text().strip()
     failpoints = Failpoints(settings.failpoint, settings.failpoint_log)
+    limits = Limits(settings.max_pids, settings.max_memory_mib, settings.max_file_mib, settings.max_cpu_s)
+    if missing := cannot_limit(settings.containment, limits):
+        refuses = bool(limits.of_cgroups.intersection(missing))
+        log.warning("commands cannot be limited", extra={"limits": missing, "all_are_refused": refuses})
     executor = LauncherExecutor(
         settings.state_dir,
         clock,
         boot_id=boot_id,
         containment=settings.containment,
         forbids_sudo=settings.forbid_sudo,
-        limits=Limits(settings.max_pids, settings.max_memory_mib, settings.max_file_mib, settings.max_cpu_s),
+        keeps_leftovers=settings.keep_leftovers,
+        limits=limits,
         failpoint=settings.failpoint,
         failpoint_log=None if settings.failpoint_log is None else str(settings.failpoint_log),
     )
@@ -44,7 +53,7 @@ def real_agent(settings: Settings, who: Identity, transport: Transport) -> Agent
         DiskThread(is_blocking=disk.is_blocking),
         executor,
         HostPolicy(accounts=settings.accounts, max_timeout_s=settings.max_timeout_s),
-        MachineFacts(),
+        MachineFacts(limits_missing=missing),
         clock,
         boot_id=boot_id,
         interval_s=settings.interval_s,

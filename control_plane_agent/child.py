@@ -8,7 +8,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from control_plane_agent.containment import EXECUTION, Containment, Limits, libc
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import EXECUTION, Containment, libc
 
 NOT_FOUND: Final = 127
 NOT_RUN: Final = 126

@@ -346,6 +346,7 @@ class Executions:
 
     async def _prune(self) -> None:
         while True:
+            await self._disk.do(self._executor.sweep)
             try:
                 await self._disk.do(self._journal.prune)
             except JournalError as error:

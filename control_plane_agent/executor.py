@@ -12,7 +12,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from control_plane_agent.containment import Limits, kill_left
+from control_plane_agent import cgroups
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import kill_left
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import LIVE
 from control_plane_agent.slots import Started
@@ -54,6 +56,10 @@ class Executor(Protocol):
         """Kill what a supervisor that is dead has left; how many processes."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what executions that have ended had to leave behind, where nobody needs it any more."""
+        ...
+
 
 class LauncherExecutor:
     """Runs commands on this host.
@@ -62,7 +68,8 @@ class LauncherExecutor:
         state_dir: the root of the journal's disk.
         boot_id: of this boot; nothing of an earlier one is left.
         grace_s: from TERM to KILL.
-        containment: "auto", or "none" to use no cgroups.
+        containment: which kind (`containment.MODES`).
+        forbids_sudo, keeps_leftovers: see `Order`.
         limits: of each execution.
         failpoint, failpoint_log: for tests, handed to the supervisors.
     """
@@ -76,6 +83,7 @@ class LauncherExecutor:
         grace_s: float = GRACE_S,
         containment: str = "auto",
         forbids_sudo: bool = False,
+        keeps_leftovers: bool = False,
         limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
         failpoint: str | None = None,
         failpoint_log: str | None = None,
@@ -86,6 +94,7 @@ class LauncherExecutor:
         self._grace_s = grace_s
         self._containment = containment
         self._forbids_sudo = forbids_sudo
+        self._keeps_leftovers = keeps_leftovers
         self._limits = limits
         self._failpoint = failpoint
         self._failpoint_log = failpoint_log
@@ -148,6 +157,7 @@ class LauncherExecutor:
             grace_s=self._grace_s,
             containment=self._containment,
             forbids_sudo=self._forbids_sudo,
+            keeps_leftovers=self._keeps_leftovers,
             limits=self._limits,
             failpoint=self._failpoint,
             failpoint_log=self._failpoint_log,
@@ -204,6 +214,9 @@ class LauncherExecutor:
 
     def kill_left(self, started: Started) -> int:
         return kill_left(started.cgroup, started.nonce) if started.boot_id == self._boot_id else 0
+
+    def sweep(self) -> None:
+        cgroups.sweep()
 
 
 async def _until_ended(process: asyncio.subprocess.Process) -> None:

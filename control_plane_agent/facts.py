@@ -5,14 +5,20 @@ import os
 import platform
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypedDict
+
+from control_plane_agent.policy import own_account
 
 VERSION: Final = "0.1.0"
 
 
 class Reading(TypedDict):
-    """What a heartbeat says of a machine; usages are fractions from 0 to 1."""
+    """What a heartbeat says of a machine; usages are fractions from 0 to 1, `runs_as` is not said of root.
+
+    `limits_missing`: what this host cannot limit a command in, though it should; None where it can.
+    """
 
     cpu_usage: float
     memory_usage: float
@@ -24,6 +30,8 @@ class Reading(TypedDict):
     cpu_count: int
     memory_bytes: int
     addresses: tuple[str, ...]
+    runs_as: str | None
+    limits_missing: tuple[str, ...] | None
 
 
 class Facts(Protocol):
@@ -31,11 +39,17 @@ class Facts(Protocol):
 
 
 class MachineFacts:
-    """This machine; the processor's usage is that since the last reading."""
+    """This machine; the processor's usage is that since the last reading.
 
-    def __init__(self) -> None:
+    Args:
+        limits_missing: what it cannot limit a command in, though it should.
+    """
+
+    def __init__(self, *, limits_missing: Sequence[str] = ()) -> None:
         self._last = _cpu_times()
         self._os = _os_name()
+        self._runs_as = None if os.geteuid() == 0 else own_account()
+        self._limits_missing = tuple(limits_missing) or None
 
     def read(self) -> Reading:
         memory = _memory()
@@ -52,6 +66,8 @@ class MachineFacts:
             cpu_count=os.cpu_count() or 1,
             memory_bytes=total * 1024,
             addresses=_addresses(),
+            runs_as=self._runs_as,
+            limits_missing=self._limits_missing,
         )
 
     def _cpu_usage(self) -> float:
@@ -81,6 +97,8 @@ class SimulatedFacts:
             cpu_count=4,
             memory_bytes=8 * 2**30,
             addresses=(f"10.{self._number // 65536 % 256}.{self._number // 256 % 256}.{self._number % 256}",),
+            runs_as=None,
+            limits_missing=None,
         )
 
 

@@ -71,6 +71,7 @@ class Settings:
     accounts: tuple[str, ...] = ()
     max_timeout_s: int = MAX_TIMEOUT_S
     forbid_sudo: bool = False
+    keep_leftovers: bool = False
     containment: str = "auto"
     max_pids: int | None = None
     max_memory_mib: int | None = None
@@ -89,7 +90,11 @@ _SETTINGS: Final[Mapping[str, tuple[Callable[[str], object], str]]] = {
     "accounts": (_accounts, "accounts that commands may run as, separated by commas (any)"),
     "max_timeout_s": (_seconds(MAX_TIMEOUT_S), f"the longest timeout that this host takes ({MAX_TIMEOUT_S})"),
     "forbid_sudo": (_yes_or_no, "yes: nothing that a command starts may gain rights (no)"),
-    "containment": (_one_of("auto", "none"), "auto: a cgroup for each command, where there are cgroups (auto)"),
+    "keep_leftovers": (_yes_or_no, "yes: what a command leaves running when it ends by itself may go on (no)"),
+    "containment": (
+        _one_of("auto", "freezer", "none"),
+        "auto: a cgroup for each command, where there are cgroups; freezer: by the one of v1 (auto)",
+    ),
     "max_pids": (_number(4_194_304, "processes"), "processes of a command, by cgroups (4096 by v2, else any number)"),
     "max_memory_mib": (_number(1 << 30, "MiB"), "memory of a command in MiB, by cgroups (any)"),
     "max_file_mib": (_number(1 << 30, "MiB"), "the largest file that a command writes, in MiB (any)"),

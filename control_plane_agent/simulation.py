@@ -97,6 +97,9 @@ class SimulatedExecutor:
     def kill_left(self, started: Started) -> int:
         return 0
 
+    def sweep(self) -> None:
+        """Nothing was left."""
+
 
 def _words(command: dict[str, Any]) -> list[str]:
     if argv := command.get("argv"):

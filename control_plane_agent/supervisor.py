@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from control_plane_agent import child
-from control_plane_agent.containment import Containment, Limits, contain
+from control_plane_agent.cgroups import Limits
+from control_plane_agent.containment import Containment, contain
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.output import READ_BYTES, STREAMS, Capture
 from control_plane_agent.slots import FINISHED_AT, Finished, Started, decode_state, encode
@@ -36,7 +37,8 @@ class Order(NamedTuple):
             so a clock that is set while the command runs changes nothing.
         start_within_s: from then on; later it counts as expired.
         grace_s: from TERM to KILL.
-        containment: "auto" or "none".
+        containment: which kind (`containment.MODES`).
+        keeps_leftovers: whether what a command leaves running at its own end may go on.
         limits: `Limits`, as it comes out of JSON.
         failpoint, failpoint_log: for tests, where to die and where to say what was reached.
     """
@@ -49,6 +51,7 @@ class Order(NamedTuple):
     grace_s: float
     containment: str = "auto"
     forbids_sudo: bool = False
+    keeps_leftovers: bool = False
     limits: Sequence[int | None] = Limits()
     failpoint: str | None = None
     failpoint_log: str | None = None
@@ -133,10 +136,18 @@ class _Execution:
         self._leftovers = 0
 
     def run(self) -> Finished:
+        if missing := sorted(self._limits.of_cgroups - self._containment.limited):
+            self._containment.close()
+            reason = f"this host's policy limits what a command may use, and cannot: {', '.join(missing)}"
+            return Finished("rejected", self._order.now_s(), reason=reason)
         started_s = self._start()
         status = self._watch(started_s + self._command["timeout"])
-        self._leftovers += self._containment.kill(keep=0)
-        self._drain()
+        if self._order.keeps_leftovers and self._outcome == "completed":
+            self._drain()
+            self._leftovers = self._containment.alive()
+        else:
+            self._leftovers += self._containment.kill(keep=0)
+            self._drain()
         if self._containment.oom_kills():
             self._reason = "; ".join(filter(None, (self._reason, "the kernel killed some of it: out of memory")))
         self._containment.close()
@@ -236,7 +247,7 @@ class _Execution:
         os.close(descriptor)
 
     def _drain(self) -> None:
-        """Read what is left in the pipes; they stay open only where something could not be killed."""
+        """Read what is left in the pipes; they stay open only where somebody was not killed."""
         ends_s = boottime_s() + DRAIN_S
         while self._pipes and boottime_s() < ends_s:
             self._read_until(ends_s)

@@ -390,6 +390,8 @@ class HeartbeatMessage(_Message):
     checkpoint: str | None = None
     journal_head: int | None = None
     session: int | None = None
+    runs_as: str | None = None
+    limits_missing: tuple[str, ...] | None = None
 
     @property
     def is_basic(self) -> bool:
@@ -435,4 +437,6 @@ def parse_heartbeat(message: JsonObject) -> HeartbeatMessage:
         checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=MAX_CHECKPOINT_BYTES)),
         journal_head=read.optional("journal_head", read.integer),
         session=read.optional("session", read.integer),
+        runs_as=read.optional("runs_as", short),
+        limits_missing=read.optional("limits_missing", lambda name: read.texts(name, most=16, most_bytes=64)),
     )

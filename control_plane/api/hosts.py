@@ -77,6 +77,8 @@ class Host(Answer):
     memory_bytes: int | None
     addresses: Sequence[str] | None
     boot_id: str | None
+    runs_as: str | None
+    limits_missing: Sequence[str] | None
     key_id: str | None
     registered_at: Time
     pos: int
@@ -112,6 +114,8 @@ def host_of(row: HostView) -> Host:
         memory_bytes=facts.get("memory_bytes"),
         addresses=facts.get("addresses"),
         boot_id=facts.get("boot_id"),
+        runs_as=facts.get("runs_as"),
+        limits_missing=facts.get("limits_missing"),
         key_id=row.key_id,
         registered_at=at(row.registered_us),
         pos=row.pos,

@@ -1,7 +1,6 @@
 """What was denied belongs into the log, and nobody may fill the log with it: after the first ones only their number."""
 
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,7 +12,6 @@ WINDOW_S: Final = 60
 SINGLY: Final = 10  # of one person in that time
 SINGLY_UNKNOWN: Final = 1  # of an address from which nobody has signed in
 MAX_ADDRESSES: Final = 20  # of those; more are counted together
-MAX_LATE: Final = 1000
 
 
 @dataclass(slots=True)
@@ -31,7 +29,7 @@ class Denials:
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str | None], _Window] = {}
-        self._late: deque[AccessDenied] = deque(maxlen=MAX_LATE)
+        self._late: list[AccessDenied] = []
 
     def take(self, denied: AccessDenied, now_s: int) -> list[AccessDenied]:
         """Count a denial; what is to be recorded now: what was due anyway, and this one if it is among the first."""
@@ -55,18 +53,23 @@ class Denials:
         return replace(denied, address=None), (UNKNOWN, None)
 
     def due(self, now_s: int) -> list[AccessDenied]:
-        """What is to be recorded though nothing more happens: of each minute that is over, the number."""
-        return self._ended([key for key, window in self._windows.items() if window.ends_s <= now_s])
+        """What is to be recorded though nothing more happens: of each minute that is over, the number.
+
+        While some wait to be recorded again a minute goes on: so not many can come to wait, and none is forgotten.
+        """
+        return self._taken_late() or self._ended([key for key, it in self._windows.items() if it.ends_s <= now_s])
 
     def rest(self) -> list[AccessDenied]:
         """Everything that was only counted so far."""
-        return self._ended(list(self._windows))
+        return self._taken_late() + self._ended(list(self._windows))
+
+    def _taken_late(self) -> list[AccessDenied]:
+        late, self._late = self._late, []
+        return late
 
     def _ended(self, keys: Sequence[tuple[str, str | None]]) -> list[AccessDenied]:
         ended = [self._windows.pop(key) for key in keys]
-        late = list(self._late)
-        self._late.clear()
-        return late + [
+        return [
             replace(window.last, denial_id=secrets.token_hex(16), count=window.more) for window in ended if window.more
         ]
 

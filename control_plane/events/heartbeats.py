@@ -29,6 +29,7 @@ Part = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Short = Annotated[str, Meta(max_length=256)]
 Address = Annotated[str, Meta(max_length=64)]
+Resource = Annotated[str, Meta(max_length=64)]
 Load = Annotated[float, Meta(ge=0, le=1e12)]
 
 _NUL: Final = b"\\u0000"
@@ -62,6 +63,8 @@ class Heartbeat(Struct, Event, gc=False):
     checkpoint: Annotated[str, Meta(max_length=MAX_CHECKPOINT_BYTES)] | None = None
     journal_head: Whole | None = None
     session: Whole | None = None
+    runs_as: Short | None = None
+    limits_missing: Annotated[list[Resource], Meta(max_length=16)] | None = None
 
     @property
     def interval_s(self) -> int:
@@ -91,8 +94,9 @@ def glance(stored: StoredEvent) -> Heartbeat | None:
 
 def _is_short(beat: Heartbeat) -> bool:
     """Whether its texts are, in bytes: what the decoder has counted are characters."""
-    shorts = (beat.agent_version, beat.boot_id, beat.os, beat.kernel)
-    limits = [*((text, 256) for text in shorts), *((text, 64) for text in beat.addresses or ())]
+    shorts = (beat.agent_version, beat.boot_id, beat.os, beat.kernel, beat.runs_as)
+    shorter = (*(beat.addresses or ()), *(beat.limits_missing or ()))
+    limits = [*((text, 256) for text in shorts), *((text, 64) for text in shorter)]
     limits.append((beat.checkpoint, MAX_CHECKPOINT_BYTES))
     return all(len(text.encode()) <= most_bytes for text, most_bytes in limits if text is not None)
 

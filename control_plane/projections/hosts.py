@@ -37,6 +37,8 @@ FACTS = (
     "cpu_count",
     "memory_bytes",
     "addresses",
+    "runs_as",
+    "limits_missing",
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from control_plane_agent.containment import _LEAVES, _own_cgroup
+from control_plane_agent.cgroups import LEAVES, own_cgroup
 from tests.support.programs import Installation, Program
 from tests.support.servers import Broker, DatabaseServer, wait_until
 
@@ -197,7 +197,7 @@ def test_what_goes_down_with_the_machine_is_interrupted_and_never_run_again(
         api.post(f"/tasks/{task_id}/cancel")
         assert api.finished(task_id)["machine"]["state"] == "cancelled"
 
-    for leaf in Path(f"{_own_cgroup()}/{_LEAVES}").glob("*.*"):  # a machine that really reboots has none any more
+    for leaf in Path(f"{own_cgroup()}/{LEAVES}").glob("*.*"):  # a machine that really reboots has none any more
         if leaf.name.partition(".")[0] in began:
             leaf.rmdir()
 

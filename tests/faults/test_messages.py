@@ -15,7 +15,7 @@ from control_plane_wire.signing import COMMAND, CONTROL_PLANE
 from control_plane_wire.topology import COMMAND_EXCHANGE, RESULT_EXCHANGE, agent_queue, command_key, result_key
 from control_plane_wire.transport.base import Message
 from tests.support.faults import queues, witness
-from tests.support.faults.trial import Trial
+from tests.support.faults.trial import VISITOR, Trial
 from tests.support.programs import Installation
 from tests.support.servers import wait_until
 
@@ -119,6 +119,10 @@ def test_every_message_five_times_in_any_order_late_and_to_somebody_else(trial: 
         ],
     )
     trial.poison.add(queues.digest_of(of_task(results, "t1")[-1].body))  # signed by web1, and said by web2
+    trial.forged |= trial.poison
+    trial.forge("web1")
+    for _ in range(3):
+        trial.ask_for_what_is_denied()
     trial.submit("after", {"group": "web"})  # in the same queues, so that what came before it was looked at
     trial.settle()
 
@@ -127,6 +131,7 @@ def test_every_message_five_times_in_any_order_late_and_to_somebody_else(trial: 
     evidence = trial.assert_sound()
     assert evidence.absorbed is not None
     assert evidence.absorbed >= evidence.injected >= 3 * TIMES - 3
+    assert (len(evidence.forged), evidence.denied) == (2, {VISITOR: (3, 3)})
 
 
 def test_what_comes_late_runs_within_the_skew_that_is_allowed_and_never_later_nor_on_another_host(

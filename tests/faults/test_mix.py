@@ -109,6 +109,10 @@ class Load:
             trial.client.submit(task_id, body, timeout_s=180)
         if chance.random() < 0.1:
             trial.client.repeat(task_id, body)
+        if chance.random() < 0.05:
+            trial.ask_for_what_is_denied()
+        if chance.random() < 0.05:
+            trial.forge(chance.choice(self._rig.agents))
         time.sleep(chance.uniform(0, 2 * LOAD_S / COMMANDS * 0.7))
 
 

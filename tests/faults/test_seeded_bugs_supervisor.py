@@ -1,15 +1,18 @@
 """Bugs of a supervisor that other systems have had: each turns the check red that is named."""
 
+import contextlib
 import json
 import os
+import pwd
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from control_plane_agent import containment, supervisor
+from control_plane_agent import cgroups, child, containment, supervisor
 from control_plane_agent.disk import FileLock, RealDisk
 from control_plane_agent.slots import EMPTY, decode_state
 from control_plane_agent.supervisor import COMMAND, STATE, Order, boottime_ns, supervise
@@ -31,10 +34,11 @@ def entry(tmp_path: Path) -> Path:
     return made
 
 
-def order_for(entry: Path, line: str) -> Order:
-    command = {"task_id": entry.name, "command": line, "timeout": 30, "user": psutil.Process().username()}
+def order_for(entry: Path, line: str, *, user: str = "", **more: Any) -> Order:
+    user = user or psutil.Process().username()
+    command = {"task_id": entry.name, "command": line, "timeout": 30, "user": user}
     (entry / COMMAND).write_text(json.dumps(command))
-    return Order(str(entry), "b1", 1_700_000_000_000_000, boottime_ns(), 60.0, 1.0, containment="none")
+    return Order(str(entry), "b1", 1_700_000_000_000_000, boottime_ns(), 60.0, 1.0, containment="none", **more)
 
 
 def forked(work: Callable[[], None], *, home: Path) -> int:
@@ -50,18 +54,22 @@ def forked(work: Callable[[], None], *, home: Path) -> int:
     return pid
 
 
-def evidence_of(entry: Path, left: frozenset[str] = frozenset()) -> Evidence:
-    state = decode_state((entry / STATE).read_bytes())
-    assert state.finished is not None
-    said = "succeeded" if state.finished.exit_code == 0 else "failed"
+def evidence_of(entry: Path, left: frozenset[str] = frozenset(), **more: Any) -> Evidence:
+    finished = decode_state((entry / STATE).read_bytes()).finished
+    if finished is None:
+        execution = Execution("running")
+    else:
+        stdout = (entry / "stdout.head").read_text() if (entry / "stdout.head").exists() else ""
+        execution = Execution("succeeded" if finished.exit_code == 0 else "failed", finished.exit_code, stdout)
     return Evidence(
         book=Book(attempts={"t1": ""}, acknowledged={"t1"}),
         events=[Event(1, "1", "task.accepted", "t1", hosts=(HOST,)), Event(2, "2", "execution.finished", "t1", HOST)],
-        executions={("t1", HOST): Execution(said, state.finished.exit_code)},
+        executions={("t1", HOST): execution},
         witness=witness.read(entry.parents[2] / "witness"),
         witnessed=frozenset({"t1"}),
         before=Things(),
         after=Things(names=left),
+        **more,
     )
 
 
@@ -129,7 +137,7 @@ class ProcessGroup(containment.Descendants):
 
 
 def only_the_group(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(supervisor, "contain", lambda _name, **_how: ProcessGroup(containment.V1Groups({})))
+    patch.setattr(supervisor, "contain", lambda _name, **_how: ProcessGroup(cgroups.V1Groups({})))
 
 
 def left_of(task_id: str) -> Iterator[psutil.Process]:
@@ -159,3 +167,69 @@ def test_what_has_left_the_process_group(
     for process in left:
         process.kill()
     assert red(evidence) & {"I11"} == (set() if bug is None else {"I11"})
+
+
+# --- it is read until the pipes are closed ----------------------------------------------------------------------------
+
+
+def read_until_closed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(supervisor, "DRAIN_S", float("inf"))
+
+
+@pytest.mark.parametrize("bug", [None, read_until_closed], ids=["as it is", "it is read until the pipes are closed"])
+def test_who_is_left_behind_holds_the_pipes(
+    entry: Path, bug: Callable[[pytest.MonkeyPatch], None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that policy lets stay, in a session of its own: its end is not the command's."""
+    monkeypatch.setattr(supervisor, "DRAIN_S", 0.2)
+    if bug is not None:
+        bug(monkeypatch)
+    task_id = entry.rename(entry.with_name(f"pipe-{os.getpid()}-{bug is None}")).name
+    entry = entry.with_name(task_id)
+    order = order_for(entry, "setsid sleep 300 &", keeps_leftovers=True)
+
+    pid = forked(lambda: supervise(order), home=entry.parents[1])
+    with contextlib.suppress(AssertionError):  # where it does not end that is what is to be seen
+        wait_until(lambda: any((entry / STATE).read_bytes()[4096:]), timeout_s=10 if bug is None else 3, what="its end")
+    evidence = evidence_of(entry)
+    for process in left_of(task_id):
+        if process.pid != pid:
+            process.kill()
+    os.waitpid(pid, 0)
+
+    assert red(evidence) & {"I9"} == (set() if bug is None else {"I9"})
+
+
+# --- it keeps what is the agent's -------------------------------------------------------------------------------------
+
+
+def only_the_uid_is_set(patch: pytest.MonkeyPatch) -> None:
+    """What `subprocess` does when it is told a user alone."""
+    patch.setattr(child, "_become", lambda account: os.setresuid(account.uid, account.uid, account.uid))
+
+
+def the_environment_is_inherited(patch: pytest.MonkeyPatch) -> None:
+    make = child.environment
+    patch.setattr(child, "environment", lambda *given: {**os.environ, **make(*given)})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    "bug",
+    [None, only_the_uid_is_set, the_environment_is_inherited],
+    ids=lambda bug: getattr(bug, "__name__", "as it is"),
+)
+def test_what_a_command_has_that_is_not_its_users(
+    entry: Path, bug: Callable[[pytest.MonkeyPatch], None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setenv("SECRET_OF_THE_AGENT", "x")
+    if bug is not None:
+        bug(monkeypatch)
+    line = "id -u; id -g; id -G; cat /proc/self/environ | tr '\\0' '\\n' | grep SECRET; exit 0"
+
+    os.waitpid(forked(lambda: supervise(order_for(entry, line, user="nobody")), home=entry.parents[1]), 0)
+
+    wanted = witness.Expected(f"{nobody.pw_uid}\n{nobody.pw_gid}\n{nobody.pw_gid}\n", 0)
+    evidence = evidence_of(entry, expected=lambda _: wanted)
+    assert red(evidence) & {"I4"} == (set() if bug is None else {"I4"})

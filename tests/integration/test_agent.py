@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from control_plane_agent.assembly import real_agent
-from control_plane_agent.containment import _LEAVES, EXECUTION, _own_cgroup
+from control_plane_agent.cgroups import LEAVES, own_cgroup
+from control_plane_agent.containment import EXECUTION
 from control_plane_agent.output import HEAD_BYTES, KEPT_BYTES
 from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
@@ -37,7 +38,7 @@ from tests.support.fleet import CONTROL_PLANE_KEY
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 CGROUPS = pytest.mark.skipif(
-    os.geteuid() != 0 or _own_cgroup() is None, reason="only root, where there is cgroup v2, makes cgroups"
+    os.geteuid() != 0 or own_cgroup() is None, reason="only root, where there is cgroup v2, makes cgroups"
 )
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -172,8 +173,8 @@ async def test_a_command_that_puts_itself_into_another_cgroup_leaves_nothing(
     agent: Agent, end: ControlPlaneEnd, where: str, outcome: str
 ) -> None:
     marker = f"33.{os.getpid()}4"
-    own = f"{_own_cgroup()}/{_LEAVES}/task-1.${EXECUTION}"
-    other = f"{own}/a/b" if where == "below its own" else str(_own_cgroup())
+    own = f"{own_cgroup()}/{LEAVES}/task-1.${EXECUTION}"
+    other = f"{own}/a/b" if where == "below its own" else str(own_cgroup())
     moves = f"mkdir -p {own}/a/b && echo $$ > {other}/cgroup.procs && echo {own}; (setsid sleep {marker} &)"
     goes_on = f"exec sleep {marker}" if outcome == "timed_out" else "exit"
 
@@ -182,7 +183,7 @@ async def test_a_command_that_puts_itself_into_another_cgroup_leaves_nothing(
     leaf = str(result["stdout"]).strip().rpartition("/")[2]
     assert leaf.startswith("task-1."), "it could move"
     assert (result["outcome"], result["leftovers"], alive(marker)) == (outcome, 1, [])
-    assert leaf not in os.listdir(f"{_own_cgroup()}/{_LEAVES}")
+    assert leaf not in os.listdir(f"{own_cgroup()}/{LEAVES}")
 
 
 async def test_orphans_that_have_ended_leave_nothing_behind_while_the_command_goes_on(

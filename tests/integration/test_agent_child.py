@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane_agent import containment
+from control_plane_agent import cgroups, containment
 from control_plane_agent.child import SEARCH_PATH
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.journal import Journal
@@ -29,6 +29,10 @@ from tests.support.agent import START_S, ControlPlaneEnd, a_command, accept, con
 from tests.support.clock import ManualClock
 
 PYTHON = shutil.which("python3", path=SEARCH_PATH)
+FREEZER = pytest.mark.skipif(
+    os.geteuid() != 0 or cgroups.v1_base("freezer") is None, reason="only root, where there is cgroup v1, makes groups"
+)
+MODES = ["auto", pytest.param("freezer", marks=FREEZER), "none"]
 
 
 @asynccontextmanager
@@ -92,7 +96,7 @@ async def test_its_limits_are_set_and_no_core_is_written(tmp_path: Path) -> None
     assert int(files) <= 65_536
 
 
-@pytest.mark.parametrize("containment", ["auto", "none"])
+@pytest.mark.parametrize("containment", MODES)
 async def test_a_command_dies_with_its_supervisor_though_no_agent_is_there(tmp_path: Path, containment: str) -> None:
     marker = f"34.{os.getpid()}"
     async with at_work(tmp_path, containment=containment) as (agent, end):
@@ -106,7 +110,7 @@ async def test_a_command_dies_with_its_supervisor_though_no_agent_is_there(tmp_p
     await polled(lambda: not alive(marker), "it is gone")
 
 
-@pytest.mark.parametrize("containment", ["auto", "none"])
+@pytest.mark.parametrize("containment", MODES)
 @pytest.mark.parametrize("ends", ["by itself", "by a timeout", "with its supervisor"])
 async def test_a_grandchild_that_left_its_session_dies_too(tmp_path: Path, containment: str, ends: str) -> None:
     marker = f"35.{os.getpid()}"
@@ -230,15 +234,99 @@ async def test_a_long_output_that_was_damaged_before_it_was_sent_says_so(tmp_pat
     assert int(str(result["stdout_bytes"])) > KEPT_BYTES
 
 
+@FREEZER
+async def test_by_the_freezer_nothing_is_left_though_it_hides_and_forks_and_freezes_itself(tmp_path: Path) -> None:
+    """In a group below its own that it has frozen; and as processes that fork as fast as they can."""
+    marker = f"37.{os.getpid()}"
+    below = f"{cgroups.v1_base('freezer')}/task-1.${containment.EXECUTION}/a"
+    enters = f"echo $$ > {below}/cgroup.procs; touch {tmp_path}/in; exec sleep {marker}"
+    hides = f"mkdir {below}; (setsid sh -c '{enters}' &); until [ -e {tmp_path}/in ]; do sleep 0.02; done"
+    forks = f"(setsid sh -c 'while :; do (sleep {marker} &); done' &)"
+    ask = f"{hides}; echo FROZEN > {below}/freezer.state; {forks}"
+    async with at_work(tmp_path, containment="freezer") as (agent, end):
+        result = await end.run(ask, user=ME)
+
+    assert (result["outcome"], result["stderr"], alive(marker)) == ("completed", "", [])
+    assert int(str(result["leftovers"])) >= 2
+    base, _, leaf = str(started_of(agent).cgroup).rpartition("/")
+    assert base == cgroups.v1_base("freezer")
+    assert leaf not in os.listdir(base)
+
+
+@pytest.mark.parametrize("containment", MODES)
+@pytest.mark.parametrize("swept_by", ["the agent", "the next one"])
+async def test_where_policy_lets_leftovers_stay_they_do_and_their_group_goes_when_they_end(
+    tmp_path: Path, containment: str, swept_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = f"38.{os.getpid()}"
+    if swept_by == "the agent":
+        monkeypatch.setattr("control_plane_agent.executions.PRUNE_S", 0.05)
+    async with at_work(tmp_path, containment=containment, keep_leftovers=True) as (agent, end):
+        result = await end.run(f"(setsid sleep {marker} &); until pgrep -f 'sleep {marker}$'; do :; done", user=ME)
+        base, _, leaf = (started_of(agent).cgroup or "").rpartition("/")
+        assert (result["outcome"], result["leftovers"], len(alive(marker))) == ("completed", 1, 1)
+        assert not base or leaf in os.listdir(base)
+        alive(marker)[0].kill()
+        if swept_by == "the agent":
+            await polled(lambda: not base or leaf not in os.listdir(base), "the group is gone")
+    if swept_by == "the next one":
+        async with at_work(tmp_path):
+            await polled(lambda: not base or leaf not in os.listdir(base), "the group is gone")
+
+
+@pytest.mark.parametrize("ends", ["timed_out", "cancelled"])
+async def test_though_policy_lets_leftovers_stay_a_timeout_or_a_cancel_ends_all(tmp_path: Path, ends: str) -> None:
+    marker = f"39.{os.getpid()}"
+    async with at_work(tmp_path, keep_leftovers=True) as (_, end):
+        ask = f"(setsid sleep {marker} &); exec sleep {marker}"
+        await end.send(a_command(command=ask, user=ME, timeout=2, timestamp=SystemClock().now_s()))
+        await polled(lambda: len(alive(marker)) == 2, "both run")
+        if ends == "cancelled":
+            await end.send(CancelMessage(task_id="task-1", timestamp=SystemClock().now_s()))
+        result = await end.result("task-1")
+
+    assert (result["outcome"], alive(marker)) == (ends, [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or cgroups.v2_base() is None, reason="only root, where there is v2, makes groups")
+def test_a_group_that_a_supervisor_is_about_to_use_is_not_swept() -> None:
+    base, name = str(cgroups.v2_base()), f"held.{os.getpid()}"
+    made = containment.contain(name, mode="auto", limits=cgroups.Limits(pids=9))
+    cgroups.sweep()
+    assert made.cgroup == f"{base}/{name}"
+    assert name in os.listdir(base)
+
+    os.makedirs(f"{base}/{name}/of root's/own")
+    made.close()
+    assert name not in os.listdir(base)
+
+
+@ROOT
+@pytest.mark.parametrize("kind", ["no v2", "no cgroups at all"])
+def test_where_a_mode_cannot_be_used_the_next_one_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "own_cgroup", lambda: "/proc/no/cgroup")  # nobody makes a directory there
+    if kind == "no cgroups at all":
+        monkeypatch.setattr(cgroups, "v1_base", lambda _controller: "/proc/no/cgroup")
+    made = containment.contain("next.0", mode="auto", limits=cgroups.Limits(pids=9))
+    made.close()
+
+    has_freezer = kind == "no v2" and cgroups.v1_base("freezer") is not None
+    assert type(made) is (cgroups.Frozen if has_freezer else containment.Descendants)
+    assert not Path(f"{cgroups.v1_base('freezer')}/next.0").exists()
+
+
 @ROOT
 @pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="the controllers here are not v1")
-async def test_a_command_has_no_more_processes_than_policy_allows_though_it_is_root_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["auto", pytest.param("freezer", marks=FREEZER)])
+async def test_a_command_has_no_more_processes_than_policy_allows_though_it_is_root_s(
+    tmp_path: Path, mode: str
+) -> None:
     marker = f"36.{os.getpid()}"
-    async with at_work(tmp_path, max_pids=20) as (_, end):
+    async with at_work(tmp_path, max_pids=20, containment=mode) as (_, end):
         result = await end.run(f"for n in $(seq 50); do sleep {marker} & done", user="root")
 
     assert alive(marker) == []
-    groups = os.listdir(str(containment._v1_base("pids")))
+    groups = os.listdir(str(cgroups.v1_base("pids")))
     assert not any(name.startswith("task-1.") for name in groups), "no group is left"
     assert "fork" in str(result["stderr"])
     assert int(str(result.get("leftovers", 0))) < 20
@@ -252,6 +340,32 @@ async def test_what_the_kernel_killed_for_its_memory_is_the_reason(tmp_path: Pat
 
     assert (result["outcome"], str(result["stdout"]).splitlines()[-1]) == ("completed", "went on")
     assert result["reason"] == "the kernel killed some of it: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing"), [({}, ["pids"]), ({"max_memory_mib": 32}, ["memory", "pids"]), ({"max_pids": 9}, ["pids"])]
+)
+async def test_a_limit_that_cannot_be_held_is_told_and_refuses_commands_where_it_was_asked_for(
+    tmp_path: Path, asked: dict[str, int], missing: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, containment="none", **asked) as (_, end):
+        result = await end.run(f"touch {tmp_path}/ran", user=ME)
+
+    assert end.heartbeats[-1]["limits_missing"] == missing
+    [said] = [vars(record) for record in caplog.records if record.message == "commands cannot be limited"]
+    assert (said["limits"], said["all_are_refused"]) == (missing, bool(asked))
+    assert (result["outcome"], "ran" in os.listdir(tmp_path)) == (("rejected", False) if asked else ("completed", True))
+    if asked:
+        assert str(result["reason"]).endswith(f"and cannot: {'memory' if 'max_memory_mib' in asked else 'pids'}")
+
+
+@ROOT
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="the controllers here are not v1")
+async def test_nothing_is_said_of_limits_where_they_can_be_held(tmp_path: Path) -> None:
+    async with at_work(tmp_path, max_memory_mib=32) as (_, end):
+        assert "limits_missing" not in end.heartbeats[-1]
+    bases = [str(cgroups.v1_base(controller)) for controller in ("pids", "memory")]
+    assert not any(name.startswith("trial.") for base in bases for name in os.listdir(base)), "no group is left"
 
 
 async def test_the_size_of_files_and_the_processor_time_are_limited_by_policy_only(tmp_path: Path) -> None:

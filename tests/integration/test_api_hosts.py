@@ -66,7 +66,8 @@ async def test_a_public_key_that_is_none_is_refused(api: ApiUnderTest, public_ke
 
 async def test_a_heartbeat_shows_and_is_kept_as_history(api: ApiUnderTest) -> None:
     await api.register("beat1", groups=["web"])
-    await api.beat("beat1", 1, load=(0.1, 0.2, 0.3), groups=("db",), os="debian 12", running=2)
+    of_agent = {"running": 2, "runs_as": "deploy", "limits_missing": ("pids",)}
+    await api.beat("beat1", 1, load=(0.1, 0.2, 0.3), groups=("db",), os="debian 12", **of_agent)
     eve = api.client("eve")
 
     host = (await eve.get("/api/v1/hosts/beat1")).json()
@@ -74,7 +75,8 @@ async def test_a_heartbeat_shows_and_is_kept_as_history(api: ApiUnderTest) -> No
 
     assert (host["cpu_usage"], host["memory_usage"], host["load"]) == (0.25, 0.5, [0.1, 0.2, 0.3])
     assert (host["groups"], host["groups_bound"], host["drift"]) == (["web"], ["db"], True)
-    assert (host["basic"], host["os"], host["running"]) == (False, "debian 12", 2)
+    assert (host["basic"], host["os"], host["running"], host["runs_as"]) == (False, "debian 12", 2, "deploy")
+    assert host["limits_missing"] == ["pids"]
     assert [(point["cpu_usage"], point["memory_usage"]) for point in history] == [(0.25, 0.5)]
     assert history[0]["at"] == host["last_heartbeat_at"]
 

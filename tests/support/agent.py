@@ -101,6 +101,9 @@ class FakeExecutor:
         self.killed.append(slot)
         return 2
 
+    def sweep(self) -> None:
+        return
+
 
 class ControlPlaneEnd:
     """The other end of the wire: sends signed messages to the host, and collects what it says."""

@@ -275,6 +275,7 @@ def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None
 
 def test_what_a_host_says_of_itself_is_marked_everywhere(page: Page, dev: Dev) -> None:
     said = {"os": "Linux\u202e6", "kernel": "k\u200bl", "agent_version": "1.0\u2066", "addresses": ["10.0.0.1\u202d"]}
+    said |= {"runs_as": "dep\u202eloy", "limits_missing": ["memory", "pids\u202e"]}
 
     def deceitful(route: Route) -> None:
         answer = route.fetch().json()
@@ -286,7 +287,7 @@ def test_what_a_host_says_of_itself_is_marked_everywhere(page: Page, dev: Dev) -
     page.goto(f"{dev.url}/hosts")
     expect(page.get_by_role("row").filter(has_text="sim-0001")).to_contain_text("1.0U+2066")
     page.goto(f"{dev.url}/hosts/sim-0001")
-    for shown in ("LinuxU+202E6 · kU+200Bl", "1.0U+2066", "10.0.0.1U+202D"):
+    for shown in ("LinuxU+202E6 · kU+200Bl", "1.0U+2066", "10.0.0.1U+202D", "depU+202Eloy only", "memory, pidsU+202E"):
         expect(page.get_by_text(shown)).to_be_visible()
 
     assert not re.search("[\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page.locator("main").inner_text())

@@ -37,7 +37,10 @@ DRIVERS: Final = {
 # They run under `python -I -S`, where nothing is installed.
 BARE: Final = tuple(
     f"control_plane_agent/{stem}.py"
-    for stem in ("launcher", "supervisor", "child", "containment", "disk", "output", "slots", "__init__")
+    for stem in (
+        *("launcher", "supervisor", "child", "containment", "cgroups", "processes"),
+        *("disk", "output", "slots", "__init__"),
+    )
 )
 
 

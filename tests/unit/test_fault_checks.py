@@ -29,6 +29,8 @@ def sound() -> Evidence:
             Event(1, "01", "task.accepted", ZERO, hosts=("web1", "web2")),
             Event(2, "02", "execution.finished", ZERO, "web1"),
             Event(3, "03", "execution.finished", ZERO, "web2"),
+            Event(4, "04", "access.denied", actor="eve", count=2),
+            Event(5, "05", "message.rejected", message_sha256="00"),
         ],
         polls=[
             Poll(ZERO, 2, {"queued": 2}, {"web1": "queued", "web2": "queued"}),
@@ -41,6 +43,8 @@ def sound() -> Evidence:
         explained={"cmd.result.dead": 1},
         injected=5,
         absorbed=7,
+        denied={"eve": (2, 3)},
+        forged=frozenset({"00"}),
         before=Things(3, 10, frozenset({"a"})),
         after=Things(3, 10, frozenset({"a"})),
     )
@@ -100,6 +104,9 @@ BROKEN: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
     ),
     "duplicates that nobody counted": ("I13", lambda e: replace(e, absorbed=4)),
     "a second result": ("I13", lambda e: replace(e, conflicts=1)),
+    "a denial of which nothing is left": ("I14", lambda e: replace(e, denied={"eve": (3, 3)})),
+    "denials that nobody has tried": ("I14", lambda e: replace(e, denied={"eve": (0, 1)})),
+    "a forgery of which nothing is left": ("I14", lambda e: replace(e, forged=frozenset({"00", "01"}))),
 }
 
 
@@ -115,7 +122,7 @@ def test_what_breaks_a_guarantee_turns_its_check_red(how: str) -> None:
 
 
 def test_every_check_can_turn_red() -> None:
-    assert {invariant for invariant, _ in BROKEN.values()} == {f"I{n}" for n in range(1, 14)}
+    assert {invariant for invariant, _ in BROKEN.values()} == {f"I{n}" for n in range(1, 15)}
 
 
 def test_the_figures_are_those_of_the_evidence() -> None:

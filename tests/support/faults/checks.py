@@ -31,7 +31,12 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as the export has it, as far as it is looked at."""
+    """An event as the export has it, as far as it is looked at.
+
+    Attributes:
+        count: of the attempts that it stands for.
+        message_sha256: of the message that it is about.
+    """
 
     seq: int
     recorded_at: str
@@ -39,6 +44,9 @@ class Event:
     task_id: str | None = None
     hostname: str | None = None
     hosts: tuple[str, ...] = ()
+    actor: str | None = None
+    count: int = 1
+    message_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,8 @@ class Evidence:
         injected: duplicates that the run has sent itself; `absorbed`: those that the system has counted.
         conflicts: second, different results that it has counted.
         before, after: processes, descriptors and files.
+        denied: what each of those has tried who may not: how often that was answered, and how often it was tried.
+        forged: SHA-256 of each message that the broker has taken and nobody has signed.
     """
 
     book: Book = field(default_factory=Book)
@@ -105,6 +115,8 @@ class Evidence:
     conflicts: int = 0
     before: Things | None = None
     after: Things | None = None
+    denied: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    forged: frozenset[str] = frozenset()
 
     @property
     def accepted(self) -> dict[str, tuple[str, ...]]:
@@ -269,6 +281,19 @@ def duplicates_change_nothing(evidence: Evidence) -> Iterator[str]:
         yield f"{evidence.conflicts} results differ from the first of their execution"
 
 
+def attempts_are_recorded(evidence: Evidence) -> Iterator[str]:
+    """I14."""
+    recorded: Counter[str | None] = Counter()
+    for event in evidence.events:
+        if event.kind == "access.denied":
+            recorded[event.actor] += event.count
+    for actor, (answered, tried) in evidence.denied.items():
+        if not answered <= recorded[actor] <= tried:
+            yield f"{actor} was denied {answered} times, has tried {tried} times, and {recorded[actor]} are in the log"
+    rejected = {event.message_sha256 for event in evidence.events if event.kind == "message.rejected"}
+    yield from (f"message {sha256} was forged, and nothing says so" for sha256 in sorted(evidence.forged - rejected))
+
+
 CHECKS: Mapping[str, Check] = {
     "I1": acknowledged_is_recorded,
     "I2": one_outcome_each,
@@ -283,6 +308,7 @@ CHECKS: Mapping[str, Check] = {
     "I11": nothing_leaks,
     "I12": repeats_are_told_apart,
     "I13": duplicates_change_nothing,
+    "I14": attempts_are_recorded,
 }
 
 

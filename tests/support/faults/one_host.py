@@ -71,6 +71,9 @@ class Runner:
     def kill_left(self, slot: Started) -> int:
         return 0
 
+    def sweep(self) -> None:
+        return
+
 
 class OneHost:
     """Attributes: `ran`: the witness; `taken`: tasks that the broker has taken for this host; `goes_on`: runs end."""

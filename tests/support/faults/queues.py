@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 import aiormq
 from pamqp.commands import Basic
 
-from control_plane_wire.transport.base import Message
+from control_plane_wire.transport.base import Message, PublishOutcome
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
 TIMEOUT_S = 20.0
@@ -51,15 +51,14 @@ async def _digests_in(url: str, queue: str) -> list[str]:
     return found
 
 
-def publish(url: str, messages: Iterable[Message]) -> None:
-    """Publish these one after the other, each confirmed or returned."""
-    asyncio.run(_publish(url, messages))
+def publish(url: str, messages: Iterable[Message]) -> list[PublishOutcome]:
+    """Publish these one after the other; what became of each."""
+    return asyncio.run(_publish(url, messages))
 
 
-async def _publish(url: str, messages: Iterable[Message]) -> None:
+async def _publish(url: str, messages: Iterable[Message]) -> list[PublishOutcome]:
     async with asyncio.timeout(TIMEOUT_S), RabbitTransport(url).connect("somebody") as session:
-        for message in messages:
-            await session.publish(message)
+        return [await session.publish(message) for message in messages]
 
 
 def tap(url: str, queue: str, exchange: str, routing_key: str) -> None:

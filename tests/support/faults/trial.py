@@ -12,9 +12,22 @@ from typing import Any
 import httpx
 import psutil
 
+from control_plane.commands.denials import SINGLY
 from control_plane_agent.containment import EXECUTION
 from control_plane_agent.slots import decode_state
-from control_plane_wire.topology import HEARTBEAT_DEAD_QUEUE, RESULT_DEAD_QUEUE, RESULT_QUEUE, agent_queue
+from control_plane_wire.errors import WireError
+from control_plane_wire.messages import seal
+from control_plane_wire.signing import CONTROL_PLANE, RESULT, SigningKey
+from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.topology import (
+    HEARTBEAT_DEAD_QUEUE,
+    RESULT_DEAD_QUEUE,
+    RESULT_EXCHANGE,
+    RESULT_QUEUE,
+    agent_queue,
+    result_key,
+)
+from control_plane_wire.transport.base import Confirmed, Message
 from tests.support.faults import queues, witness
 from tests.support.faults.checks import (
     Event,
@@ -32,6 +45,7 @@ from tests.support.servers import wait_until
 
 HEALS_WITHIN_S = 60.0
 POLL_TIMEOUT_S = 5.0
+VISITOR = "visitor"
 DEAD = (RESULT_DEAD_QUEUE, HEARTBEAT_DEAD_QUEUE)
 COUNTED = re.compile(r'^control_plane_happened_total\{what="(\w+)"\} (\d+)', re.MULTILINE)
 
@@ -45,6 +59,7 @@ class Trial:
 
     Attributes:
         poison: digests of messages that the trial has sent and that nobody can take.
+        forged: of those the ones that the broker has taken and whose signature is wrong.
         sent: the body of each task that was asked for.
     """
 
@@ -55,11 +70,14 @@ class Trial:
         self.witness = directory / "witness"
         self.witness.mkdir(parents=True)
         self.ledger = Ledger(directory / "ledger")
-        self._other = self._somebody_else()
+        self._other = self._user("somebody", "operator")
+        self._visitor = self._user(VISITOR, "viewer")
         self._eyes = Api(installation.url, installation.token)
         self._eyes.http.timeout = httpx.Timeout(POLL_TIMEOUT_S)
         self.client = Client(self.api, self.ledger, self._other)
         self.poison: set[str] = set()
+        self.forged: set[str] = set()
+        self._denied = [0, 0]  # answered, tried
         self.sent: dict[str, Mapping[str, Any]] = {}
         self.absorbed = self.injected = 0
         self._duplicates: dict[int, int] = {}  # that each server, by its process id, has counted
@@ -70,15 +88,16 @@ class Trial:
         self._seen: dict[str, Mapping[str, str]] = {}
         self._over: set[str] = set()
 
-    def _somebody_else(self) -> Api:
-        argv = ["users", "create", "somebody", "--role", "operator", "--password-stdin"]
+    def _user(self, name: str, role: str) -> Api:
+        argv = ["users", "create", name, "--role", role, "--password-stdin"]
         self.installation.control_plane(*argv, stdin=PASSWORD + "\n")
-        token = self.installation.control_plane("tokens", "create", "--user", "somebody").strip()
+        token = self.installation.control_plane("tokens", "create", "--user", name).strip()
         return Api(self.installation.url, token)
 
     def close(self) -> None:
         self.ledger.close()
         self._other.http.close()
+        self._visitor.http.close()
         self._eyes.http.close()
 
     # --- load
@@ -92,6 +111,32 @@ class Trial:
         """Ask for a task until it is answered; the server is started again where it has died."""
         self.sent[task_id] = self.body(target, **more)
         return self.client.submit(task_id, self.sent[task_id], meanwhile=self.revive)
+
+    def ask_for_what_is_denied(self) -> None:
+        """By somebody who may only look; no more often than each is an event, since a number dies with its server."""
+        if self._denied[1] == SINGLY:
+            return
+        self._denied[1] += 1
+        answer = Client(self._visitor, self.ledger).ask(f"denied-{self._denied[1]}", self.body({"all": True}))
+        assert answer != "ok"
+        self._denied[0] += answer == "fail"
+
+    def forge(self, hostname: str) -> None:
+        """Have the broker take a result of a host's that somebody else has signed."""
+        task_id = f"forged-{len(self.poison)}"
+        said: JsonObject = {
+            "task_id": task_id,
+            "exit_code": 0,
+            "stdout": "",
+            "stderr": "",
+            "timestamp": int(time.time()),
+        }
+        body = seal(said, SigningKey.generate(), RESULT, sender=hostname, recipient=CONTROL_PLANE)
+        self.poison.add(queues.digest_of(body))
+        message = Message(exchange=RESULT_EXCHANGE, routing_key=result_key(hostname), body=body)
+        with contextlib.suppress(OSError, WireError):
+            if queues.publish(self.amqp_url, [message]) == [Confirmed()]:
+                self.forged.add(queues.digest_of(body))
 
     def revive(self) -> None:
         """Start the server again if it was killed, for the next point where it is to be killed, if there is one."""
@@ -184,7 +229,7 @@ class Trial:
             self.polls.append(poll)
 
     def settle(self, *, within_s: float = HEALS_WITHIN_S) -> float:
-        """Wait until every acknowledged task is over and no result waits; how long that took.
+        """Wait until every acknowledged task is over, no result waits, and the server answers; how long that took.
 
         AssertionError with the open ones when it takes longer.
         """
@@ -192,13 +237,21 @@ class Trial:
 
         def is_settled() -> bool:
             self.poll()
-            return self._is_over() and queues.depths(self.amqp_url, [RESULT_QUEUE])[RESULT_QUEUE] == 0
+            is_over = self._is_over() and queues.depths(self.amqp_url, [RESULT_QUEUE])[RESULT_QUEUE] == 0
+            return is_over and self._is_answering()
 
         try:
             wait_until(is_settled, timeout_s=within_s, what="all is over")
         except AssertionError:
             raise AssertionError(f"not over within {within_s} s: {self._open()}") from None
         return time.monotonic() - began
+
+    def _is_answering(self) -> bool:
+        """Where all was over before the last fault, nothing else tells that the server is there again."""
+        with contextlib.suppress(httpx.HTTPError, AssertionError):
+            self._eyes.get("/hosts")
+            return True
+        return False
 
     def _is_over(self) -> bool:
         return not self._open()
@@ -223,9 +276,16 @@ class Trial:
     def evidence(self, **more: Any) -> Evidence:
         """Everything that was observed, now that it is over."""
         self.settle()
+        dead: list[str] = []
+
+        def are_set_aside() -> bool:
+            dead[:] = [digest for queue in DEAD for digest in queues.digests_in(self.amqp_url, queue)]
+            return self.forged <= set(dead)
+
+        with contextlib.suppress(AssertionError):  # what the log then says of them is checked
+            wait_until(are_set_aside, timeout_s=20, what="the forged messages are looked at")
         events = list(self._events())
         accepted = {e.task_id: e.hosts for e in events if e.kind == "task.accepted" and e.task_id}
-        dead = [digest for queue in DEAD for digest in queues.digests_in(self.amqp_url, queue)]
         return Evidence(
             book=self.ledger.read(),
             events=events,
@@ -244,6 +304,8 @@ class Trial:
             conflicts=sum(event.kind == "execution.conflict" for event in events),
             before=self.before,
             after=None if self.before is None else self.things(),
+            denied={VISITOR: (self._denied[0], self._denied[1])},
+            forged=frozenset(self.forged),
             **more,
         )
 
@@ -259,9 +321,17 @@ class Trial:
             assert answer.status_code == 200
             for line in answer.iter_lines():
                 event = json.loads(line)
-                hosts = tuple(event["body"]["hosts"]) if event["kind"] == "task.accepted" else ()
+                body = event["body"]
                 yield Event(
-                    event["seq"], event["recorded_at"], event["kind"], event["task_id"], event["hostname"], hosts
+                    event["seq"],
+                    event["recorded_at"],
+                    event["kind"],
+                    event["task_id"],
+                    event["hostname"],
+                    tuple(body["hosts"]) if event["kind"] == "task.accepted" else (),
+                    body.get("actor"),
+                    body.get("count") or 1,
+                    body.get("message_sha256"),
                 )
 
     def _executions(self, accepted: Collection[str]) -> Iterator[tuple[Key, Execution]]:

@@ -1,6 +1,8 @@
 """What a heartbeat says of a machine, whatever the machine lacks."""
 
 import errno
+import os
+import pwd
 import socket
 
 import pytest
@@ -21,3 +23,10 @@ def test_a_machine_without_ipv6_says_its_other_addresses(monkeypatch: pytest.Mon
     monkeypatch.setattr("control_plane_agent.facts.socket.socket", WithoutIPv6)
 
     assert MachineFacts().read()["addresses"] == ("127.0.0.1",)
+
+
+@pytest.mark.parametrize("uid", [0, pwd.getpwnam("nobody").pw_uid])
+def test_an_agent_says_whose_commands_it_runs_unless_it_is_root(uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    assert MachineFacts().read()["runs_as"] == (None if uid == 0 else "nobody")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane_agent import containment
+from control_plane_agent import cgroups
 from control_plane_agent.watchdog import Watchdog
 
 UNIT = Path(__file__).parents[3] / "deploy/systemd/control-plane-agent.service"
@@ -76,7 +76,7 @@ def test_the_unit_lets_commands_outlive_the_agent_and_watches_its_loop() -> None
     wanted = {
         "KillMode": "process",
         "Delegate": "yes",
-        "DelegateSubgroup": containment.SELF,
+        "DelegateSubgroup": cgroups.SELF,
         "OOMPolicy": "continue",
         "TasksMax": "infinity",
         "Restart": "always",

@@ -83,6 +83,33 @@ def test_at_the_end_everything_is_due() -> None:
     assert denials.rest() == []
 
 
+def test_what_could_not_be_recorded_is_not_forgotten_however_much_it_is() -> None:
+    denials = Denials()
+    waiting = [
+        event
+        for number in range(1500)
+        for event in denials.take(replace(ADA, actor=f"user{number}", denial_id=str(number)), 100)
+    ]
+    denials.put_back(waiting)
+
+    assert denials.due(101) == waiting
+    denials.put_back(waiting)
+    assert denials.rest() == waiting
+
+
+def test_while_some_wait_to_be_recorded_no_minute_ends_so_that_not_many_more_come_to_wait() -> None:
+    denials = Denials()
+    denials.put_back([event for _ in range(SINGLY + 2) for event in denials.take(ADA, 100)])
+
+    for now_s in (200, 300):
+        waiting = denials.take(ADA, now_s)
+        assert waiting == [ADA] * SINGLY
+        denials.put_back(waiting)
+
+    assert denials.due(300) == [ADA] * SINGLY
+    assert counted(denials.due(300)) == [("ada", "::1", 4)]
+
+
 # --- in the log
 
 

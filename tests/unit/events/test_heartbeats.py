@@ -37,6 +37,8 @@ FULL: JsonObject = {
     "checkpoint": "o/event\n7\nAA==\n\n— o/event AA==\n",
     "journal_head": 12,
     "session": 5,
+    "runs_as": "deploy",
+    "limits_missing": ["memory", "pids"],
 }
 ODD: list[Json] = [
     *(None, True, "", "x", "web1", "WEB1", "a\0b", "é" * 200, "x" * 300, "x" * 5000),

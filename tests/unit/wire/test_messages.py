@@ -119,6 +119,8 @@ MESSAGES = [
             checkpoint="c",
             journal_head=1,
             session=1,
+            runs_as="deploy",
+            limits_missing=("pids",),
         ),
     ),
 ]

@@ -60,6 +60,8 @@ export function mountHost(root, { hostname }, context) {
       [t("host.disk"), percent(host.disk_usage)],
       [t("host.load"), host.load?.join("  ")],
       [t("host.clock"), clockOf(host, t)],
+      [t("host.runs_as"), host.runs_as && t("host.runs_as_only", { account: host.runs_as })],
+      [t("host.unlimited"), host.limits_missing && t("host.unlimited_what", { what: host.limits_missing.join(", ") })],
       [t("host.uptime"), host.uptime && duration(host.uptime * 1000)],
       [t("host.running"), host.running === null ? null : String(host.running)],
     ]);

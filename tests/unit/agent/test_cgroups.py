@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane_agent.containment import MOST_PIDS, Limits, hand_on, limit
+from control_plane_agent.cgroups import MOST_PIDS, Limits, hand_on, limit
 
 
 def a_cgroup(path: Path, *, controllers: str = "cpu io memory pids", below: str = "", files: str = "") -> Path:
@@ -39,10 +39,10 @@ def test_a_leaf_is_limited_by_the_controllers_that_it_has(tmp_path: Path) -> Non
     leaf = a_cgroup(tmp_path / "leaf", files="pids.max memory.max")
     bare = a_cgroup(tmp_path / "bare")
 
-    limit(str(leaf), Limits())
+    assert limit(str(leaf), Limits()) == {"pids", "memory"}
     assert [(leaf / name).read_text() for name in ("pids.max", "memory.max")] == [str(MOST_PIDS), "max"]
 
-    for each in (leaf, bare):
-        limit(str(each), Limits(pids=7, memory_mib=3))
+    found = [limit(str(each), Limits(pids=7, memory_mib=3)) for each in (leaf, bare)]
+    assert found == [{"pids", "memory"}, set()]
     assert [(leaf / name).read_text() for name in ("pids.max", "memory.max")] == ["7", str(3 << 20)]
     assert not (bare / "pids.max").exists()
