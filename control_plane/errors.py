@@ -10,6 +10,7 @@
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     │  ├─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     │  └─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
+    ├─ BrokerApiError                  the broker's management API refused or did not answer: the same again later; 503
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
@@ -94,6 +95,10 @@ class LogClosedError(StorageUnavailableError):
         super().__init__(f"{log} {why}: restore it, or stop the servers and run control-plane log accept-loss")
         self.log = log
         self.why = why
+
+
+class BrokerApiError(ControlPlaneError):
+    """The broker's management API refused, or did not answer; all that is done with it may be done again."""
 
 
 class LeaseLostError(ControlPlaneError):

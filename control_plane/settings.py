@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     agents_amqp_url: SecretStr | None = Field(
         None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
     )
+    broker_api_url: SecretStr | None = Field(
+        None,
+        description="http://user:password@host:port of RabbitMQ's management API, by a user with the tag administrator:"
+        " then each agent gets a broker account of its own (default: all agents use that of agents_amqp_url)",
+    )
     listen: str = Field(
         "127.0.0.1:8000", description="address and port of the API and the dashboard; port 0: any free one"
     )
@@ -84,6 +89,20 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value and urlsplit(value.get_secret_value()).scheme not in {"amqp", "amqps"}:
             raise ValueError("must begin with amqp:// or amqps://")
+        return value
+
+    @field_validator("broker_api_url")
+    @classmethod
+    def _known_api(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return value
+        try:
+            parts = urlsplit(value.get_secret_value())
+            is_whole = parts.scheme in {"http", "https"} and parts.hostname and parts.username and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError("must be http://user:password@host:port, or https")
         return value
 
     @field_validator("checkpoint_syslog")

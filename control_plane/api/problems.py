@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from control_plane.commands.previews import TargetChangedError
 from control_plane.errors import (
+    BrokerApiError,
     ControlPlaneError,
     InvalidFieldError,
     LogClosedError,
@@ -129,6 +130,7 @@ def install(app: FastAPI) -> None:
     """Answer every exception of a route with a problem."""
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(StorageUnavailableError, _unavailable)
+    app.add_exception_handler(BrokerApiError, _no_broker)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, http_problem)
     app.add_exception_handler(ControlPlaneError, internal_error)
@@ -158,6 +160,12 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         return problem(request, 503, "log_closed", str(error))
     detail = "the database does not answer; the same request again is safe"
     return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
+
+
+async def _no_broker(request: Request, error: Exception) -> Response:
+    _logger.error("broker's management API", extra={"reason": str(error)})
+    detail = "the broker makes no account just now; the same request again is safe, and the server's log says why"
+    return problem(request, 503, "broker_unavailable", detail, headers=RETRY_AFTER)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -32,6 +32,7 @@ from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionFinished
+from control_plane.messaging.broker_accounts import SharedAccount
 from control_plane.observability import Metrics
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
@@ -208,7 +209,7 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
-        enrolment=EnrolmentHandler(handling),
+        enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
         hosts=HostHandler(handling),
         tasks=TaskHandler(handling, presences, task_queries, count=metrics.happenings()),
         rollouts=RolloutHandler(handling),
@@ -222,7 +223,6 @@ def _services(
         metrics=metrics,
         probes=probes,
         live_output=live_output,
-        amqp_url_for_agents="amqp://broker",
     )
     return services, presences
 
