@@ -256,7 +256,8 @@ class Ingest:
             if public_key is None:
                 return DeadLetter(delivery=delivery, reason=f"{UNKNOWN_HOST} {hostname}")
             if is_account(user := delivery.user_id or "") and user != account_of(public_key):
-                raise SignatureError(f"it was published by {user}, which is another host's account")
+                reason = f"it was published by {user}, which is another host's account"
+                return DeadLetter(delivery=delivery, reason=reason, is_forged=True)
             signed.verify(public_key, stream.tag, sender=hostname, recipient=signing.CONTROL_PLANE)
         except MalformedMessageError as error:
             return DeadLetter(delivery=delivery, reason=error.reason)

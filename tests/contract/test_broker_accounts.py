@@ -1,8 +1,9 @@
 """An agent's account at a real broker, made and kept by its management API; and all that it must not be able to do."""
 
 import asyncio
+import secrets
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from aiormq.exceptions import AMQPError
 
 from control_plane.commands.hosts import Host
 from control_plane.errors import BrokerApiError
-from control_plane.messaging.broker_accounts import ManagedAccounts, account_of
+from control_plane.messaging.broker_accounts import ManagedAccounts, account_of, virtual_host_of
 from control_plane.processes.broker_accounts import BrokerAccounts
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, agent_topology
 from control_plane_wire.transport.base import Binding, Confirmed, Message
@@ -40,10 +41,18 @@ WEB1, WEB2 = a_host("web1.example.com", "web"), a_host("web2", "web", "db")
 
 
 @pytest.fixture
-def accounts(broker: Broker, amqp_url: str) -> ManagedAccounts:
+def accounts(broker: Broker, amqp_url: str) -> Iterator[ManagedAccounts]:
+    """By a user of the management API with the rights that the documentation asks for."""
     if broker.api_url is None:
         pytest.skip("needs CONTROL_PLANE_TEST_BROKER_API_URL")
-    return ManagedAccounts(broker.api_url, amqp_url)
+    user, password = f"accounts{secrets.token_hex(4)}", secrets.token_hex(8)
+    virtual_host = urllib.parse.quote(virtual_host_of(amqp_url), safe="")
+    broker.call("PUT", f"/api/users/{user}", {"password": password, "tags": "administrator"})
+    narrow = {"configure": "^sys_", "write": "", "read": ""}
+    broker.call("PUT", f"/api/permissions/{virtual_host}/{user}", narrow)
+    api = urllib.parse.urlsplit(broker.api_url)
+    yield ManagedAccounts(f"{api.scheme}://{user}:{password}@{api.hostname}:{api.port}", amqp_url)
+    broker.call("DELETE", f"/api/users/{user}")
 
 
 @pytest.fixture
@@ -292,7 +301,7 @@ async def test_rights_that_somebody_has_widened_are_narrowed_again(
             await channel.declare_queue("mine", exclusive=True)
 
 
-async def test_the_management_api_is_away_and_comes_back(amqp_url: str, broker: Broker) -> None:
+async def test_the_management_api_is_away(amqp_url: str) -> None:
     away = ManagedAccounts("http://guest:guest@127.0.0.1:1", amqp_url)
     with pytest.raises(BrokerApiError, match="ConnectError"):
         await away.admit(WEB1)
