@@ -5,6 +5,7 @@
     │  ├─ NotSignedInError             401
     │  ├─ NotAllowedError              403
     │  ├─ NotFoundError                404
+    │  ├─ TooManyError(wait_s)         429: the same again after that
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
@@ -61,6 +62,14 @@ class NotAllowedError(RefusedError):
 class NotFoundError(RefusedError):
     def __init__(self, code: str = "not_found", detail: str = "there is no such thing") -> None:
         super().__init__(code, detail)
+
+
+class TooManyError(RefusedError):
+    """Somebody asks too often. Attributes: `wait_s`: seconds until the same may be asked again."""
+
+    def __init__(self, code: str, detail: str, wait_s: float) -> None:
+        super().__init__(code, detail)
+        self.wait_s = wait_s
 
 
 class KeyConflictError(RefusedError):

@@ -1,6 +1,7 @@
 """Every error that the API answers: RFC 9457 `application/problem+json` with a stable `code`."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,6 +23,7 @@ from control_plane.errors import (
     NotSignedInError,
     RefusedError,
     StorageUnavailableError,
+    TooManyError,
 )
 from control_plane.observability import Metrics
 
@@ -147,6 +149,9 @@ async def _refused(request: Request, error: Exception) -> Response:
             status = 403
         case NotFoundError():
             status = 404
+        case TooManyError():
+            status = 429
+            headers["Retry-After"] = str(math.ceil(error.wait_s))
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
     more = {"joined": error.joined, "left": error.left} if isinstance(error, TargetChangedError) else {}

@@ -87,11 +87,13 @@ class ApiUnderTest:
     stop: asyncio.Event
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
-    def client(self, username: str | None = "root", **headers: str) -> httpx.AsyncClient:
+    def client(self, username: str | None = "root", *, address: str = "127.0.0.1", **headers: str) -> httpx.AsyncClient:
         """A client with that person's token; None: with no credentials at all."""
         if username is not None:
             headers = {"authorization": f"Bearer {self.tokens[username]}", **headers}
-        made = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=URL, headers=headers)
+        made = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url=URL, headers=headers
+        )
         self.clients.append(made)
         return made
 
