@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from control_plane.errors import ConfigurationError
@@ -44,8 +45,12 @@ class Settings(BaseSettings):
         "127.0.0.1:8000", description="address and port of the API and the dashboard; port 0: any free one"
     )
     public_url: str | None = Field(
-        None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
+        None, description="the address that people and agents use, https behind a proxy (default: <listen>)"
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain: then it answers https by itself"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's private key, for this account alone")
     state_dir: Path = Field(
         Path("/var/lib/control-plane"),
         description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
@@ -120,6 +125,12 @@ class Settings(BaseSettings):
             raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000")
         return value
 
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
+        return self
+
     @property
     def listen_host(self) -> str:
         return self.listen.rpartition(":")[0].strip("[]")
@@ -135,7 +146,13 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         """Where people and agents reach this server."""
-        return (self.public_url or f"http://{self.listen}").rstrip("/")
+        scheme = "http" if self.tls_certificate is None else "https"
+        return (self.public_url or f"{scheme}://{self.listen}").rstrip("/")
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether passwords and tokens come in clear over a network."""
+        return self.listen_host not in LOOPBACK and not self.url.startswith("https://")
 
 
 def load(**given: object) -> Settings:
@@ -147,10 +164,13 @@ def load(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        ]
-        raise ConfigurationError("\n".join(lines)) from error
+        raise ConfigurationError("\n".join(_line(each) for each in error.errors())) from error
+
+
+def _line(error: ErrorDetails) -> str:
+    """What is wrong with one setting, or with several together."""
+    name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
+    return name + error["msg"].removeprefix("Value error, ")
 
 
 def describe() -> Iterator[str]:
