@@ -3,14 +3,15 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from control_plane.bootstrap import LOGS, Core, open_core
+from control_plane.bootstrap import LOGS, Core, accounts_of, open_core
 from control_plane.commands.access import CONSOLE, User
+from control_plane.commands.hosts import Host
 from control_plane.commands.signatures import Signatures
-from control_plane.errors import ConfigurationError, RefusedError
+from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
 from control_plane.events.access import KeyAdded, LogLossAccepted
 from control_plane.events.checkpoints import CheckpointFile, Signed, lost
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
@@ -18,6 +19,7 @@ from control_plane.events.log import EventLog
 from control_plane.events.pages import Page, next_seq, read_gapless
 from control_plane.events.segments import Progress
 from control_plane.events.verification import Report, Verification
+from control_plane.messaging.broker_accounts import commands_for, virtual_host_of
 from control_plane.projections.compare import TableComparison
 from control_plane.projections.every import PROJECTIONS, projection_named
 from control_plane.projections.queries.projections import ProjectionState
@@ -141,6 +143,31 @@ class Office:
     async def create_token(self, username: str, name: str, days: int) -> str:
         """The token's text, which is shown this once."""
         return (await self.core.access.create_token(CONSOLE, username=username, name=name, days=days)).text
+
+    async def admit(self, hostname: str) -> str | None:
+        """The broker's address with the host's own account, or with the one that all share; None without a broker.
+
+        Raises:
+            NotFoundError: no such host, or it is revoked or retired.
+            BrokerApiError: the broker's management API refuses, or does not answer.
+        """
+        return await accounts_of(self.core.settings).admit(self._active(hostname))
+
+    def broker_commands(self, hostnames: Sequence[str]) -> Iterator[str]:
+        """What makes the accounts of these hosts, or of all, where it is typed at the broker. Raises NotFoundError."""
+        settings = self.core.settings
+        url = settings.agents_amqp_url or settings.amqp_url
+        virtual_host = virtual_host_of(url.get_secret_value() if url else "")
+        fleet = self.core.authority.fleet.hosts
+        for hostname in hostnames or sorted(name for name, host in fleet.items() if host.is_active):
+            yield f"# {hostname}"
+            yield from commands_for(self._active(hostname), virtual_host)
+
+    def _active(self, hostname: str) -> Host:
+        host = self.core.authority.fleet.host(hostname)
+        if not host.is_active:
+            raise NotFoundError("host_revoked", f"{hostname} is {host.status}: nothing is for it at the broker")
+        return host
 
     async def projections(self) -> Sequence[ProjectionState]:
         return await self.core.projection_queries.states()

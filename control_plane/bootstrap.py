@@ -29,10 +29,12 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.log import EventLog
 from control_plane.events.segments import Rooms
 from control_plane.events.tiles import StoredTree
+from control_plane.messaging.broker_accounts import ManagedAccounts, SharedAccount
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.live_output import LiveOutput
 from control_plane.messaging.publisher import Publisher
 from control_plane.observability import Count, Metrics, to_syslog
+from control_plane.processes.broker_accounts import BrokerAccounts
 from control_plane.processes.checkpoints import CheckpointProcess, Signer
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
@@ -195,8 +197,10 @@ def services_of(
 
     rooms = Rooms(core.database)
     signing = _signing(core, leases, count)
+    accounts = _accounts(core, leases, count)
     probes = [
         *_probes(core, roles, publisher, results, signing),
+        *(Probe("accounts at the broker", each.check, warns=True) for each in accounts),
         Probe("room in the logs", rooms.check, warns=True),
     ]
     services = services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, dev=dev)
@@ -209,6 +213,7 @@ def services_of(
         "processes": [
             *_processes(core, leases, publisher, count),
             signing,
+            *accounts,
             *_upkeep(core),
         ],
         "api": [
@@ -268,6 +273,23 @@ def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -
     ]
 
 
+def accounts_of(settings: Settings) -> ManagedAccounts | SharedAccount:
+    """How agents come by an account at the broker."""
+    secret = settings.agents_amqp_url or settings.amqp_url
+    url = secret.get_secret_value() if secret else None
+    if settings.broker_api_url is None or url is None:
+        return SharedAccount(url)
+    return ManagedAccounts(settings.broker_api_url.get_secret_value(), url)
+
+
+def _accounts(core: Core, leases: Leases, count: Count) -> list[BrokerAccounts]:
+    """Only where the broker's management API is given."""
+    accounts = accounts_of(core.settings)
+    if not isinstance(accounts, ManagedAccounts):
+        return []
+    return [BrokerAccounts(leases, core.authority, accounts, count=count)]
+
+
 def _upkeep(core: Core) -> list[Service]:
     """Only where this process may do it: by an administrator's account, or on a database that has no accounts."""
     url = core.settings.admin_database_url
@@ -297,7 +319,6 @@ def services_of_api(
 ) -> Services:
     settings = core.settings
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
-    broker = settings.agents_amqp_url or settings.amqp_url
     return Services(
         settings=settings,
         clock=core.clock,
@@ -306,7 +327,7 @@ def services_of_api(
         keyring=core.keyring,
         checkpoints=core.checkpoints,
         access=core.access,
-        enrolment=EnrolmentHandler(core.handling),
+        enrolment=EnrolmentHandler(core.handling, accounts_of(settings)),
         hosts=HostHandler(core.handling),
         tasks=TaskHandler(
             core.handling,
@@ -330,7 +351,6 @@ def services_of_api(
         rooms=rooms,
         live_output=live_output,
         dev=dev,
-        amqp_url_for_agents=broker.get_secret_value() if broker else None,
     )
 
 

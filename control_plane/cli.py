@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from control_plane import cli_log
+from control_plane import cli_broker, cli_log
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _people_parser(commands)
     cli_log.add_commands(commands, _add, _progress)
+    cli_broker.add_commands(commands, _add)
     _projections_parser(commands)
     _audit_parser(commands)
     return parser

@@ -6,11 +6,13 @@
     │  ├─ NotAllowedError              403
     │  ├─ NotFoundError                404
     │  ├─ BacklogFullError(number)     too much waits already: 503, the same again later
+    │  ├─ TooManyError(wait_s)         429: the same again after that
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     │  ├─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
     │  └─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
+    ├─ BrokerApiError                  the broker's management API refused or did not answer: the same again later; 503
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
@@ -80,6 +82,14 @@ class BacklogFullError(RefusedError):
         self.most = most
 
 
+class TooManyError(RefusedError):
+    """Somebody asks too often. Attributes: `wait_s`: seconds until the same may be asked again."""
+
+    def __init__(self, code: str, detail: str, wait_s: float) -> None:
+        super().__init__(code, detail)
+        self.wait_s = wait_s
+
+
 class KeyConflictError(RefusedError):
     """The key was used before for something else; `seq` is the event that stands."""
 
@@ -112,6 +122,10 @@ class LogClosedError(StorageUnavailableError):
         super().__init__(f"{log} {why}: restore it, or stop the servers and run control-plane log accept-loss")
         self.log = log
         self.why = why
+
+
+class BrokerApiError(ControlPlaneError):
+    """The broker's management API refused, or did not answer; all that is done with it may be done again."""
 
 
 class LeaseLostError(ControlPlaneError):

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039 - never changed in place
 _OWN_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 # At info they say too much, and what they are called with may carry an address with a password.
-_QUIET: Final = ("aio_pika", "aiormq", "aiomysql", "aiosqlite", "alembic", "asyncio")
+_QUIET: Final = ("aio_pika", "aiormq", "aiomysql", "aiosqlite", "alembic", "asyncio", "httpcore", "httpx")
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from control_plane.errors import ConfigurationError
@@ -35,12 +36,21 @@ class Settings(BaseSettings):
     agents_amqp_url: SecretStr | None = Field(
         None, description="the broker's address and account that enrolment hands to agents (default: amqp_url)"
     )
+    broker_api_url: SecretStr | None = Field(
+        None,
+        description="http://user:password@host:port of RabbitMQ's management API, by a user with the tag administrator:"
+        " then each agent gets a broker account of its own (default: all agents use that of agents_amqp_url)",
+    )
     listen: str = Field(
         "127.0.0.1:8000", description="address and port of the API and the dashboard; port 0: any free one"
     )
     public_url: str | None = Field(
-        None, description="the address that people and agents use, https behind a proxy (default: http://<listen>)"
+        None, description="the address that people and agents use, https behind a proxy (default: <listen>)"
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain: then it answers https by itself"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's private key, for this account alone")
     state_dir: Path = Field(
         Path("/var/lib/control-plane"),
         description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
@@ -89,6 +99,20 @@ class Settings(BaseSettings):
             raise ValueError("must begin with amqp:// or amqps://")
         return value
 
+    @field_validator("broker_api_url")
+    @classmethod
+    def _known_api(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return value
+        try:
+            parts = urlsplit(value.get_secret_value())
+            is_whole = parts.scheme in {"http", "https"} and parts.hostname and parts.username and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError("must be http://user:password@host:port, or https")
+        return value
+
     @field_validator("checkpoint_syslog")
     @classmethod
     def _syslog(cls, value: str | None) -> str | None:
@@ -103,6 +127,12 @@ class Settings(BaseSettings):
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000")
         return value
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
+        return self
 
     @property
     def listen_host(self) -> str:
@@ -119,7 +149,13 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         """Where people and agents reach this server."""
-        return (self.public_url or f"http://{self.listen}").rstrip("/")
+        scheme = "http" if self.tls_certificate is None else "https"
+        return (self.public_url or f"{scheme}://{self.listen}").rstrip("/")
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether passwords and tokens come in clear over a network."""
+        return self.listen_host not in LOOPBACK and not self.url.startswith("https://")
 
 
 def load(**given: object) -> Settings:
@@ -131,10 +167,13 @@ def load(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        ]
-        raise ConfigurationError("\n".join(lines)) from error
+        raise ConfigurationError("\n".join(_line(each) for each in error.errors())) from error
+
+
+def _line(error: ErrorDetails) -> str:
+    """What is wrong with one setting, or with several together."""
+    name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
+    return name + error["msg"].removeprefix("Value error, ")
 
 
 def describe() -> Iterator[str]:

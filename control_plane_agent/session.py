@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from control_plane_agent.checks import opened
@@ -38,6 +39,7 @@ from control_plane_wire.transport.base import Delivery, Message, Session, Transp
 PREFETCH: Final = 16
 QUEUE_CHECK_S: Final = 5.0
 LAST_WORDS_S: Final = 3.0
+BIND_ATTEMPTS: Final = 5  # within some three seconds
 DISK_FULL_RETRY_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Agent:
         self._outbox = Outbox(journal, disk, identities, failpoints)
         self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
         self._live = LiveOutput(self._executions, journal, disk, identities, clock) if is_live else None
+        self._bound: set[str] = set()  # the groups whose commands reach us in this session
         self._sequence = 0
         self._session_id = 0
         self.counters: Counter[str] = Counter()
@@ -102,9 +105,11 @@ class Agent:
 
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
         identity = self._identities.current
-        await session.declare(topology.agent_topology(identity.hostname, identity.groups))
+        await session.declare(topology.agent_topology(identity.hostname, ()))
         self._session_id = max(self._session_id + 1, _boot_ms())
-        log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(identity.groups)})
+        self._bound.clear()
+        await self._bind(session, identity.groups)
+        log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(self._bound)})
         queue = topology.agent_queue(identity.hostname)
         async with asyncio.TaskGroup() as tasks:
             work = [
@@ -119,6 +124,20 @@ class Agent:
             for task in work:
                 task.cancel()  # whatever it waits for; what was not acknowledged comes again
         await self._last_words(session)
+
+    async def _bind(self, session: Session, groups: Iterable[str]) -> None:
+        """Bind these groups' keys, as far as the broker lets us; the heartbeat says which are bound.
+
+        Whoever was taken out of a group while it was away has no right to it any more, and must come back all the same
+        to be told.
+        """
+        for group in sorted(groups):
+            try:
+                await session.bind(_binding(self.hostname, group))
+            except TransportUnavailableError as error:
+                log.warning("group not bound", extra={"group": group, "reason": str(error)})
+            else:
+                self._bound.add(group)
 
     async def _check_queue(self, session: Session, queue: str) -> None:
         """A quick reconnect can lose its new queue to the old connection's clean-up: look whether it is still there."""
@@ -162,7 +181,7 @@ class Agent:
             sequence=self._sequence,
             boot_id=self._boot_id,
             interval=self._interval_s,
-            groups=tuple(sorted(identity.groups)),
+            groups=tuple(sorted(self._bound)),
             running=self._executions.running,
             checkpoint=identity.checkpoint if is_witness else None,
             journal_head=self._journal.head_s,
@@ -261,13 +280,15 @@ class Agent:
             log.error("configure not written", extra={"reason": str(error)})  # noqa: TRY400
             return
         self._failpoints.hit("agent.configured")
-        queue, exchange = topology.agent_queue(before.hostname), topology.COMMAND_EXCHANGE
-        for group in sorted(message.groups.keys() - before.groups.keys()):
-            await session.bind(topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group)))
-        for group in sorted(before.groups.keys() - message.groups.keys()):
-            await session.unbind(
-                topology.Binding(queue=queue, exchange=exchange, routing_key=topology.group_key(group))
-            )
+        backoff = Backoff(first_s=0.5, most_s=2.0)
+        for _ in range(BIND_ATTEMPTS):  # the right to a group may come a moment after the word of it
+            await self._bind(session, message.groups.keys() - self._bound)
+            if message.groups.keys() <= self._bound:
+                break
+            await asyncio.sleep(backoff.next_s())
+        for group in sorted(self._bound - message.groups.keys()):
+            await session.unbind(_binding(before.hostname, group))
+            self._bound.discard(group)
         log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
         await publish(session, self._heartbeat("online", is_witness=True))
 
@@ -275,3 +296,8 @@ class Agent:
 def _boot_ms() -> int:
     """Milliseconds of the boot clock: what is numbered by them goes on growing when the agent restarts in a boot."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _binding(hostname: str, group: str) -> topology.Binding:
+    queue, key = topology.agent_queue(hostname), topology.group_key(group)
+    return topology.Binding(queue=queue, exchange=topology.COMMAND_EXCHANGE, routing_key=key)

@@ -147,5 +147,5 @@ async def finish_enrolment(request: HttpRequest, services: Given, body: FinishEn
         as_of=enrolled.as_of,
         groups=enrolled.groups,
         keys=[public_key_of_state(key) for key in enrolled.keys],
-        amqp_url=services.amqp_url_for_agents,
+        amqp_url=enrolled.amqp_url,
     )

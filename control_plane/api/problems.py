@@ -1,6 +1,7 @@
 """Every error that the API answers: RFC 9457 `application/problem+json` with a stable `code`."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from control_plane.commands.previews import TargetChangedError
 from control_plane.errors import (
     BacklogFullError,
+    BrokerApiError,
     ControlPlaneError,
     InvalidFieldError,
     LogClosedError,
@@ -22,6 +24,7 @@ from control_plane.errors import (
     NotSignedInError,
     RefusedError,
     StorageUnavailableError,
+    TooManyError,
 )
 from control_plane.observability import Metrics
 
@@ -132,6 +135,7 @@ def install(app: FastAPI) -> None:
     """Answer every exception of a route with a problem."""
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(StorageUnavailableError, _unavailable)
+    app.add_exception_handler(BrokerApiError, _no_broker)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, http_problem)
     app.add_exception_handler(ControlPlaneError, internal_error)
@@ -151,6 +155,9 @@ async def _refused(request: Request, error: Exception) -> Response:
         case BacklogFullError():
             status = 503
             headers |= ROOM_AFTER
+        case TooManyError():
+            status = 429
+            headers["Retry-After"] = str(math.ceil(error.wait_s))
         case _:
             status = _STATUS_BY_CODE.get(error.code, 422)
     more: dict[str, object] = {}
@@ -168,6 +175,12 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         return problem(request, 503, "log_closed", str(error))
     detail = "the database does not answer; the same request again is safe"
     return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
+
+
+async def _no_broker(request: Request, error: Exception) -> Response:
+    _logger.error("broker's management API", extra={"reason": str(error)})
+    detail = "the broker makes no account just now; the same request again is safe, and the server's log says why"
+    return problem(request, 503, "broker_unavailable", detail, headers=RETRY_AFTER)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

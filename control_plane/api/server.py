@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Final
 
@@ -31,8 +32,9 @@ def bound(settings: Settings) -> Iterator[tuple[Settings, socket.socket]]:
     """The socket that the settings ask for, and the settings with the port that it has got; nobody answers on it yet.
 
     Raises:
-        ConfigurationError: the address is taken, or none of this machine's.
+        ConfigurationError: the address is taken, or none of this machine's; the certificate is of no use.
     """
+    _check_certificate(settings)
     host, port = settings.listen_host, settings.listen_port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +57,7 @@ class HttpService:
         dashboard = StaticUi.read(ui_directory())
         self.live = Live(services, dashboard.digest)
         self.app = create_app(services, self.live, dashboard)
-        self._url = services.settings.url
+        self._settings = services.settings
         self._listener = listener
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -71,13 +73,31 @@ class HttpService:
             limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=GRACEFUL_S,
+            ssl_certfile=self._settings.tls_certificate,
+            ssl_keyfile=self._settings.tls_key,
         )
+        config.load()
+        if config.ssl is not None:
+            config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         # Inherited by each connection. asyncio sets it only where a socket names its protocol, as accepted ones do not;
         # and without it, head and body of an answer in two packets cost 40 ms of delayed acknowledgement.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.live.run(stop), name=self.live.name)
-            await _Server(config, stop, self._url).serve(sockets=[self._listener])
+            await _Server(config, stop, self._settings).serve(sockets=[self._listener])
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Raises ConfigurationError where certificate or key are of no use."""
+    if settings.tls_certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:
+        raise ConfigurationError(
+            f"CONTROL_PLANE_TLS_CERTIFICATE, CONTROL_PLANE_TLS_KEY: {error.strerror or error}: they are PEM files that "
+            "belong together, and that this account may read"
+        ) from error
 
 
 class _Protocol(H11Protocol):
@@ -108,14 +128,19 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stop: asyncio.Event, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event, settings: Settings) -> None:
         super().__init__(config)
         self._stop = stop
-        self._url = url
+        self._settings = settings
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _logger.info("listening", extra={"url": self._url})
+        _logger.info("listening", extra={"url": self._settings.url})
+        if self._settings.is_exposed:
+            _logger.warning(
+                "passwords and tokens come in clear over the network: set CONTROL_PLANE_TLS_CERTIFICATE, or put a "
+                "proxy in front and set CONTROL_PLANE_PUBLIC_URL to its https address"
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -61,7 +61,6 @@ class Services:
     """What the API is given.
 
     Attributes:
-        amqp_url_for_agents: what enrolment answers; None where agents are told otherwise.
         live_output: None where this process has no broker.
         rooms: of each log, how many events fit into what is planned.
     """
@@ -89,7 +88,6 @@ class Services:
     rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None
     live_output: LiveOutput | None = None
     dev: bool = False
-    amqp_url_for_agents: str | None = None
 
 
 async def _services(request: Request) -> Services:

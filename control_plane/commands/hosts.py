@@ -60,9 +60,10 @@ class Host:
 
 @dataclass(slots=True)
 class FleetState:
-    """All hosts; `apply` is the only way in."""
+    """All hosts; `apply` is the only way in. Attributes: `changed_seq`: the last event that changed one."""
 
     hosts: dict[str, Host] = field(default_factory=dict)
+    changed_seq: int = 0
     # What each was, for `at`; from before `_since` only the last.
     _versions: dict[str, list[Host]] = field(default_factory=dict)
     _since: int = 0
@@ -80,6 +81,7 @@ class FleetState:
         if host is None:
             return False
         self.hosts[host.hostname] = host
+        self.changed_seq = host.changed_seq
         versions = self._versions.setdefault(host.hostname, [])
         versions.append(host)
         while len(versions) > 1 and versions[1].changed_seq <= self._since:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from control_plane.commands.hosts import Host
 from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
 
 
@@ -55,6 +56,17 @@ class Presence:
 
     state: str
     basic: bool
+
+
+class BrokerAccounts(Protocol):
+    """The agents' accounts at the broker."""
+
+    async def admit(self, host: Host) -> str | None:
+        """Give a host's agent an account with a new password; the broker's address with both.
+
+        None where there is no broker, or no address for agents is set. Raises BrokerApiError.
+        """
+        ...
 
 
 class Presences(Protocol):

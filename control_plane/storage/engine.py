@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from control_plane.errors import ConfigurationError, StorageUnavailableError
-from control_plane.storage import mysql, sqlite
+from control_plane.storage import mysql, mysql_tls, sqlite
 from control_plane.storage.dialect import Account, Dialect
 from control_plane.storage.tables import READ_SCHEMA
 
@@ -150,14 +150,20 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         sqlite.prepare(writing.sync_engine)
         sqlite.prepare(keeping.sync_engine)
     else:
-        parsed = mysql.with_defaults(parsed)
-        writing = create_async_engine(parsed, **pooled, **mysql.POOL_OPTIONS, **mysql.WRITING_OPTIONS)
-        reading = create_async_engine(parsed, **pooled, **mysql.READING_POOL_OPTIONS, **mysql.READING_OPTIONS)
-        keeping = create_async_engine(parsed, **alone, **mysql.WRITING_OPTIONS)
-        showing = create_async_engine(parsed, **alone, **mysql.SNAPSHOT_OPTIONS)
+        parsed, tls = mysql_tls.taken_out(mysql.with_defaults(parsed))
+        to_write, to_read, to_show = (
+            mysql_tls.with_tls(options, tls)
+            for options in (mysql.WRITING_OPTIONS, mysql.READING_OPTIONS, mysql.SNAPSHOT_OPTIONS)
+        )
+        writing = create_async_engine(parsed, **pooled, **mysql.POOL_OPTIONS, **to_write)
+        reading = create_async_engine(parsed, **pooled, **mysql.READING_POOL_OPTIONS, **to_read)
+        keeping = create_async_engine(parsed, **alone, **to_write)
+        showing = create_async_engine(parsed, **alone, **to_show)
         mysql.ping_when_idle(reading.sync_engine)
         for engine in (writing, reading, keeping, showing):
             mysql.join_cluster(engine.sync_engine)
+            if tls is not None:
+                mysql_tls.insist(engine.sync_engine)
     try:
         dialect = sqlite.recognise() if reading is writing else await mysql.recognise(writing)
         yield Database(reading, writing, keeping, showing, dialect)

@@ -16,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from sqlalchemy.schema import CreateTable, DropTable
 
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
+from control_plane.storage import mysql_tls
 from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, possible_renames
 from control_plane.storage.mysql_text import LEAF, ROWS_A_VALUE, literals, ready, rows_in, statements
 from control_plane.storage.tables import RIGHTS
@@ -136,7 +137,7 @@ async def recognise(engine: AsyncEngine) -> "MysqlDialect":
 
 def translate(error: DBAPIError) -> Exception:
     """See `Dialect`."""
-    code, detail = _code(error), str(error.orig)
+    code, detail = _code(error), f"{error.orig}{mysql_tls.cause_of(error)}"
     if code in OUR_DEFECT or isinstance(error, ProgrammingError):
         return error
     if code == DUPLICATE_KEY:
@@ -160,9 +161,12 @@ async def account_of(url: URL) -> Account:
         ConfigurationError: the server does not let it in.
         StorageUnavailableError: nobody answers.
     """
-    whole = with_defaults(url)
+    whole, tls = mysql_tls.taken_out(with_defaults(url))
     nowhere = URL.create(whole.drivername, whole.username, whole.password, whole.host, whole.port, query=whole.query)
-    engine = create_async_engine(nowhere, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    options = mysql_tls.with_tls({"connect_args": {"connect_timeout": 5}}, tls)
+    engine = create_async_engine(nowhere, poolclass=NullPool, **options)
+    if tls is not None:
+        mysql_tls.insist(engine.sync_engine)
     try:
         async with engine.connect() as connection:
             user = str((await connection.execute(text("SELECT CURRENT_USER()"))).scalar_one())

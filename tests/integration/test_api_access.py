@@ -60,6 +60,17 @@ async def test_a_failed_login_tells_nothing_about_who_there_is(api: ApiUnderTest
     assert all("set-cookie" not in answer.headers for answer in answers)
 
 
+async def test_who_tries_too_often_is_told_when_to_try_again(api: ApiUnderTest) -> None:
+    client = api.client(None, address="203.0.113.1")
+    answers = [
+        await client.post("/api/v1/auth/login", json={"username": "mallory", "password": f"wrong {number}"})
+        for number in range(7)
+    ]
+    assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 2
+    assert answers[-1].json()["code"] == "too_many_logins"
+    assert 800 < int(answers[-1].headers["retry-after"]) <= 900
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"username": "eve"}, {"username": "eve", "password": PASSWORD, "login_token": "x"}, {"password": 1}, {"x": 1}],

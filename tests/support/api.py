@@ -32,6 +32,7 @@ from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import ExecutionFinished
+from control_plane.messaging.broker_accounts import SharedAccount
 from control_plane.observability import Metrics
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hub import Hub
@@ -86,11 +87,13 @@ class ApiUnderTest:
     stop: asyncio.Event
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
-    def client(self, username: str | None = "root", **headers: str) -> httpx.AsyncClient:
+    def client(self, username: str | None = "root", *, address: str = "127.0.0.1", **headers: str) -> httpx.AsyncClient:
         """A client with that person's token; None: with no credentials at all."""
         if username is not None:
             headers = {"authorization": f"Bearer {self.tokens[username]}", **headers}
-        made = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url=URL, headers=headers)
+        made = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=(address, 1)), base_url=URL, headers=headers
+        )
         self.clients.append(made)
         return made
 
@@ -208,7 +211,7 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
-        enrolment=EnrolmentHandler(handling),
+        enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
         hosts=HostHandler(handling),
         tasks=TaskHandler(
             handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
@@ -224,7 +227,6 @@ def _services(
         metrics=metrics,
         probes=probes,
         live_output=live_output,
-        amqp_url_for_agents="amqp://broker",
     )
     return services, presences
 

@@ -18,6 +18,7 @@ from control_plane.commands.targets import All, Target
 from control_plane.commands.tasks import CreateTask, RequirePreview
 from control_plane.events.event import Event
 from control_plane.events.hosts import HostRegistered
+from control_plane.messaging.broker_accounts import SharedAccount
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.signing import SigningKey, encode_base64
 from tests.support.clock import ManualClock
@@ -119,7 +120,7 @@ class Desk:
         self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
         self.rollouts = RolloutHandler(self.handling, self.executions)
         self.hosts = HostHandler(self.handling)
-        self.enrolment = EnrolmentHandler(self.handling)
+        self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
         self.access = AccessHandler(
             self.handling,
             self.credentials,

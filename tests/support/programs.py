@@ -196,9 +196,14 @@ class Installation:
     def initialise(self) -> Api:
         """`init`, a token for its administrator, and the server running."""
         self.control_plane("init", "--username", "admin", "--password-stdin", stdin=PASSWORD + "\n")
+        self.client()
+        self.start()
+        return self.api
+
+    def client(self) -> Api:
+        """A client with a new token of the administrator."""
         self.token = self.control_plane("tokens", "create", "--user", "admin").strip()
         self.api = Api(self.url, self.token)
-        self.start()
         return self.api
 
     def start(self, **extra: str) -> None:
@@ -217,15 +222,20 @@ class Installation:
 
     def add_agent(self, hostname: str, *groups: str, start: bool = True) -> Program:
         """Enrol an agent with a single-use token and start it as a process of its own."""
-        directory = self.directory / hostname
-        directory.mkdir()
-        environment = {"CONTROL_PLANE_AGENT_STATE_DIR": str(directory / "state")}
         made = self.api.post("/enrolment-tokens", {"hostname": hostname, "groups": list(groups)})
-        argv = ["control-plane-agent", "enrol", "--server", self.url, "--token", made["token"], "--hostname", hostname]
+        agent = self.enrol(hostname, made["token"])
+        return agent.start() if start else agent
+
+    def enrol(self, hostname: str, token: str) -> Program:
+        """Enrol an agent; it is not started."""
+        directory = self.directory / hostname
+        directory.mkdir(exist_ok=True)
+        environment = {"CONTROL_PLANE_AGENT_STATE_DIR": str(directory / "state")}
+        argv = ["control-plane-agent", "enrol", "--server", self.url, "--token", token, "--hostname", hostname]
         run(argv, environment=environment, cwd=directory)
         agent = Program(["control-plane-agent", "run"], log=directory / "agent.log", environment=environment)
         self.agents[hostname] = agent
-        return agent.start() if start else agent
+        return agent
 
     def close(self) -> None:
         for program in [*self.agents.values(), self.server]:

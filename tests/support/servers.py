@@ -24,6 +24,8 @@ from uuid import uuid4
 
 import pymysql
 
+from tests.support.certificates import Certificate
+
 START_TIMEOUT_S = 90
 
 
@@ -122,7 +124,8 @@ def given_database() -> DatabaseServer | None:
 class PrivateDatabase:
     """A MariaDB or MySQL of its own, which a test may kill, freeze and start again on the same data."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Certificate | None = None) -> None:
+        self._tls = tls
         self.place = Place("db")
         program = self.place.find("/usr/sbin/mariadbd", "/usr/sbin/mysqld")
         if program is None:
@@ -150,6 +153,8 @@ class PrivateDatabase:
             "--innodb-buffer-pool-size=256M",
             "--user=mysql" if self.is_mysql else f"--user={'root' if os.getuid() == 0 else os.getlogin()}",
         ]
+        if self._tls is not None:
+            shared += [f"--ssl-cert={self._tls.certificate}", f"--ssl-key={self._tls.key}"]
         return shared + (["--mysqlx=OFF", "--secure-file-priv=NULL"] if self.is_mysql else [])
 
     def _initialise(self) -> None:
@@ -247,7 +252,7 @@ def given_broker() -> Broker | None:
 class PrivateBroker:
     """A RabbitMQ of its own with its own Erlang port mapper, which a test may kill and start again."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Certificate | None = None) -> None:
         self.place = Place("mq")
         program = self.place.find("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server")
         if program is None:
@@ -263,6 +268,14 @@ class PrivateBroker:
             f"listeners.tcp.1 = 127.0.0.1:{port}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api_port}\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\nlog.console = false\n"
         )
+        if tls is not None:
+            files = f"certfile = {tls.certificate}", f"keyfile = {tls.key}", f"cacertfile = {tls.authority}"
+            self.tls_port, self.tls_api_port = free_port(), free_port()
+            lines = [f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}", *(f"ssl_options.{line}" for line in files)]
+            lines += ["management.ssl.ip = 127.0.0.1", f"management.ssl.port = {self.tls_api_port}"]
+            lines += [f"management.ssl.{line}" for line in files]
+            with (self.place.host / "rabbitmq.conf").open("a") as conf:
+                conf.write("\n".join(lines) + "\n")
         (self.place.host / "plugins").write_text("[rabbitmq_management].\n")
         self.environment = {
             "HOME": str(inside),

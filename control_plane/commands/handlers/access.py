@@ -20,7 +20,8 @@ from control_plane.commands.denials import UNKNOWN
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
-from control_plane.errors import NotFoundError, NotSignedInError
+from control_plane.commands.throttle import LoginThrottle
+from control_plane.errors import NotFoundError, NotSignedInError, TooManyError
 from control_plane.events import access
 from control_plane.events.event import Event
 
@@ -60,6 +61,7 @@ class AccessHandler:
         self._hasher = hasher or PasswordHasher()
         self._login_token_sha256 = digest(login_token) if login_token else None
         self._login_user = login_user
+        self._throttle = LoginThrottle()
         self._started_s = handling.clock.now_s()
         self._last_seen_s: dict[str, int] = {}
 
@@ -114,7 +116,13 @@ class AccessHandler:
     # --- sessions -----------------------------------------------------------------------------------------------
 
     async def login(self, username: str, password: str, *, address: str | None) -> LoggedIn:
-        """Open a session. Raises NotSignedInError, alike and after the same work for whatever was wrong."""
+        """Open a session.
+
+        Raises:
+            NotSignedInError: alike, and after the same work, for whatever was wrong.
+            TooManyError: by that address or for that account it was tried too often; no password was looked at.
+        """
+        await self._check_rate(username, address)
         await self._handling.authority.refresh()
         user = self._handling.authority.access.users.get(username)
         phc = await self._credentials.get(username)
@@ -126,7 +134,15 @@ class AccessHandler:
             failed = access.LoginFailed(attempt_id=secrets.token_hex(16), username=name, address=address)
             await self._handling.record(failed, actor=None)
             raise NotSignedInError("login_failed", "user or password are wrong")
+        self._throttle.succeeded(username, address)
         return await self._open_session(user, address)
+
+    async def _check_rate(self, username: str, address: str | None) -> None:
+        try:
+            self._throttle.check(username, address, self._handling.clock.monotonic_s())
+        except TooManyError as error:
+            await self.deny(None, "login", "password", address=address, code=error.code)
+            raise
 
     async def login_by_link(self, token: str, *, address: str | None) -> LoggedIn:
         """Open a session by the token of the embedded mode's login link. Raises NotSignedInError."""

@@ -8,6 +8,7 @@ from control_plane.commands import enrolment as decisions
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import decide_register
+from control_plane.commands.ports import BrokerAccounts
 from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
 from control_plane.events.envelope import Conflict
@@ -27,17 +28,23 @@ class NewEnrolmentToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    """What an agent is told: its groups with the log position of each assignment, and the control plane's keys."""
+    """What an agent is told: its groups with the log position of each assignment, and the control plane's keys.
+
+    Attributes:
+        amqp_url: where the broker is, with the agent's account; None where there is none.
+    """
 
     hostname: str
     as_of: int
     groups: Mapping[str, int]
     keys: Sequence[KeyState]
+    amqp_url: str | None
 
 
 class EnrolmentHandler:
-    def __init__(self, handling: Handling) -> None:
+    def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
+        self._accounts = accounts
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
@@ -84,6 +91,7 @@ class EnrolmentHandler:
         Raises:
             NotSignedInError: the token is not good for it, or was used by another host or key at the same moment.
             RefusedError: nonce or proof are wrong, or the name belongs to another key; that is recorded, too.
+            BrokerApiError: it is registered, and has no account at the broker yet: the same call again makes it.
         """
         async with self._recorded(hostname, address):
             return await self._finish(token, hostname, public_key, nonce, proof)
@@ -125,7 +133,11 @@ class EnrolmentHandler:
         handling.failpoints.hit("enrolment.registered")
         host = handling.authority.fleet.host(hostname)
         return Enrolled(
-            hostname=hostname, as_of=host.registered_seq, groups=dict(host.groups), keys=handling.keyring.states()
+            hostname=hostname,
+            as_of=host.registered_seq,
+            groups=dict(host.groups),
+            keys=handling.keyring.states(),
+            amqp_url=await self._accounts.admit(host),
         )
 
     async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:

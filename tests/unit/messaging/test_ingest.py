@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.messaging.broker_accounts import account_of
 from control_plane.messaging.dead_letters import DeadLetter
 from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, Results, parts_of
 from control_plane_wire.signing import SigningKey
+from tests.support.fleet import Desk, host_key
 from tests.support.memory_log import MemoryLog
+from tests.support.plane import a_result
 
 
 @dataclass
@@ -74,3 +77,29 @@ def test_a_batch_is_recorded_in_parts_that_no_commit_takes_long_for() -> None:
         [MOST_BYTES],
         [5],
     ]
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        (None, None),  # a foreign agent need not say it
+        ("agents", None),  # an account that somebody has made by hand
+        (account_of(host_key("web1").public_key), None),
+        (account_of(host_key("web2").public_key), "it was published by h-"),
+    ],
+)
+async def test_a_result_that_another_hosts_account_published_is_a_forgery(user: str | None, reason: str | None) -> None:
+    desk = Desk()
+    for hostname in ("web1", "web2"):
+        await desk.register(hostname)
+    results = Results(desk.log, desk.authority, lambda what, number: None)  # type: ignore[arg-type]
+    ingest = Ingest(results, None, desk.log, desk.authority, count=lambda what, number: None)  # type: ignore[arg-type]
+
+    [found] = ingest._decode_all([ADelivery(a_result("t1", "web1"), user_id=user)])
+
+    if reason is None:
+        assert isinstance(found, Received)
+    else:
+        assert isinstance(found, DeadLetter)
+        assert found.is_forged
+        assert found.reason.startswith(reason)

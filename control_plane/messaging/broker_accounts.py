@@ -1,0 +1,238 @@
+"""The agents' accounts at the broker, kept by RabbitMQ's management API: each may do what its own agent does.
+
+They are the second line: signatures hold without them. What they add is that an agent which was taken over cannot take
+another's queue, nor see what is sent to others.
+"""
+
+import asyncio
+import secrets
+import ssl
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from control_plane.commands.hosts import Host
+from control_plane.errors import BrokerApiError
+from control_plane_wire.signing import is_key_id, key_id
+from control_plane_wire.topology import (
+    COMMAND_EXCHANGE,
+    CONTROL_PLANE_TOPOLOGY,
+    HEARTBEAT_KEY,
+    MONITOR_EXCHANGE,
+    RESULT_EXCHANGE,
+    agent_queue,
+    group_key,
+    output_key,
+    result_key,
+)
+
+PREFIX: Final = "h-"
+TIMEOUT_S: Final = 5.0
+AT_ONCE: Final = 8  # requests
+LIMITS: Final[Mapping[str, int]] = {"max-connections": 2, "max-channels": 16}
+NOTHING: Final = "^$"
+
+
+def account_of(public_key: bytes) -> str:
+    """The account of the host with this key.
+
+    By the key and not by the name: a dot in an account's name would be a wildcard in the broker's patterns, and another
+    machine under the same name is another account.
+    """
+    return PREFIX + key_id(public_key)
+
+
+def is_account(user: str) -> bool:
+    """Whether this is the name of a host's account."""
+    return user.startswith(PREFIX) and is_key_id(user.removeprefix(PREFIX))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """Regular expressions, as the broker wants them: of names of queues and exchanges, and of routing keys.
+
+    Attributes:
+        topics: by exchange, what may be published and what may be bound. All exchanges are named: one without would be
+            open.
+    """
+
+    configure: str
+    write: str
+    read: str
+    topics: Mapping[str, tuple[str, str]]
+
+
+def rights_of(hostname: str, groups: Collection[str]) -> Rights:
+    """What the agent of a host with these groups does; anchored, since the broker looks for the pattern anywhere."""
+    queue = agent_queue(hostname)
+    keys = (queue, "cmd.all", *(group_key(group) for group in sorted(groups)))
+    return Rights(
+        configure=_any_of(queue),
+        write=_any_of(queue, RESULT_EXCHANGE, MONITOR_EXCHANGE),  # who binds a queue writes to it
+        read=_any_of(queue, COMMAND_EXCHANGE),
+        topics={
+            COMMAND_EXCHANGE: (NOTHING, _any_of(*keys)),
+            RESULT_EXCHANGE: (_any_of(result_key(hostname)), NOTHING),
+            MONITOR_EXCHANGE: (_any_of(HEARTBEAT_KEY, output_key(hostname)), NOTHING),
+        },
+    )
+
+
+def _any_of(*names: str) -> str:
+    """Names have dots, and of what means something in a pattern nothing else."""
+    return "^(" + "|".join(name.replace(".", r"\.") for name in names) + ")$"
+
+
+def commands_for(host: Host, virtual_host: str) -> Iterator[str]:
+    """What to type where the control plane may not use the management API; the password is for whoever types it."""
+    user, rights = account_of(host.public_key), rights_of(host.hostname, host.groups)
+    yield f"rabbitmqctl add_user {user}"
+    yield f"rabbitmqctl set_permissions -p {virtual_host} {user} '{rights.configure}' '{rights.write}' '{rights.read}'"
+    for exchange, (write, read) in rights.topics.items():
+        yield f"rabbitmqctl set_topic_permissions -p {virtual_host} {user} {exchange} '{write}' '{read}'"
+    limits = ", ".join(f'"{name}": {most}' for name, most in LIMITS.items())
+    yield f"rabbitmqctl set_user_limits {user} '{{{limits}}}'"
+
+
+class SharedAccount:
+    """All agents use one account, which somebody has made: where the management API is not given."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+
+    async def admit(self, host: Host) -> str | None:
+        """See `commands.ports.BrokerAccounts`."""
+        return self._url
+
+
+class ManagedAccounts:
+    """An account for each host.
+
+    All methods may be repeated, and raise BrokerApiError where the management API refuses or does not answer.
+
+    Args:
+        api_url: http(s)://user:password@host:port of the management API; the user needs the tag `administrator`.
+        agents_url: the broker's address for agents; their accounts are put in, and are for its virtual host.
+    """
+
+    def __init__(self, api_url: str, agents_url: str) -> None:
+        parts = urllib.parse.urlsplit(api_url)
+        self._auth = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")
+        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        self._verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
+        self._agents_url = urllib.parse.urlsplit(agents_url)
+        self.virtual_host = virtual_host_of(agents_url)
+
+    async def admit(self, host: Host) -> str:
+        """Make the host's account, or give it a new password; the broker's address with both."""
+        user, password = account_of(host.public_key), secrets.token_urlsafe(32)
+        async with self._client() as client:
+            for exchange in CONTROL_PLANE_TOPOLOGY.exchanges:  # rights on one that is not there are refused
+                body = {"type": "topic", "durable": True}
+                await _call(client, "PUT", f"/api/exchanges/{_quoted(self.virtual_host)}/{exchange}", body)
+            await _call(client, "PUT", f"/api/users/{user}", {"password": password, "tags": ""})
+            for limit, most in LIMITS.items():
+                await _call(client, "PUT", f"/api/user-limits/{user}/{limit}", {"value": most})
+            await self._permit(client, user, rights_of(host.hostname, host.groups))
+        netloc = f"{user}:{password}@{self._agents_url.netloc.rpartition('@')[2]}"
+        return self._agents_url._replace(netloc=netloc).geturl()
+
+    async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int:
+        """Let every account have the rights that its host is to have, and no host that is not here have one.
+
+        It makes none: whoever has no account uses another, or is not enrolled yet. The virtual host belongs to this
+        control plane, so an account there that is named like a host's is one.
+
+        Args:
+            hosts: those in the fleet; asked once the accounts are known, so that a host that has come meanwhile is one.
+
+        Returns:
+            How many accounts were changed or deleted.
+        """
+        async with self._client() as client:
+            found = await self._found(client)
+            wanted = {account_of(host.public_key): rights_of(host.hostname, host.groups) for host in await hosts()}
+            stale = {user for user in found if user in wanted and found[user] != wanted[user]}
+            gone = found.keys() - wanted.keys()
+            work = [self._permit(client, user, wanted[user]) for user in sorted(stale)]
+            work += [_call(client, "DELETE", f"/api/users/{user}", missing_ok=True) for user in sorted(gone)]
+            for start in range(0, len(work), AT_ONCE):
+                await asyncio.gather(*work[start : start + AT_ONCE])
+        return len(work)
+
+    async def _found(self, client: httpx.AsyncClient) -> dict[str, Rights | None]:
+        """The hosts' accounts that there are; None for one with other rights than any host has."""
+        place = f"/api/vhosts/{_quoted(self.virtual_host)}"
+        plain = await _call(client, "GET", f"{place}/permissions")
+        topics: dict[str, dict[str, tuple[str, str]]] = {}
+        for row in await _call(client, "GET", f"{place}/topic-permissions"):
+            topics.setdefault(row["user"], {})[row["exchange"]] = row["write"], row["read"]
+        return {
+            row["user"]: Rights(
+                configure=row["configure"], write=row["write"], read=row["read"], topics=topics.get(row["user"], {})
+            )
+            for row in plain
+            if is_account(row["user"])
+        }
+
+    async def _permit(self, client: httpx.AsyncClient, user: str, rights: Rights) -> None:
+        place = f"{_quoted(self.virtual_host)}/{user}"
+        for exchange, (write, read) in rights.topics.items():
+            body = {"exchange": exchange, "write": write, "read": read}
+            await _call(client, "PUT", f"/api/topic-permissions/{place}", body)
+        # Last, since an exchange without rights of its own is open to whoever may use it.
+        body = {"configure": rights.configure, "write": rights.write, "read": rights.read}
+        await _call(client, "PUT", f"/api/permissions/{place}", body)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """No proxy of the environment: the password goes to the broker and nowhere else."""
+        async with httpx.AsyncClient(
+            base_url=self._base, auth=self._auth, timeout=TIMEOUT_S, verify=self._verify, trust_env=False
+        ) as client:
+            yield client
+
+
+def virtual_host_of(amqp_url: str) -> str:
+    """The virtual host that the address of a broker names: `/` where it names none."""
+    path = urllib.parse.urlsplit(amqp_url).path
+    return urllib.parse.unquote(path[1:]) or "/"
+
+
+def _quoted(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
+
+
+async def _call(
+    client: httpx.AsyncClient,
+    method: str,
+    path: str,
+    body: Mapping[str, object] | None = None,
+    *,
+    missing_ok: bool = False,
+) -> Any:  # noqa: ANN401 - what the broker answers
+    """The answer, decoded; None where it is empty.
+
+    Raises:
+        BrokerApiError: refused, or not answered as it should be.
+    """
+    try:
+        answer = await client.request(method, path, json=body)
+        if missing_ok and answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+    except httpx.HTTPStatusError as error:
+        raise BrokerApiError(f"{method} {path}: {_said(error.response)}") from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise BrokerApiError(f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
+
+
+def _said(answer: httpx.Response) -> str:
+    """Why it was refused; most of the time for the user's tags."""
+    hint = ": the user of CONTROL_PLANE_BROKER_API_URL needs the tag administrator" if answer.status_code == 401 else ""
+    return f"{answer.status_code} {answer.reason_phrase}{hint}"

@@ -1,0 +1,108 @@
+"""How often a password may be tried."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.commands import throttle
+from control_plane.commands.throttle import Limit
+from control_plane.errors import NotSignedInError, TooManyError
+from tests.support.fleet import PASSWORD, Desk
+
+
+@given(pauses=st.lists(st.integers(0, 30), max_size=60), most=st.integers(1, 5), window_s=st.integers(1, 100))
+def test_no_window_ever_has_more_than_it_may(pauses: list[int], most: int, window_s: int) -> None:
+    limit, now_s, let_in = Limit(most, window_s), 0, []
+    for pause_s in pauses:
+        now_s += pause_s
+        wait_s = limit.wait_s("key", now_s)
+        assert 0 <= wait_s <= window_s
+        if wait_s == 0:
+            limit.count("key", now_s)
+            let_in.append(now_s)
+    for time_s in let_in:
+        assert sum(time_s - window_s < each <= time_s for each in let_in) <= most
+
+
+def test_who_has_waited_may_try_again() -> None:
+    limit = Limit(2, 60)
+    limit.count("a", 0)
+    limit.count("a", 10)
+    assert limit.wait_s("a", 20) == 40
+    assert limit.wait_s("b", 20) == 0
+    assert limit.wait_s("a", 60) == 0
+
+
+def test_it_remembers_so_many_keys_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "MAX_KEYS", 3)
+    limit = Limit(1, 60)
+    for key in ("a", "b", "a", "c", "d"):
+        limit.count(key, 0)
+    assert [limit.wait_s(key, 1) > 0 for key in ("a", "b", "c", "d")] == [True, False, True, True]
+
+
+async def a_desk() -> Desk:
+    desk = Desk()
+    await desk.user("ada", "operator")
+    return desk
+
+
+async def tries(desk: Desk, number: int, username: str, *, address: str | None = None) -> int:
+    """How many of so many wrong passwords were looked at, each from another address unless one is given."""
+    evaluated = 0
+    for each in range(number):
+        try:
+            await desk.access.login(username, f"wrong {each}", address=address or f"203.0.113.{each}")
+        except NotSignedInError:
+            evaluated += 1
+        except TooManyError:
+            continue
+    return evaluated
+
+
+@pytest.mark.parametrize("username", ["ada", "nobody"])
+async def test_of_a_thousand_wrong_passwords_few_are_looked_at(username: str) -> None:
+    assert await tries(await a_desk(), 1000, username) == throttle.FAILURES_OF_ACCOUNT
+
+
+async def test_and_few_of_many_names_from_one_address() -> None:
+    desk = await a_desk()
+    evaluated = [await tries(desk, 1, f"name{each}", address="203.0.113.1") for each in range(100)]
+    assert sum(evaluated) == throttle.LOGINS_OF_ADDRESS
+
+
+async def test_the_right_password_does_not_open_what_is_locked_and_does_afterwards() -> None:
+    desk = await a_desk()
+    await tries(desk, 5, "ada")
+    with pytest.raises(TooManyError) as refused:
+        await desk.access.login("ada", PASSWORD, address="203.0.113.99")
+    assert refused.value.wait_s == throttle.ACCOUNT_S
+    desk.clock.advance(throttle.ACCOUNT_S + 1)
+    assert await desk.access.login("ada", PASSWORD, address="203.0.113.99")
+
+
+async def test_others_do_not_lock_out_who_has_signed_in_from_the_same_place_before() -> None:
+    desk = await a_desk()
+    await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+    await tries(desk, 50, "ada")
+    assert await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+
+
+async def test_many_at_once_are_not_more() -> None:
+    desk = await a_desk()
+    evaluated = await asyncio.gather(*(tries(desk, 1, "ada", address=f"203.0.113.{each}") for each in range(50)))
+    assert sum(evaluated) == throttle.FAILURES_OF_ACCOUNT
+
+
+async def test_whoever_knows_the_password_may_sign_in_as_often_as_is_needed() -> None:
+    desk = await a_desk()
+    for _ in range(30):
+        await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+
+
+async def test_what_was_refused_is_in_the_log() -> None:
+    desk = await a_desk()
+    await tries(desk, 6, "ada")
+    assert desk.kinds()[-6:] == ["login.failed"] * 5 + ["access.denied"]
