@@ -67,4 +67,5 @@ def simulated_agent(number: int, who: Identity, transport: Transport, *, interva
         clock,
         boot_id=f"simulated-{os.getpid()}-{number}",
         interval_s=interval_s,
+        keeps_journal=False,
     )

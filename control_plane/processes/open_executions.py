@@ -155,7 +155,7 @@ class OpenExecutions:
                 self.plan(due, 0.0)
 
     def online(self, hostname: str, seq: int) -> None:
-        """The host is there again: whatever it has not answered is published once more, in its order."""
+        """The host is there, or trusted, again: whatever it has not answered is published once more, in its order."""
         for due in self.by_host.get(hostname, {}).values():
             may_be_sent = due.is_released and not due.answered
             if due.delivery.trigger_seq < seq and (may_be_sent or due.is_cancelled):

@@ -20,11 +20,12 @@ from control_plane_wire.messages import ResultMessage
 
 FIRST_LINE_CHARACTERS = 200
 GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
+CALLING = frozenset({hosts.HostWentOnline.KIND, hosts.HostQuarantineLifted.KIND})
 
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -90,27 +91,31 @@ class TasksProjection(Projection):
             Index("execution_open", "is_open", "accepted_seq"),
             Index("execution_deadline", "is_open", "deadline_s"),
         )
-        # When each host last came online: what then waited for it was published again.
+        # When each host last came online, and was last trusted again: what then waited for it was published again.
         self.online = read_table(
             f"task_host{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
-            Column("online_seq", Int64, nullable=False),
+            Column("online_seq", Int64),
+            Column("called_seq", Int64, nullable=False, comment="the later of the two"),
         )
 
     def concerns(self, kind: str) -> bool:
-        return kind.startswith(("task.", "execution.")) or kind == hosts.HostWentOnline.KIND
+        return kind.startswith(("task.", "execution.")) or kind in CALLING
 
     def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
         task_ids: set[RowKey] = set()
         executions: set[RowKey] = set()
+        hostnames: set[RowKey] = set()
         for stored in events:
+            if stored.kind in CALLING:
+                hostnames.add((stored.hostname or "",))
             if (task_id := stored.task_id) is None or stored.kind == tasks.TaskAccepted.KIND:
                 continue  # a new row, whatever stands
             task_ids.add((task_id,))
             if (hostname := stored.hostname) is not None:
                 executions.add((task_id, hostname))
-        return {self.task: task_ids, self.execution: executions}
+        return {self.task: task_ids, self.execution: executions, self.online: hostnames}
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         match event:
@@ -121,7 +126,10 @@ class TasksProjection(Projection):
             case rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskRolloutStopped():
                 self._turn(rows, stored, event)
             case hosts.HostWentOnline():
-                rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
+                rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq, "called_seq": stored.seq})
+            case hosts.HostQuarantineLifted():
+                before: Row = rows.get(self.online, event.hostname) or {"hostname": event.hostname, "online_seq": None}
+                rows.put(self.online, {**before, "called_seq": stored.seq})
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
 
