@@ -225,8 +225,9 @@ class Presence:
             if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE, patience_s=POLL_S):
                 if not all(fleet.knows(stored) for stored in heartbeats):  # perhaps registered a moment ago
                     event_seq = await self._listen(fleet, event_seq, patience_s=0)
-                await self._record(self._news(fleet, heartbeats))
-                event_seq = await self._doubt(fleet, event_seq)
+                news = self._news(fleet, heartbeats)
+                event_seq = await self._doubt(fleet, event_seq)  # first: what comes online is sent what waits for it
+                await self._record(news)
                 heartbeat_seq = heartbeats[-1].seq
                 if len(heartbeats) == PAGE:
                     continue  # nobody is judged by what is not read yet

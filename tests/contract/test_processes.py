@@ -1110,7 +1110,7 @@ class ProcessContract:
 
         assert len(await plane.events(UNCONFIRMED)) == 1, "whoever had the lease may have sent it after the lift"
 
-    async def test_what_was_sent_before_a_quarantine_is_neither_sent_again_nor_taken_for_undelivered(
+    async def test_what_was_sent_before_a_quarantine_is_never_sent_again_and_not_taken_for_undelivered(
         self, plane: Plane
     ) -> None:
         async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
@@ -1121,12 +1121,24 @@ class ProcessContract:
             plane.clock.advance(FIRST_RETRY_S + 1)
             await self.barrier(plane, "t2", db1)
 
+            await plane.hosts.lift_quarantine(ADMIN, "web1", "it was restored")
+            await plane.comes_online("web1", boot_id="b2")
+            await self.barrier(plane, "t3", db1)
             assert web1.task_ids() == ["t1"]
+        await plane.shown()
+        other = plane.beside()
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, other.dispatching():
+            await plane.comes_online("web1", boot_id="b3")
+            await self.barrier(plane, "t4", db1)
+            assert web1.messages == []
             await plane.tasks.cancel(ADMIN, "t1", None)
-            await web1.received(2)
+            await web1.received()
 
-        assert [message.get("kind") for message in web1.messages] == [None, "cancel"]
+        assert [message.get("kind") for message in web1.messages] == ["cancel"]
         assert await plane.events(RETURNED) == []
+        plane.clock.advance(100_000)
+        await plane.deadlines().decide()
+        assert "t1" in {lost.task_id for lost in await plane.events(tasks.ExecutionLost.KIND)}  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("is_online", [True, False], ids=["online", "offline"])
     @pytest.mark.parametrize("is_there", [True, False], ids=["connected", "gone"])

@@ -68,6 +68,7 @@ class OpenExecution:
         is_released: it may be sent, as far as its task's rollout goes.
         is_paused: its task is.
         stopped: why its task's rollout has stopped.
+        is_forgotten: it may have reached its host before that was put into quarantine, and must not do so again.
     """
 
     task_id: str
@@ -82,6 +83,7 @@ class OpenExecution:
     is_released: bool = True
     is_paused: bool = False
     stopped: str | None = None
+    is_forgotten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +258,15 @@ class TaskQueries:
     def _open(self) -> Select[Any]:
         e, o, t = self._execution, self._online, self._task
         return (
-            select(e, o.c.called_seq, t.c.expires_at, t.c.timeout_s, t.c.cancel_requested_us, t.c.stopped)
+            select(
+                e,
+                o.c.called_seq,
+                o.c.quarantined_seq,
+                t.c.expires_at,
+                t.c.timeout_s,
+                t.c.cancel_requested_us,
+                t.c.stopped,
+            )
             .add_columns(t.c.state.label("task_state"))
             .select_from(e.join(t, t.c.task_id == e.c.task_id).outerjoin(o, o.c.hostname == e.c.hostname))
             .where(e.c.is_open == 1)
@@ -345,6 +355,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         cancel_requested=row["cancel_requested_us"] is not None,
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
         is_released=bool(row["released_seq"]),
+        is_forgotten=bool(row["may_have_arrived"]) and row["accepted_seq"] < (row["quarantined_seq"] or 0),
         is_paused=row["task_state"] == "paused",
         stopped=row["stopped"],
     )
