@@ -1,6 +1,6 @@
 """Puts agents together: the one place that chooses implementations."""
 
-import os
+import secrets
 from pathlib import Path
 
 from control_plane_agent.containment import Limits
@@ -65,7 +65,7 @@ def simulated_agent(number: int, who: Identity, transport: Transport, *, interva
         AnyPolicy(),
         SimulatedFacts(number),
         clock,
-        boot_id=f"simulated-{os.getpid()}-{number}",
+        boot_id=f"simulated-{secrets.token_hex(8)}",
         interval_s=interval_s,
         keeps_journal=False,
     )

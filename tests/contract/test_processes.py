@@ -1105,7 +1105,7 @@ class ProcessContract:
         await plane.shown()
 
         other = plane.beside()
-        async with other.dispatching(), plane.agent("web1") as web1:
+        async with plane.agent("web1") as web1, other.dispatching():
             await web1.received()
 
         assert len(await plane.events(UNCONFIRMED)) == 1, "whoever had the lease may have sent it after the lift"
