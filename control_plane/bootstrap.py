@@ -22,6 +22,7 @@ from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder, Handling
 from control_plane.commands.ports import Presence
+from control_plane.commands.targets import in_words
 from control_plane.errors import ConfigurationError, LogClosedError
 from control_plane.events.access import KeyAdded
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints, lost
@@ -266,6 +267,7 @@ def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -
             leases,
             core.host_queries,
             core.clock,
+            keyring=core.keyring,
             heard_under=heard_under,
             untaken_s=lambda: publisher.untaken_s,
             failpoints=core.failpoints,
@@ -397,7 +399,12 @@ def _probes(
         closed = [str(LogClosedError(name, why)) for name in LOGS if (why := await core.log.closed(name)) is not None]
         return "; ".join(closed) or None
 
-    probes = [Probe("logs", logs)]
+    async def quarantine() -> str | None:
+        """What no command goes to waits for an administrator."""
+        names = core.authority.fleet.quarantined()
+        return f"no commands go to {in_words(names)}" if names else None
+
+    probes = [Probe("logs", logs), Probe("quarantine", quarantine, warns=True)]
     if {"processes", "ingest"} & set(roles):
         probes.append(Probe("broker", broker))
     return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes

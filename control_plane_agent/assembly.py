@@ -1,7 +1,7 @@
 """Puts agents together: the one place that chooses implementations."""
 
 import logging
-import os
+import secrets
 from pathlib import Path
 
 from control_plane_agent.cgroups import Limits
@@ -74,6 +74,7 @@ def simulated_agent(number: int, who: Identity, transport: Transport, *, interva
         AnyPolicy(),
         SimulatedFacts(number),
         clock,
-        boot_id=f"simulated-{os.getpid()}-{number}",
+        boot_id=f"simulated-{secrets.token_hex(8)}",
         interval_s=interval_s,
+        keeps_journal=False,
     )

@@ -52,6 +52,7 @@ class Agent:
         boot_id: of this boot of the machine.
         interval_s: between heartbeats.
         is_live: whether it shows what commands print while they run.
+        keeps_journal: whether the journal outlives this process; else it begins anew, and says nothing of the past.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Agent:
         boot_id: str,
         interval_s: int = messages.DEFAULT_INTERVAL_S,
         is_live: bool = False,
+        keeps_journal: bool = True,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
         self._identities = identities
@@ -78,6 +80,7 @@ class Agent:
         self._clock = clock
         self._boot_id = boot_id
         self._interval_s = interval_s
+        self._keeps_journal = keeps_journal
         self._failpoints = failpoints
         self._outbox = Outbox(journal, disk, identities, failpoints)
         self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
@@ -184,7 +187,7 @@ class Agent:
             groups=tuple(sorted(self._bound)),
             running=self._executions.running,
             checkpoint=identity.checkpoint if is_witness else None,
-            journal_head=self._journal.head_s,
+            journal_head=self._journal.head_s if self._keeps_journal else None,
             session=self._session_id,
             **self._facts.read(),
         )

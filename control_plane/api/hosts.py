@@ -39,6 +39,13 @@ DEFAULT_HISTORY_US: Final = 3600 * 1_000_000
 router = noun("/hosts", "hosts", permission="hosts.read")
 
 
+class Quarantine(Answer):
+    """Since when and why no commands go to a host: its disk went back in time, or two machines have its identity."""
+
+    since: Time
+    reason: str
+
+
 class Host(Answer):
     """A host. `pos` and `usage_pos` say how new the row is; what was never heard is null.
 
@@ -70,6 +77,7 @@ class Host(Answer):
     basic: bool
     labels: Mapping[str, str]
     maintenance: bool
+    quarantine: Quarantine | None
     agent_version: str | None
     os: str | None
     kernel: str | None
@@ -84,6 +92,12 @@ class Host(Answer):
     pos: int
     usage_pos: int
     exact_from: Time | None = None
+
+
+def quarantine_of(row: HostView) -> Quarantine | None:
+    if row.quarantined_us is None:
+        return None
+    return Quarantine(since=at(row.quarantined_us), reason=row.quarantine_reason or "")
 
 
 def host_of(row: HostView) -> Host:
@@ -107,6 +121,7 @@ def host_of(row: HostView) -> Host:
         basic=row.basic,
         labels=row.labels,
         maintenance=row.maintenance,
+        quarantine=quarantine_of(row),
         agent_version=facts.get("agent_version"),
         os=facts.get("os"),
         kernel=facts.get("kernel"),
@@ -151,6 +166,10 @@ class ChangeHost(Request):
 
 class Reason(Request):
     reason: Line | None = None
+
+
+class LiftQuarantine(Request):
+    reason: Line
 
 
 class UsagePoint(Answer):
@@ -206,6 +225,13 @@ async def change_host(services: Given, caller: Caller, hostname: Hostname, body:
 @router.post("/{hostname}/revoke")
 async def revoke_host(services: Given, caller: Caller, hostname: Hostname, body: Reason | None = None) -> HostChange:
     seq = await services.hosts.revoke(caller, hostname, body.reason if body else None)
+    return HostChange(hostname=hostname, seq=seq)
+
+
+@router.post("/{hostname}/lift-quarantine")
+async def lift_quarantine(services: Given, caller: Caller, hostname: Hostname, body: LiftQuarantine) -> HostChange:
+    """Trust the machine again as it is now: what waits for it is sent."""
+    seq = await services.hosts.lift_quarantine(caller, hostname, body.reason)
     return HostChange(hostname=hostname, seq=seq)
 
 

@@ -65,13 +65,20 @@ class Guard(Answer):
 
 
 class Preview(Answer):
-    """Attributes: `digest`: of the frozen list; `by_state`: its hosts by their state just now, for show."""
+    """What it comes to.
+
+    Attributes:
+        digest: of the frozen list.
+        by_state: its hosts by their state just now, for show.
+        quarantined: those of them that nothing is sent to until an administrator trusts them again.
+    """
 
     preview_id: str
     count: int
     digest: str
     hosts: list[str]
     by_state: Mapping[str, int]
+    quarantined: list[str]
     excluded: list[Excluded]
     expires_at: Time
     guard: Guard
@@ -94,6 +101,7 @@ async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -
         digest=frozen.sha256,
         hosts=list(frozen.hosts),
         by_state=Counter(shown[name].state if name in shown else "pending" for name in frozen.hosts),
+        quarantined=[name for name in frozen.hosts if services.authority.fleet.is_quarantined(name)],
         excluded=[Excluded(hostname=host.hostname, reason=host.reason) for host in frozen.excluded],
         expires_at=at_s(found.expires_at),
         guard=guard_of(found.guard),

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from control_plane.commands.grammar import checked_line, checked_name
 from control_plane.errors import NotFoundError, RefusedError
@@ -11,15 +11,21 @@ from control_plane.events.hosts import (
     HostGroupsChanged,
     HostLabelsChanged,
     HostMaintenanceChanged,
+    HostQuarantined,
+    HostQuarantineLifted,
     HostRegistered,
     HostRetired,
     HostRevoked,
 )
 from control_plane_wire.errors import SignatureError
-from control_plane_wire.signing import check_public_key, decode_public_key, encode_base64
+from control_plane_wire.signing import check_public_key, decode_public_key, encode_base64, key_id
 
 MAX_GROUPS: Final = 64
 MAX_LABELS: Final = 64
+
+_Changed: TypeAlias = (
+    HostGroupsChanged | HostLabelsChanged | HostMaintenanceChanged | HostRevoked | HostRetired | HostQuarantineLifted
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,7 @@ class Host:
         groups: each with the log position at which it was assigned.
         is_enrolled: it came by a token, so its agent speaks more than the required fields.
         status: registered, revoked or retired.
+        quarantine: why no commands go to it; None where they do.
     """
 
     hostname: str
@@ -43,6 +50,7 @@ class Host:
     labels: Mapping[str, str] = field(default_factory=dict)
     maintenance: bool = False
     status: str = "registered"
+    quarantine: str | None = None
 
     @property
     def is_active(self) -> bool:
@@ -73,7 +81,16 @@ class FleetState:
         match event:
             case HostRegistered():
                 return self._stand(self._registered(event, seq))
-            case HostGroupsChanged() | HostLabelsChanged() | HostMaintenanceChanged() | HostRevoked() | HostRetired():
+            case HostQuarantined():
+                return self._quarantine(event)
+            case (
+                HostGroupsChanged()
+                | HostLabelsChanged()
+                | HostMaintenanceChanged()
+                | HostRevoked()
+                | HostRetired()
+                | HostQuarantineLifted()
+            ):
                 return self._stand(self._changed(event, seq))
         return True
 
@@ -106,11 +123,15 @@ class FleetState:
             is_enrolled=event.enrolment_token_id is not None,
         )
 
-    def _changed(
-        self,
-        event: HostGroupsChanged | HostLabelsChanged | HostMaintenanceChanged | HostRevoked | HostRetired,
-        seq: int,
-    ) -> Host | None:
+    def _quarantine(self, event: HostQuarantined) -> bool:
+        """It is found, and not decided on what stood: so decisions that are being made go on from what they saw."""
+        host = self.hosts.get(event.hostname)
+        if host is None or host.status == "retired" or key_id(host.public_key) != event.key_id:
+            return False
+        self.hosts[event.hostname] = replace(host, quarantine=event.reason)
+        return True
+
+    def _changed(self, event: _Changed, seq: int) -> Host | None:
         host = self.hosts.get(event.hostname)
         if host is None or event.based_on != host.changed_seq:
             return None
@@ -126,6 +147,8 @@ class FleetState:
                 return replace(host, changed_seq=seq, status="revoked")
             case HostRetired():
                 return replace(host, changed_seq=seq, status="retired")
+            case HostQuarantineLifted():
+                return replace(host, changed_seq=seq, quarantine=None)
 
     def at(self, seq: int) -> "FleetState | None":
         """The fleet as it stood at an earlier log position, None where that is forgotten; for looking at only."""
@@ -161,6 +184,15 @@ class FleetState:
         """The key whose signatures count for this host; None where it is unknown, revoked or retired."""
         host = self.hosts.get(hostname)
         return host.public_key if host is not None and host.is_active else None
+
+    def is_quarantined(self, hostname: str) -> bool:
+        """Whether no command is to reach it, for now."""
+        host = self.hosts.get(hostname)
+        return host is not None and host.quarantine is not None
+
+    def quarantined(self) -> list[str]:
+        """The hostnames of active hosts that no command is to reach, sorted."""
+        return [name for name in self.active() if self.is_quarantined(name)]
 
 
 def decide_register(
@@ -235,6 +267,13 @@ def decide_revoke(fleet: FleetState, hostname: str, reason: str | None) -> HostR
 def decide_retire(fleet: FleetState, hostname: str, reason: str | None) -> HostRetired:
     host = fleet.host(hostname)
     return HostRetired(hostname=hostname, based_on=host.changed_seq, reason=_checked_reason(reason))
+
+
+def decide_lift_quarantine(fleet: FleetState, hostname: str, reason: str) -> HostQuarantineLifted | None:
+    host = fleet.host(hostname)
+    if host.quarantine is None:
+        return None
+    return HostQuarantineLifted(hostname=hostname, based_on=host.changed_seq, reason=checked_line("reason", reason))
 
 
 def checked_groups(groups: Collection[str]) -> tuple[str, ...]:

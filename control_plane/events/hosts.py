@@ -127,6 +127,47 @@ class HostRetired(_HostChanged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostQuarantined(Event):
+    """Its disk went back in time, or two machines have its identity: no commands go to it. A security event.
+
+    Attributes:
+        hostname: the host's name.
+        heartbeat_seq: the heartbeat that showed it, in the heartbeat log.
+        key_id: of the host's key, which has signed that; a host that was registered with another one is not meant.
+        reason: what was found; one line.
+        before: what was known: how far its journal had been, as Unix time, or the later boot.
+        after: what it said then: how far its journal is, or the earlier boot, which goes on.
+    """
+
+    KIND: ClassVar[str] = "host.quarantined"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    hostname: str
+    heartbeat_seq: int
+    key_id: str
+    reason: str
+    before: str
+    after: str
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, str(self.heartbeat_seq))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostQuarantineLifted(_HostChanged):
+    """An administrator trusts the machine again, as it is now: commands go to it.
+
+    Attributes:
+        reason: why, for people.
+    """
+
+    KIND: ClassVar[str] = "host.quarantine_lifted"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceChanged(Event):
     """A change of presence by the control plane's clock.
 

@@ -37,6 +37,8 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     hosts.HostMaintenanceChanged,
     hosts.HostRevoked,
     hosts.HostRetired,
+    hosts.HostQuarantined,
+    hosts.HostQuarantineLifted,
     hosts.HostWentOnline,
     hosts.HostWentStale,
     hosts.HostWentOffline,

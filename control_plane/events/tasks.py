@@ -153,7 +153,8 @@ class ExecutionReturned(_OfExecution):
     Its publish came back unroutable; or it was over, or its host may be told nothing any more, before one was sent.
 
     Attributes:
-        trigger_seq: seq of the acceptance, or of the host's coming online, that made the publish due.
+        trigger_seq: seq of the acceptance, or of the host's coming online, or of the end of its quarantine, that made
+            the publish due.
     """
 
     KIND: ClassVar[str] = "execution.returned"
@@ -349,7 +350,7 @@ class Delivery:
 
     Attributes:
         trigger_seq: the last event that called for a publish: the task's acceptance, or its release where the task has
-            a rollout, or the host's coming online; 0 as long as it is not released.
+            a rollout, or the host's coming online, or the end of its quarantine; 0 as long as it is not released.
         returned_seq: the last trigger whose publish is known to have come back, or to have never been sent.
         may_have_arrived: a publish was confirmed, or nobody knows what became of one, or the host answered. It stays.
     """

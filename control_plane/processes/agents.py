@@ -1,11 +1,13 @@
 """What dispatch knows of the agents: who seems to be there, and whose agent is basic; a fold of the log, in memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from control_plane.commands.hosts import Host
-from control_plane.events import hosts
+from control_plane.events import hosts, registry, tasks
+from control_plane.events.envelope import EVENT
 from control_plane.events.event import Event
+from control_plane.events.log import EventLog
 from control_plane.projections.queries.hosts import HostView
 
 
@@ -42,6 +44,29 @@ class Agents:
             case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
                 self.online.pop(event.hostname, None)
                 self.heard.pop(event.hostname, None)  # whoever comes next under this name is another
+
+    async def unreachable(self, became: Sequence[Event], log: EventLog) -> list[Event]:
+        """A host that seems online and whose command came back is not there; its next heartbeat brings it back.
+
+        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile. What
+        counts is the coming online that was read here: a read table may not have it yet.
+        """
+        came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
+        names = {event.hostname for event in became if isinstance(event, came_back)} & self.online.keys()
+        said: list[Event] = []
+        for hostname in sorted(names):
+            stored = await log.read_one(EVENT, self.online.pop(hostname))
+            online = registry.decode(stored) if stored else None
+            if isinstance(online, hosts.HostWentOnline):
+                said.append(
+                    hosts.HostWentOffline(
+                        hostname=hostname,
+                        heartbeat_seq=online.heartbeat_seq,
+                        heartbeat=online.heartbeat,
+                        cause="a command came back: its queue is gone",
+                    )
+                )
+        return said
 
     def is_basic(self, host: Host | None) -> bool:
         return host is None or host.is_basic(self.heard.get(host.hostname))

@@ -183,6 +183,14 @@ class Dispatch:
                 self._open.online(event.hostname, stored.seq)
             case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
                 self._fleet_seq = stored.seq
+            case hosts.HostQuarantined():
+                self._keyring.verify_event(stored)
+                self._fleet_seq = stored.seq
+                self._open.quarantine(event.hostname)
+            case hosts.HostQuarantineLifted():
+                self._keyring.verify_event(stored)
+                self._fleet_seq = stored.seq
+                self._open.online(event.hostname, stored.seq)
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._configures.changed(hostname, stored.seq)
         if event is not None:
@@ -263,7 +271,9 @@ class Dispatch:
         return self._authority.fleet.is_replaced(hostname, task.as_of)
 
     def _is_trusted(self, hostname: str) -> bool:
-        return self._authority.fleet.public_key(hostname) is not None
+        """Whether a command may go to it now; what waits for one in quarantine is sent when that is lifted."""
+        fleet = self._authority.fleet
+        return fleet.public_key(hostname) is not None and not fleet.is_quarantined(hostname)
 
     def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
         """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
@@ -361,7 +371,7 @@ class Dispatch:
         fates = await self._post.publish(sends)
         self._failpoints.hit("dispatch.after_publish")
         said = [event for send, fate in zip(sends, fates, strict=True) for event in self._became(send, fate)]
-        said += await self._unreachable(said)
+        said += await self._agents.unreachable(said, self._log)
         if said:
             self._failpoints.hit("dispatch.before_sent")
             await self._record(said)
@@ -413,29 +423,6 @@ class Dispatch:
         if skips and not due.delivery.may_have_arrived:
             return tasks.ExecutionSkipped(task_id=due.task_id, hostname=due.hostname, reason="the host is offline")
         return tasks.ExecutionReturned(task_id=due.task_id, hostname=due.hostname, trigger_seq=due.delivery.trigger_seq)
-
-    async def _unreachable(self, became: Sequence[Event]) -> list[Event]:
-        """A host that seems online and whose command came back is not there; its next heartbeat brings it back.
-
-        Without this an agent that reconnects between two heartbeats would never be sent what came back meanwhile. What
-        counts is the coming online that was read here: a read table may not have it yet.
-        """
-        came_back = (tasks.ExecutionReturned, tasks.ExecutionSkipped)
-        names = {event.hostname for event in became if isinstance(event, came_back)} & self._agents.online.keys()
-        said: list[Event] = []
-        for hostname in sorted(names):
-            stored = await self._log.read_one(EVENT, self._agents.online.pop(hostname))
-            online = registry.decode(stored) if stored else None
-            if isinstance(online, hosts.HostWentOnline):
-                said.append(
-                    hosts.HostWentOffline(
-                        hostname=hostname,
-                        heartbeat_seq=online.heartbeat_seq,
-                        heartbeat=online.heartbeat,
-                        cause="a command came back: its queue is gone",
-                    )
-                )
-        return said
 
     async def _record(self, said: Iterable[Event]) -> None:
         """Append, and take it in at once: what is read back later changes nothing more."""

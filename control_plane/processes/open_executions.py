@@ -20,7 +20,7 @@ class Due:
     """One execution: what may have reached its host, and when to publish next.
 
     Attributes:
-        answered: its agent has said that it has it, so it needs no further publish.
+        answered: its agent has said that it has it, so it needs no further publish; or it may have forgotten it.
         attempts: publishes since the last trigger that came out alike; they space the next one.
         first_s: the pause after the first of them.
         next_s: monotonic seconds of the next attempt; None waits for the host to come online.
@@ -96,7 +96,7 @@ class OpenExecutions:
                     row.hostname,
                     row.accepted_seq,
                     row.delivery,
-                    answered=row.state in {"accepted", "running"},
+                    answered=row.state in {"accepted", "running"} or row.is_forgotten,
                     next_s=None if is_idle else 0.0,
                     was_sent=row.state != "queued",
                     is_cancelled=row.cancel_requested,
@@ -155,13 +155,20 @@ class OpenExecutions:
                 self.plan(due, 0.0)
 
     def online(self, hostname: str, seq: int) -> None:
-        """The host is there again: whatever it has not answered is published once more, in its order."""
+        """The host is there, or trusted, again: whatever it has not answered is published once more, in its order."""
         for due in self.by_host.get(hostname, {}).values():
             may_be_sent = due.is_released and not due.answered
             if due.delivery.trigger_seq < seq and (may_be_sent or due.is_cancelled):
                 due.delivery = due.delivery.triggered(seq)
                 due.attempts = 0
                 self.plan(due, 0.0)
+
+    def quarantine(self, hostname: str) -> None:
+        """The host may have forgotten what has reached it: that is never published again, so it is lost at worst."""
+        for due in self.by_host.get(hostname, {}).values():
+            if not due.certainly_not_delivered and not due.answered:
+                due.answered = True
+                due.next_s = due.next_s if due.is_cancelled else None
 
     def cancel(self, task_id: str) -> None:
         for due in self.by_task.get(task_id, {}).values():

@@ -11,12 +11,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from control_plane.commands.authority import Keyring
 from control_plane.events import hosts, registry
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
+from control_plane.events.continuity import Trace, follow
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.processes import quarantine
 from control_plane.processes.ports import Leases
+from control_plane.processes.quarantine import Doubts
 from control_plane.projections.queries.hosts import HeardHost, HostQueries
 from control_plane_wire.clock import Clock
 from control_plane_wire.errors import MalformedMessageError
@@ -69,12 +73,17 @@ class Heard:
     interval_s: int = BASIC_INTERVAL_S
     last: LastHeartbeat | None = None
     session: int | None = None
+    trace: Trace = Trace()  # noqa: RUF009 - it is immutable
 
 
 class Fleet:
-    """What presence knows; pure: events and heartbeats in, events to record out. All times are monotonic seconds."""
+    """What presence knows; pure: events and heartbeats in, events to record out. All times are monotonic seconds.
 
-    def __init__(self, heard: list[HeardHost], now_s: float) -> None:
+    Attributes:
+        doubts: what the heartbeats say against their hosts.
+    """
+
+    def __init__(self, heard: list[HeardHost], now_s: float, doubts: Doubts | None = None) -> None:
         self.hosts = {
             host.hostname: Heard(
                 hostname=host.hostname,
@@ -84,9 +93,11 @@ class Fleet:
                 interval_s=host.interval_s or BASIC_INTERVAL_S,
                 last=host.last,
                 session=host.session,
+                trace=host.trace,
             )
             for host in heard
         }
+        self.doubts = Doubts(heard) if doubts is None else doubts
 
     def said(self, stored: StoredEvent, now_s: float) -> None:
         """Take in an event about a host, whoever recorded it."""
@@ -108,10 +119,15 @@ class Fleet:
             return None
         before = self.hosts[heartbeat.hostname]
         last = counted(before.last, heartbeat, stored.recorded_us)
+        trace = follow(before.trace, before.last, last, heartbeat, stored)
+        if trace.doubt is not before.trace.doubt:
+            self.doubts.found(heartbeat.hostname, trace.doubt)
         if last is None:
+            self.hosts[heartbeat.hostname] = replace(before, trace=trace)
             return None
         self.hosts[heartbeat.hostname] = replace(
             before,
+            trace=trace,
             heartbeat_seq=stored.seq,
             heard_s=now_s,
             interval_s=heartbeat.interval_s,
@@ -187,6 +203,7 @@ class Presence:
         queries: HostQueries,
         clock: Clock,
         *,
+        keyring: Keyring,
         heard_under: Callable[[], Awaitable[int | None]],
         untaken_s: Callable[[], float] = lambda: 0.0,
         failpoints: Failpoints = NO_FAILPOINTS,
@@ -195,6 +212,7 @@ class Presence:
         self._leases = leases
         self._queries = queries
         self._clock = clock
+        self._keyring = keyring
         self._heard_under = heard_under
         self._untaken_s = untaken_s
         self._failpoints = failpoints
@@ -205,14 +223,19 @@ class Presence:
     async def _work(self, _lease: object, stop: asyncio.Event) -> None:
         as_of, heard = await self._queries.heard()
         looked_s = self._clock.monotonic_s()
-        fleet, hearing = Fleet(heard, looked_s), Hearing(await self._heard_under(), looked_s)
+        doubts = Doubts(heard)
+        await doubts.look_back(self._log, as_of.heartbeat)
+        fleet, hearing = Fleet(heard, looked_s, doubts), Hearing(await self._heard_under(), looked_s)
         event_seq, heartbeat_seq = as_of.event, as_of.heartbeat
         while not stop.is_set():
             event_seq = await self._listen(fleet, event_seq)
+            event_seq = await self._doubt(fleet, event_seq)
             if heartbeats := await self._log.read(HEARTBEAT_EVENT, after=heartbeat_seq, limit=PAGE, patience_s=POLL_S):
                 if not all(fleet.knows(stored) for stored in heartbeats):  # perhaps registered a moment ago
                     event_seq = await self._listen(fleet, event_seq, patience_s=0)
-                await self._record(self._news(fleet, heartbeats))
+                news = self._news(fleet, heartbeats)
+                event_seq = await self._doubt(fleet, event_seq)  # first: what comes online is sent what waits for it
+                await self._record(news)
                 heartbeat_seq = heartbeats[-1].seq
                 if len(heartbeats) == PAGE:
                     continue  # nobody is judged by what is not read yet
@@ -227,8 +250,28 @@ class Presence:
             for stored in page:
                 if stored.kind in KINDS:
                     fleet.said(stored, self._clock.monotonic_s())
+                if stored.kind in quarantine.KINDS:
+                    fleet.doubts.said(stored, registry.decode(stored))
             after = page[-1].seq
         return after
+
+    async def _doubt(self, fleet: Fleet, event_seq: int) -> int:
+        """Put into quarantine whoever has to be; the position in the event log that was listened to for that."""
+        if fleet.doubts:
+            event_seq = await self._listen(fleet, event_seq, patience_s=0)  # it may be another machine by now
+        if due := fleet.doubts.due():
+            self._failpoints.hit("presence.before_quarantine")
+            await self._log.append([self._signed(event) for event in due])
+            self._failpoints.hit("presence.after_quarantine")
+            for event in due:
+                fields = {"hostname": event.hostname, "reason": event.reason}
+                _logger.error("host put into quarantine", extra=fields)
+            event_seq = await self._listen(fleet, event_seq, patience_s=0)
+        return event_seq
+
+    def _signed(self, event: Event) -> NewEvent:
+        keyring = self._keyring
+        return event.to_new_event(actor=self.name, signature=keyring.sign_event(event), key_id=keyring.active.key_id)
 
     def _news(self, fleet: Fleet, heartbeats: list[StoredEvent]) -> list[Event]:
         now_s = self._clock.monotonic_s()

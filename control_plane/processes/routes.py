@@ -4,7 +4,8 @@ One message to a group or to everybody is an optimisation, and only right where 
 list is the whole confirmed membership, all of it is online, and nobody else has bound the key. Else host by host.
 
 The heartbeats of a revoked or retired host are refused, so its last one tells nothing: its agent may be connected, and
-would run what reaches it. What tells is its queue at the broker, which is there exactly as long as its agent is.
+would run what reaches it. What tells is its queue at the broker, which is there exactly as long as its agent is. The
+same goes for a host in quarantine, whose heartbeats may be another machine's.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -58,7 +59,7 @@ def fan_out(
     wanted = set(hosts)
     ready = {host.hostname for host in fleet if host.hostname in wanted and _is_ready(host, group)}
     others = [host for host in fleet if host.hostname not in wanted and _may_have_bound(host, group)]
-    gone = tuple(host.hostname for host in others if host.state in {"revoked", "retired"})
+    gone = tuple(host.hostname for host in others if host.state in {"revoked", "retired", "offline"})
     return FanOut(key, gone) if ready == wanted and len(gone) == len(others) else None
 
 
@@ -70,6 +71,6 @@ def _is_ready(host: HostView, group: str | None) -> bool:
 
 def _may_have_bound(host: HostView, group: str | None) -> bool:
     """Whether a host that the message is not for could get it all the same."""
-    if host.last_heartbeat_us is None or host.state == "offline":
+    if host.last_heartbeat_us is None or (host.state == "offline" and host.quarantined_us is None):
         return False
     return group is None or group in (host.groups_bound or ()) or (host.groups_bound is None and group in host.groups)

@@ -7,6 +7,7 @@ import orjson
 from sqlalchemy import Column, Index, Table
 
 from control_plane.events import heartbeats, hosts
+from control_plane.events.continuity import Trace
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.heartbeats import Heartbeat
@@ -44,7 +45,7 @@ FACTS = (
 
 class HostsProjection(Projection):
     name: ClassVar[str] = "hosts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     logs: ClassVar[tuple[LogName, ...]] = (EVENT, HEARTBEAT_EVENT)
 
     def __init__(self, suffix: str = "") -> None:
@@ -165,6 +166,9 @@ def _of_events() -> list[Column[Any]]:
         Column("labels", Json(), nullable=False),
         Column("maintenance", Int64, nullable=False),
         Column("presence_seq", Int64, comment="the last event that changed its presence"),
+        Column("quarantined_us", Int64),
+        Column("quarantine_reason", LongText),
+        Column("lifted_us", Int64, nullable=False, comment="until when nothing is held against it any more"),
     ]
 
 
@@ -198,15 +202,24 @@ def session_of(body: bytes | None) -> int | None:
     return said if isinstance(said, int) else None  # from before it was a field of ours it may be anything
 
 
+def trace_of(row: Mapping[Any, Any]) -> Trace:
+    """What its last heartbeat leaves behind, where nothing else is known of those before it."""
+    if not row["heartbeat_seq"]:
+        return Trace()
+    heard_us, head = row["last_heartbeat_us"], orjson.loads(row["heartbeat"]).get("journal_head")
+    return Trace(head=head, head_s=row["timestamp"], head_us=heard_us, heard_us=heard_us)
+
+
 def _new_row(hostname: str) -> Row:
     empty = dict.fromkeys(
         (
-            *("state_cause", "key_id", "presence_seq"),
+            *("state_cause", "key_id", "presence_seq", "quarantined_us", "quarantine_reason"),
             *("last_heartbeat_us", "interval_s", "boot_id", "sequence", "timestamp", "status"),
             *("cpu_usage", "memory_usage", "groups_bound", "heartbeat"),
         )
     )
-    zero = dict.fromkeys(("state_since_us", "registered_us", "maintenance", "pos", "heartbeat_seq", "usage_pos"), 0)
+    zeros = ("state_since_us", "registered_us", "maintenance", "lifted_us", "pos", "heartbeat_seq", "usage_pos")
+    zero = dict.fromkeys(zeros, 0)
     return {"hostname": hostname, "state": "", "groups": [], "labels": {}, "superseded": [], **empty, **zero}
 
 
@@ -224,6 +237,9 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
                 "groups": list(event.groups),
                 "labels": {},
                 "maintenance": 0,
+                "quarantined_us": None,
+                "quarantine_reason": None,
+                "lifted_us": 0,
             }
         case hosts.HostGroupsChanged(groups=groups):
             return {"groups": list(groups)}
@@ -231,6 +247,10 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
             return {"labels": dict(labels)}
         case hosts.HostMaintenanceChanged(maintenance=maintenance):
             return {"maintenance": int(maintenance)}
+        case hosts.HostQuarantined(reason=reason) if event.key_id == row["key_id"]:
+            return {"quarantined_us": stored.recorded_us, "quarantine_reason": reason}
+        case hosts.HostQuarantineLifted():
+            return {"quarantined_us": None, "quarantine_reason": None, "lifted_us": stored.recorded_us}
         case hosts.HostRevoked(reason=reason):
             return {"state": "revoked", **since, "state_cause": reason}
         case hosts.HostRetired(reason=reason):

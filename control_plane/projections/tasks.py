@@ -20,11 +20,12 @@ from control_plane_wire.messages import ResultMessage
 
 FIRST_LINE_CHARACTERS = 200
 GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
+OF_HOSTS = frozenset(cls.KIND for cls in (hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted))
 
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -90,27 +91,33 @@ class TasksProjection(Projection):
             Index("execution_open", "is_open", "accepted_seq"),
             Index("execution_deadline", "is_open", "deadline_s"),
         )
-        # When each host last came online: what then waited for it was published again.
+        # When each host last came online, and was last trusted again: what then waited for it was published again. What
+        # had reached it before its last quarantine was not.
         self.online = read_table(
             f"task_host{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
-            Column("online_seq", Int64, nullable=False),
+            Column("online_seq", Int64),
+            Column("called_seq", Int64, nullable=False, comment="the later of the two"),
+            Column("quarantined_seq", Int64, nullable=False),
         )
 
     def concerns(self, kind: str) -> bool:
-        return kind.startswith(("task.", "execution.")) or kind == hosts.HostWentOnline.KIND
+        return kind.startswith(("task.", "execution.")) or kind in OF_HOSTS
 
     def touched(self, events: Iterable[StoredEvent]) -> Mapping[Table, set[RowKey]]:
         task_ids: set[RowKey] = set()
         executions: set[RowKey] = set()
+        hostnames: set[RowKey] = set()
         for stored in events:
+            if stored.kind in OF_HOSTS:
+                hostnames.add((stored.hostname or "",))
             if (task_id := stored.task_id) is None or stored.kind == tasks.TaskAccepted.KIND:
                 continue  # a new row, whatever stands
             task_ids.add((task_id,))
             if (hostname := stored.hostname) is not None:
                 executions.add((task_id, hostname))
-        return {self.task: task_ids, self.execution: executions}
+        return {self.task: task_ids, self.execution: executions, self.online: hostnames}
 
     def apply(self, rows: RowStore, stored: StoredEvent, event: Event) -> None:
         match event:
@@ -123,9 +130,17 @@ class TasksProjection(Projection):
             ):
                 self._turn(rows, stored, event)
             case hosts.HostWentOnline():
-                rows.put(self.online, {"hostname": event.hostname, "online_seq": stored.seq})
+                self._of_host(rows, event.hostname, online_seq=stored.seq, called_seq=stored.seq)
+            case hosts.HostQuarantined():
+                self._of_host(rows, event.hostname, quarantined_seq=stored.seq)
+            case hosts.HostQuarantineLifted():
+                self._of_host(rows, event.hostname, called_seq=stored.seq)
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
+
+    def _of_host(self, rows: RowStore, hostname: str, **seqs: int) -> None:
+        none: Row = {"hostname": hostname, "online_seq": None, "called_seq": 0, "quarantined_seq": 0}
+        rows.put(self.online, {**(rows.get(self.online, hostname) or none), **seqs})
 
     def _accept(self, rows: RowStore, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
         level, timeout = event.guard.get("level"), event.request["timeout"]

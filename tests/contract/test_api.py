@@ -37,6 +37,7 @@ OF_EVERYBODY = {("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/tokens"), ("D
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/hosts"): {"hostname": "web9", "public_key": a_public_key()},
     ("PATCH", "/api/v1/hosts/{hostname}"): {"maintenance": True},
+    ("POST", "/api/v1/hosts/{hostname}/lift-quarantine"): {"reason": "it was restored"},
     ("POST", "/api/v1/enrolment-tokens"): {},
     ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
     ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},

@@ -6,8 +6,9 @@ import pytest
 import pytest_asyncio
 
 from control_plane.commands.passwords import digest
+from control_plane.events.hosts import HostQuarantined
 from control_plane_wire import strict_json
-from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64
+from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, key_id
 from tests.support.api import ApiUnderTest, a_public_key, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -107,6 +108,43 @@ async def test_a_retired_host_is_shown_only_where_it_is_asked_for(api: ApiUnderT
 
     assert (listed["items"], [row["hostname"] for row in asked["items"]]) == ([], ["old1"])
     assert (await api.client().delete("/api/v1/hosts/old1")).json()["code"] == "unknown_host"
+
+
+async def test_a_host_in_quarantine_says_so_until_somebody_who_may_trusts_it_again(api: ApiUnderTest) -> None:
+    await api.register("back1", groups=["back"])
+    key = api.services.authority.fleet.hosts["back1"].public_key
+    found = HostQuarantined(
+        hostname="back1",
+        heartbeat_seq=7,
+        key_id=key_id(key),
+        reason="its journal went back in time",
+        before="200",
+        after="100",
+    )
+    signature, signer = api.services.keyring.sign_event(found), api.services.keyring.active.key_id
+    [recorded] = await api.log.append([found.to_new_event(actor="presence", signature=signature, key_id=signer)])
+    root, url = api.client(), "/api/v1/hosts/back1"
+
+    host = (await root.get(url, params={"min_seq": recorded.seq})).json()
+    await api.services.authority.refresh()
+    preview = (await root.post("/api/v1/targets/preview", json={"target": {"group": "back"}})).json()
+    metrics = (await root.get("/metrics")).text
+    denied = await api.client("ada").post(f"{url}/lift-quarantine", json={"reason": "mine"})
+    unreasoned = await root.post(f"{url}/lift-quarantine", json={})
+    lifted = await root.post(f"{url}/lift-quarantine", json={"reason": "restored on purpose"})
+    again = await root.post(f"{url}/lift-quarantine", json={"reason": "restored on purpose"})
+
+    assert host["quarantine"]["reason"] == "its journal went back in time"
+    assert host["quarantine"]["since"] is not None
+    assert (preview["hosts"], preview["quarantined"]) == (["back1"], ["back1"])
+    assert "control_plane_hosts_quarantined 1" in metrics
+    assert (denied.status_code, unreasoned.status_code, lifted.status_code, again.status_code) == (403, 422, 200, 200)
+    seq = lifted.json()["seq"]
+    assert (await root.get(url, params={"min_seq": seq})).json()["quarantine"] is None
+    event = (await root.get(f"/api/v1/events/{seq}")).json()
+    assert (event["kind"], event["actor"]) == ("host.quarantine_lifted", "root")
+    then = (await root.get(url, params={"at": str(recorded.seq)})).json()
+    assert then["quarantine"] == host["quarantine"]
 
 
 async def test_hosts_go_into_groups_and_out_of_them(api: ApiUnderTest) -> None:

@@ -247,7 +247,14 @@ class Plane:
 
     def presence(self, log: EventLog | None = None) -> Presence:
         heard_under = partial(self.leases.held, HEARING)
-        return Presence(log or self.log, self.leases, self.host_queries, self.clock, heard_under=heard_under)
+        return Presence(
+            log or self.log,
+            self.leases,
+            self.host_queries,
+            self.clock,
+            keyring=self.keyring,
+            heard_under=heard_under,
+        )
 
     def results(self) -> Ingest:
         return self._ingest(Results(self.log, self.authority, self.count))

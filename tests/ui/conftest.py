@@ -25,6 +25,7 @@ class Dev:
     login_url: str
     api: Api
     hostname: str
+    state: Path
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
             hosts = {row["hostname"]: row["groups"] for row in api.every("/hosts")}
             api.online(list(hosts))
             [hostname] = [name for name, groups in hosts.items() if groups == ["local"]]
-            yield Dev(document["url"], document["login_url"], api, hostname)
+            yield Dev(document["url"], document["login_url"], api, hostname, state)
     finally:
         program.stop()
 

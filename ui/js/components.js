@@ -3,7 +3,7 @@ import { pieces, visible } from "./ansi.js";
 import { clone, confirmDialog, refs, text } from "./dom.js";
 import { absolute, percent, relative } from "./format.js";
 import { fold } from "./hostlist.js";
-import { language, t } from "./i18n.js";
+import { because, language, t } from "./i18n.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
 
@@ -20,6 +20,13 @@ export function badge(place, kind, state, word) {
   element.className = `badge role-${found.role}`;
   element.querySelector("use").setAttribute("href", `#s-${found.shape}`);
   text(refs(element).word, word ?? t(found.word));
+}
+
+/** Whether commands are kept from a host, beside its state. */
+export function markQuarantine(place, host) {
+  place.title = visible(because(host.quarantine?.reason ?? ""));
+  if (host.quarantine) badge(place, "mark", "quarantined");
+  else place.replaceChildren();
 }
 
 /** A time as people say it; the exact one is the tooltip. All of them go on by one clock. */

@@ -11,6 +11,8 @@ const CAUSES = [
   ["the agent was stopped", "cause.stopped"],
   ["no heartbeat for {n} intervals of {s} s", "cause.silent"],
   ["a command came back: its queue is gone", "cause.came_back"],
+  ["its journal went back in time", "cause.journal_back"],
+  ["an earlier boot of it goes on beside a later one", "cause.two_boots"],
   ["not registered", "cause.not_registered"],
   ["revoked", "cause.revoked"],
   ["retired", "cause.retired"],

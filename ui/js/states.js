@@ -46,7 +46,9 @@ const PROJECTION = {
 
 const CHECK = { ok: is("ok", "check"), warning: is("warn", "triangle"), failing: is("fail", "cross") };
 
-const TABLES = { execution: EXECUTION, host: HOST, task: TASK, projection: PROJECTION, check: CHECK };
+const MARK = { quarantined: is("fail", "octagon") };
+
+const TABLES = { mark: MARK, execution: EXECUTION, host: HOST, task: TASK, projection: PROJECTION, check: CHECK };
 
 /** Role and shape of a state, and the key of its word; a state of a newer server is shown as it is called. */
 export function stateOf(kind, state) {

@@ -1,4 +1,4 @@
-"""Hosts: register by hand, groups, labels, maintenance, revoke, retire."""
+"""Hosts: register by hand, groups, labels, maintenance, revoke, retire, trust again."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -84,6 +84,15 @@ class HostHandler:
         """Take it off the fleet for good; its history stays, and its name may be registered again."""
         return await self._change(
             principal, "hosts.revoke", hostname, lambda fleet: decisions.decide_retire(fleet, hostname, reason)
+        )
+
+    async def lift_quarantine(self, principal: Principal, hostname: str, reason: str) -> int:
+        """Trust the machine again as it is now; where it is not in quarantine, nothing has to change."""
+        return await self._change(
+            principal,
+            "hosts.revoke",
+            hostname,
+            lambda fleet: decisions.decide_lift_quarantine(fleet, hostname, reason),
         )
 
     async def _change(self, principal: Principal, permission: str, hostname: str, *decides: Decide) -> int:

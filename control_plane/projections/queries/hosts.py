@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
+from control_plane.events.continuity import Trace
 from control_plane.events.presence import LastHeartbeat
-from control_plane.projections.hosts import HostsProjection, facts_of, last_of, session_of
+from control_plane.projections.hosts import HostsProjection, facts_of, last_of, session_of, trace_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.usage import Usage, block_of, thinned
@@ -21,6 +22,7 @@ class HostView:
 
     Attributes:
         clock_ahead_s: by how much its clock was ahead of ours when its last heartbeat was recorded; negative: behind.
+        quarantined_us, quarantine_reason: since when and why no commands go to it; None where they do.
         exact_from_us: of the past: its last heartbeat of then is dropped, and this is of one before; from then on they
             are kept.
     """
@@ -45,6 +47,8 @@ class HostView:
     usage_pos: int
     clock_ahead_s: int | None = None
     exact_from_us: int | None = None
+    quarantined_us: int | None = None
+    quarantine_reason: str | None = None
 
     @property
     def basic(self) -> bool:
@@ -97,6 +101,11 @@ class HeardHost:
     interval_s: int | None
     last: LastHeartbeat | None
     session: int | None = None
+    trace: Trace = Trace()  # noqa: RUF009 - it is immutable
+    registered_us: int = 0
+    quarantined_us: int | None = None
+    lifted_us: int = 0
+    key_id: str | None = None
 
 
 class HostReader(Protocol):
@@ -165,10 +174,13 @@ class HostQueries:
         async with self._database.read() as connection:
             as_of = await position_of(connection, HostsProjection.name)
             rows = (await connection.execute(select(t).where(t.c.pos > 0))).mappings()
-            names = ("hostname", "state", "heartbeat_seq", "last_heartbeat_us", "interval_s")
+            own = [name for name in HeardHost.__slots__ if name not in {"last", "session", "trace"}]
             return as_of, [
                 HeardHost(
-                    **{name: row[name] for name in names}, last=last_of(row), session=session_of(row["heartbeat"])
+                    **{name: row[name] for name in own},
+                    last=last_of(row),
+                    session=session_of(row["heartbeat"]),
+                    trace=trace_of(row),
                 )
                 for row in rows
             ]

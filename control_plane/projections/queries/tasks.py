@@ -69,6 +69,7 @@ class OpenExecution:
         is_released: it may be sent, as far as its task's rollout goes.
         is_paused: its task is.
         stopped: why its task's rollout has stopped.
+        is_forgotten: it may have reached its host before that was put into quarantine, and must not do so again.
     """
 
     task_id: str
@@ -83,6 +84,7 @@ class OpenExecution:
     is_released: bool = True
     is_paused: bool = False
     stopped: str | None = None
+    is_forgotten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +248,8 @@ class TaskQueries:
     async def online(self) -> dict[str, int]:
         """The event of each host's last coming online."""
         async with self._database.read() as connection:
-            rows = await connection.execute(select(self._online.c.hostname, self._online.c.online_seq))
+            o = self._online
+            rows = await connection.execute(select(o.c.hostname, o.c.online_seq).where(o.c.online_seq.is_not(None)))
             return {row.hostname: row.online_seq for row in rows}
 
     async def overdue(self, now_s: int, *, limit: int) -> list[OpenExecution]:
@@ -257,7 +260,7 @@ class TaskQueries:
         """
         e, o, t = self._execution, self._online, self._task
         came_back = and_(e.c.returned_seq > 0, e.c.may_have_arrived == 0)
-        is_there_since = e.c.returned_seq < func.coalesce(o.c.online_seq, 0)
+        is_there_since = e.c.returned_seq < func.coalesce(o.c.called_seq, 0)
         may_still_answer = e.c.deadline_s + t.c.timeout_s + LOST_AFTER_S >= now_s
         statement = (
             self._open()
@@ -271,7 +274,15 @@ class TaskQueries:
     def _open(self) -> Select[Any]:
         e, o, t = self._execution, self._online, self._task
         return (
-            select(e, o.c.online_seq, t.c.expires_at, t.c.timeout_s, t.c.cancel_requested_us, t.c.stopped)
+            select(
+                e,
+                o.c.called_seq,
+                o.c.quarantined_seq,
+                t.c.expires_at,
+                t.c.timeout_s,
+                t.c.cancel_requested_us,
+                t.c.stopped,
+            )
             .add_columns(t.c.state.label("task_state"))
             .select_from(e.join(t, t.c.task_id == e.c.task_id).outerjoin(o, o.c.hostname == e.c.hostname))
             .where(e.c.is_open == 1)
@@ -348,7 +359,7 @@ def execution_view(row: Mapping[Any, Any]) -> ExecutionView:
 
 
 def _open(row: Mapping[Any, Any]) -> OpenExecution:
-    trigger_seq = max(row["released_seq"], row["online_seq"] or 0) if row["released_seq"] else 0
+    trigger_seq = max(row["released_seq"], row["called_seq"] or 0) if row["released_seq"] else 0
     return OpenExecution(
         task_id=row["task_id"],
         hostname=row["hostname"],
@@ -360,6 +371,7 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         cancel_requested=row["cancel_requested_us"] is not None,
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
         is_released=bool(row["released_seq"]),
+        is_forgotten=bool(row["may_have_arrived"]) and row["accepted_seq"] < (row["quarantined_seq"] or 0),
         is_paused=row["task_state"] == "paused",
         stopped=row["stopped"],
     )

@@ -44,6 +44,7 @@ class Host:
     ran: Counter[str] = field(default_factory=Counter)
     acked: set[str] = field(default_factory=set)
     said: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    head_s: int = 0
 
     def __post_init__(self) -> None:
         self.start()
@@ -198,6 +199,8 @@ def test_whatever_is_done_and_wherever_the_power_goes(
     for step, task_id in steps:
         host.do(step, task_id, random)
         assert all(host.ran[each] <= 1 for each in TASKS)
+        assert host.journal.head_s >= host.head_s, "what a heartbeat may have said is so after any crash"
+        host.head_s = host.journal.head_s
     host.heal()
 
     for task_id in TASKS:

@@ -83,6 +83,15 @@ async def test_a_configure_from_before_the_enrolment_changes_nothing(
     assert ["old"] not in [heartbeat["groups"] for heartbeat in end.heartbeats]
 
 
+async def test_a_simulated_host_whose_journal_begins_anew_does_not_say_how_far_it_is(
+    broker: InProcessBroker, end: ControlPlaneEnd, agent: Agent
+) -> None:
+    async with running(agent):
+        await end.until(lambda: end.heartbeats)
+
+    assert "journal_head" not in end.heartbeats[0]
+
+
 async def test_a_simulated_host_keeps_no_tombstone_longer_than_it_must(agent: Agent) -> None:
     for number in range(3):
         accept(agent._journal, f"task-{number}", timestamp=START_S + number * 3600)

@@ -1,10 +1,12 @@
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from control_plane.commands.hosts import MAX_GROUPS
-from control_plane.errors import NotAllowedError, NotFoundError, RefusedError
+from control_plane.errors import InvalidFieldError, NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.envelope import NewEvent, Outcome
+from control_plane.events.hosts import HostQuarantined
 from tests.support.fleet import ADMIN, OPERATOR, Desk, host_key
 
 WEAK_KEY = bytes(32)
@@ -134,6 +136,7 @@ async def test_several_changes_at_once_are_made_or_refused_together() -> None:
         lambda d: d.hosts.set_maintenance(OPERATOR, "web1", True),
         lambda d: d.hosts.revoke(OPERATOR, "web1", None),
         lambda d: d.hosts.retire(OPERATOR, "web1", None),
+        lambda d: d.hosts.lift_quarantine(OPERATOR, "web1", "mine"),
     ],
 )
 async def test_an_operator_changes_no_host_and_each_attempt_is_recorded(ask: Callable[[Desk], Awaitable[int]]) -> None:
@@ -144,6 +147,51 @@ async def test_an_operator_changes_no_host_and_each_attempt_is_recorded(ask: Cal
         await ask(desk)
 
     assert desk.kinds() == ["host.registered", "access.denied"]
+
+
+def in_quarantine(hostname: str, key: str | None = None) -> HostQuarantined:
+    return HostQuarantined(
+        hostname=hostname,
+        heartbeat_seq=7,
+        key_id=host_key(key or hostname).key_id,
+        reason="its journal went back in time",
+        before="200",
+        after="100",
+    )
+
+
+async def test_a_host_is_in_quarantine_until_that_is_lifted_and_its_other_changes_go_on() -> None:
+    desk = Desk()
+    await desk.register("web1")
+    before = desk.authority.fleet.host("web1").changed_seq
+    await desk.handling.record_new(in_quarantine("web1"), actor="presence")
+    fleet = desk.authority.fleet
+    assert fleet.host("web1").changed_seq == before, "who decides on the host just now is in nobody's way"
+    await desk.hosts.set_labels(ADMIN, "web1", {"site": "a"})
+    assert (fleet.quarantined(), fleet.is_quarantined("web1")) == (["web1"], True)
+
+    with pytest.raises(InvalidFieldError):
+        await desk.hosts.lift_quarantine(ADMIN, "web1", "two\nlines")
+    lifted = await desk.hosts.lift_quarantine(ADMIN, "web1", "restored on purpose")
+    again = await desk.hosts.lift_quarantine(ADMIN, "web1", "once more")
+
+    assert (fleet.quarantined(), fleet.host("web1").changed_seq, again) == ([], lifted, lifted)
+    assert fleet.host("web1").labels == {"site": "a"}
+    assert desk.kinds()[1:] == ["host.quarantined", "host.labels_changed", "host.quarantine_lifted"]
+
+
+async def test_another_machine_of_that_name_is_not_in_quarantine() -> None:
+    desk = Desk()
+    await desk.register("web1")
+    await desk.handling.record_new(in_quarantine("web1"), actor="presence")
+    await desk.hosts.retire(ADMIN, "web1", None)
+    await desk.hosts.register(ADMIN, hostname="web1", public_key=host_key("other").public_key, groups=[])
+    assert not desk.authority.fleet.is_quarantined("web1")
+
+    await desk.handling.record_new(replace(in_quarantine("web1"), heartbeat_seq=8), actor="presence")
+    assert not desk.authority.fleet.is_quarantined("web1"), "the heartbeat was the first one's"
+    await desk.handling.record_new(replace(in_quarantine("web1", "other"), heartbeat_seq=9), actor="presence")
+    assert desk.authority.fleet.is_quarantined("web1")
 
 
 async def test_of_two_who_change_a_host_at_once_both_have_their_effect() -> None:

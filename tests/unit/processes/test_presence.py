@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.events import hosts, registry
+from control_plane.events.continuity import Trace
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat
-from control_plane.processes.presence import KINDS, STATES, Fleet, Hearing, Presence
+from control_plane.processes.presence import KINDS, STATES, Fleet, Heard, Hearing, Presence
 from control_plane.projections.queries.hosts import HeardHost
 from control_plane_wire.strict_json import JsonObject
 from tests.support.clock import START_US, ManualClock
@@ -53,7 +55,8 @@ class Watch:
         self.said: list[Event] = []
         self.fleet = Fleet(list(heard), self.clock.monotonic_s())
         self.log = MemoryLog(clock=self.clock)
-        self.process = Presence(self.log, None, None, self.clock, heard_under=None)  # type: ignore[arg-type] # not used
+        unused: Any = None
+        self.process = Presence(self.log, unused, unused, self.clock, keyring=unused, heard_under=unused)
 
     def registered(self, hostname: str = HOST, generation: int = 1) -> "Watch":
         self.event(a_registration(hostname, generation=generation))
@@ -77,6 +80,10 @@ class Watch:
         before = len(self.log.rows)
         await self.process._judge(self.fleet, self.clock.monotonic_s(), hearing_since_s)
         return [_decoded(row) for row in self.log.rows[before:]]
+
+    def counted(self) -> dict[str, Heard]:
+        """What is known by the heartbeats that counted."""
+        return {name: replace(heard, trace=Trace()) for name, heard in self.fleet.hosts.items()}
 
     @property
     def state(self) -> str:
@@ -464,10 +471,11 @@ def test_heartbeats_read_again_after_a_takeover_change_nothing(spoken: list[tupl
     for boot_id, sequence, seconds in spoken:
         watch.clock.advance(seconds)
         watch.beat(a_beat(sequence, clock=watch.clock, boot_id=boot_id))
-    before = dict(watch.fleet.hosts)
+    before = watch.counted()
 
     assert watch.process._news(watch.fleet, list(watch.log.rows)) == []
-    assert watch.fleet.hosts == before
+    assert watch.counted() == before
+    assert watch.fleet.doubts.due() == []
 
 
 def test_a_row_that_nobody_can_read_stops_nobody_else() -> None:

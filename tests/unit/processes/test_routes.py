@@ -147,6 +147,14 @@ def test_somebody_whose_heartbeats_are_refused_is_in_the_way_only_while_its_queu
     assert found_for(ALL, *ours, left, a_view("web4")) is None
 
 
+def test_somebody_in_quarantine_who_is_not_heard_is_in_the_way_only_while_its_queue_is_there() -> None:
+    kept = a_view("web3", state="offline", quarantined_us=START_US)
+    ours = (a_view("web1"), a_view("web2"))
+
+    assert found_for(WEB, *ours, kept) == FanOut("cmd.group.web", ("web3",))
+    assert found_for(WEB, *ours, a_view("web3", quarantined_us=START_US)) is None
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -71,6 +71,11 @@ def online(heartbeat_seq: int = 1) -> Event:
     return hosts.HostWentOnline(hostname=WEB, heartbeat_seq=heartbeat_seq, heartbeat=HEARTBEAT, cause="heartbeat")
 
 
+def quarantined(key: str = WEB) -> hosts.HostQuarantined:
+    found = {"reason": "its journal went back in time", "before": "200", "after": "100"}
+    return hosts.HostQuarantined(hostname=WEB, heartbeat_seq=1, key_id=host_key(key).key_id, **found)
+
+
 def stale(heartbeat_seq: int = 1) -> Event:
     return hosts.HostWentStale(hostname=WEB, heartbeat_seq=heartbeat_seq, heartbeat=HEARTBEAT, cause="20 s")
 
@@ -214,6 +219,23 @@ def test_a_heartbeat_changes_the_heartbeat_columns_alone(folded: FoldedHosts) ->
     assert changed <= HEARTBEAT_COLUMNS
     assert {"usage_pos", "cpu_usage"} <= changed
     assert folded.host["state"] == "pending", "that it is online is for the event log to say"
+
+
+def test_a_quarantine_is_beside_the_state_and_over_when_it_is_lifted_or_the_host_is_another() -> None:
+    folded = FoldedHosts()
+    folded.then(a_registration(WEB))
+    folded.then(online(), at_s=1)
+    folded.then(quarantined("other"), at_s=2)
+    assert folded.host["quarantined_us"] is None, "the key is not the host's"
+
+    folded.then(quarantined(), at_s=3)
+    assert (folded.host["state"], folded.host["quarantined_us"]) == ("online", START_US + 3_000_000)
+    folded.then(hosts.HostQuarantineLifted(hostname=WEB, based_on=1, reason="restored"), at_s=4)
+    assert (folded.host["quarantined_us"], folded.host["quarantine_reason"]) == (None, None)
+    assert folded.host["lifted_us"] == START_US + 4_000_000
+
+    folded.then(replace(quarantined(), heartbeat_seq=2), a_registration(WEB, generation=2), at_s=5)
+    assert (folded.host["quarantined_us"], folded.host["lifted_us"]) == (None, 0)
 
 
 @pytest.mark.parametrize("event", [event for event in EXAMPLES if event.KIND.startswith("host.")], ids=lambda e: e.KIND)

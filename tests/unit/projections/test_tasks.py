@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from control_plane.events import hosts, rollouts, tasks
 from control_plane.events.event import Event
 from control_plane.events.tasks import RANK, TERMINAL
-from control_plane.projections.tasks import FIRST_LINE_CHARACTERS, TasksProjection, digest
+from control_plane.projections.tasks import FIRST_LINE_CHARACTERS, OF_HOSTS, TasksProjection, digest
 from control_plane_wire.messages import OUTCOMES
 from control_plane_wire.strict_json import Json
 from tests.support.clock import START_US
@@ -434,12 +435,34 @@ def test_an_event_that_comes_twice_counts_once(events: list[Event], at: int) -> 
     assert once.task["counts"] == twice.task["counts"]
 
 
+def test_what_a_host_was_called_for_last_is_its_coming_online_or_the_end_of_its_quarantine() -> None:
+    folded = FoldedTasks()
+
+    def of_host() -> tuple[int | None, int, int]:
+        row = folded.row(folded.tasks.online, WEB)
+        return row["online_seq"], row["called_seq"], row["quarantined_seq"]
+
+    folded.then(hosts.HostQuarantineLifted(hostname=WEB, based_on=1, reason="restored"))
+    assert of_host() == (None, 2, 0)
+    folded.then(hosts.HostWentOnline(hostname=WEB, heartbeat_seq=1, heartbeat={}, cause="a test"))
+    assert of_host() == (3, 3, 0)
+    folded.then(hosts.HostQuarantineLifted(hostname=WEB, based_on=2, reason="restored"))
+    assert of_host() == (3, 4, 0)
+    kept = next(event for event in EXAMPLES if isinstance(event, hosts.HostQuarantined))
+    folded.then(replace(kept, hostname=WEB))
+    assert of_host() == (3, 4, 5)
+
+
 def test_events_of_other_nouns_change_no_row_of_tasks() -> None:
     folded = FoldedTasks()
     before = [folded.rows(table) for table in folded.tasks.tables]
 
     folded.then(
-        *(event for event in EXAMPLES if not event.KIND.startswith(("task.", "execution.", "host.went_online")))
+        *(
+            event
+            for event in EXAMPLES
+            if not event.KIND.startswith(("task.", "execution.")) and event.KIND not in OF_HOSTS
+        )
     )
 
     assert [folded.rows(table) for table in folded.tasks.tables] == before

@@ -1,9 +1,9 @@
 // One host: how it is and why, what it is, and what ran on it.
 import { visible } from "../ansi.js";
 import { badge, time, timeNode } from "../components.js";
-import { attempt, facts, keyedList, make, refs, text } from "../dom.js";
+import { attempt, confirmDialog, facts, keyedList, make, permit, refs, text, toast } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
-import { because } from "../i18n.js";
+import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { taskTable } from "./task-table.js";
 
@@ -20,13 +20,14 @@ function clockOf(host, t) {
 }
 
 export function mountHost(root, { hostname }, context) {
-  const { api, store, stream, signal, t, title } = context;
+  const { api, store, stream, signal, t, title, user } = context;
   title(hostname);
   const part = make("host");
   root.replaceChildren(part.root);
   text(part.name, hostname);
   part.chart.setAttribute("aria-label", t("host.chart"));
   part.run.href = link("/run", { host: hostname });
+  const mayTrust = permit(part.trust, user, "hosts.revoke");
   const taskIds = new Set(); // of its tasks as they were read; those that come have an execution of it
   let oldest = 0;
   let isFollowing = false;
@@ -42,6 +43,7 @@ export function mountHost(root, { hostname }, context) {
     if (!host) return;
     badge(part.state, "host", host.state);
     part.run.hidden = host.state === "revoked" || host.state === "retired";
+    drawQuarantine(host.quarantine);
     part.cause.replaceChildren(visible(because(host.state_cause ?? "")), " · ", timeNode(host.state_since_at));
     facts(part.facts, [
       [t("fleet.groups"), host.groups.join(", ") || "–"],
@@ -65,6 +67,29 @@ export function mountHost(root, { hostname }, context) {
       [t("host.uptime"), host.uptime && duration(host.uptime * 1000)],
       [t("host.running"), host.running === null ? null : String(host.running)],
     ]);
+  }
+
+  function drawQuarantine(quarantine) {
+    part.quarantine.hidden = !quarantine;
+    part.trust.disabled = !quarantine || !mayTrust;
+    if (quarantine) part.why.replaceChildren(visible(because(quarantine.reason)), " · ", timeNode(quarantine.since));
+  }
+
+  async function trust() {
+    const answer = await confirmDialog({
+      title: t("host.trust_title", { name: hostname }),
+      body: t("host.trust_what"),
+      yes: t("host.trust"),
+      needsReason: true,
+    });
+    if (!answer) return;
+    part.trust.disabled = true;
+    try {
+      await api.post(`/hosts/${encodeURIComponent(hostname)}/lift-quarantine`, { reason: answer.reason }, { signal });
+    } catch (error) {
+      toast(told(error), "bad");
+      part.trust.disabled = false;
+    }
   }
 
   async function drawHeartbeats() {
@@ -108,6 +133,7 @@ export function mountHost(root, { hostname }, context) {
     signal.addEventListener("abort", () => clearInterval(timer));
   }
 
+  part.trust.addEventListener("click", trust);
   store.subscribe(["hosts"], draw, signal);
   load();
 }

@@ -1,6 +1,6 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
-import { badge, empty, meter, time } from "../components.js";
+import { badge, empty, markQuarantine, meter, time } from "../components.js";
 import { attempt, keyedList, make, permit, refs, text } from "../dom.js";
 import { because, told } from "../i18n.js";
 import { link } from "../router.js";
@@ -110,6 +110,7 @@ export function mountFleet(root, params, context) {
     row.pick.checked = picked.has(host.hostname);
     badge(row.state, "host", host.state);
     row.state.title = visible(because(host.state_cause ?? ""));
+    markQuarantine(row.quarantine, host);
     text(row.groups, host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""));
     meter(row.cpu, host.cpu_usage);
     meter(row.memory, host.memory_usage);

@@ -121,7 +121,8 @@ export function mount(root, params, context) {
       [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null],
       [t("run.valid"), ends],
     ]);
-    part.preview.replaceChildren(...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
+    const kept = quarantinedText().map(wrong);
+    part.preview.replaceChildren(...kept, ...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
   }
 
   /** Its hosts by their state as it is now; as the preview has them where not all of them are known here. */
@@ -142,6 +143,12 @@ export function mount(root, params, context) {
     part.submit.disabled = !isReady;
     text(part.submit, preview?.count ? t("run.submit", { n: preview.count }) : t("run.submit_none"));
     text(part.why, mayRun && !isReady ? missing() : "");
+  }
+
+  /** Which of its hosts no command goes to. */
+  function quarantinedText() {
+    const hosts = preview.quarantined;
+    return hosts.length ? [t("run.quarantined", { n: hosts.length, hosts: fold(hosts.slice(0, FIRST_HOSTS)) })] : [];
   }
 
   /** How many of its hosts may not be there, and what becomes of the command then. */
@@ -165,7 +172,7 @@ export function mount(root, params, context) {
     part.error.textContent = "";
     const asked = { ...request(), preview_id: preview.preview_id };
     const little = asked.rollout ? [t("run.confirm_rollout")] : [];
-    const body = await confirmRun(preview, asked, [...little, ...awayText(asked.when_offline)]);
+    const body = await confirmRun(preview, asked, [...little, ...quarantinedText(), ...awayText(asked.when_offline)]);
     if (!body) return;
     part.submit.disabled = true;
     try {
