@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from control_plane.bootstrap import LOGS, Core, accounts_of, open_core
+from control_plane.bootstrap import accounts_of
 from control_plane.commands.access import CONSOLE, User
 from control_plane.commands.hosts import Host
 from control_plane.commands.signatures import Signatures
+from control_plane.core import LOGS, Core, open_core
 from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
 from control_plane.events.access import KeyAdded, LogLossAccepted
 from control_plane.events.checkpoints import CheckpointFile, Signed, lost

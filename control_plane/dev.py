@@ -21,12 +21,13 @@ import orjson
 
 from control_plane.administration import initialise
 from control_plane.api.server import bound
-from control_plane.bootstrap import ROLES, Core, open_core, open_leases, prepare, services_of
+from control_plane.bootstrap import ROLES, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.handlers.access import AccessHandler, NewToken
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.users import MAX_TOKEN_DAYS
+from control_plane.core import Core, open_core, open_leases, prepare
 from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
 from control_plane.observability import configure_logging
 from control_plane.settings import LOOPBACK, Settings, load

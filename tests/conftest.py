@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.servers import (
     Broker,
@@ -12,6 +13,10 @@ from tests.support.servers import (
     given_broker,
     given_database,
 )
+
+# An example that takes long on a busy machine is no failure.
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 INSTALL = "is not installed: run scripts/test as root on Debian, or set {} (see the head of scripts/test)"
 

@@ -15,6 +15,7 @@ from control_plane.commands.access import CONSOLE
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.targets import Hosts
+from control_plane.core import prepare
 from control_plane.errors import RefusedError
 from control_plane.events import verification
 from control_plane.events.access import UserCreated
@@ -113,7 +114,7 @@ class AuditContract:
                 await hosts.register(CONSOLE, hostname=hostname, public_key=key, groups=["all"])
             for number in range(5):
                 tasks = TaskHandler(core.handling, bootstrap._Presences(core.host_queries), core.task_queries)
-                await bootstrap.prepare(core)
+                await prepare(core)
                 await tasks.create(CONSOLE, a_request(f"t{number}", Hosts(["web1"])))
                 await core.log.append([a_result(f"t{number}")])
             await core.log.append([a_beat(n) for n in range(1, 21)])

@@ -687,7 +687,7 @@ ROWS = st.tuples(
 
 
 @pytest.mark.mysql
-@settings(max_examples=25, deadline=None)  # how long a server takes is not what is tested
+@settings(max_examples=25)  # how long a server takes is not what is tested
 @given(rows=st.lists(ROWS, min_size=1, max_size=20))
 def test_a_literal_means_what_the_parameter_of_the_driver_means(
     database_server: DatabaseServer, rows: list[tuple[Value, ...]]

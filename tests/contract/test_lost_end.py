@@ -10,6 +10,7 @@ from sqlalchemy import delete
 from control_plane import bootstrap
 from control_plane.administration import Office, initialise, opened
 from control_plane.cli import main
+from control_plane.core import prepare
 from control_plane.errors import LogClosedError, LogDamagedError, RefusedError
 from control_plane.events import registry
 from control_plane.events.access import LogLossAccepted
@@ -80,7 +81,7 @@ class LostEndContract:
         await self.lose(office, 1, name)
 
         async with opened(settings) as anew:
-            await bootstrap.prepare(anew.core)
+            await prepare(anew.core)
             with pytest.raises(LogClosedError):
                 await anew.core.log.append([an_event("after", log=name)])
 
@@ -111,7 +112,7 @@ class LostEndContract:
 
         async with opened(settings) as anew:
             log = anew.core.log
-            await bootstrap.prepare(anew.core)
+            await prepare(anew.core)
             await log.append([an_event(f"after{n}", log=name, kind="k") for n in range(9)])
             assert await self.signer(anew, name).look()
             newest = await anew.newest_checkpoint(name)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from control_plane import settings
-from control_plane.bootstrap import open_core
+from control_plane.core import open_core
 from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
 from control_plane_wire.topology import RESULT_EXCHANGE, result_key

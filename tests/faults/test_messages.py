@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from control_plane import settings
-from control_plane.bootstrap import open_core
+from control_plane.core import open_core
 from control_plane_wire.messages import ALLOWED_SKEW_S, CommandMessage, seal
 from control_plane_wire.signing import COMMAND, CONTROL_PLANE
 from control_plane_wire.topology import COMMAND_EXCHANGE, RESULT_EXCHANGE, agent_queue, command_key, result_key

@@ -8,16 +8,10 @@ import httpx
 
 from control_plane.administration import initialise
 from control_plane.api.server import bound
-from control_plane.bootstrap import (
-    ROLES,
-    open_core,
-    open_leases,
-    prepare,
-    services_of,
-    services_of_api,
-)
+from control_plane.bootstrap import ROLES, services_of, services_of_api
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.targets import Group
+from control_plane.core import open_core, open_leases, prepare
 from control_plane.observability import Metrics
 from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings

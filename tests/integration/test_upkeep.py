@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from control_plane import bootstrap
+from control_plane.core import open_core, prepare
 from control_plane.projections.hosts import HostsProjection
 from control_plane.settings import load
 from control_plane.storage import signing_key
@@ -28,12 +29,12 @@ async def test_a_server_on_a_database_without_accounts_keeps_up_its_logs(
     settings = load(database_url=SecretStr(sqlite_url(tmp_path)), state_dir=tmp_path, heartbeat_days=1e-9)
     async with migrated(sqlite_url(tmp_path)):
         pass
-    async with bootstrap.open_core(settings) as core:
+    async with open_core(settings) as core:
         await core.log.append([a_heartbeat("web1", n).to_new_event() for n in range(1, 26)])
         async with core.database.write() as connection:
             row = {"name": "hosts", "event_seq": 0, "heartbeat_seq": 25, "epoch": 1, "version": HostsProjection.version}
             await connection.execute(follower.insert().values(**row))
-        await bootstrap.prepare(core)
+        await prepare(core)
         [service] = bootstrap._upkeep(core)
         stop = asyncio.Event()
 

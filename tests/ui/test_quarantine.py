@@ -19,7 +19,7 @@ HOST = "sim-0003"
 FOUND = """
 import asyncio, sys
 from pathlib import Path
-from control_plane.bootstrap import open_core
+from control_plane.core import open_core
 from control_plane.events.hosts import HostQuarantined
 from control_plane.settings import load
 from control_plane_wire.signing import key_id

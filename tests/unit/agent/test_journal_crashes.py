@@ -185,7 +185,7 @@ class Host:
 
 
 @pytest.mark.parametrize("prunes_outputs", [False, True])
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(TASKS)), max_size=40),
     random=st.randoms(use_true_random=False),
@@ -230,7 +230,7 @@ def test_an_entry_that_was_moved_twice_is_found_once_after_a_crash(seed: int, mo
     assert sum("task-0" in disk.names(place) for place in ("journal", "done", "told")) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(STEPS[:6]), st.sampled_from(TASKS)), min_size=4, max_size=20),
     random=st.randoms(use_true_random=False),

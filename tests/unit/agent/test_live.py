@@ -101,7 +101,7 @@ def printing() -> Iterator[Printing]:
 CHUNKS = st.one_of(st.binary(max_size=3 * READ), st.text(max_size=READ).map(str.encode))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(CHUNKS, CHUNKS, st.floats(0, 2), st.integers(0, 200)), max_size=40))
 def test_every_piece_is_what_was_printed_at_its_place(steps: list[tuple[bytes, bytes, float, int]]) -> None:
     with printing() as stream:
@@ -121,7 +121,7 @@ def test_every_piece_is_what_was_printed_at_its_place(steps: list[tuple[bytes, b
         assert sent <= RATE * (1 + now_s)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=READ), st.integers(0, 3 * RING), st.integers(1, RING - 2 * READ))
 def test_what_is_being_overwritten_is_left_out(news: bytes, fed: int, most: int) -> None:
     with printing() as stream:
@@ -133,7 +133,7 @@ def test_what_is_being_overwritten_is_left_out(news: bytes, fed: int, most: int)
     assert stream.fed[start : start + len(data)] == data
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(min_size=1, max_size=10), max_size=60))
 def test_what_is_within_the_budget_is_shown_whole_and_as_text(texts: list[str]) -> None:
     with printing() as stream:

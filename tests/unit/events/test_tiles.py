@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.events.merkle import CompactRange
@@ -15,7 +15,6 @@ def subtree(height: int, number: int) -> bytes:
     return EMPTY.extended(LEAVES[number << height : (number + 1) << height]).root()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(LEAVES)), max_size=5))
 def test_it_is_the_same_tree_in_whatever_steps_it_grows(steps: list[int]) -> None:
     growing = GrowingTree(EMPTY)

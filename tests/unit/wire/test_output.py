@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane_wire import messages
@@ -33,7 +33,6 @@ def sealed(piece: OutputMessage) -> bytes:
     return messages.seal(piece.to_json(), KEY, OUTPUT, sender=HOST, recipient=CONTROL_PLANE)
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(min_size=1), st.text(min_size=1).map(str.encode)), st.integers(0, 2**53 - 1))
 def test_any_bytes_survive_their_way_over_the_wire(data: bytes, offset: int) -> None:
     piece = a_piece(data, offset=offset)
