@@ -54,6 +54,7 @@ def test_a_host_in_quarantine_is_marked_and_trusted_again_with_a_reason(page: Pa
     heading(page, HOST)
     expect(page.get_by_text("In quarantine: no commands go to this host")).to_be_visible()
     expect(page.get_by_text(re.compile("its journal went back in time"))).to_be_visible()
+    expect(page.get_by_role("heading", name="Details")).to_be_visible()
     page.get_by_role("button", name="Trust this machine again").click()
     dialog = page.get_by_role("dialog")
     trust = dialog.get_by_role("button", name="Trust this machine again")
