@@ -82,8 +82,10 @@ def test_a_restored_machine_is_sent_nothing_until_an_administrator_trusts_it_and
     forgotten = runs()
     hear(api, 2)
     agent.kill()
+    killed_s = int(time.time())
     shutil.rmtree(state)
     shutil.copytree(saved, state)
+    wait_until(lambda: time.time() >= killed_s + 2, timeout_s=5, what="as long as no machine boots in")
     boots(2)
     wait_until(lambda: quarantine() is not None, timeout_s=20, what="it is in quarantine")
 
