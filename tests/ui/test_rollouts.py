@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.test_pages import finished, heading
+from tests.ui.steps import finished, heading
 
 pytestmark = pytest.mark.browser
 
