@@ -9,7 +9,13 @@ from control_plane.commands.handling import Handling
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import EVENT, Key
 from control_plane.events.rollouts import TaskPaused, TaskResumed
-from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
+from control_plane.events.tasks import (
+    OUTCOME,
+    ExecutionAccepted,
+    ExecutionStarted,
+    TaskAccepted,
+    TaskCancelRequested,
+)
 
 
 class RolloutHandler:
@@ -21,12 +27,13 @@ class RolloutHandler:
 
         Raises:
             NotFoundError: there is no such task.
-            RefusedError: `task_finished`, `task_cancelled`.
+            RefusedError: `task_finished`, `task_cancelled`, `nothing_to_pause`: all of its hosts have it.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
         kind, seq = await self._turned(task_id)
         if kind == TaskPaused.KIND:
             return seq
+        await self._check_some_wait(task_id)
         event = TaskPaused(task_id=task_id, actor=principal.username, based_on=seq, reason=_checked(reason))
         return (await self._handling.record(event, actor=principal.username)).seq
 
@@ -45,6 +52,19 @@ class RolloutHandler:
             raise RefusedError("not_paused", f"the task {task_id} is not paused")
         event = TaskResumed(task_id=task_id, actor=principal.username, based_on=seq, reason=_checked(reason))
         return (await self._handling.record(event, actor=principal.username)).seq
+
+    async def _check_some_wait(self, task_id: str) -> None:
+        """Raises RefusedError `nothing_to_pause` where every host has said that it has it: nothing more is sent to it.
+
+        What was sent and is not answered counts as waiting, since it may be sent again.
+        """
+        _, task = await known_task(self._handling.log, task_id)
+        waiting = set(task.hosts)
+        for kind in (OUTCOME, ExecutionAccepted.KIND, ExecutionStarted.KIND):
+            found = await self._handling.log.find(EVENT, [Key(task_id, kind, hostname) for hostname in waiting])
+            waiting -= {key.hostname for key in found}
+            if not waiting:
+                raise RefusedError("nothing_to_pause", f"every host of the task {task_id} has it already")
 
     async def _turned(self, task_id: str) -> tuple[str, int]:
         """Of a task that is under way, the kind and the seq of its last pause or resume, else of its acceptance."""
