@@ -1,7 +1,7 @@
 """What running commands have printed just now, for who begins to watch a moment late: a little, and in memory only.
 
-A page asks for the output of its task a moment after that was accepted, and a page that is loaded anew a moment after
-it has left. So an execution is heard from its acceptance on, and for a while after its last reader.
+A page asks for the output of its task a moment after that was accepted, or minutes, and a page that is loaded anew a
+moment after it has left. So an execution is heard from its acceptance on, and for a while after its last reader.
 """
 
 from collections import deque
@@ -12,7 +12,8 @@ from typing import Final, TypeAlias
 
 from control_plane_wire.output import OutputMessage
 
-LINGER_S: Final = 5.0  # that somebody who watches may be late, or away
+SAFE_S: Final = 5.0  # that nobody else gets its place: bindings at the broker change no faster
+LINGER_S: Final = 300.0  # that it is heard though nobody watches it
 MOST_UNREAD: Final = 20  # executions that are heard though nobody watches them: as many as one reader may watch
 MOST_KEPT: Final = 64  # executions of which something is kept
 KEPT_CHARACTERS: Final = 64 * 1024  # of each; what is before them its result tells
@@ -47,9 +48,14 @@ class Latest:
         return frozenset(self._kept)
 
     def expect(self, executions: Sequence[Execution], now_s: float) -> None:
-        """Somebody may watch these in a moment; as many of them are heard as there is room for."""
-        room = min(MOST_UNREAD - len(self._unread()), MOST_KEPT - len(self._kept))
-        for execution in executions[: max(0, room)]:
+        """Somebody may watch these soon: they are heard, in the place of older ones where there is no room."""
+        for execution in executions:
+            unread = self._unread()
+            if len(unread) == MOST_UNREAD or len(self._kept) == MOST_KEPT:
+                old = next((one for one in unread if self._kept[one].until_s <= now_s + LINGER_S - SAFE_S), None)
+                if old is None:
+                    return
+                del self._kept[old]
             self._kept.setdefault(execution, _Kept(now_s + LINGER_S))
 
     def watch(self, executions: Collection[Execution], now_s: float) -> None:

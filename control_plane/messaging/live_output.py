@@ -1,8 +1,8 @@
 """What running commands print, from the broker to this process's readers: nothing of it is recorded.
 
 Who watches pays: a process has a queue of its own that is bound for exactly the hosts that its readers watch, so that
-what nobody watches ends in the broker. It hears a few executions for a moment before and after somebody watches them,
-so that who has just run a command misses none of its first words. A piece counts for nothing, so one that is wrong,
+what nobody watches ends in the broker. It hears a few executions for a while before and after somebody watches them,
+so that who has run a command misses none of its first words. A piece counts for nothing, so one that is wrong,
 late or too much is let go.
 """
 
@@ -80,7 +80,7 @@ class LiveOutput:
         self._hear()
 
     def expect(self, task_id: str, hostnames: Sequence[str]) -> None:
-        """Take in what these may print in the next moment, and keep the end of it, for who has just run it."""
+        """Take in what these print for a while, and keep the end of it, for who has run it and may come to look."""
         executions = [(task_id, hostname) for hostname in hostnames[:MOST_UNREAD]]
         self._latest.expect(executions, asyncio.get_running_loop().time())
         self._hear()

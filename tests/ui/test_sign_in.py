@@ -60,8 +60,14 @@ def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: 
     expect(add).to_be_disabled()
     expect(add).to_have_accessible_description("Needs the permission hosts.enrol")
     page.goto(f"{dev.url}/tasks/{task_id}")
-    expect(page.get_by_role("button", name="Cancel task")).to_be_disabled()
+    cancel = page.get_by_role("button", name="Cancel task")
+    expect(cancel).to_be_disabled()
     expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_visible()
+    cancel.focus()
+    expect(cancel).to_be_focused()
+    expect(cancel).to_have_accessible_description("Needs the permission tasks.cancel")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.goto(f"{dev.url}/run?host=sim-0003&command=uptime")
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
     expect(page.get_by_text("Needs the permission tasks.run")).to_have_count(2)  # the preview says so, too
@@ -71,6 +77,36 @@ def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: 
     finished(page, "1 cancelled")
     expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_hidden()
     assert [c for c in visitor.complaints if "401" not in c and "403" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_who_may_not_send_commands_is_told_so_by_resume_approve_and_retry(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "victor", "role": "viewer", "password": PASSWORD})
+    rollout = {"canary": ["sim-0001"], "wait": "approve"}
+    approves = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "true", rollout=rollout)
+    paused = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "sleep 60", rollout=rollout)
+    dev.api.post(f"/tasks/{paused}/pause")
+    failed = dev.api.run({"host": "sim-0003"}, "false")
+    dev.api.finished(failed)
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "victor")
+    for task_id, name in ((approves, "Approve: go on"), (paused, "Resume"), (failed, "Retry…")):
+        page.goto(f"{dev.url}/tasks/{task_id}")
+        button = page.get_by_role("button", name=name)
+        expect(button).to_be_disabled()
+        expect(button).to_have_accessible_description("Needs the permission tasks.run")
+        expect(page.get_by_text("Needs the permission tasks.run")).to_be_visible()
+        button.focus()
+        expect(button).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+    assert dev.api.get(f"/tasks/{paused}")["state"] == "paused"
+    for task_id in (approves, paused):
+        dev.api.post(f"/tasks/{task_id}/cancel")
+        dev.api.finished(task_id)
+    assert [c for c in visitor.complaints if "401" not in c] == []
     visitor.complaints.clear()
 
 

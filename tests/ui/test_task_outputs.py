@@ -1,7 +1,9 @@
 """What the hosts of a task said, on its page."""
 
+import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -59,11 +61,90 @@ def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_p
     live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
     expect(live).to_contain_text("A preview: the result carries the whole.")
     expect(live.locator("pre")).to_contain_text("tick \ufffd<img src=x onerror=alert(1)>")
+    expect(live).to_contain_text("1 of 1 running host shown live.")
+    expect(page.get_by_text(re.compile(r"^Running: \d+ B printed so far, live above\.$"))).to_be_visible()
+    expect(page.get_by_text("No answer yet.")).to_have_count(0)
     expect(page.get_by_role("row").filter(has_text="Running")).to_be_visible()
     assert page.locator("main img").count() == 0
     gate.touch()
     finished(page, "1 ok")
     expect(live).to_be_hidden()
+
+
+def test_who_comes_later_is_shown_what_was_printed_before(
+    visitor: Visitor, page: Page, dev: Dev, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run(page, dev, f"host={dev.hostname}", f"echo first; until test -e {gate}; do sleep 0.1; done")
+    expect(page.locator("pre").filter(has_text=re.compile("^first\n$"))).to_be_visible()
+    other = visitor.page()
+    other.goto(page.url)
+
+    expect(other.locator("pre").filter(has_text=re.compile("^first\n$"))).to_be_visible()
+    gate.touch()
+    finished(other, "1 ok")
+
+
+def test_of_many_hosts_it_is_said_how_many_are_shown_live_and_each_can_be_chosen(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo many")
+    dev.api.finished(task_id)
+    names = [f"many-{number:02}" for number in range(25)]
+
+    def running(route: Route) -> None:
+        found = route.fetch().json()
+        if "items" in found:
+            going = {"state": "running", "finished_at": None}
+            found["items"] = [{**found["items"][0], **going, "hostname": name} for name in names]
+        elif "groups" in found:
+            found["groups"] = [{**found["groups"][0], "state": "running", "hosts": names, "stdout": None}]
+        else:
+            found |= {"state": "running", "counts": {"running": 25}, "targets": 25}
+        route.fulfill(json=found)
+
+    def say(route: Route) -> None:
+        topics = parse_qs(urlsplit(route.request.url).query)["topics"][0].split(",")
+        watched = [topic.rpartition(":")[2] for topic in topics if topic.startswith("output:")]
+        piece = {"task_id": task_id, "stream": "stdout", "offset": 0, "encoding": "utf-8"}
+        said = [{**piece, "hostname": name, "data": f"of {name}\n"} for name in watched]
+        pieces = "".join(f"event: output\ndata: {json.dumps(one)}\n\n" for one in said)
+        route.fulfill(content_type="text/event-stream", body=ping("?", events=0, seconds=0) + pieces)
+
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*|/outputs)?$"), running)
+    page.route("**/stream?*", say)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+    expect(live).to_contain_text("20 of 25 running hosts shown live.")
+    expect(live.locator("pre")).to_have_count(20)
+    live.get_by_label("Host").select_option("many-24")
+
+    expect(live.locator("pre")).to_have_text("of many-24\n")
+    expect(live).to_contain_text("1 of 25 running hosts shown live.")
+    live.get_by_label("Host").select_option("the first 20")
+    expect(live.locator("pre")).to_have_count(20)
+
+
+def test_what_needs_attention_stands_first_among_hosts_and_outputs(page: Page, dev: Dev) -> None:
+    states = {"sim-0001": "skipped", "sim-0002": "succeeded", "sim-0003": "failed", "sim-0004": "lost"}
+    task_id = dev.api.run({"hosts": list(states)}, "echo in order")
+    dev.api.finished(task_id)
+
+    def differently(route: Route) -> None:
+        found = route.fetch().json()
+        if "items" in found:
+            found["items"] = [{**row, "state": states[row["hostname"]]} for row in found["items"]]
+        else:
+            [group] = found["groups"]
+            found["groups"] = [{**group, "state": state, "hosts": [name], "count": 1} for name, state in states.items()]
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}/(executions|outputs)"), differently)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    ordered = [re.compile(word) for word in ("Failed", "No answer", "Skipped", "Succeeded")]
+
+    expect(page.locator("section").filter(has_text="Outputs").locator("section.panel .badge")).to_have_text(ordered)
+    hosts = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="First line"))
+    expect(hosts.locator(".badge")).to_have_text(ordered)
 
 
 def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:

@@ -1,10 +1,12 @@
 """What happened: a task, as it runs and as it ends."""
 
-import pytest
-from playwright.sync_api import Page, expect
+import re
 
-from tests.ui.conftest import Dev
-from tests.ui.steps import finished, run
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import finished, heading, run
 
 pytestmark = pytest.mark.browser
 
@@ -27,6 +29,37 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
 
     finished(page, "1 cancelled")
     expect(page.get_by_text("Cancelled").first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("locale", "more", "less"), [("en-US", "Show the whole command", "Show less"), ("zh-CN", "显示完整命令", "收起")]
+)
+def test_a_long_command_is_shortened_to_whole_lines_and_can_be_read_as_a_whole(
+    browser: Browser, dev: Dev, locale: str, more: str, less: str
+) -> None:
+    long = " && ".join(f"echo step-{number}" for number in range(40))
+    task_id = dev.api.run({"host": "sim-0001"}, long)
+    short = dev.api.run({"host": "sim-0001"}, "echo short")
+    context = browser.new_context(viewport={"width": 360, "height": 740}, locale=locale)
+    page = Visitor(context).page()
+    page.goto(dev.login_url)
+    heading(page, re.compile("^(Fleet|主机)$"))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    command = page.get_by_role("heading", level=1)
+    expect(command).to_have_text(long)
+    lines = "(e) => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight)"
+    assert command.evaluate(lines) == pytest.approx(5, abs=0.1)
+    whole = page.get_by_role("button", name=more)
+    expect(whole).to_have_attribute("aria-expanded", "false")
+    whole.click()
+    assert command.evaluate("(e) => e.scrollHeight - e.clientHeight < 12")  # letters reach over their line
+    page.get_by_role("button", name=less).click()
+    expect(whole).to_be_visible()
+
+    page.goto(f"{dev.url}/tasks/{short}")
+    expect(command).to_have_text("echo short")
+    expect(whole).to_be_hidden()
+    context.close()
 
 
 def test_the_dialog_that_asks_whether_to_cancel_has_two_different_answers(page: Page, dev: Dev) -> None:

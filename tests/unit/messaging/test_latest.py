@@ -1,6 +1,14 @@
 """What is kept of live output for who comes late is little, whatever hosts print and however many tasks there are."""
 
-from control_plane.messaging.latest import KEPT_CHARACTERS, KEPT_PIECES, LINGER_S, MOST_KEPT, MOST_UNREAD, Latest
+from control_plane.messaging.latest import (
+    KEPT_CHARACTERS,
+    KEPT_PIECES,
+    LINGER_S,
+    MOST_KEPT,
+    MOST_UNREAD,
+    SAFE_S,
+    Latest,
+)
 from control_plane_wire.output import OutputMessage
 
 
@@ -52,8 +60,10 @@ def test_what_is_expected_is_forgotten_unless_somebody_comes_in_time() -> None:
 def test_many_tasks_are_not_all_expected_and_what_is_kept_has_an_end() -> None:
     latest = Latest()
     latest.expect([of(number) for number in range(15)], 0.0)
-    latest.expect([of(number) for number in range(100, 200)], 0.0)
-    assert len(latest.executions) == MOST_UNREAD
+    latest.expect([of(number) for number in range(100, 200)], SAFE_S - 0.1)
+    assert latest.executions == {of(number) for number in (*range(15), *range(100, 105))}
+    latest.expect([of(number) for number in range(200, 300)], SAFE_S)
+    assert latest.executions == {of(number) for number in (*range(200, 215), *range(100, 105))}
 
     latest.watch({of(number) for number in range(1000, 2000)}, 1.0)
     assert len(latest.executions) == MOST_KEPT
