@@ -13,7 +13,7 @@ const RANGE_BYTES = 1024 * 1024;
 const LINE_PX = 24; // so near to its end somebody is at it
 const MOST_REASONS = 20;
 const MOST_LIVE = 20; // a stream has no more topics of the kind
-const LOOK_MS = 1000; // how often other hosts may take the place of those that have ended
+const LOOK_MS = 2000; // how often other hosts may take the place of those that have ended
 const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
