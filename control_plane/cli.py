@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "--agents", type=int, default=0, metavar="N", help="simulated hosts beside this machine (default: 0)"
     )
     dev.add_argument(
-        "--listen", default="127.0.0.1:8000", metavar="ADDRESS:PORT", help="port 0: any free one (default: %(default)s)"
+        "--listen",
+        metavar="ADDRESS:PORT",
+        help="of this machine only; port 0: any free one (default: CONTROL_PLANE_LISTEN, or else 127.0.0.1:8000)",
     )
     dev.add_argument(
         "--state-dir", type=Path, default=Path(".control-plane"), metavar="DIR", help="default: %(default)s"

@@ -48,8 +48,11 @@ GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
 
 
-async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
+async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
     """Run until a signal asks to stop; state stays in `state_dir`, an absolute path.
+
+    Args:
+        listen: None: as the settings have it.
 
     Raises:
         ConfigurationError: not a loopback address or a taken one, or another one runs on that state already.
@@ -60,13 +63,16 @@ async def run(*, state_dir: Path, listen: str, simulated: int) -> None:
     settings = load(
         database_url=f"sqlite+aiosqlite:///{state_dir / DATABASE}",
         state_dir=state_dir,
-        listen=listen,
         log_format="text",
         amqp_url=None,
         public_url=None,
+        **({} if listen is None else {"listen": listen}),
     )
     if settings.listen_host not in LOOPBACK:
-        raise ConfigurationError(f"--listen: {listen} is not on this machine; `control-plane serve` is for others")
+        said = "CONTROL_PLANE_LISTEN" if listen is None else "--listen"
+        raise ConfigurationError(
+            f"{said}: {settings.listen} is not on this machine alone; `control-plane serve` is for others"
+        )
     with _alone(state_dir), bound(settings) as (settings, listener):
         print("starting …", flush=True)
         await initialise(settings, USERNAME, secrets.token_urlsafe(32))

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.tasks import ExecutionView
 from control_plane_wire.output import OutputMessage
 from control_plane_wire.topology import is_name, is_task_id
 
@@ -25,7 +26,7 @@ CHUNK_BYTES: Final = 64 * 1024  # about as much goes out at once
 
 def parse_topics(text: str) -> frozenset[str]:
     """The topics of a `topics=` parameter. Raises RefusedError `unknown_topic`."""
-    topics = frozenset(text.split(","))
+    topics = frozenset(map(_normal, text.split(",")))
     if len(topics) > MAX_TOPICS:
         raise RefusedError("too_many_topics", f"a stream has at most {MAX_TOPICS} topics")
     for topic in topics:
@@ -34,6 +35,16 @@ def parse_topics(text: str) -> frozenset[str]:
     if len(executions_in(topics)) > MAX_OUTPUTS:
         raise RefusedError("too_many_topics", f"a stream shows the output of at most {MAX_OUTPUTS} executions")
     return topics
+
+
+def _normal(topic: str) -> str:
+    """The topic as it is told: a hostname may be written in capitals, as everywhere."""
+    if topic.startswith(HOST):
+        return topic.lower()
+    if topic.startswith(OUTPUT):
+        rest, colon, hostname = topic.rpartition(":")
+        return rest + colon + hostname.lower()
+    return topic
 
 
 def executions_in(topics: Iterable[str]) -> list[tuple[str, str]]:
@@ -86,6 +97,17 @@ def output_frame(piece: OutputMessage) -> bytes:
         "encoding": piece.encoding or "utf-8",
     }
     return frame("output", data) + b"\n"
+
+
+def output_end_frame(view: ExecutionView) -> bytes:
+    """The last event of an execution's output. Like the pieces it has no id: whoever asks again is told again."""
+    data = {
+        "task_id": view.task_id,
+        "hostname": view.hostname,
+        "state": view.state,
+        "exit_code": view.exit_code,
+    }
+    return frame("output_end", data) + b"\n"
 
 
 def batch(frames: Sequence[bytes], positions: Positions | None) -> list[bytes]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
 from control_plane.api.fields import at
-from control_plane.api.frames import OUTPUT, Row, batch, frame, frames_of, output_frame, row
+from control_plane.api.frames import OUTPUT, Row, batch, frame, frames_of, output_end_frame, output_frame, row
 from control_plane.api.problems import ProblemError
 from control_plane.api.projections import projection_of
 from control_plane.api.services import Services
@@ -98,6 +98,7 @@ class Live:
         self._changes = Changes(services)
         self._subscriptions: set[Subscription] = set()
         self._places: Places | None = None  # None while nobody listens
+        self._ends_at = -1  # how far the tasks had come when it was last asked which executions have ended
         self._is_stopping = False
         self._open = services.metrics.gauge("control_plane_streams_open", "Event streams with a reader.")
         self._count = services.metrics.happenings()
@@ -122,7 +123,12 @@ class Live:
             detail = "close other streams of this session first"
             raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
         subscription = Subscription(principal, topics, executions)
+        if self._services.live_output is not None:
+            for execution in sorted(executions):
+                for piece in self._services.live_output.latest(execution):
+                    subscription.offer_output(output_frame(piece))
         self._subscriptions.add(subscription)
+        self._ends_at = -1
         self._readers_changed()
         return subscription
 
@@ -134,8 +140,11 @@ class Live:
     def _readers_changed(self) -> None:
         self._open.set(len(self._subscriptions))
         if self._services.live_output is not None:
-            readers = (subscription.executions for subscription in self._subscriptions)
-            self._services.live_output.watch(frozenset().union(*readers))
+            self._services.live_output.watch(self._executions)
+
+    @property
+    def _executions(self) -> frozenset[tuple[str, str]]:
+        return frozenset().union(*(subscription.executions for subscription in self._subscriptions))
 
     async def chunks(self, subscription: Subscription, after: Positions | None) -> AsyncIterator[bytes]:
         """What a reader is sent: a ping at once, what it has missed, and then what changes."""
@@ -187,6 +196,7 @@ class Live:
                 moves = self._services.hub.moves
                 try:
                     await self._tell_rows()
+                    await self._tell_ends()
                     if loop.time() >= usage_at:
                         usage_at = loop.time() + USAGE_S
                         await self._tell_usage()
@@ -194,6 +204,7 @@ class Live:
                         ping_at = loop.time() + PING_S
                         await self._tell_ping()
                 except StorageUnavailableError:
+                    self._ends_at = -1
                     _logger.warning("the stream waits for the database", exc_info=True)
                     await asyncio.sleep(RETRY_S)
                 await asyncio.sleep(GATHER_S)
@@ -242,6 +253,20 @@ class Live:
                 made[topics] = batch(frames, self._places.lowest) if frames else []
             if made[topics]:
                 subscription.offer(made[topics])
+
+    async def _tell_ends(self) -> None:
+        """Say which of the executions whose output somebody sees have ended: by then their results can be read."""
+        executions, places = self._executions, self._places
+        if not executions or places is None or places.tasks == self._ends_at:
+            return
+        self._ends_at = places.tasks
+        for view in await self._services.task_queries.ended(executions):
+            execution = (view.task_id, view.hostname)
+            for subscription in self._subscriptions:
+                if execution in subscription.executions:
+                    subscription.executions -= {execution}
+                    subscription.offer([output_end_frame(view)])
+        self._readers_changed()
 
     def _tell_output(self, piece: OutputMessage) -> None:
         """Hand a piece on at once; a reader who does not keep up goes without it."""

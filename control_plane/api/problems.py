@@ -51,6 +51,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "not_paused",
             "not_provable",
             "not_to_retry",
+            "nothing_to_pause",
             "nothing_to_retry",
             "preview_expired",
             "preview_required",

@@ -58,7 +58,10 @@ class TaskChange(Answer):
 
 @router.post("/pause", status_code=202)
 async def pause_task(services: Given, caller: Caller, task_id: TaskIdPath, body: Reason | None = None) -> TaskChange:
-    """Send it to no further host until it is resumed. What runs already goes on."""
+    """Send it to no further host until it is resumed. What runs already goes on.
+
+    Where every host has it already there is nothing to hold, and the answer is 409 `nothing_to_pause`.
+    """
     seq = await services.rollouts.pause(caller, task_id, body.reason if body else None)
     return TaskChange(task_id=task_id, seq=seq)
 

@@ -52,7 +52,15 @@ class LiveOutput(Protocol):
         ...
 
     def watch(self, executions: Collection[tuple[str, str]]) -> None:
-        """From now on only what these print, each a task_id and a hostname."""
+        """These, each a task_id and a hostname, are all whose output somebody watches from now on."""
+        ...
+
+    def expect(self, task_id: str, hostnames: Sequence[str]) -> None:
+        """Somebody may watch some of these in a moment."""
+        ...
+
+    def latest(self, execution: tuple[str, str]) -> Sequence[OutputMessage]:
+        """What is still known of what it has printed, oldest first."""
         ...
 
 

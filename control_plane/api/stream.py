@@ -11,13 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from control_plane.api.executions import find_execution
 from control_plane.api.fields import MAX_LINE
-from control_plane.api.frames import executions_in, parse_topics
+from control_plane.api.frames import executions_in, output_end_frame, parse_topics
 from control_plane.api.live import Live, Subscription
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.commands.access import Principal
 from control_plane.errors import RefusedError, StorageUnavailableError
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.tasks import ExecutionView
 
 _logger = logging.getLogger(__name__)
 
@@ -78,29 +79,31 @@ async def stream(
     """Rows changed after a position: `rows`, `usage`, `ping` and `reset`; resumes with Last-Event-ID.
 
     `output` is what a running command prints, for the topic `output:TASK_ID:HOSTNAME`: a preview, of which pieces may
-    be missing. The result has the whole.
+    be missing. The result has the whole. `output_end` is the last event of such a topic, once the result can be read.
     """
     place = last_event_id or after
     positions = Positions.parse(place) if place else None
     wanted = parse_topics(topics)
-    running = await _running(services, caller, executions_in(wanted))
+    shown = await _shown(services, caller, executions_in(wanted))
     live: Live = request.app.state.live
-    return EventStream(live, live.subscribe(caller, wanted, running), positions)
+    running = frozenset((row.task_id, row.hostname) for row in shown if row.finished_us is None)
+    subscription = live.subscribe(caller, wanted, running)
+    subscription.offer([output_end_frame(row) for row in shown if row.finished_us is not None])
+    return EventStream(live, subscription, positions)
 
 
-async def _running(
+async def _shown(
     services: Services, caller: Principal, executions: Sequence[tuple[str, str]]
-) -> frozenset[tuple[str, str]]:
-    """Of these executions those that may still print something, if the caller may see what.
+) -> Sequence[ExecutionView]:
+    """The rows of these executions, if the caller may see what they print.
 
     Raises:
         NotAllowedError, NotFoundError: as asking for the output does.
         RefusedError: this process cannot show any.
     """
     if not executions:
-        return frozenset()
+        return ()
     await services.access.check(caller, "tasks.output", "GET /api/v1/stream")
     if services.live_output is None:
         raise RefusedError("no_live_output", "this server has no broker to hear running commands by")
-    rows = [await find_execution(services, services.task_queries, None, *execution) for execution in executions]
-    return frozenset((row.task_id, row.hostname) for row in rows if row.finished_us is None)
+    return [await find_execution(services, services.task_queries, None, *execution) for execution in executions]

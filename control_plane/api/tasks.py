@@ -43,7 +43,7 @@ from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
-from control_plane.events.envelope import EVENT, Key
+from control_plane.events.envelope import EVENT, Key, StoredEvent
 from control_plane.events.tasks import TERMINAL, TaskAccepted, last_word_s
 from control_plane.projections.moments import Moment, micros_of
 from control_plane.projections.queries.tasks import TaskFilter, TaskReader, TaskView
@@ -280,18 +280,25 @@ def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | N
 
 async def _answer(services: Services, response: Response, accepted: Accepted) -> AcceptedTask:
     if accepted.created:
-        return AcceptedTask(task=task_of(await _as_accepted(services, accepted)), seq=accepted.seq)
+        stored, event = await _event_of(services, accepted)
+        if services.live_output is not None:
+            services.live_output.expect(event.task_id, event.hosts)
+        return AcceptedTask(task=task_of(_as_accepted(stored, event)), seq=accepted.seq)
     response.status_code = 200
     await wait_for_seq(services, PROJECTION, accepted.seq)
     return AcceptedTask(task=await _task(services, services.task_queries, None, accepted.task_id), seq=accepted.seq)
 
 
-async def _as_accepted(services: Services, accepted: Accepted) -> TaskView:
-    """The row of a task that was accepted just now, from its event: its read table may be a moment behind."""
+async def _event_of(services: Services, accepted: Accepted) -> tuple[StoredEvent, TaskAccepted]:
     stored = await services.log.read_one(EVENT, accepted.seq)
     event = registry.decode(stored) if stored else None
     if stored is None or not isinstance(event, TaskAccepted):
         raise LogDamagedError(EVENT, accepted.seq)
+    return stored, event
+
+
+def _as_accepted(stored: StoredEvent, event: TaskAccepted) -> TaskView:
+    """The row of a task that was accepted just now, from its event: its read table may be a moment behind."""
     level = event.guard["level"]
     return TaskView(
         task_id=event.task_id,

@@ -1,16 +1,19 @@
 """What running commands print, from the broker to this process's readers: nothing of it is recorded.
 
 Who watches pays: a process has a queue of its own that is bound for exactly the hosts that its readers watch, so that
-what nobody watches ends in the broker. A piece counts for nothing, so one that is wrong, late or too much is let go.
+what nobody watches ends in the broker. It hears a few executions for a while before and after somebody watches them,
+so that who has run a command misses none of its first words. A piece counts for nothing, so one that is wrong,
+late or too much is let go.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 from uuid import uuid4
 
 from control_plane.commands.authority import Authority
+from control_plane.messaging.latest import MOST_UNREAD, Execution, Latest
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
@@ -24,9 +27,8 @@ PREFETCH: Final = 16  # what a hostile host may put into our memory: so many of 
 INLINE_BYTES: Final = 64 * 1024  # that are verified sooner here than in a thread
 PIECES_PER_S: Final = 200  # of one host; ours sends at most half of that
 BYTES_PER_S: Final = 8 * 1024 * 1024
+LOOK_S: Final = 1.0  # how often it is looked whom nobody has come to watch
 MUTE_S: Final = 10.0  # a host that sends more is not heard: in the queue it would push out what others print
-
-Execution: TypeAlias = tuple[str, str]  # task_id, hostname
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class LiveOutput:
         self._count = count
         self._tell: Callable[[OutputMessage], None] = lambda _: None
         self._watched: frozenset[Execution] = frozenset()
+        self._latest = Latest()
+        self._heard: frozenset[Execution] = frozenset()  # what is watched, and what may be in a moment
         self._has_changed = asyncio.Event()
         self._allowances: dict[str, _Allowance] = {}  # of the hosts that are bound
         self._muted: dict[str, float] = {}  # hosts, and until when
@@ -70,9 +74,24 @@ class LiveOutput:
         self._tell = tell
 
     def watch(self, executions: Collection[Execution]) -> None:
-        """Take in what these executions print, and nothing else."""
-        if self._watched != (watched := frozenset(executions)):
-            self._watched = watched
+        """Take in what these executions print, all that somebody watches."""
+        self._watched = frozenset(executions)
+        self._latest.watch(self._watched, asyncio.get_running_loop().time())
+        self._hear()
+
+    def expect(self, task_id: str, hostnames: Sequence[str]) -> None:
+        """Take in what these print for a while, and keep the end of it, for who has run it and may come to look."""
+        executions = [(task_id, hostname) for hostname in hostnames[:MOST_UNREAD]]
+        self._latest.expect(executions, asyncio.get_running_loop().time())
+        self._hear()
+
+    def latest(self, execution: Execution) -> Sequence[OutputMessage]:
+        """The last pieces of what it has printed, if it was heard already; oldest first."""
+        return self._latest.of(execution)
+
+    def _hear(self) -> None:
+        if self._heard != (heard := self._watched | self._latest.executions):
+            self._heard = heard
             self._has_changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -90,14 +109,16 @@ class LiveOutput:
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
 
     async def _keep_bound(self, session: Session, queue: str) -> None:
-        """Have the queue bound for the hosts that are watched and not muted, until cancelled."""
+        """Have the queue bound for the hosts that are heard and not muted, until cancelled."""
         loop = asyncio.get_running_loop()
         bound: set[str] = set()
         while True:
-            await wait_for_any(self._has_changed, timeout_s=MUTE_S)
+            await wait_for_any(self._has_changed, timeout_s=LOOK_S)
+            if self._latest.forget(loop.time()):
+                self._hear()
             self._has_changed.clear()
             self._muted = {name: until_s for name, until_s in self._muted.items() if until_s > loop.time()}
-            wanted = {hostname for _, hostname in self._watched} - self._muted.keys()
+            wanted = {hostname for _, hostname in self._heard} - self._muted.keys()
             self._allowances = {name: self._allowances.get(name) or _Allowance() for name in wanted}
             if more := sorted(wanted - bound):
                 await session.declare(Topology(bindings=tuple(topology.watching(queue, name) for name in more)))
@@ -116,6 +137,7 @@ class LiveOutput:
             pieces, refused = await asyncio.to_thread(self._opened, allowed)
         self._count("live_output_refused", refused)
         for piece in pieces:
+            self._latest.keep(piece)
             self._tell(piece)
         for delivery in batch:
             delivery.ack()
@@ -140,7 +162,7 @@ class LiveOutput:
             self._has_changed.set()
 
     def _opened(self, deliveries: Sequence[Delivery]) -> tuple[list[OutputMessage], int]:
-        """The pieces that are watched and come from whom they say, and how many others are wrong; runs in a thread."""
+        """The pieces that are heard and come from whom they say, and how many others are wrong; runs in a thread."""
         pieces, refused = [], 0
         for delivery in deliveries:
             try:
@@ -152,7 +174,7 @@ class LiveOutput:
         return pieces, refused
 
     def _open(self, delivery: Delivery) -> OutputMessage | None:
-        """A verified piece; None of an execution that nobody watches."""
+        """A verified piece; None of an execution that is not heard."""
         if "x-death" in delivery.headers:
             raise MalformedMessageError("it was dead-lettered into this routing key")
         hostname = topology.host_of_output_key(delivery.routing_key)
@@ -160,7 +182,7 @@ class LiveOutput:
         piece = parse_output(signed.message)
         if piece.hostname != hostname:
             raise MalformedMessageError("it names another host than its routing key")
-        if (piece.task_id, hostname) not in self._watched:
+        if (piece.task_id, hostname) not in self._heard:
             return None
         public_key = self._authority.fleet.public_key(hostname)
         if public_key is None:

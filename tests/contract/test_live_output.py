@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 
 from control_plane.commands.authority import Authority, Keyring
-from control_plane.messaging import live_output
+from control_plane.messaging import latest, live_output
 from control_plane.messaging.live_output import LiveOutput
 from control_plane_wire import messages
 from control_plane_wire.output import OutputMessage
@@ -99,7 +99,8 @@ class LiveOutputContract:
     """Inherited for each transport, which gives the fixtures `transport` and `cut`: lose every connection now."""
 
     @pytest.fixture
-    def watching(self, transport: Transport) -> Watching:
+    def watching(self, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> Watching:
+        monkeypatch.setattr(latest, "LINGER_S", 0.0)
         return Watching(transport)
 
     async def test_what_is_watched_is_told_as_it_was_sent(self, watching: Watching) -> None:
@@ -123,6 +124,36 @@ class LiveOutputContract:
             assert await hosts.publish(on_the_wire(a_piece())) == Unroutable()
 
         assert watching.told == []
+
+    async def test_what_is_expected_is_kept_for_who_comes_a_moment_later(
+        self, watching: Watching, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(latest, "LINGER_S", 3600.0)
+        sent = [a_piece(offset=n, data=data) for n, data in enumerate((b"one\n", b"two\n"))]
+        async with watching.serving() as hosts, asyncio.timeout(BOUND_S):
+            watching.live.expect("t1", [WEB1])
+            while await hosts.publish(raw(b"", WEB1)) == Unroutable():
+                await asyncio.sleep(0.01)
+            for piece in sent:
+                await hosts.publish(on_the_wire(piece))
+            await watching.until(lambda: len(watching.live.latest(("t1", WEB1))) == 2)
+            assert await hosts.publish(on_the_wire(a_piece(WEB2))) == Unroutable()
+
+        assert list(watching.live.latest(("t1", WEB1))) == sent
+
+    async def test_what_nobody_comes_for_is_not_heard_any_more(
+        self, watching: Watching, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(latest, "LINGER_S", 0.5)
+        monkeypatch.setattr(live_output, "LOOK_S", 0.05)
+        async with watching.serving() as hosts, asyncio.timeout(BOUND_S):
+            watching.live.expect("t1", [WEB1])
+            while await hosts.publish(on_the_wire(a_piece())) == Unroutable():
+                await asyncio.sleep(0.01)
+            while await hosts.publish(on_the_wire(a_piece())) == Confirmed():
+                await asyncio.sleep(0.01)
+
+        assert watching.live.latest(("t1", WEB1)) == ()
 
     async def test_another_execution_of_a_watched_host_is_not_told(self, watching: Watching) -> None:
         async with watching.serving() as hosts:

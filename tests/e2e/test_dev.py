@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.programs import Program
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 
 Start = Callable[[], tuple[Program, httpx.Client]]
 
@@ -99,3 +99,31 @@ def test_a_directory_that_is_somebody_else_s_is_left_as_it_is(tmp_path: Path) ->
     [line] = program.text().splitlines()
     assert line.startswith(f"control-plane: {state} may be read by others and has other files in it")
     assert (mode(state), [path.name for path in state.iterdir()]) == (0o755, ["thesis.txt"])
+
+
+def test_it_listens_where_the_settings_say_and_the_option_says_otherwise(tmp_path: Path) -> None:
+    asked = f"127.0.0.1:{free_port()}"
+    for number, (said, option) in enumerate(((asked, []), ("0.0.0.0:80", ["--listen", asked]))):
+        document = tmp_path / str(number) / "dev.json"
+        argv = ["control-plane", "dev", "--state-dir", str(document.parent), *option]
+        program = Program(argv, log=tmp_path / "dev.log", environment={"CONTROL_PLANE_LISTEN": said}).start()
+        try:
+            wait_until(document.exists, timeout_s=60, what=f"dev is up: {program.text()}")
+            assert json.loads(document.read_text())["url"] == f"http://{asked}"
+        finally:
+            program.stop()
+
+
+@pytest.mark.parametrize(("said", "option"), [("0.0.0.0:8000", []), ("127.0.0.1:8000", ["--listen", "0.0.0.0:8000"])])
+def test_it_listens_to_nobody_else_and_says_which_setting_asks_for_that(
+    tmp_path: Path, said: str, option: list[str]
+) -> None:
+    argv = ["control-plane", "dev", "--state-dir", str(tmp_path / "state"), *option]
+    program = Program(argv, log=tmp_path / "dev.log", environment={"CONTROL_PLANE_LISTEN": said}).start()
+    wait_until(program.has_ended, timeout_s=30, what="it ends")
+
+    assert program.process is not None
+    assert program.process.returncode == 2
+    [line] = program.text().splitlines()
+    wrong = "--listen" if option else "CONTROL_PLANE_LISTEN"
+    assert line.startswith(f"control-plane: {wrong}: 0.0.0.0:8000 is not on this machine alone")

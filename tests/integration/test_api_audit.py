@@ -193,6 +193,7 @@ async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
 
 async def test_an_event_whose_body_is_no_json_is_shown_by_its_bytes(api: ApiUnderTest) -> None:
     [outcome] = await api.log.append([an_event("odd", kind="odd.event", body=b"\xff")])
+    await api.shown(outcome.seq)
 
     event = (await api.client("eve").get(f"/api/v1/events/{outcome.seq}")).json()
 

@@ -1,7 +1,7 @@
 """The stream's topic `output:TASK_ID:HOSTNAME`: pieces of what a running command prints, for whoever may see them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ class FakeLiveOutput:
     def __init__(self) -> None:
         self.tell: Callable[[OutputMessage], None] = lambda _: None
         self.watched: frozenset[tuple[str, str]] = frozenset()
+        self.expected: list[tuple[str, Sequence[str]]] = []
+        self.kept: dict[tuple[str, str], list[OutputMessage]] = {}
 
     def listen(self, tell: Callable[[OutputMessage], None]) -> None:
         self.tell = tell
@@ -26,9 +28,19 @@ class FakeLiveOutput:
     def watch(self, executions: Collection[tuple[str, str]]) -> None:
         self.watched = frozenset(executions)
 
+    def expect(self, task_id: str, hostnames: Sequence[str]) -> None:
+        self.expected.append((task_id, hostnames))
+
+    def latest(self, execution: tuple[str, str]) -> Sequence[OutputMessage]:
+        return self.kept.get(execution, [])
+
     def prints(self, data: bytes, hostname: str = "web1", task_id: str = "t1", **changes: Any) -> None:
-        given = {"stream": "stdout", "offset": 0, "timestamp": 1, **changes}
-        self.tell(OutputMessage.of(data, task_id=task_id, hostname=hostname, **given))
+        self.tell(a_piece(data, hostname, task_id, **changes))
+
+
+def a_piece(data: bytes, hostname: str = "web1", task_id: str = "t1", **changes: Any) -> OutputMessage:
+    given = {"stream": "stdout", "offset": 0, "timestamp": 1, **changes}
+    return OutputMessage.of(data, task_id=task_id, hostname=hostname, **given)
 
 
 @pytest.fixture
@@ -100,14 +112,64 @@ async def test_what_somebody_reads_is_watched_until_the_last_one_leaves(
     assert (both, left, after) == ({("t1", "web1"), ("t1", "web2")}, {("t1", "web1")}, set())
 
 
-async def test_what_has_finished_prints_nothing_more(api: ApiUnderTest, output: FakeLiveOutput) -> None:
-    await api.finish("t1", "web1")
+async def test_what_has_finished_prints_nothing_more_and_its_reader_is_told_so_at_once(
+    api: ApiUnderTest, output: FakeLiveOutput
+) -> None:
+    await api.finish("t1", "web1", exit_code=3)
     async with a_stream(api, "output:t1:web1,output:t1:web2") as reader:
         await reader.next(skip=())
         output.prints(b"late")
         output.prints(b"in time", "web2")
+        ended = await reader.next()
         assert (await said(reader))[3] == "in time"
         assert output.watched == {("t1", "web2")}
+
+    assert ended == ("output_end", {"task_id": "t1", "hostname": "web1", "state": "failed", "exit_code": 3})
+    assert reader.last_id is None
+
+
+async def test_a_reader_is_told_the_end_when_the_result_can_be_read(api: ApiUnderTest, output: FakeLiveOutput) -> None:
+    async with a_stream(api, "output:t1:web1,output:t1:web2") as reader, a_stream(api, "output:t1:web2") as other:
+        for one in (reader, other):
+            await one.next(skip=())
+        await api.finish("t1", "web1")
+        assert await reader.next() == (
+            "output_end",
+            {"task_id": "t1", "hostname": "web1", "state": "succeeded", "exit_code": 0},
+        )
+        assert (await api.client().get("/api/v1/tasks/t1/executions/web1/output")).status_code == 200
+        assert output.watched == {("t1", "web2")}
+        await api.finish("t1", "web2")
+        for one in (reader, other):
+            event = await one.next()
+            assert event is not None
+            assert (event[0], event[1]["hostname"]) == ("output_end", "web2")
+
+
+async def test_who_asks_a_moment_late_is_told_what_was_printed_just_before(
+    api: ApiUnderTest, output: FakeLiveOutput
+) -> None:
+    assert output.expected == [("t1", ("web1", "web2"))]
+    output.kept["t1", "web2"] = [a_piece(b"one\n", "web2"), a_piece(b"two\n", "web2", offset=4)]
+    async with a_stream(api, "output:t1:web1,output:t1:web2") as reader:
+        await reader.next(skip=())
+        output.prints(b"three\n", "web2", offset=8)
+
+        assert [(await said(reader))[2:4] for _ in range(3)] == [[0, "one\n"], [4, "two\n"], [8, "three\n"]]
+
+
+async def test_what_was_accepted_before_is_expected_once(api: ApiUnderTest, output: FakeLiveOutput) -> None:
+    ada, body = api.client("ada"), {"target": {"group": "web"}, "command": "uptime", "timeout": 30, "user": "root"}
+    assert (await ada.post("/api/v1/tasks", json={**body, "task_id": "t1"})).status_code == 200
+
+    assert len(output.expected) == 1
+
+
+async def test_a_hostname_in_capitals_is_the_same_host(api: ApiUnderTest, output: FakeLiveOutput) -> None:
+    async with a_stream(api, "output:t1:WEB1,host:Web2") as reader:
+        await reader.next(skip=())
+        output.prints(b"one\n")
+        assert (await said(reader))[0] == "web1"
 
 
 async def test_who_reads_too_slowly_goes_without_and_the_stream_stays(

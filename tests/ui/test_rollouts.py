@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.test_pages import finished, heading
+from tests.ui.steps import finished, heading, ping, stream_says
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +53,7 @@ def test_a_rollout_stops_after_its_canary_until_somebody_resumes_it(page: Page, 
 
 
 def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": SECOND}, "sleep 60")
+    task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "sleep 60", rollout={"canary": [FIRST], "wait": 3600})
     page.goto(f"{dev.url}/tasks/{task_id}")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Paused", exact=True)).to_be_visible()
@@ -62,7 +62,58 @@ def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev)
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     assert dev.api.get(f"/tasks/{task_id}")["state"] == "running"
     dev.api.post(f"/tasks/{task_id}/cancel")
+    finished(page, "2 cancelled")
+
+
+def test_what_every_host_has_already_is_not_offered_to_be_paused(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": SECOND}, "sleep 60")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    finished(page, "1 running")
+    expect(page.get_by_role("button", name="Cancel task")).to_be_visible()
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    refused = dev.api.http.post(f"/tasks/{task_id}/pause")
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "nothing_to_pause")
+    dev.api.post(f"/tasks/{task_id}/cancel")
     finished(page, "1 cancelled")
+
+
+def test_a_lost_host_that_has_answered_since_is_told_apart_and_not_tried_again_unless_it_is_ticked(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "true")
+    dev.api.finished(task_id)
+    late = {"seq": 7, "outcome": "succeeded", "exit_code": 0}
+    lost = {"state": "lost", "exit_code": None, "reason": "no word after it was sent; it may have run"}
+
+    def given_up(route: Route) -> None:
+        found = route.fetch().json()
+        if "items" in found:
+            found["items"] = [
+                {**row, **lost, "late": late if row["hostname"] == SECOND else None} for row in found["items"]
+            ]
+        else:
+            found |= {"counts": {"lost": 2}, "outcome": "failed"}
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*)?$"), given_up)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("row").filter(has_text=SECOND).first).to_contain_text("answered late: Succeeded")
+    page.get_by_role("button", name="Retry…").click()
+    dialog = page.get_by_role("dialog")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert dialog.evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    expect(dialog.get_by_role("checkbox", name="No answer: may have run: 1", exact=True)).to_be_checked()
+    expect(dialog.get_by_role("checkbox", name="answered late: Succeeded")).not_to_be_checked()
+    with page.expect_request("**/retry") as asked:
+        dialog.get_by_role("button", name="Run on 1 host").click()
+
+    sent = asked.value.post_data_json
+    assert (sent["states"], sent["hosts"]) == (["lost"], [FIRST])
+    expect(page.get_by_role("status").filter(has_text="Not among the hosts to try again.")).to_be_visible()
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
 
 
 def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor, page: Page, dev: Dev) -> None:

@@ -72,20 +72,44 @@ export function facts(list, pairs) {
   }
 }
 
-/** Whether the user has a permission; where not, the button that needs it is off and says so. */
+/**
+ * Whether the user has a permission. Where not, the button that needs it does nothing, and says why: it stays in reach
+ * of the keyboard, which a disabled one does not. May be called again, also with another permission.
+ */
 export function permit(button, user, permission) {
   const isPermitted = user.permissions.includes(permission);
   if (!isPermitted) {
-    const why = document.createElement("span");
-    why.className = "why small muted";
-    why.id = `needs-${permission}`;
-    why.textContent = t("shell.needs", { permission });
-    button.disabled = true;
-    button.setAttribute("aria-describedby", why.id);
-    button.after(why);
+    button.setAttribute("aria-disabled", "true");
+    button.setAttribute("aria-describedby", whyNot(button.parentElement, permission).id);
+  } else if (button.hasAttribute("aria-disabled")) {
+    button.removeAttribute("aria-disabled");
+    button.removeAttribute("aria-describedby");
   }
   return isPermitted;
 }
+
+function whyNot(place, permission) {
+  const id = `needs-${permission}`;
+  const found = place.querySelector(`[id="${id}"]`);
+  if (found) return found;
+  const why = document.createElement("span");
+  why.className = "why small muted";
+  why.id = id;
+  why.textContent = t("shell.needs", { permission });
+  place.append(why);
+  return why;
+}
+
+/** Show why buttons of a place are off, as far as they show. */
+export function explain(place) {
+  for (const why of place.querySelectorAll(".why")) why.hidden = !place.querySelector(`[aria-describedby="${why.id}"]:not([hidden])`);
+}
+
+globalThis.document?.addEventListener?.("click", (event) => {
+  if (!event.target.closest?.('[aria-disabled="true"]')) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}, { capture: true });
 
 export function announce(message) {
   text(document.getElementById("announcer"), message);

@@ -19,6 +19,36 @@ export const EXECUTION = {
   cancelled: is("stop", "bar", "cancelled"),
 };
 
+/**
+ * The one order of a task's hosts, of its outputs and of what may be tried again: by how much somebody has to look.
+ * First what went wrong, then what has not ended, last what is as it was meant to be.
+ */
+const BY_ATTENTION = [
+  ...["failed", "timed_out", "lost", "interrupted", "rejected", "expired"],
+  ...["running", "accepted", "sent", "queued"],
+  ...["skipped", "cancelled", "succeeded"],
+];
+
+/** Where a state stands in that order; one of a newer server is first. */
+export function attention(state) {
+  return BY_ATTENTION.indexOf(state);
+}
+
+export const isOpen = (state) => ["running", "waiting"].includes(EXECUTION[state]?.answer ?? "waiting");
+
+/** It was sent to its host, and has not ended. */
+export const isAtWork = ({ state }) => isOpen(state) && state !== "queued";
+
+/**
+ * The hosts whose live output is worth the few places that a stream has: of executions that have not ended those that
+ * are at work, and those of them that are `watched` already.
+ */
+export function toWatch(executions, watched, most) {
+  const rank = (row) => (isAtWork(row) ? 0 : 2) + (watched.has(row.hostname) ? 0 : 1);
+  const sorted = executions.toSorted((a, b) => rank(a) - rank(b) || (a.hostname < b.hostname ? -1 : 1));
+  return sorted.slice(0, most).map((row) => row.hostname);
+}
+
 export const HOST = {
   online: is("ok", "disc"),
   stale: is("warn", "triangle"),

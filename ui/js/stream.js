@@ -9,7 +9,7 @@ const GATHER_MS = 50; // what begins to follow within this time shares one conne
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
-const followers = new Set(); // {topics, onReset, onPiece}
+const followers = new Set(); // {topics, onReset}, or what `watch` makes
 const listeners = new Set();
 export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
@@ -44,24 +44,36 @@ export function take(table, rows) {
  */
 export function follow(topics, asOf, signal, onReset) {
   lastId = lastId === null ? asOf : lower(lastId, asOf);
-  add({ topics, onReset }, signal);
-}
-
-/** Follow what a task's commands print on these hosts: a preview, without which the rest goes on where it is refused. */
-export function watch(taskId, hostnames, signal, onPiece) {
-  add({ topics: hostnames.map((hostname) => `output:${taskId}:${hostname}`), onPiece }, signal);
-}
-
-function add(follower, signal) {
-  followers.add(follower);
+  const follower = { topics, onReset };
   signal.addEventListener("abort", () => followers.delete(follower));
+  add(follower);
+}
+
+/**
+ * Follow what a task's commands print: a preview, without which the rest goes on where it is `onRefused`. `onPiece` gets
+ * each piece, `onEnd` the hostname where it has ended. The function that this gives says on which hosts from now on.
+ */
+export function watch(taskId, signal, { onPiece, onEnd, onRefused }) {
+  const follower = { topics: [], onPiece, onEnd, onRefused };
+  signal.addEventListener("abort", () => followers.delete(follower));
+  return (hostnames) => {
+    follower.topics = hostnames.map((hostname) => outputTopic({ task_id: taskId, hostname }));
+    if (!signal.aborted) add(follower);
+  };
+}
+
+const outputTopic = ({ task_id: taskId, hostname }) => `output:${taskId}:${hostname}`;
+
+function add(follower) {
+  followers.add(follower);
   clearTimeout(timer);
   timer = setTimeout(connect, GATHER_MS);
 }
 
 /**
  * One stream of a command put together from its pieces. The function that it gives takes a piece, and answers with the
- * last `most` characters; `gap` says in words how many bytes are missing. Pieces may come twice, and never out of order.
+ * last `most` characters as `text`, and how many `bytes` have been printed; `gap` says in words how many bytes are
+ * missing. Pieces may come twice, and never out of order.
  */
 export function createTail(most, gap) {
   const decoder = new TextDecoder();
@@ -74,7 +86,7 @@ export function createTail(most, gap) {
     shown += decoder.decode(bytes.subarray(Math.max(0, -missing)), { stream: true });
     end = Math.max(end ?? 0, offset + bytes.length);
     shown = shown.slice(-most);
-    return shown;
+    return { text: shown, bytes: end };
   };
 }
 
@@ -149,7 +161,7 @@ async function read(signal) {
   const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
-    else if (answer.status < 429) for (const follower of followers) if (follower.onPiece) followers.delete(follower);
+    else if (answer.status < 429) refuse();
     signal.throwIfAborted();
     throw new Error(`stream: ${answer.status}`);
   }
@@ -164,6 +176,10 @@ async function read(signal) {
   }
 }
 
+function refuse() {
+  for (const follower of followers) if (follower.onRefused && followers.delete(follower)) follower.onRefused();
+}
+
 /** What comes, unless nothing does for too long: then another connection is tried in place of this one. */
 function unlessSilent(coming) {
   const silence = setTimeout(connect, SILENCE_MS);
@@ -174,10 +190,21 @@ function handle({ event, data, id }) {
   const body = JSON.parse(data);
   if (event === "rows") for (const [pos, row] of body.rows) store.put(body.table, keyOf(body.table, row), pos, row);
   if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
-  if (event === "output") for (const { topics, onPiece } of followers) if (topics.includes(`output:${body.task_id}:${body.hostname}`)) onPiece?.(body);
+  if (event === "output") for (const { topics, onPiece } of followers) if (topics.includes(outputTopic(body))) onPiece?.(body);
+  if (event === "output_end") end(body);
   if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
   if (event === "reset") reset(body.topic);
   if (id) lastId = id;
+}
+
+/** It is not asked for any more: the server would only say so again. */
+function end(body) {
+  for (const follower of followers) {
+    const left = follower.topics.filter((topic) => topic !== outputTopic(body));
+    if (left.length === follower.topics.length) continue;
+    follower.topics = left;
+    follower.onEnd?.(body.hostname);
+  }
 }
 
 /** The server cannot go on from where we are, perhaps because its log was put back: forget what is shown, and ask anew. */

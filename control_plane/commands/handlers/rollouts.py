@@ -11,7 +11,13 @@ from control_plane.commands.rollouts import parse_rollout
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import EVENT, Key
 from control_plane.events.rollouts import ExecutionReleased, TaskApproved, TaskPaused, TaskResumed
-from control_plane.events.tasks import TaskAccepted, TaskCancelRequested
+from control_plane.events.tasks import (
+    OUTCOME,
+    ExecutionAccepted,
+    ExecutionStarted,
+    TaskAccepted,
+    TaskCancelRequested,
+)
 
 
 class RolloutHandler:
@@ -24,12 +30,13 @@ class RolloutHandler:
 
         Raises:
             NotFoundError: there is no such task.
-            RefusedError: `task_finished`, `task_cancelled`, `task_expired`.
+            RefusedError: `task_finished`, `task_cancelled`, `task_expired`, `nothing_to_pause` where all have it.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
-        _, kind, seq = await self._turned(task_id)
+        task, kind, seq = await self._turned(task_id)
         if kind == TaskPaused.KIND:
             return seq
+        await self._check_some_wait(task)
         event = TaskPaused(task_id=task_id, actor=principal.username, based_on=seq, reason=_checked(reason))
         return (await self._handling.record(event, actor=principal.username)).seq
 
@@ -64,6 +71,18 @@ class RolloutHandler:
             return False
         others = [Key(task.task_id, ExecutionReleased.KIND, name) for name in set(task.hosts).difference(first)]
         return not await self._handling.log.find(EVENT, others)
+
+    async def _check_some_wait(self, task: TaskAccepted) -> None:
+        """Raises RefusedError `nothing_to_pause` where every host has said that it has it: nothing more is sent to it.
+
+        What was sent and is not answered counts as waiting, since it may be sent again.
+        """
+        waiting = set(task.hosts)
+        for kind in (OUTCOME, ExecutionAccepted.KIND, ExecutionStarted.KIND):
+            found = await self._handling.log.find(EVENT, [Key(task.task_id, kind, hostname) for hostname in waiting])
+            waiting -= {key.hostname for key in found}
+            if not waiting:
+                raise RefusedError("nothing_to_pause", f"every host of the task {task.task_id} has it already")
 
     async def _turned(self, task_id: str) -> tuple[TaskAccepted, str, int]:
         """A task that is under way, and the kind and the seq of its last pause or resume, else of its acceptance."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, select
+from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, or_, select
 
 from control_plane.events.tasks import LOST_AFTER_S, Delivery
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
@@ -186,6 +186,17 @@ class TaskQueries:
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return None if row is None else execution_view(row)
+
+    async def ended(self, executions: Collection[tuple[str, str]]) -> list[ExecutionView]:
+        """Those of these, each a task_id and a hostname, that have ended; at least one is asked for."""
+        e = self._execution
+        hosts_of: dict[str, list[str]] = {}
+        for task_id, hostname in executions:
+            hosts_of.setdefault(task_id, []).append(hostname)
+        these = [and_(e.c.task_id == task_id, e.c.hostname.in_(hosts)) for task_id, hosts in hosts_of.items()]
+        statement = select(e).where(e.c.is_open == 0, or_(*these))
+        async with self._database.read() as connection:
+            return [execution_view(row) for row in (await connection.execute(statement)).mappings()]
 
     async def states(self, task_id: str) -> dict[str, str]:
         """The state of each execution of a task, by hostname."""

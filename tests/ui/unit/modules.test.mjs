@@ -6,7 +6,7 @@ import { diff } from "../../../ui/js/diff.js";
 import { bytes, percent, relative } from "../../../ui/js/format.js";
 import { fold } from "../../../ui/js/hostlist.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
-import { ANSWERS, EXECUTION, ROLES, answersOf, endedOf, segments, stateOf, taskState } from "../../../ui/js/states.js";
+import { ANSWERS, EXECUTION, ROLES, answersOf, attention, endedOf, segments, stateOf, taskState, toWatch } from "../../../ui/js/states.js";
 import { createParser, createTail, liveness, lower } from "../../../ui/js/stream.js";
 
 const shown = (source) => pieces(source).map((piece) => piece.text).join("");
@@ -168,25 +168,44 @@ const gap = (missing) => `<${missing}>`;
 
 test("pieces of a stream are put together, also where one ends within a character", () => {
   const tail = createTail(100, gap);
+  const text = (piece) => tail(piece).text;
 
-  assert.equal(tail({ offset: 0, data: "one\n", encoding: "utf-8" }), "one\n");
-  assert.equal(tail({ offset: 4, data: btoa("\xe2\x82"), encoding: "base64" }), "one\n");
-  assert.equal(tail({ offset: 6, data: btoa("\xac!"), encoding: "base64" }), "one\n€!");
-  assert.equal(tail({ offset: 8, data: btoa("\xff"), encoding: "base64" }), "one\n€!\ufffd");
+  assert.equal(text({ offset: 0, data: "one\n", encoding: "utf-8" }), "one\n");
+  assert.equal(text({ offset: 4, data: btoa("\xe2\x82"), encoding: "base64" }), "one\n");
+  assert.equal(text({ offset: 6, data: btoa("\xac!"), encoding: "base64" }), "one\n€!");
+  assert.equal(text({ offset: 8, data: btoa("\xff"), encoding: "base64" }), "one\n€!\ufffd");
 });
 
 test("what is missing between two pieces is said, and what comes twice is shown once", () => {
   const tail = createTail(100, gap);
+  const text = (piece) => tail(piece).text;
 
-  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate");
-  assert.equal(tail({ offset: 12, data: "é", encoding: "utf-8" }), "<5>\nlate\n<3>\né");
-  assert.equal(tail({ offset: 12, data: "és", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
-  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
+  assert.equal(text({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate");
+  assert.equal(text({ offset: 12, data: "é", encoding: "utf-8" }), "<5>\nlate\n<3>\né");
+  assert.equal(text({ offset: 12, data: "és", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
+  assert.equal(text({ offset: 5, data: "late", encoding: "utf-8" }), "<5>\nlate\n<3>\nés");
+  assert.equal(tail({ offset: 5, data: "late", encoding: "utf-8" }).bytes, 15, "of all that was printed");
 });
 
 test("of a stream its end is shown", () => {
   const tail = createTail(4, gap);
+  const text = (piece) => tail(piece).text;
 
-  assert.equal(tail({ offset: 0, data: "abcdef", encoding: "utf-8" }), "cdef");
-  assert.equal(tail({ offset: 6, data: "g", encoding: "utf-8" }), "defg");
+  assert.equal(text({ offset: 0, data: "abcdef", encoding: "utf-8" }), "cdef");
+  assert.equal(text({ offset: 6, data: "g", encoding: "utf-8" }), "defg");
+});
+
+test("what went wrong stands before what goes on, and that before what is as it should be", () => {
+  const states = Object.keys(EXECUTION).sort((a, b) => attention(a) - attention(b));
+  const groups = [["failed", "timed_out", "lost", "interrupted", "rejected", "expired"], ["running", "accepted", "sent", "queued"], ["skipped", "cancelled", "succeeded"]];
+  assert.deepEqual(states, groups.flat());
+  assert.ok(attention("from_the_future") < attention("failed"));
+});
+
+test("the places of live output go to hosts that are at work, and stay with those that have them", () => {
+  const rows = (state, ...names) => names.map((hostname) => ({ hostname, state }));
+  const open = [...rows("queued", "a1", "a2"), ...rows("running", "b1", "b2", "b3")];
+  assert.deepEqual(toWatch(open, new Set(), 2), ["b1", "b2"]);
+  assert.deepEqual(toWatch(open, new Set(["a1", "b3"]), 2), ["b3", "b1"]);
+  assert.deepEqual(toWatch(open, new Set(["b3"]), 9), ["b3", "b1", "b2", "a1", "a2"]);
 });

@@ -41,7 +41,8 @@ test("where what commands print is refused, the stream goes on without it", asyn
     asked.push({ address });
     return new Promise((resolve) => answers.push(resolve));
   };
-  stream.watch("t1", ["web1", "web2"], never, () => {});
+  let refusals = 0;
+  stream.watch("t1", never, { onRefused: () => (refusals += 1) })(["web1", "web2"]);
   mock.timers.tick(1000);
   const watched = decodeURIComponent(asked.at(-1).address);
   answers.pop()({ ok: false, status: 422 });
@@ -51,4 +52,31 @@ test("where what commands print is refused, the stream goes on without it", asyn
   assert.match(watched, /output:t1:web1,output:t1:web2/);
   assert.doesNotMatch(decodeURIComponent(asked.at(-1).address), /output/);
   assert.equal(answers.length, 1);
+  assert.equal(refusals, 1);
+});
+
+test("what a command prints comes to who watches its host, until it has ended", async () => {
+  let controller;
+  const body = new ReadableStream({ start: (made) => (controller = made) }).pipeThrough(new TextEncoderStream());
+  globalThis.fetch = async (address) => {
+    asked.push({ address });
+    return { ok: true, body };
+  };
+  const told = [];
+  const watch = stream.watch("t1", never, { onPiece: ({ data }) => told.push(data), onEnd: (hostname) => told.push(`end of ${hostname}`) });
+  watch(["web1", "web2"]);
+  mock.timers.tick(50);
+  const piece = (hostname, data) => controller.enqueue(`event: output\ndata: ${JSON.stringify({ task_id: "t1", hostname, data })}\n\n`);
+  piece("web1", "one");
+  piece("web3", "not watched");
+  controller.enqueue('event: output_end\ndata: {"task_id":"t1","hostname":"web1"}\n\n');
+  controller.enqueue('event: output_end\ndata: {"task_id":"t1","hostname":"web1"}\n\n');
+  piece("web1", "after its end");
+  piece("web2", "two");
+  while (told.at(-1) !== "two") await new Promise(setImmediate);
+
+  assert.deepEqual(told, ["one", "end of web1", "two"]);
+  watch(["web2", "web3"]);
+  mock.timers.tick(50);
+  assert.match(decodeURIComponent(asked.at(-1).address), /output:t1:web2,output:t1:web3/);
 });

@@ -71,6 +71,10 @@ def test_an_output_s_topic_names_a_task_and_a_host(text: str) -> None:
     assert executions_in(parse_topics("hosts,output:t1:web1.example.com")) == [("t1", "web1.example.com")]
 
 
+def test_hostnames_in_topics_may_be_in_capitals_and_task_ids_are_as_they_are() -> None:
+    assert parse_topics("host:WEB1,output:T1:Web2.Example.COM") == {"host:web1", "output:T1:web2.example.com"}
+
+
 def test_a_stream_shows_the_output_of_twenty_executions_and_no_more() -> None:
     topics = [f"output:t1:web{number}" for number in range(MAX_OUTPUTS + 1)]
 

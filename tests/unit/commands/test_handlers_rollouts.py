@@ -4,7 +4,7 @@ from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import Hosts
 from control_plane.errors import NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.rollouts import ExecutionReleased, TaskApproved, TaskPaused, TaskResumed
-from control_plane.events.tasks import ExecutionCancelled
+from control_plane.events.tasks import ExecutionAccepted, ExecutionCancelled, ExecutionSent, ExecutionSkipped
 from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from tests.support.fleet import OPERATOR, VIEWER, Desk, a_request
 
@@ -114,6 +114,21 @@ async def test_a_rollout_that_does_not_wait_for_a_time_has_no_wait_to_end(rollou
 
     with pytest.raises(RefusedError, match="not_paused"):
         await desk.rollouts.resume(OPERATOR, "t2", None)
+
+
+async def test_what_every_host_has_already_is_not_paused_and_what_was_only_sent_is() -> None:
+    desk = await a_desk()
+    accepted = {"kind": "accepted", "task_id": "t1", "timestamp": 1}
+    skipped = ExecutionSkipped(task_id="t1", hostname="web2", reason="x")
+    sent = ExecutionSent(task_id="t1", hostname="web1", route="cmd.node.web1")
+    await desk.log.append([skipped.to_new_event(), sent.to_new_event()])
+    await desk.rollouts.pause(OPERATOR, "t1", None)
+    await desk.rollouts.resume(OPERATOR, "t1", None)
+    await desk.log.append([ExecutionAccepted(hostname="web1", message=accepted).to_new_event()])
+
+    with pytest.raises(RefusedError) as refused:
+        await desk.rollouts.pause(OPERATOR, "t1", None)
+    assert refused.value.code == "nothing_to_pause"
 
 
 async def test_a_reason_is_one_line() -> None:

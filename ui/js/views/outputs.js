@@ -1,26 +1,27 @@
-// Equal outputs of a task together: who did not answer first, then the rarest answer, the majority last.
+// Equal outputs of a task together, what needs attention first, and the rarest answer before the majority's.
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
 import { attempt, keyedList, make, refs, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { fold } from "../hostlist.js";
-import { because, told } from "../i18n.js";
-import { EXECUTION } from "../states.js";
+import { told } from "../i18n.js";
+import { attention, isAtWork, isOpen, toWatch } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
 const LINE_PX = 24; // so near to its end somebody is at it
 const MOST_REASONS = 20;
 const MOST_LIVE = 20; // a stream has no more topics of the kind
+const LOOK_MS = 2000; // how often other hosts may take the place of those that have ended
 const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
 /**
- * Cards in `place`; call `changed` whenever an execution has, and they are read again. `reasonOf` is asked for each
- * hostname why it ended as it did, and knows it or not.
+ * Cards in `place`; call `changed` whenever an execution has, and they are read again. `reasonOf` says of a hostname why
+ * it ended as it did, or "", and `printedBy` of several how many bytes of what they print has been shown so far.
  */
-export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
+export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, printedBy }) {
   let groups = [];
   let isStale = false;
   let isReading = false;
@@ -43,8 +44,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
   }
 
   function draw() {
-    const rank = (group) => (EXECUTION[group.state]?.answer === "silent" ? 0 : 1);
-    groups.sort((a, b) => rank(a) - rank(b) || a.count - b.count);
+    groups.sort((a, b) => attention(a.state) - attention(b.state) || a.count - b.count);
     keyedList(place, groups, keyOf, createCard, updateCard);
   }
 
@@ -64,13 +64,14 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
     text(card.hosts, fold(group.hosts));
     text(card.note, t("task.on_hosts", { n: group.count }));
     keyedList(card.reasons, reasons(group), (reason) => reason, paragraph, text);
+    if (isOpen(group.state)) card.text.replaceChildren(...nothing(group));
     const other = majority();
     card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
   }
 
   /** Why these hosts ended as they did; who gave which reason is said where there are several. */
   function reasons({ hosts }) {
-    const byReason = Map.groupBy(hosts, (hostname) => because(reasonOf(hostname) ?? ""));
+    const byReason = Map.groupBy(hosts, reasonOf);
     byReason.delete("");
     const found = [...byReason].slice(0, MOST_REASONS);
     const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${fold(names)}: ${reason}`));
@@ -100,13 +101,15 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
     if (group.stdout_sha256 && group.stdout === null) return [];
     if (group.encoding === "base64") return [note(t("task.binary"))];
     const found = ["stdout", "stderr"].filter((stream) => group[stream]).map((stream) => output(group[stream], stream === "stderr"));
-    return found.length ? found : nothing(group.state);
+    return found.length ? found : nothing(group);
   }
 
   /** What is said where there is no output: nothing where there could be none, since the reason says more. */
-  function nothing(state) {
+  function nothing({ state, hosts }) {
     if (HAVE_RUN.includes(state)) return [note(t("task.no_output"))];
-    return ["running", "waiting"].includes(EXECUTION[state]?.answer) ? [note(t("task.no_answer_yet"))] : [];
+    if (!isOpen(state)) return [];
+    const printed = printedBy(hosts);
+    return [note(printed ? t("task.live_above", { size: bytes(printed) }) : t("task.no_answer_yet"))];
   }
 
   async function showWhole(card, group) {
@@ -114,7 +117,7 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
     try {
       const [hostname] = group.hosts;
       const streams = await Promise.all(["stdout", "stderr"].map((stream) => readWhole(hostname, stream)));
-      card.text.replaceChildren(...(streams.flat().length ? streams.flat() : nothing(group.state)));
+      card.text.replaceChildren(...(streams.flat().length ? streams.flat() : nothing(group)));
       card.whole.hidden = true;
     } catch (error) {
       card.whole.disabled = false;
@@ -141,29 +144,71 @@ export function outputCards(place, url, { api, signal, t, toast }, reasonOf) {
     return [output(start, isError), gap, output(end, isError)];
   }
 
-  return { changed };
+  return { changed, draw };
 }
 
 /**
- * What the commands of a task print while they run, a card a host in `place`; `ended` takes away what has its result.
- * Of a task on many hosts the first ones are shown.
+ * What the commands of a task print while they run, a card a host, once it is `start`ed; `changed` is told the
+ * executions that have not ended. Of many hosts a few are shown, or the one that somebody chooses. `onNews` is called
+ * when some more is shown.
  */
-export function liveCards(place, taskId, { stream, signal, t }) {
-  const cards = new Map(); // by hostname: {root, streams: {stdout: {tail, text}, …}}
+export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal, t }, onNews) {
+  const cards = new Map(); // of the hosts that are watched, by hostname: {root, streams: {stdout: {tail, text, bytes}, …}}
   const section = place.closest("section");
+  let watch = null; // null before it is started, and where it is refused
+  let open = [];
+  let timer = 0;
   let isDrawing = false;
 
-  function start(hostnames) {
-    const first = hostnames.slice(0, MOST_LIVE);
-    for (const hostname of first) cards.set(hostname, { streams: {} });
-    if (first.length) stream.watch(taskId, first, signal, take);
+  function start() {
+    watch = stream.watch(taskId, signal, { onPiece: take, onEnd: end, onRefused: stop });
+    choose();
+  }
+
+  function stop() {
+    watch = null;
+    for (const hostname of [...cards.keys()]) drop(hostname);
+    section.hidden = true;
+  }
+
+  function changed(executions) {
+    open = executions;
+    const names = new Set(open.map((row) => row.hostname));
+    for (const hostname of [...cards.keys()]) if (!names.has(hostname)) drop(hostname);
+    timer ||= setTimeout(choose, LOOK_MS);
+  }
+
+  /** Watch the chosen host while it runs, or else as many as there are places for. */
+  function choose() {
+    clearTimeout(timer);
+    timer = 0;
+    if (!watch || signal.aborted) return;
+    const chosen = open.find((row) => row.hostname === liveHost.value);
+    const wanted = chosen ? [chosen.hostname] : toWatch(open, cards, MOST_LIVE);
+    const isOther = wanted.some((hostname) => !cards.has(hostname));
+    if (isOther || chosen) for (const hostname of [...cards.keys()]) if (!wanted.includes(hostname)) drop(hostname);
+    for (const hostname of wanted) if (!cards.has(hostname)) cards.set(hostname, { streams: {} });
+    if (isOther) watch(wanted);
+    drawChoice();
+  }
+
+  function drawChoice() {
+    const atWork = open.filter(isAtWork).map((row) => row.hostname).sort();
+    const shown = atWork.filter((hostname) => cards.has(hostname)).length;
+    text(liveOf, t("task.live_of", { shown, n: atWork.length }));
+    liveField.hidden = atWork.length < 2;
+    keyedList(liveHost, ["", ...atWork], (hostname) => hostname, () => document.createElement("option"), (option, hostname) => {
+      option.value = hostname;
+      text(option, hostname || (atWork.length > MOST_LIVE ? t("task.live_first", { n: MOST_LIVE }) : t("task.live_all")));
+    });
+    section.hidden = !place.childElementCount && shown === atWork.length;
   }
 
   function take(piece) {
     const card = cards.get(piece.hostname);
     if (!card) return; // its result is there
     const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })) });
-    found.text = found.tail(piece);
+    Object.assign(found, found.tail(piece));
     card.isNew = true;
     if (!isDrawing) requestAnimationFrame(draw);
     isDrawing = true;
@@ -182,6 +227,7 @@ export function liveCards(place, taskId, { stream, signal, t }) {
       for (const name of ["stdout", "stderr"]) drawLive(card, name);
     }
     section.hidden = !place.childElementCount;
+    onNews();
   }
 
   /** Whoever reads further up stays there, and who marks something is waited for; else the end is what shows. */
@@ -200,15 +246,27 @@ export function liveCards(place, taskId, { stream, signal, t }) {
     Object.assign(found, { element, drawn: found.text });
   }
 
-  function ended(hostnames) {
-    for (const hostname of hostnames) {
-      cards.get(hostname)?.root?.root.remove();
-      cards.delete(hostname);
-    }
-    section.hidden = !place.childElementCount;
+  function end(ended) {
+    open = open.filter((row) => row.hostname !== ended);
+    drop(ended);
   }
 
-  return { start, ended };
+  /** It has ended, or another host takes its place. */
+  function drop(hostname) {
+    cards.get(hostname)?.root?.root.remove();
+    cards.delete(hostname);
+    if (!place.childElementCount) section.hidden = true;
+  }
+
+  /** How many bytes these have printed, as far as that was heard. */
+  function printedBy(hostnames) {
+    const streams = hostnames.flatMap((hostname) => Object.values(cards.get(hostname)?.streams ?? {}));
+    return streams.reduce((sum, found) => sum + found.bytes, 0);
+  }
+
+  liveHost.addEventListener("change", choose);
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  return { start, changed, printedBy };
 }
 
 const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;

@@ -168,7 +168,7 @@ export function mount(root, params, context) {
 
   async function send(event) {
     event.preventDefault();
-    if (part.submit.disabled) return;
+    if (part.submit.disabled || !mayRun) return;
     part.error.textContent = "";
     const asked = { ...request(), preview_id: preview.preview_id };
     const little = asked.rollout ? [t("run.confirm_rollout")] : [];

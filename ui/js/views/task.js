@@ -1,16 +1,15 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
 import { badge, bar, confirmRun, timeNode } from "../components.js";
-import { announce, attempt, confirmDialog, facts, keyedList, make, permit, refs, text } from "../dom.js";
+import { announce, attempt, confirmDialog, explain, facts, keyedList, make, permit, refs, text } from "../dom.js";
 import { between, duration } from "../format.js";
 import { because, t, told } from "../i18n.js";
 import { link } from "../router.js";
-import { EXECUTION, endedOf, taskState } from "../states.js";
+import { attention, endedOf, isOpen, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./task-table.js";
-
-const ORDER = Object.keys(EXECUTION);
+const LESS_THAN_A_LINE_PX = 12; // by which letters may reach over their line
 
 export function mountTask(root, { task_id: taskId }, context) {
   const { api, navigate, store, stream, signal, t, title, toast, user } = context;
@@ -18,11 +17,11 @@ export function mountTask(root, { task_id: taskId }, context) {
   root.replaceChildren(part.root);
   text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
-  const reasonOf = (hostname) => store.one("executions", `${taskId}/${hostname}`)?.reason;
-  const outputs = outputCards(part.outputs, url, context, reasonOf);
-  const live = liveCards(part.live, taskId, context);
-  const mayCancel = permit(part.cancel, user, "tasks.cancel");
-  const mayRun = permit(part.retry, user, "tasks.run");
+  const reasonOf = (hostname) => reasonText(store.one("executions", `${taskId}/${hostname}`) ?? {});
+  const live = liveCards(part, taskId, context, () => outputs.draw());
+  const outputs = outputCards(part.outputs, url, context, { reasonOf, printedBy: live.printedBy });
+  permit(part.cancel, user, "tasks.cancel");
+  permit(part.retry, user, "tasks.run");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
@@ -40,10 +39,11 @@ export function mountTask(root, { task_id: taskId }, context) {
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.href = link("/run", againOf(task));
     part.cancel.hidden = task.state === "finished";
-    part.cancel.disabled = task.cancel_requested_at !== null || !mayCancel;
+    part.cancel.disabled = task.cancel_requested_at !== null;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
     drawPause(task);
-    part.retry.hidden = task.state !== "finished" && endsOf(task.counts).every((state) => state === "succeeded");
+    part.retry.hidden = task.state !== "finished" && Object.keys(task.counts).every((state) => isOpen(state) || state === "succeeded");
+    explain(part.actions);
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
@@ -54,16 +54,29 @@ export function mountTask(root, { task_id: taskId }, context) {
     shown = task.state;
     drawFacts(task);
     drawExecutions(task, rows);
-    live.ended(rows.filter((row) => row.finished_at).map((row) => row.hostname));
+    drawMore();
+    live.changed(rows.filter((row) => !row.finished_at));
     outputs.changed();
   }
 
-  /** Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. */
-  function drawPause(task) {
-    const isPaused = task.state === "paused";
-    part.pause.hidden = !isPaused && task.state !== "running";
-    part.pause.disabled = isPaused ? !mayRun : !mayCancel;
-    text(part.pause, t(task.awaits_approval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
+  /** A command that is too long shows its start, and the whole where somebody asks for it. */
+  function drawMore() {
+    const isWhole = part.command.classList.contains("whole");
+    part.more.hidden = !isWhole && part.command.scrollHeight - part.command.clientHeight < LESS_THAN_A_LINE_PX;
+    part.more.setAttribute("aria-expanded", String(isWhole));
+    text(part.more, t(isWhole ? "task.command_less" : "task.command_whole"));
+  }
+
+  /**
+   * Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. There is nothing to hold
+   * where all hosts have it; what was sent and is not answered may be sent again.
+   */
+  function drawPause({ state, counts, awaits_approval: awaitsApproval }) {
+    const isPaused = state === "paused";
+    part.pause.hidden = !isPaused && !(state === "running" && (counts.queued || counts.sent));
+    part.pause.disabled = false;
+    permit(part.pause, user, isPaused ? "tasks.run" : "tasks.cancel");
+    text(part.pause, t(awaitsApproval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
   }
 
   /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
@@ -93,7 +106,7 @@ export function mountTask(root, { task_id: taskId }, context) {
   }
 
   function drawExecutions(task, found) {
-    const rows = found.sort((a, b) => ORDER.indexOf(b.state) - ORDER.indexOf(a.state) || (a.hostname < b.hostname ? -1 : 1));
+    const rows = found.sort((a, b) => attention(a.state) - attention(b.state) || (a.hostname < b.hostname ? -1 : 1));
     keyedList(part.executions, rows, (row) => row.hostname, () => make("execution-row").root, (element, row) => {
       const cells = refs(element);
       badge(cells.state, "execution", row.state);
@@ -102,7 +115,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       text(cells.host, row.hostname);
       text(cells.exit, row.exit_code === null ? "" : String(row.exit_code));
       text(cells.took, between(task.accepted_at, row.finished_at));
-      text(cells.line, row.reason ? because(row.reason) : row.first_line);
+      text(cells.line, reasonText(row) || row.first_line);
     });
   }
 
@@ -159,7 +172,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     draw();
     if (!isFollowing) {
       stream.follow([`task:${taskId}`], page.as_of, signal, load);
-      if (user.permissions.includes("tasks.output")) live.start(page.items.filter((row) => !row.finished_at).map((row) => row.hostname));
+      if (user.permissions.includes("tasks.output")) live.start();
     }
     isFollowing = true;
     while (page.next_cursor) {
@@ -168,6 +181,13 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
+  part.more.addEventListener("click", () => {
+    part.command.classList.toggle("whole");
+    drawMore();
+  });
+  const resizes = new ResizeObserver(drawMore);
+  resizes.observe(part.command);
+  signal.addEventListener("abort", () => resizes.disconnect());
   part.cancel.addEventListener("click", cancel);
   part.pause.addEventListener("click", turn);
   part.retry.addEventListener("click", again);
@@ -208,41 +228,52 @@ function againOf({ target, rollout, command, user, timeout, when_offline }) {
   return { ...where, ...Object.fromEntries(how), command, user, timeout, when_offline };
 }
 
-const isEnd = (state) => !["running", "waiting"].includes(EXECUTION[state]?.answer ?? "waiting");
+/** Why an execution ended as it did, and what its host said after the control plane had given it up. */
+function reasonText({ reason, late }) {
+  return [because(reason ?? ""), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
+}
 
-/** The states in which hosts of a task have ended, those that did not work first. */
-function endsOf(counts) {
-  const ends = Object.keys(EXECUTION).filter((state) => isEnd(state) && counts[state]);
-  return [...ends.filter((state) => state !== "succeeded"), ...ends.filter((state) => state === "succeeded")];
+/**
+ * The hosts of a task that have ended, by how: `[{state, late, hosts}]`, what needs attention first. Those that were
+ * given up and answered after all, as `late` says, stand by themselves.
+ */
+function endsOf(executions) {
+  const ended = executions.filter((row) => !isOpen(row.state));
+  const ends = Map.groupBy(ended, (row) => `${row.state}/${row.late?.outcome}`);
+  return [...ends.values()]
+    .map((rows) => ({ state: rows[0].state, late: rows[0].late?.outcome, hosts: rows.map((row) => row.hostname) }))
+    .sort((a, b) => attention(a.state) - attention(b.state) || (a.late ? 1 : -1));
 }
 
 /** Ask, preview, confirm and send; the new task, or null where the user would rather not. */
 async function retry(task, executions, { api, signal }) {
   const taskId = crypto.randomUUID(); // one for all that follows, so that a lost answer starts nothing twice
-  const chosen = await choose(task.counts);
+  const chosen = await choose(endsOf(executions));
   if (!chosen) return null;
-  const hosts = executions.filter((row) => chosen.states.includes(row.state)).map((row) => row.hostname).sort();
+  const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
+  const states = [...new Set(chosen.ends.map((end) => end.state))];
   const { command, user } = task;
   const preview = await api.post("/targets/preview", { target: { hosts }, user, command }, { signal });
   const body = await confirmRun(preview, { command, user, reason: chosen.reason });
   if (!body) return null;
-  const asked = { states: chosen.states, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
+  const asked = { states, hosts, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
   return (await api.post(`/tasks/${encodeURIComponent(task.task_id)}/retry`, asked, { signal })).task;
 }
 
-function choose(counts) {
+/** Where it did not work it is to be tried again, if the user does not say otherwise; a late success is one, too. */
+function choose(ends) {
   const part = make("retry");
-  const boxes = endsOf(counts).map((state) => {
+  const boxes = ends.map(({ state, late, hosts }) => {
     const { root, box, state: word } = make("retry-state");
-    box.value = state;
-    box.checked = state !== "succeeded";
-    badge(word, "execution", state, `${t(`state.execution.${state}`)}: ${counts[state]}`);
+    box.checked = (late ?? state) !== "succeeded";
+    const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
+    badge(word, "execution", state, late ? `${words} · ${t("task.late", { word: t(`state.execution.${late}`) })}` : words);
     part.states.append(root);
     return box;
   });
-  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
+  const chosen = () => ends.filter((_, place) => boxes[place].checked);
   const check = () => {
-    const n = chosen().reduce((sum, state) => sum + counts[state], 0);
+    const n = chosen().reduce((sum, { hosts }) => sum + hosts.length, 0);
     part.yes.disabled = n === 0;
     part.yes.textContent = n ? t("run.submit", { n }) : t("run.submit_none");
   };
@@ -253,7 +284,7 @@ function choose(counts) {
   return new Promise((resolve) => {
     part.root.addEventListener("close", () => {
       part.root.remove();
-      resolve(part.root.returnValue === "yes" ? { states: chosen(), reason: part.reason.value.trim() } : null);
+      resolve(part.root.returnValue === "yes" ? { ends: chosen(), reason: part.reason.value.trim() } : null);
     });
   });
 }

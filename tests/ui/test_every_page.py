@@ -1,0 +1,147 @@
+"""What holds for every page: it fits, it speaks both languages, and it says what could not be read."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import UNAVAILABLE, register
+
+pytestmark = pytest.mark.browser
+
+PARTS = r"/readyz$|/api/v1/(hosts/[\w-]+$|events\?|tasks/|projections)"
+PAGES = ("/hosts", "/run", "/tasks", "/audit", "/system")
+# How many tables are wider than the place that they have.
+CUT_OFF = "() => [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of", "filtered", "wanted", "kept", "gone"),
+    [
+        ("/hosts", r"/api/v1/hosts\?", "Filter by name", "sim-0002", "sim-0002", "sim-0001"),
+        ("/tasks", r"/api/v1/tasks\?(?!.*state=running)", "Filter by command", "echo this", "echo this", "echo that"),
+        ("/audit", r"/api/v1/events\?", "Hostname", "sim-0002", "sim-0002", "sim-0001"),
+    ],
+)
+def test_a_list_that_could_not_be_read_is_whole_after_trying_again(
+    visitor: Visitor,
+    page: Page,
+    dev: Dev,
+    path: str,
+    request_of: str,
+    filtered: str,
+    wanted: str,
+    kept: str,
+    gone: str,
+) -> None:
+    for hostname, command in (("sim-0001", "echo that"), ("sim-0002", "echo this")):
+        dev.api.finished(dev.api.run({"host": hostname}, command))
+    page.route(re.compile(request_of), lambda route: route.fulfill(status=503, json=UNAVAILABLE), times=2)
+    page.goto(dev.url + path)
+    problem = page.get_by_role("alert").filter(has_text="not now")
+    expect(problem).to_be_visible()
+    expect(page.get_by_role("table")).to_have_count(0)
+    page.get_by_role("button", name="Try again").click()
+    expect(problem).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    rows = page.get_by_role("table").first.get_by_role("row")
+    expect(rows.filter(has_text=gone).first).to_be_visible()
+    expect(problem).to_have_count(0)
+
+    page.get_by_label(filtered).fill(wanted)
+    page.get_by_label(filtered).press("Enter")
+    expect(rows.filter(has_text=gone)).to_have_count(0)
+    expect(rows.filter(has_text=kept).first).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo whole")
+    dev.api.finished(task_id)
+    page.route(re.compile(PARTS), lambda route: route.fulfill(status=503, json=UNAVAILABLE))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("alert")).to_have_count(1)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("pre").filter(has_text="whole")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()  # the events'
+    expect(page.get_by_role("row").filter(has_text="execution.finished")).to_be_visible()
+
+    for path, parts in (("/hosts/sim-0001", 1), ("/system", 2)):
+        page.route(re.compile(PARTS), lambda route: route.fulfill(status=503, json=UNAVAILABLE))
+        page.goto(dev.url + path)
+        expect(page.get_by_role("alert")).to_have_count(parts)
+        page.unroute_all()
+        for left in reversed(range(parts)):
+            page.get_by_role("button", name="Try again").first.click()
+            expect(page.get_by_role("alert").filter(visible=True)).to_have_count(left)
+    expect(page.get_by_role("row").filter(has_text="database")).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="audit")).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, path: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, locale="zh-CN", color_scheme="dark")
+    visitor = Visitor(context)
+    page = visitor.page()
+    page.goto(dev.login_url)
+    page.get_by_role("heading", name="主机").wait_for()
+    page.goto(dev.url + path)
+    page.get_by_role("heading", level=1, name=re.compile(r"[\u4e00-\u9fff]")).wait_for()
+
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    assert page.evaluate(CUT_OFF) == 0
+    assert visitor.complaints == []
+    context.close()
+
+
+def test_a_host_and_a_task_fit_a_telephone_as_a_whole(page: Page, dev: Dev) -> None:
+    name = "a-server-with-quite-a-long-name.eu-central-1.example.com"
+    register(dev, name, "long")
+    task_id = dev.api.run({"all": True}, "echo " + "a-long-line-without-a-gap" * 8, when_offline="skip")
+    dev.api.finished(task_id)
+    dev.api.http.delete(f"/hosts/{name}")
+    page.set_viewport_size({"width": 360, "height": 740})
+    for path in (f"/tasks/{task_id}", "/hosts/sim-0001", "/tasks", f"/hosts?state=retired&q={name}"):
+        page.goto(dev.url + path)
+        page.locator("tbody tr").first.wait_for()
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+        assert page.evaluate(CUT_OFF) == 0
+
+
+def test_a_chinese_page_says_in_chinese_what_went_wrong_and_why(browser: Browser, dev: Dev) -> None:
+    refused = dev.api.run({"host": dev.hostname}, "id", user="nobody-of-this-name")
+    dev.api.finished(refused)
+    context = browser.new_context(locale="zh-CN")
+    page = Visitor(context).page()
+    page.goto(dev.login_url)
+    page.get_by_role("heading", name="主机").wait_for()
+
+    page.goto(f"{dev.url}/hosts/nosuch")
+    expect(page.get_by_role("alert")).to_contain_text("没有这台主机。")
+    page.goto(f"{dev.url}/hosts/sim-0001")
+    expect(page.get_by_text("收到心跳").first).to_be_visible()
+    page.goto(f"{dev.url}/tasks/{refused}")
+    expect(page.get_by_text("这台主机上没有账号 nobody-of-this-name").first).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text=re.compile(r"\d 秒"))).to_be_visible()
+    page.goto(f"{dev.url}/run?hosts=nosuch&command=reboot")
+    expect(page.get_by_text("nosuch: 未注册")).to_be_visible()
+    page.goto(f"{dev.url}/run?host=sim-0001&command=reboot")
+    expect(page.get_by_text("3: 重启或关闭机器")).to_be_visible()
+    context.close()
+
+
+def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:
+    index = dev.api.http.get(f"{dev.url}/hosts")
+    policy = index.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "trusted-types 'none'" in policy
+    assert "unsafe" not in policy
+    [script] = re.findall(r'src="(/ui/[^"]+main\.js)"', index.text)
+    assert "immutable" in dev.api.http.get(dev.url + script).headers["cache-control"]

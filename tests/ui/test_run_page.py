@@ -1,0 +1,137 @@
+"""Run this there: the target, its preview, and what is asked again before it is sent."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import SIMULATED, Dev, Visitor
+from tests.ui.steps import finished, heading, register, run
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_group_is_run_in_two_clicks_and_equal_answers_are_one_card(page: Page, dev: Dev) -> None:
+    page.get_by_label("Groups").select_option("db")
+    page.get_by_role("link", name="Run a command").click()
+    expect(page.get_by_text("exactly 2 hosts")).to_be_visible()
+    page.get_by_label("Command").fill("echo same")
+    page.get_by_role("button", name="Run on 2 hosts").click()
+
+    finished(page, "2 ok")
+    expect(page.get_by_text("sim-[0001,0004]")).to_be_visible()
+    expect(page.locator("pre").filter(has_text="same")).to_have_count(1)
+
+
+def test_more_than_half_of_the_fleet_is_asked_for_again(page: Page, dev: Dev) -> None:
+    guard = {"level": 3, "rules": ["all hosts"]}
+    page.route(
+        "**/targets/preview",
+        lambda route: route.fulfill(json={**route.fetch().json(), "guard": guard}),
+    )
+    run(page, dev, "all=1", "uptime")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    confirm = dialog.get_by_role("button", name=f"Run on {SIMULATED + 1} hosts")
+    expect(confirm).to_be_disabled()
+    dialog.get_by_label(re.compile("Type the number")).fill(str(SIMULATED + 1))
+    expect(confirm).to_be_disabled()
+    dialog.get_by_label(re.compile("Why")).fill("test")
+    confirm.click()
+
+    finished(page, f"{SIMULATED + 1} ok")
+    expect(page.get_by_text("test", exact=True)).to_be_visible()
+
+
+def test_what_asks_again_says_as_whom_and_what_becomes_of_hosts_that_are_away(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-2")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-2"))
+    run(page, dev, "host=quiet-2&user=nobody", "reboot")
+    dialog = page.get_by_role("dialog")
+
+    expect(dialog).to_contain_text("It runs as nobody.")
+    expect(dialog).to_contain_text("1 host may be away (1 Pending): if it is, this is delivered when it returns.")
+    dialog.get_by_role("button", name="Cancel").click()
+    page.get_by_label("Hosts that are offline").select_option("skip")
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(dialog).to_contain_text("if it is, it is skipped.")
+
+
+def test_a_button_that_is_off_says_what_it_waits_for(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run")
+    submit = page.get_by_role("button", name=re.compile("^Run"))
+    expect(submit).to_have_accessible_description("Choose where it shall run.")
+    page.get_by_label("One host").check()
+    page.get_by_role("combobox", name="Hostname").fill("nosuch")
+    expect(submit).to_have_accessible_description("Say what shall run: the command is empty.")
+    page.get_by_label("Command").fill("uptime")
+    expect(page.get_by_role("alert").filter(has_text="Left out: nosuch: not registered")).to_be_visible()
+    expect(submit).to_have_accessible_description("There is no host to run it on.")
+    page.get_by_role("combobox", name="Hostname").fill("sim-0001")
+
+    expect(submit).to_be_enabled()
+    expect(submit).to_have_accessible_description("")
+
+
+def test_a_command_is_asked_for_again_with_marks_for_what_would_not_be_seen(page: Page, dev: Dev) -> None:
+    guard = {"level": 2, "rules": []}
+    page.route("**/targets/preview", lambda route: route.fulfill(json={**route.fetch().json(), "guard": guard}))
+    run(page, dev, "host=sim-0001", "echo \u202eevil")
+
+    expect(page.get_by_role("dialog").locator("pre")).to_have_text("echo U+202Eevil")
+
+
+def test_a_preview_counts_the_states_of_its_hosts_as_they_are_and_says_how_long_it_holds(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-1", "quiet")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-1"))
+    page.goto(f"{dev.url}/run?group=quiet&command=uptime")
+    preview = page.get_by_role("region", name="Preview")
+    expect(preview).to_contain_text("1 Pending")
+    expect(preview.get_by_role("timer")).to_have_text(re.compile(r"in \d min"))
+    dev.api.post("/hosts/quiet-1/revoke", {"reason": "for this test"})
+
+    expect(preview).to_contain_text("1 Revoked")
+
+
+def test_a_preview_is_made_again_when_it_has_ended_and_when_what_was_sent_is_refused(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    page.clock.install()
+    with page.expect_response("**/targets/preview"):
+        page.goto(f"{dev.url}/run?host=sim-0001&command=uptime")
+    submit = page.get_by_role("button", name="Run on 1 host")
+    expect(submit).to_be_enabled()
+    with page.expect_response("**/targets/preview"):
+        page.clock.fast_forward(301_000)
+    expect(submit).to_be_enabled()
+
+    refusal = {"code": "changed_meanwhile", "detail": "look again"}
+    page.route("**/api/v1/tasks", lambda route: route.fulfill(status=409, json=refusal), times=1)
+    with page.expect_response("**/targets/preview"):
+        submit.click()
+    expect(page.get_by_role("alert").filter(has_text="look again")).to_be_visible()
+    submit.click()
+    finished(page, "1 ok")
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    heading(page, "Run a command")
+    page.get_by_label("One host").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.type("sim-0005")
+    page.get_by_label("Command").focus()
+    page.keyboard.type("hostname")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    page.keyboard.press("Control+Enter")
+
+    finished(page, "1 ok")

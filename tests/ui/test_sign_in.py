@@ -1,0 +1,161 @@
+"""Who signs in, and what becomes of a session that ends."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.programs import PASSWORD
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import finished, heading, sign_in
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_stranger_signs_in_first_and_then_sees_what_was_asked_for(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.goto(f"{dev.url}/audit")
+    heading(page, "Sign in")
+    page.get_by_label("User").fill("admin")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_have_text("User or password is wrong.")
+    assert "next=" in page.url
+
+    page.goto(dev.login_url)
+    heading(page, "Fleet")
+    assert "token" not in page.url
+    page.get_by_role("button", name="Sign out").click()
+    heading(page, "Sign in")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_sign_out_that_does_not_work_is_said(visitor: Visitor, page: Page) -> None:
+    page.route("**/auth/logout", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+
+    expect(page.get_by_role("status").filter(has_text="The server cannot be reached.")).to_be_visible()
+    heading(page, "Fleet")
+    assert [c for c in visitor.complaints if "ERR_FAILED" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_sign_out_of_a_session_that_has_ended_is_one(visitor: Visitor, page: Page) -> None:
+    expect(page.locator("#pill")).to_have_text("Live")
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Sign out").click()
+
+    heading(page, "Sign in")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_who_may_only_look_is_told_which_permission_each_control_needs(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "vera", "role": "viewer", "password": PASSWORD})
+    task_id = dev.api.run({"host": "sim-0003"}, "sleep 20")
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "vera")
+    add = page.get_by_role("button", name="Add host")
+    expect(add).to_be_disabled()
+    expect(add).to_have_accessible_description("Needs the permission hosts.enrol")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    cancel = page.get_by_role("button", name="Cancel task")
+    expect(cancel).to_be_disabled()
+    expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_visible()
+    cancel.focus()
+    expect(cancel).to_be_focused()
+    expect(cancel).to_have_accessible_description("Needs the permission tasks.cancel")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.goto(f"{dev.url}/run?host=sim-0003&command=uptime")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+    expect(page.get_by_text("Needs the permission tasks.run")).to_have_count(2)  # the preview says so, too
+
+    dev.api.post(f"/tasks/{task_id}/cancel")
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    finished(page, "1 cancelled")
+    expect(page.get_by_text("Needs the permission tasks.cancel")).to_be_hidden()
+    assert [c for c in visitor.complaints if "401" not in c and "403" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_who_may_not_send_commands_is_told_so_by_resume_approve_and_retry(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "victor", "role": "viewer", "password": PASSWORD})
+    rollout = {"canary": ["sim-0001"], "wait": "approve"}
+    approves = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "true", rollout=rollout)
+    paused = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "sleep 60", rollout=rollout)
+    dev.api.post(f"/tasks/{paused}/pause")
+    failed = dev.api.run({"host": "sim-0003"}, "false")
+    dev.api.finished(failed)
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "victor")
+    for task_id, name in ((approves, "Approve: go on"), (paused, "Resume"), (failed, "Retry…")):
+        page.goto(f"{dev.url}/tasks/{task_id}")
+        button = page.get_by_role("button", name=name)
+        expect(button).to_be_disabled()
+        expect(button).to_have_accessible_description("Needs the permission tasks.run")
+        expect(page.get_by_text("Needs the permission tasks.run")).to_be_visible()
+        button.focus()
+        expect(button).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+    assert dev.api.get(f"/tasks/{paused}")["state"] == "paused"
+    for task_id in (approves, paused):
+        dev.api.post(f"/tasks/{task_id}/cancel")
+        dev.api.finished(task_id)
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    dev.api.post("/users", {"username": "ada", "role": "operator", "password": PASSWORD})
+    page.get_by_role("button", name="Sign out").click()
+    sign_in(page, "ada")
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    page.get_by_label("Command").fill("echo kept")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Run on 1 host").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("User").fill("ada")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    dialog.get_by_role("button", name="Sign in").click()
+
+    finished(page, "1 ok")
+    heading(page, "echo kept")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_session_of_the_embedded_mode_that_ends_goes_on_by_the_link_and_loses_nothing(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    page.get_by_label("Command").fill("echo kept by the link")
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    visitor.context.clear_cookies()
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(page.get_by_role("dialog")).to_contain_text("the link that it printed")
+    other = visitor.page()
+    other.goto(dev.login_url)
+    heading(other, "Fleet")
+    page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+
+    finished(page, "1 ok")
+    heading(page, "echo kept by the link")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_link_of_an_earlier_run_says_that_it_has_ended(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.goto(f"{dev.url}/login#token=of-an-earlier-run")
+    expect(page.get_by_role("alert")).to_contain_text("This link has ended")
+    expect(page.get_by_text("open the link that it printed")).to_be_visible()
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()

@@ -1,0 +1,243 @@
+"""What the hosts of a task said, on its page."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import UNAVAILABLE, finished, heading, ping, run, stream_says
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_command_on_this_machine_shows_what_it_said(page: Page, dev: Dev) -> None:
+    run(page, dev, f"host={dev.hostname}", "echo $((6*7)); echo oops >&2; exit 3")
+
+    heading(page, re.compile("echo"))
+    finished(page, "1 failed")
+    expect(page.locator("pre").filter(has_text="42")).to_be_visible()
+    expect(page.locator("pre").filter(has_text="oops")).to_be_visible()
+    expect(page.get_by_text("Failed, exit 3")).to_be_visible()
+
+
+def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None:
+    hostile = r"printf '<img src=x onerror=alert(1)>\n\033[31mred\033[0m\033]0;title\007\n\342\200\256evil\000\n'"
+    run(page, dev, f"host={dev.hostname}", hostile)
+    finished(page, "1 ok")
+
+    said = page.locator("pre").filter(has_text="red")
+    expect(said).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(said).to_contain_text("U+202Eevil")
+    expect(said).not_to_contain_text("title")
+    assert page.locator("main img").count() == 0
+
+
+def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, dev: Dev, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    task_id = dev.api.run({"host": dev.hostname}, f"until test -e {gate}; do sleep 0.1; done; echo said")
+
+    def answer_with_what_was(route: Route) -> None:
+        before = route.fetch()
+        if not gate.exists():
+            gate.touch()
+            dev.api.finished(task_id)
+        route.fulfill(response=before)
+
+    page.route("**/outputs", answer_with_what_was)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+
+
+def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    ticks = r"printf 'tick \377<img src=x onerror=alert(1)>\n'"
+    run(page, dev, f"host={dev.hostname}", f"until test -e {gate}; do {ticks}; sleep 0.1; done; echo over")
+
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+    expect(live).to_contain_text("A preview: the result carries the whole.")
+    expect(live.locator("pre")).to_contain_text("tick \ufffd<img src=x onerror=alert(1)>")
+    expect(live).to_contain_text("1 of 1 running host shown live.")
+    expect(page.get_by_text(re.compile(r"^Running: \d+ B printed so far, live above\.$"))).to_be_visible()
+    expect(page.get_by_text("No answer yet.")).to_have_count(0)
+    expect(page.get_by_role("row").filter(has_text="Running")).to_be_visible()
+    assert page.locator("main img").count() == 0
+    gate.touch()
+    finished(page, "1 ok")
+    expect(live).to_be_hidden()
+
+
+def test_who_comes_later_is_shown_what_was_printed_before(
+    visitor: Visitor, page: Page, dev: Dev, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run(page, dev, f"host={dev.hostname}", f"echo first; until test -e {gate}; do sleep 0.1; done")
+    expect(page.locator("pre").filter(has_text=re.compile("^first\n$"))).to_be_visible()
+    other = visitor.page()
+    other.goto(page.url)
+
+    expect(other.locator("pre").filter(has_text=re.compile("^first\n$"))).to_be_visible()
+    gate.touch()
+    finished(other, "1 ok")
+
+
+def test_of_many_hosts_it_is_said_how_many_are_shown_live_and_each_can_be_chosen(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo many")
+    dev.api.finished(task_id)
+    names = [f"many-{number:02}" for number in range(25)]
+
+    def running(route: Route) -> None:
+        found = route.fetch().json()
+        if "items" in found:
+            going = {"state": "running", "finished_at": None}
+            found["items"] = [{**found["items"][0], **going, "hostname": name} for name in names]
+        elif "groups" in found:
+            found["groups"] = [{**found["groups"][0], "state": "running", "hosts": names, "stdout": None}]
+        else:
+            found |= {"state": "running", "counts": {"running": 25}, "targets": 25}
+        route.fulfill(json=found)
+
+    def say(route: Route) -> None:
+        topics = parse_qs(urlsplit(route.request.url).query)["topics"][0].split(",")
+        watched = [topic.rpartition(":")[2] for topic in topics if topic.startswith("output:")]
+        piece = {"task_id": task_id, "stream": "stdout", "offset": 0, "encoding": "utf-8"}
+        said = [{**piece, "hostname": name, "data": f"of {name}\n"} for name in watched]
+        pieces = "".join(f"event: output\ndata: {json.dumps(one)}\n\n" for one in said)
+        route.fulfill(content_type="text/event-stream", body=ping("?", events=0, seconds=0) + pieces)
+
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*|/outputs)?$"), running)
+    page.route("**/stream?*", say)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+    expect(live).to_contain_text("20 of 25 running hosts shown live.")
+    expect(live.locator("pre")).to_have_count(20)
+    live.get_by_label("Host").select_option("many-24")
+
+    expect(live.locator("pre")).to_have_text("of many-24\n")
+    expect(live).to_contain_text("1 of 25 running hosts shown live.")
+    live.get_by_label("Host").select_option("the first 20")
+    expect(live.locator("pre")).to_have_count(20)
+
+
+def test_what_needs_attention_stands_first_among_hosts_and_outputs(page: Page, dev: Dev) -> None:
+    states = {"sim-0001": "skipped", "sim-0002": "succeeded", "sim-0003": "failed", "sim-0004": "lost"}
+    task_id = dev.api.run({"hosts": list(states)}, "echo in order")
+    dev.api.finished(task_id)
+
+    def differently(route: Route) -> None:
+        found = route.fetch().json()
+        if "items" in found:
+            found["items"] = [{**row, "state": states[row["hostname"]]} for row in found["items"]]
+        else:
+            [group] = found["groups"]
+            found["groups"] = [{**group, "state": state, "hosts": [name], "count": 1} for name, state in states.items()]
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}/(executions|outputs)"), differently)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    ordered = [re.compile(word) for word in ("Failed", "No answer", "Skipped", "Succeeded")]
+
+    expect(page.locator("section").filter(has_text="Outputs").locator("section.panel .badge")).to_have_text(ordered)
+    hosts = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="First line"))
+    expect(hosts.locator(".badge")).to_have_text(ordered)
+
+
+def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo again")
+    dev.api.finished(task_id)
+    page.route("**/outputs", lambda route: route.fulfill(status=503, json=UNAVAILABLE), times=1)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("alert").filter(has_text="not now")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+
+    expect(page.locator("pre").filter(has_text="again")).to_be_visible()
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_long_output_can_be_read_as_far_as_it_is_kept(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": dev.hostname}, "seq 1 400000")
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    said = page.locator("pre").filter(has_text=re.compile(r"^1\n2\n"))
+    expect(said).to_be_visible()
+    expect(page.locator("pre").filter(has_text="400000")).to_have_count(0)
+    page.get_by_role("button", name="Show all that is kept").click()
+
+    expect(page.locator("pre").filter(has_text=re.compile(r"\n400000\n$"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"of 2\.6 MiB were not kept"))).to_be_visible()
+    expect(said).to_be_visible()
+
+
+def test_an_answer_that_was_not_sent_along_is_never_called_empty(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo said")
+    dev.api.finished(task_id)
+
+    def without_text(route: Route) -> None:
+        outputs = route.fetch().json()
+        without = [{**group, "stdout": None, "stderr": None} for group in outputs["groups"]]
+        route.fulfill(json={**outputs, "groups": without})
+
+    page.route("**/outputs", without_text)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    show = page.get_by_role("button", name="Show all that is kept")
+    expect(show).to_be_visible()
+    expect(page.get_by_text("No output.")).to_have_count(0)
+    show.click()
+
+    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+
+
+def test_why_a_host_did_not_run_it_stands_in_its_card_on_a_telephone_too(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": dev.hostname}, "id", user="nobody-of-this-name")
+    dev.api.finished(task_id)
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_text("there is no account nobody-of-this-name on this host").first).to_be_visible()
+    expect(page.get_by_text("No output.")).to_have_count(0)
+
+
+def test_hosts_that_did_not_answer_say_why_each_reason_once_and_nothing_of_output(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"group": "db"}, "echo lost")
+    dev.api.finished(task_id)
+    never = "never delivered: the host was offline"
+    silent = "no word after it was sent; it may have run"
+
+    def without_answers(route: Route) -> None:
+        found = route.fetch().json()
+        gone = {"state": "lost", "exit_code": None, "stdout_sha256": None, "stderr_sha256": None}
+        if "groups" in found:
+            [group] = found["groups"]
+            found["groups"] = [{**group, **gone, "stdout": None, "stderr": None}]
+        else:
+            reasons = (never, silent)
+            found["items"] = [{**row, **gone, "reason": r} for row, r in zip(found["items"], reasons, strict=True)]
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/tasks/{task_id}/(outputs|executions)"), without_answers)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    card = page.locator("section.panel").filter(has=page.get_by_text("sim-[0001,0004]"))
+    expect(card).to_contain_text(f"sim-0001: {never}")
+    expect(card).to_contain_text(f"sim-0004: {silent}")
+    expect(page.get_by_text("No output.")).to_have_count(0)
+
+
+def test_an_answer_unlike_the_others_shows_what_differs(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"all": True}, "echo same; echo only here")  # a simulated host takes all of it as one line
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    toggle = page.get_by_role("button", name="Diff against the majority")
+    expect(toggle).to_have_count(1)
+    toggle.click()
+
+    expect(page.locator("pre").filter(has_text="+ only here")).to_contain_text("- same; echo only here")
+    toggle.click()
+    expect(page.locator("pre").filter(has_text="+ only here")).to_have_count(0)
