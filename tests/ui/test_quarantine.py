@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.servers import wait_until
 from tests.ui.conftest import Dev
-from tests.ui.test_pages import heading
+from tests.ui.steps import heading
 
 pytestmark = pytest.mark.browser
 

@@ -65,6 +65,16 @@ def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev)
     finished(page, "2 cancelled")
 
 
+def test_the_wait_after_a_canary_is_ended_by_a_button(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "true", rollout={"canary": [FIRST], "wait": 3600})
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    finished(page, "1 ok · 1 waiting · the canary has succeeded: goes on 3600 s after it")
+    page.get_by_role("button", name="Go on now").click()
+
+    finished(page, "2 ok")
+    expect(page.get_by_role("button", name="Go on now")).to_be_hidden()
+
+
 def test_what_every_host_has_already_is_not_offered_to_be_paused(page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"host": SECOND}, "sleep 60")
     page.goto(f"{dev.url}/tasks/{task_id}")

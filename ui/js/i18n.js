@@ -12,6 +12,7 @@ const CAUSES = [
   ["no heartbeat for {n} intervals of {s} s", "cause.silent"],
   ["a command came back: its queue is gone", "cause.came_back"],
   ["its journal went back in time", "cause.journal_back"],
+  ["the agent connected anew", "cause.connected_anew"],
   ["an earlier boot of it goes on beside a later one", "cause.two_boots"],
   ["not registered", "cause.not_registered"],
   ["revoked", "cause.revoked"],
@@ -77,7 +78,7 @@ export function t(key, given = {}) {
 /** What went wrong, by its code, with what the server names; a code without words is told in the server's own. */
 export function told({ message, code, detail = message, errors = [], body = {} }) {
   const list = (names) => names?.join(", ") || "–";
-  const what = t(`problem.${code}`, { joined: list(body.joined), left: list(body.left) });
+  const what = t(`problem.${code}`, { ...body, joined: list(body.joined), left: list(body.left) });
   if (what === `problem.${code}`) return detail;
   const fields = errors.map(({ field, message: words }) => `${field}: ${words}`).join("; ");
   const named = code === "invalid_request" ? fields || detail : NAMED.exec(detail)?.groups.named;

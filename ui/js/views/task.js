@@ -47,7 +47,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
-    const waits = task.awaits_approval && t("task.awaits_approval");
+    const waits = task.awaits_approval ? t("task.awaits_approval") : task.waits_after_canary && t("task.waits_after_canary", { s: task.rollout.wait });
     const took = between(task.accepted_at, task.finished_at);
     text(part.summary, [progress, answersText(task.counts, t), waits, took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
@@ -71,7 +71,10 @@ export function mountTask(root, { task_id: taskId }, context) {
    * Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. There is nothing to hold
    * where all hosts have it; what was sent and is not answered may be sent again.
    */
-  function drawPause({ state, counts, awaits_approval: awaitsApproval }) {
+  function drawPause({ state, counts, awaits_approval: awaitsApproval, waits_after_canary: waitsAfterCanary }) {
+    part.goOn.hidden = !waitsAfterCanary;
+    part.goOn.disabled = false;
+    permit(part.goOn, user, "tasks.run");
     const isPaused = state === "paused";
     part.pause.hidden = !isPaused && !(state === "running" && (counts.queued || counts.sent));
     part.pause.disabled = false;
@@ -97,6 +100,7 @@ export function mountTask(root, { task_id: taskId }, context) {
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
+      [t("task.answers_until"), task.state === "finished" ? null : timeNode(task.answers_until)],
       [t("task.rollout"), rolloutText(task, t)],
       [t("task.stopped"), because(task.rollout_stopped ?? "")],
       [t("task.retry_of"), task.retry_of && taskLink(task.retry_of)],
@@ -138,11 +142,11 @@ export function mountTask(root, { task_id: taskId }, context) {
     }
   }
 
-  async function turn() {
-    const { state } = store.one("tasks", taskId);
-    part.pause.disabled = true;
+  /** Pause, or resume: that also approves, and ends the wait after a canary. */
+  async function turn(button, way) {
+    button.disabled = true;
     try {
-      await api.post(`${url}/${state === "paused" ? "resume" : "pause"}`, {}, { signal });
+      await api.post(`${url}/${way}`, {}, { signal });
     } catch (error) {
       toast(told(error), "bad");
     }
@@ -189,7 +193,8 @@ export function mountTask(root, { task_id: taskId }, context) {
   resizes.observe(part.command);
   signal.addEventListener("abort", () => resizes.disconnect());
   part.cancel.addEventListener("click", cancel);
-  part.pause.addEventListener("click", turn);
+  part.pause.addEventListener("click", () => turn(part.pause, store.one("tasks", taskId).state === "paused" ? "resume" : "pause"));
+  part.goOn.addEventListener("click", () => turn(part.goOn, "resume"));
   part.retry.addEventListener("click", again);
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
