@@ -20,11 +20,11 @@ from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.transport.base import Message, PublishOutcome, Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
-from tests.contract.test_processes import RETURNED, SENT, UNCONFIRMED, done, returned
 from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, OPERATOR
 from tests.support.plane import AgentEnd, Plane, a_plane, until
+from tests.support.process_contract import RETURNED, SENT, UNCONFIRMED, done, returned
 
 HOSTS = ("web1", "web2", "web3", "web4")
 RELEASED = rollouts.ExecutionReleased.KIND

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cable import Cable
+from tests.support.link import Link, LinkBeside
 from tests.support.programs import Installation, Program
 from tests.support.servers import PrivateBroker, PrivateDatabase, wait_until
 
@@ -195,14 +195,14 @@ def test_an_agent_that_loses_its_queue_twice_between_two_heartbeats_is_sent_its_
     api, witness, goes_on = installation.api, tmp_path / "witness", tmp_path / "goes-on"
     agent = installation.add_agent("queueless", start=False)
     agent.argv = [agent.argv[0].replace("control-plane-agent", "python"), "-c", TAKES_NOTHING, str(goes_on)]
-    with Cable(own_broker.broker.amqp_url).open() as cable:
+    with LinkBeside(Link(own_broker.broker.amqp_url)).open() as cable:
         agent.start(CONTROL_PLANE_AGENT_AMQP_URL=cable.url)
         try:
             api.online(["queueless"])
             task_id = api.run({"host": "queueless"}, ask(witness))
             for times in (1, 2):
                 wait_until(lambda: has_one(own_broker), timeout_s=NOT_BY_A_RETRY_S, what="it is in the queue")
-                cable.cut()
+                cable.do(Link.cut)
                 wait_until(
                     lambda times=times: went_online(installation, "queueless") == 1 + times,
                     timeout_s=NOT_BY_A_RETRY_S,
