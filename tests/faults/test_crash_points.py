@@ -19,8 +19,9 @@ import pytest
 from control_plane import settings
 from control_plane.core import open_core
 from control_plane.events.tasks import TaskAccepted
-from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
-from control_plane_wire.topology import RESULT_EXCHANGE, result_key
+from control_plane_wire.messages import HeartbeatMessage, seal
+from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, HEARTBEAT, SigningKey, encode_base64
+from control_plane_wire.topology import HEARTBEAT_KEY, MONITOR_EXCHANGE, RESULT_EXCHANGE, result_key
 from control_plane_wire.transport.base import Message
 from tests.support.faults import queues
 from tests.support.faults.points import every_point
@@ -99,6 +100,29 @@ def stops_an_agent(trial: Trial, point: str) -> None:
     trial.installation.agents["web2"].stop()
 
 
+def goes_back_in_time(trial: Trial, point: str) -> None:
+    """A machine of its own, whose journal says less than it has said before."""
+    hostname, key = f"back-{point.partition('.')[2].replace('_', '-')}", SigningKey.generate()
+    trial.installation.wait_ready()
+    trial.api.post("/hosts", {"hostname": hostname, "public_key": encode_base64(key.public_key)})
+    now_s = int(time.time())
+    for number, head in enumerate((now_s - 100, now_s - 200)):
+        heartbeat = HeartbeatMessage(
+            hostname=hostname,
+            status="online",
+            timestamp=now_s + number,
+            cpu_usage=0.1,
+            memory_usage=0.2,
+            agent_version="1.0",
+            boot_id="one",
+            sequence=1 + number,
+            journal_head=head,
+        )
+        body = seal(heartbeat.to_json(), key, HEARTBEAT, sender=hostname, recipient=CONTROL_PLANE)
+        message = Message(exchange=MONITOR_EXCHANGE, routing_key=HEARTBEAT_KEY, body=body)
+        queues.publish(trial.amqp_url, [message])
+
+
 def asks_for_what_nobody_ever_gets(trial: Trial, point: str) -> None:
     """A task whose time was over long ago, as the log has it where nobody dispatched for hours."""
     task_id = task_at(point)
@@ -170,6 +194,7 @@ def rebuilds_a_projection(trial: Trial, point: str) -> None:
 
 SERVER: dict[str, Callable[[Trial, str], None]] = {
     "presence.": stops_an_agent,
+    **dict.fromkeys(("presence.before_quarantine", "presence.after_quarantine"), goes_back_in_time),
     "deadlines.": asks_for_what_nobody_ever_gets,
     "ingest.dead_lettered": sends_what_nobody_can_read,
     "enrolment.": enrols_a_host,
