@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None, description="the address that people and agents use, https behind a proxy (default: <listen>)"
     )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="addresses and networks of the proxies in front, separated by commas: what they say of who asks "
+        "(X-Forwarded-For) counts for the record and the limits of logins",
+    )
     tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate and its chain: then it answers https by itself"
     )

@@ -239,8 +239,8 @@ def _held(leaf: str) -> int | None:
         held = _hold(leaf)
         if os.access(f"{leaf}/cgroup.procs", os.W_OK):
             return held
-        os.rmdir(leaf)
         os.close(held)
+        os.rmdir(leaf)
     return None
 
 

@@ -73,6 +73,7 @@ class HttpService:
             limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=GRACEFUL_S,
+            forwarded_allow_ips=self._settings.trusted_proxies,
             ssl_certfile=self._settings.tls_certificate,
             ssl_keyfile=self._settings.tls_key,
         )

@@ -29,7 +29,8 @@ class Denials:
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str | None], _Window] = {}
-        self._late: list[AccessDenied] = []
+        self._late: list[AccessDenied] = []  # that could not be recorded
+        self._again: set[str] = set()  # the ids of those that are being recorded once more
 
     def take(self, denied: AccessDenied, now_s: int) -> list[AccessDenied]:
         """Count a denial; what is to be recorded now: what was due anyway, and this one if it is among the first."""
@@ -55,9 +56,13 @@ class Denials:
     def due(self, now_s: int) -> list[AccessDenied]:
         """What is to be recorded though nothing more happens: of each minute that is over, the number.
 
-        While some wait to be recorded again a minute goes on: so not many can come to wait, and none is forgotten.
+        While some wait to be recorded again, or just are, a minute goes on: so not many can come to wait, and none is
+        forgotten.
         """
-        return self._taken_late() or self._ended([key for key, it in self._windows.items() if it.ends_s <= now_s])
+        late = self._taken_late()
+        if self._again:
+            return late
+        return self._ended([key for key, window in self._windows.items() if window.ends_s <= now_s])
 
     def rest(self) -> list[AccessDenied]:
         """Everything that was only counted so far."""
@@ -65,6 +70,7 @@ class Denials:
 
     def _taken_late(self) -> list[AccessDenied]:
         late, self._late = self._late, []
+        self._again.update(denied.denial_id for denied in late)
         return late
 
     def _ended(self, keys: Sequence[tuple[str, str | None]]) -> list[AccessDenied]:
@@ -75,4 +81,9 @@ class Denials:
 
     def put_back(self, events: Sequence[AccessDenied]) -> None:
         """Of these it is not known whether they were recorded. Their ids make it right to record them again."""
+        self.recorded(events)
         self._late.extend(events)
+
+    def recorded(self, events: Sequence[AccessDenied]) -> None:
+        """These are in the log."""
+        self._again.difference_update(denied.denial_id for denied in events)

@@ -79,6 +79,7 @@ class Handling:
         except (StorageUnavailableError, asyncio.CancelledError):
             self.denials.put_back(denials)
             raise
+        self.denials.recorded(denials)
 
     async def record(self, event: Event, *, actor: str | None) -> Outcome:
         """Append an event, signed where it gives authority."""

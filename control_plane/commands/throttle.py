@@ -61,21 +61,27 @@ class LoginThrottle:
 
     def check(self, username: str, address: str | None, now_s: float) -> None:
         """Count a try, before any work is done for it: many at once are not more. Raises TooManyError."""
-        account = self._key(username, address)
-        wait_s = max(self._addresses.wait_s(address, now_s), self._accounts.wait_s(account, now_s))
-        if wait_s > 0:
-            raise TooManyError("too_many_logins", "too many tries to sign in; wait, then try again", wait_s)
-        self._addresses.count(address, now_s)
-        self._accounts.count(account, now_s)
+        waits_s = [limit.wait_s(key, now_s) for limit, key in self._counts(username, address)]
+        if max(waits_s) > 0:
+            raise TooManyError("too_many_logins", "too many tries to sign in; wait, then try again", max(waits_s))
+        for limit, key in self._counts(username, address):
+            limit.count(key, now_s)
+
+    def take_back(self, username: str, address: str | None) -> None:
+        """No password was looked at."""
+        for limit, key in self._counts(username, address):
+            limit.take_back(key)
 
     def succeeded(self, username: str, address: str | None) -> None:
         """It was the right one, and counts no more."""
-        self._addresses.take_back(address)
-        self._accounts.forget(self._key(username, address))
+        self.take_back(username, address)
         self._known[username, address] = None
         self._known.move_to_end((username, address))
         while len(self._known) > MAX_KEYS:
             self._known.popitem(last=False)
+        self._accounts.forget((username, address))
 
-    def _key(self, username: str, address: str | None) -> Hashable:
-        return (username, address) if (username, address) in self._known else username
+    def _counts(self, username: str, address: str | None) -> list[tuple[Limit, Hashable]]:
+        if (username, address) in self._known:  # others from there, as from behind a proxy, do not lock it out either
+            return [(self._accounts, (username, address))]
+        return [(self._addresses, address), (self._accounts, username)]

@@ -8,6 +8,8 @@ import pytest
 from control_plane.projections.folding import create_tables
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.tasks import TasksProjection
 from control_plane.projections.usage import Usage, block_of, packed
 from control_plane.storage.engine import Database
 from tests.support.database import migrated, sqlite_url
@@ -70,6 +72,11 @@ class QueryContract:
         await self.keep(database, "web1", kept)
 
         assert await HostQueries(database).usage("web1", from_us=0, to_us=at_us[-1], points=2) == kept[1::2]
+
+    async def test_any_number_of_executions_may_be_asked_for_their_end(self, database: Database) -> None:
+        await create_tables(database, TasksProjection())
+        assert await TaskQueries(database).ended([(f"t{number}", "web1") for number in range(3000)]) == []
+        assert await TaskQueries(database).ended([]) == []
 
 
 class TestSqliteQueries(QueryContract):

@@ -33,7 +33,8 @@ def signed(installation: Installation, log: str) -> int:
 def recorded(database: PrivateDatabase, url: str) -> dict[str, int]:
     """How many events there are, by log."""
     with database.server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT log, seq FROM {url.rpartition('/')[2]}.log_head")
+        connection.select_db(url.rpartition("/")[2])
+        cursor.execute("SELECT log, seq FROM log_head")
         return {bytes(log).decode(): int(seq) for log, seq in cursor.fetchall()}
 
 

@@ -88,13 +88,15 @@ export function permit(button, user, permission) {
   return isPermitted;
 }
 
+let explanations = 0;
+
 function whyNot(place, permission) {
-  const id = `needs-${permission}`;
-  const found = place.querySelector(`[id="${id}"]`);
+  const found = [...place.querySelectorAll(".why")].find((each) => each.dataset.permission === permission);
   if (found) return found;
   const why = document.createElement("span");
   why.className = "why small muted";
-  why.id = id;
+  why.dataset.permission = permission;
+  why.id = `why-${(explanations += 1)}`;
   why.textContent = t("shell.needs", { permission });
   place.append(why);
   return why;

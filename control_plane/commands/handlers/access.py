@@ -21,7 +21,7 @@ from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
 from control_plane.commands.throttle import LoginThrottle
-from control_plane.errors import NotFoundError, NotSignedInError, TooManyError
+from control_plane.errors import NotFoundError, NotSignedInError, StorageUnavailableError, TooManyError
 from control_plane.events import access
 from control_plane.events.event import Event
 
@@ -123,9 +123,13 @@ class AccessHandler:
             TooManyError: by that address or for that account it was tried too often; no password was looked at.
         """
         await self._check_rate(username, address)
-        await self._handling.authority.refresh()
+        try:
+            await self._handling.authority.refresh()
+            phc = await self._credentials.get(username)
+        except StorageUnavailableError:
+            self._throttle.take_back(username, address)
+            raise
         user = self._handling.authority.access.users.get(username)
-        phc = await self._credentials.get(username)
         # The hash lies in a table that a database's administrator can write; its digest is in a signed event.
         is_ours = user is not None and user.enabled and phc is not None and user.phc_sha256 == digest(phc)
         if not await self._hasher.verify(password, phc if is_ours else None) or user is None:

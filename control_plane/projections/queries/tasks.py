@@ -12,6 +12,7 @@ from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 UNANSWERED: Final = ("queued", "sent")  # of the states that are not terminal
+TASKS_A_STATEMENT: Final = 200  # SQLite nests no more than 1,000 expressions
 SAME_OUTPUT: Final = ("state", "exit_code", "stdout_sha256", "stderr_sha256")
 
 
@@ -188,15 +189,19 @@ class TaskQueries:
         return None if row is None else execution_view(row)
 
     async def ended(self, executions: Collection[tuple[str, str]]) -> list[ExecutionView]:
-        """Those of these, each a task_id and a hostname, that have ended; at least one is asked for."""
+        """Those of these, each a task_id and a hostname, that have ended."""
         e = self._execution
         hosts_of: dict[str, list[str]] = {}
         for task_id, hostname in executions:
             hosts_of.setdefault(task_id, []).append(hostname)
         these = [and_(e.c.task_id == task_id, e.c.hostname.in_(hosts)) for task_id, hosts in hosts_of.items()]
-        statement = select(e).where(e.c.is_open == 0, or_(*these))
+        found: list[ExecutionView] = []
         async with self._database.read() as connection:
-            return [execution_view(row) for row in (await connection.execute(statement)).mappings()]
+            for start in range(0, len(these), TASKS_A_STATEMENT):
+                wanted = or_(*these[start : start + TASKS_A_STATEMENT])
+                rows = await connection.execute(select(e).where(e.c.is_open == 0, wanted))
+                found += [execution_view(row) for row in rows.mappings()]
+        return found
 
     async def states(self, task_id: str) -> dict[str, str]:
         """The state of each execution of a task, by hostname."""

@@ -107,7 +107,20 @@ def test_while_some_wait_to_be_recorded_no_minute_ends_so_that_not_many_more_com
         denials.put_back(waiting)
 
     assert denials.due(300) == [ADA] * SINGLY
+    assert denials.due(300) == [], "they are being recorded"
+    denials.recorded([ADA] * SINGLY)
     assert counted(denials.due(300)) == [("ada", "::1", 4)]
+
+
+def test_an_hour_without_a_database_makes_no_more_wait_than_its_first_minute() -> None:
+    """Several requests at a time are denied, each records what is due, and none of them can."""
+    denials = Denials()
+    for second in range(3600):
+        denied = [replace(ADA, actor=f"user{number}", denial_id=f"{second}/{number}") for number in range(5)]
+        for in_flight in [denials.take(each, second) for each in denied]:
+            denials.put_back(in_flight)
+
+    assert len(denials.rest()) == 5 * SINGLY + 5
 
 
 # --- in the log

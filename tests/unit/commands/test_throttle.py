@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from control_plane.commands import throttle
 from control_plane.commands.throttle import Limit
-from control_plane.errors import NotSignedInError, TooManyError
+from control_plane.errors import NotSignedInError, StorageUnavailableError, TooManyError
 from tests.support.fleet import PASSWORD, Desk
 
 
@@ -87,6 +87,28 @@ async def test_others_do_not_lock_out_who_has_signed_in_from_the_same_place_befo
     desk = await a_desk()
     await desk.access.login("ada", PASSWORD, address="198.51.100.7")
     await tries(desk, 50, "ada")
+    assert await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+
+
+async def test_others_behind_the_same_proxy_do_not_lock_out_who_has_signed_in_there() -> None:
+    desk = await a_desk()
+    await desk.access.login("ada", PASSWORD, address="192.0.2.1")
+    for each in range(50):
+        await tries(desk, 1, f"name{each}", address="192.0.2.1")
+    assert await desk.access.login("ada", PASSWORD, address="192.0.2.1")
+
+
+async def test_a_try_of_which_no_password_was_looked_at_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await a_desk()
+
+    async def is_away(_: str) -> str | None:
+        raise StorageUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.credentials, "get", is_away)
+        for _ in range(20):
+            with pytest.raises(StorageUnavailableError):
+                await desk.access.login("ada", PASSWORD, address="198.51.100.7")
     assert await desk.access.login("ada", PASSWORD, address="198.51.100.7")
 
 
