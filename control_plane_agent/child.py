@@ -96,7 +96,7 @@ def execute(program: Program, containment: Containment, parent: int) -> NoReturn
             os.execvpe(program.argv[0], program.argv, program.environment)  # noqa: S606 - the shell is in argv
     except FileNotFoundError as error:
         status = NOT_FOUND
-        _say(f"{error.filename}: not found")
+        _say(f"{program.argv[0]}: not found" if error.filename else str(error))
     except Exception as error:  # noqa: BLE001 - nobody is there to catch it
         _say(f"cannot start: {error}")
     finally:
@@ -138,9 +138,9 @@ def _become(account: Account) -> None:
 def _enter(program: Program) -> None:
     try:
         os.chdir(program.account.home if program.cwd is None else program.cwd)
-    except OSError:
+    except OSError as error:
         if program.cwd is not None:
-            raise
+            raise type(error)(f"its directory {program.cwd} cannot be entered: {error.strerror}") from error
         os.chdir("/")
 
 

@@ -52,7 +52,14 @@ class Late(Answer):
 
 
 class Execution(Answer):
-    """Attributes: `result_seq`: the event that has the output; `…_bytes`, `…_sha256`: of the whole streams."""
+    """One command on one host.
+
+    Attributes:
+        started_at: by the host's clock, in whole seconds; the other times are when the control plane recorded it, so
+            `finished_at` may be long after the end where the result could not be sent.
+        result_seq: the event that has the output; `…_bytes`, `…_sha256`: of the whole streams.
+        leftovers: how many processes outlived the command; they were ended unless the host's policy keeps them.
+    """
 
     task_id: str
     hostname: str
@@ -70,6 +77,7 @@ class Execution(Answer):
     stdout_sha256: str | None
     stderr_sha256: str | None
     truncated: bool
+    leftovers: int | None
     first_line: str | None
     late: Late | None
     pos: int
@@ -93,6 +101,7 @@ def execution_of(row: ExecutionView) -> Execution:
         stdout_sha256=row.stdout_sha256,
         stderr_sha256=row.stderr_sha256,
         truncated=bool(row.truncated),
+        leftovers=row.leftovers,
         first_line=None if row.first_line is None else row.first_line.decode("utf-8", "replace"),
         late=None if row.late is None else Late(**row.late),
         pos=row.pos,

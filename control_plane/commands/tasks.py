@@ -13,7 +13,7 @@ from control_plane.commands.guard import Guard, GuardLimits, assess
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.previews import PreviewId, check_preview
 from control_plane.commands.rollouts import Rollout, check_canary
-from control_plane.commands.targets import All, FrozenList, Target, in_words
+from control_plane.commands.targets import All, FrozenList, Group, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
 from control_plane.events.envelope import StoredEvent
@@ -137,7 +137,9 @@ def decide_create(
     _check_fields(request)
     if not frozen.hosts:
         left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
-        raise RefusedError("no_host_matched", f"the target has no host; left out: {left_out or 'none'}")
+        where = f"no host is in the group {request.target.group}" if isinstance(request.target, Group) else "no host"
+        detail = f"the target has no host that takes it; left out: {left_out}" if left_out else where
+        raise RefusedError("no_host_matched", detail)
     if request.rollout is not None:
         check_canary(request.rollout, frozen.hosts)
     if request.preview_id is not None:
@@ -173,6 +175,8 @@ def _check_fields(request: CreateTask) -> None:
     rollout = request.rollout
     if rollout is not None and isinstance(rollout.wait, int) and rollout.wait >= request.expires_in:
         raise invalid("rollout.wait", f"shorter than expires_in, which is {request.expires_in} s")
+    if request.cwd is not None and not request.cwd.startswith("/"):
+        raise invalid("cwd", "a path that begins with /")
     if request.argv is not None and not (request.argv and request.argv[0]):
         raise invalid("argv", "a list that begins with a program")
 

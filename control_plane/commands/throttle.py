@@ -1,5 +1,6 @@
 """How often somebody may try: so many times within a window, and then not until the oldest try has left it."""
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Final
@@ -63,7 +64,8 @@ class LoginThrottle:
         """Count a try, before any work is done for it: many at once are not more. Raises TooManyError."""
         waits_s = [limit.wait_s(key, now_s) for limit, key in self._counts(username, address)]
         if max(waits_s) > 0:
-            raise TooManyError("too_many_logins", "too many tries to sign in; wait, then try again", max(waits_s))
+            detail = f"too many tries to sign in: try again in {math.ceil(max(waits_s))} s"
+            raise TooManyError("too_many_logins", detail, max(waits_s))
         for limit, key in self._counts(username, address):
             limit.count(key, now_s)
 

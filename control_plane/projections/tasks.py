@@ -25,7 +25,7 @@ OF_HOSTS = frozenset(cls.KIND for cls in (hosts.HostWentOnline, hosts.HostQuaran
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -83,6 +83,7 @@ class TasksProjection(Projection):
             Column("stdout_sha256", Identifier(64)),
             Column("stderr_sha256", Identifier(64)),
             Column("truncated", Int64),
+            Column("leftovers", Int64, comment="processes that outlived the command"),
             Column("first_line", Blob),
             Column("late", Json(), comment="a result that came after the control plane had said the outcome"),
             Column("pos", Int64, nullable=False),
@@ -226,7 +227,8 @@ def _queued(task: Row, hostname: str) -> Row:
     nothing = dict.fromkeys(
         (
             *("sent_us", "accepted_us", "started_us", "running_us", "finished_us", "result_seq", "exit_code", "reason"),
-            *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "first_line", "late"),
+            *("stdout_bytes", "stderr_bytes", "stdout_sha256", "stderr_sha256", "truncated", "leftovers"),
+            *("first_line", "late"),
         )
     )
     row = {
@@ -300,6 +302,7 @@ def _of_result(event: tasks.ExecutionFinished, stored: StoredEvent) -> Row:
         "stdout_sha256": result.stdout_sha256 or digest(result.stdout),
         "stderr_sha256": result.stderr_sha256 or digest(result.stderr),
         "truncated": int(bool(result.truncated)),
+        "leftovers": result.leftovers,
         "first_line": _first_line(result),
         **({} if result.started_at is None else {"started_us": result.started_at * 1_000_000}),
     }

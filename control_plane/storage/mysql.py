@@ -150,7 +150,9 @@ def translate(error: DBAPIError) -> Exception:
             "CONTROL_PLANE_ADMIN_DATABASE_URL, or set log_bin_trust_function_creators=1 on the server"
         )
     if code in MISSING_RIGHT:
-        return ConfigurationError(f"the database refuses: {detail}")
+        return ConfigurationError(
+            f"the database refuses: {detail}; what makes and changes tables is for CONTROL_PLANE_ADMIN_DATABASE_URL"
+        )
     return StorageUnavailableError(detail)
 
 

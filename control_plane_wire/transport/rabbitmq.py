@@ -112,6 +112,8 @@ def _is_cancelled() -> bool:
 
 
 def _describe(error: BaseException) -> str:
+    if "Connection.OpenOk" in str(error):  # all that the library says of it
+        return "the broker does not let this account into this virtual host"
     return f"{type(error).__name__} {error}".rstrip()
 
 

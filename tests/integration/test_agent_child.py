@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -398,16 +399,23 @@ async def test_a_late_copy_of_what_runs_is_answered_as_such_and_not_as_expired(t
     assert {"started_at"} <= end.said("task-1", "accepted")[-1].keys()
 
 
-@pytest.mark.parametrize("how", ["its directory is missing", "it is no program"])
-async def test_what_cannot_be_run_ends_with_127_or_126_and_says_why(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "exit_code", "said"),
+    [
+        ({"cwd": "/no/such/directory"}, 127, "its directory /no/such/directory cannot be entered: No such file or"),
+        ({"cwd": "/etc/passwd"}, 126, "cannot start: its directory /etc/passwd cannot be entered: Not a directory"),
+        ({"argv": ("/etc/passwd",)}, 126, "cannot start: "),
+        ({"argv": ("no-such-program", "x")}, 127, "no-such-program: not found"),
+    ],
+)
+async def test_what_cannot_be_run_ends_with_127_or_126_and_says_why(
+    tmp_path: Path, given: dict[str, Any], exit_code: int, said: str
+) -> None:
     async with at_work(tmp_path) as (_, end):
-        if how == "it is no program":
-            result = await end.run("x", user=ME, argv=("/etc/passwd",))
-        else:
-            result = await end.run("true", user=ME, cwd="/no/such/directory")
+        result = await end.run("true", user=ME, **given)
 
-    assert (result["outcome"], result["exit_code"]) == ("completed", 126 if how == "it is no program" else 127)
-    assert str(result["stderr"]).startswith("control-plane-agent: ")
+    assert (result["outcome"], result["exit_code"]) == ("completed", exit_code)
+    assert str(result["stderr"]).startswith(f"control-plane-agent: {said}")
 
 
 async def test_heartbeats_tell_how_far_the_journal_has_come(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class ExecutionView:
     stdout_sha256: str | None
     stderr_sha256: str | None
     truncated: int | None
+    leftovers: int | None
     first_line: bytes | None
     late: Mapping[str, Any] | None
     pos: int

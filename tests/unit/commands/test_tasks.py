@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from control_plane.commands.guard import Guard
 from control_plane.commands.previews import PREVIEW_S, PreviewId, TargetChangedError, preview
-from control_plane.commands.targets import MAX_HOSTS, All, Excluded, FrozenList, Hosts, OneHost
+from control_plane.commands.targets import MAX_HOSTS, All, Excluded, FrozenList, Group, Hosts, OneHost
 from control_plane.commands.tasks import (
     CreateTask,
     RequirePreview,
@@ -152,6 +152,7 @@ def test_a_request_is_told_by_what_is_asked_alone(first: str, second: str, previ
         ({"env": {"1A": "x"}}, "env"),
         ({"env": {"A": "x" * 40_000}}, "env.A"),
         ({"cwd": ""}, "cwd"),
+        ({"cwd": "relative"}, "cwd"),
         ({"stdin": "x" * 1_048_000, "command": "y" * 1000}, "bytes"),
         ({"expires_in": 0}, "expires_in"),
         ({"expires_in": 7 * 86_400 + 1}, "expires_in"),
@@ -179,6 +180,11 @@ def test_a_target_without_hosts_is_refused_and_says_who_was_left_out() -> None:
         decide(a_request(), nobody)
 
     assert refused.value.code == "no_host_matched"
+
+
+def test_a_group_in_which_nobody_is_is_named() -> None:
+    with pytest.raises(RefusedError, match="no host is in the group nope"):
+        decide(a_request(target=Group("nope")), a_list())
 
 
 def test_task_ids_are_uuids_that_sort_by_time() -> None:
