@@ -16,6 +16,7 @@ from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
+from control_plane.commands.rules import RuleState
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
@@ -92,6 +93,7 @@ class Authority:
         self.access = AccessState()
         self.fleet = FleetState()
         self.enrolment = EnrolmentState()
+        self.rules = RuleState()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -142,6 +144,7 @@ class Authority:
         if isinstance(event, EnrolmentTokenCreated):
             self.enrolment.forget(self._clock.now_s())
         try:
-            return self.access.apply(event, seq) and self.fleet.apply(event, seq) and self.enrolment.apply(event)
+            states = (self.access, self.fleet, self.rules)
+            return all(state.apply(event, seq) for state in states) and self.enrolment.apply(event)
         except SignatureError:  # a public key that is none
             return False

@@ -4,7 +4,7 @@ from itertools import cycle
 
 from control_plane.commands.access import Principal
 from control_plane.commands.grammar import checked_line
-from control_plane.commands.handlers.tasks import check_open, known_task
+from control_plane.commands.handlers.tasks import check_open, check_task, known_task
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Executions
 from control_plane.commands.rollouts import parse_rollout
@@ -27,7 +27,7 @@ class RolloutHandler:
             RefusedError: `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
-        _, kind, seq = await self._turned(task_id)
+        _, kind, seq = await self._turned(principal, "tasks.cancel", task_id)
         if kind == TaskPaused.KIND:
             return seq
         event = TaskPaused(task_id=task_id, actor=principal.username, based_on=seq, reason=_checked(reason))
@@ -41,7 +41,7 @@ class RolloutHandler:
             RefusedError: `not_paused`, `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{task_id}")
-        task, kind, seq = await self._turned(task_id)
+        task, kind, seq = await self._turned(principal, "tasks.run", task_id)
         who, why = principal.username, _checked(reason)
         if kind == TaskPaused.KIND:
             resumed = TaskResumed(task_id=task_id, actor=who, based_on=seq, reason=why)
@@ -65,10 +65,14 @@ class RolloutHandler:
         others = [Key(task.task_id, ExecutionReleased.KIND, name) for name in set(task.hosts).difference(first)]
         return not await self._handling.log.find(EVENT, others)
 
-    async def _turned(self, task_id: str) -> tuple[TaskAccepted, str, int]:
-        """A task that is under way, and the kind and the seq of its last pause or resume, else of its acceptance."""
+    async def _turned(self, principal: Principal, action: str, task_id: str) -> tuple[TaskAccepted, str, int]:
+        """A task that is under way, if the rules let the principal turn it.
+
+        With it the kind and the seq of its last pause or resume, else of its acceptance.
+        """
         log = self._handling.log
         seq, task = await known_task(log, task_id)
+        await check_task(self._handling, principal, action, task)
         await check_open(log, task)
         if await log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND)]):
             raise RefusedError("task_cancelled", f"the task {task_id} is being cancelled")
