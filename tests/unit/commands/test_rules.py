@@ -27,7 +27,7 @@ from control_plane.commands.rules import (
 from control_plane.errors import InvalidFieldError, RefusedError
 from control_plane.events.rules import RuleCreated, RuleDeleted
 from tests.support.events import a_task_accepted
-from tests.support.fleet import OPERATOR, VIEWER, a_fleet
+from tests.support.fleet import ADMIN, OPERATOR, VIEWER, a_fleet
 
 HOSTS: Final = ("db1", "web1", "web2")
 GROUPS: Final = ("db", "web")
@@ -240,6 +240,24 @@ def test_a_deny_wins_over_what_a_role_may_and_is_named() -> None:
     assert decision.refusal == "tasks.run is not allowed on db1: rule no-root"
     assert decide(OPERATOR, "tasks.run", facts("deploy", hosts={"db1": ("db",)}), [deny]).rules == ("role:operator",)
     assert decide(OPERATOR, "tasks.cancel", facts(hosts={"db1": ("db",)}), [deny]).allowed
+
+
+def test_the_example_of_the_operations_page_is_as_it_says() -> None:
+    made = [
+        a_rule("ann", actions={"tasks.run", "tasks.cancel"}, groups={"web"}, accounts={"deploy"}),
+        *(a_rule(f"no-{r}", effect="deny", subject=f"role:{r}", groups={"db"}, accounts={"root"}) for r in ROLES),
+    ]
+    web, everywhere = {"web1": ("web",)}, {"db1": ("db",), "mail1": (), "web1": ("web",)}
+
+    def refusal(who: Principal, account: str, hosts: Any) -> str | None:
+        return decide(who, "tasks.run", facts(account, hosts=hosts), made).refusal
+
+    assert refusal(ANN, "deploy", web) is None
+    assert refusal(ANN, "deploy", everywhere) == "tasks.run is not allowed on db1, mail1: no rule allows it"
+    assert refusal(ANN, "root", web) == "tasks.run is not allowed on web1: no rule allows it"
+    assert refusal(OPERATOR, "root", everywhere) == "tasks.run is not allowed on db1: rule no-operator"
+    assert refusal(OPERATOR, "postgres", everywhere) is None
+    assert refusal(ADMIN, "root", everywhere) == "tasks.run is not allowed on db1: rule no-administrator"
 
 
 @pytest.mark.parametrize(
