@@ -1,16 +1,20 @@
 """What was accepted is asked about again before it is sent later, on every database and broker."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from control_plane import cli
+from control_plane.administration import initialise
 from control_plane.commands.access import Principal
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import Group, Hosts
 from control_plane.events import access, rollouts, tasks
+from control_plane.settings import load
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
@@ -225,3 +229,31 @@ class TestMysqlRabbitMQ(RecheckContract):
     @pytest.fixture
     def transport(self, amqp_url: str) -> Transport:
         return RabbitTransport(amqp_url)
+
+
+# --- the command line
+
+
+def test_rules_are_made_listed_and_deleted_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", sqlite_url(tmp_path))
+    monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path))
+    asyncio.run(initialise(load(), "root", "correct horse battery"))
+
+    whole = ["--action", "tasks.run", "--group", "web", "--host", "db1", "--account", "deploy", "--command", "argv"]
+    whole += ["--most-hosts", "3", "--longest-timeout", "60", "--reason", "so"]
+    assert cli.main(["rules", "add", "deny", "user:root", *whole]) == 0
+    rule_id = capsys.readouterr().out.strip()
+    assert cli.main(["rules", "list"]) == 0
+    *_, last = listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == ["role:operator", "role:administrator", rule_id]
+    assert last.endswith(
+        'deny  user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'
+    )
+
+    assert cli.main(["rules", "delete", rule_id]) == 0
+    assert cli.main(["rules", "delete", rule_id]) == 1
+    assert cli.main(["rules", "add", "allow", "user:nobody", "--action", "tasks.run", "--all-hosts"]) == 1
+    assert "subject is not" in capsys.readouterr().err

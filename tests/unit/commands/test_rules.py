@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane import cli_rules
 from control_plane.commands import rules as module
 from control_plane.commands.access import CONSOLE, ROLES, AccessState, Principal, User
 from control_plane.commands.rules import (
@@ -431,5 +432,6 @@ def test_a_part_of_a_task_is_judged_by_the_size_of_the_whole() -> None:
     assert withdrawn(people, state, a_fleet({}), task, ["web1"]).keys() == {"web1"}
 
 
-def test_every_action_is_of_tasks_or_of_hosts() -> None:
+def test_every_action_is_of_tasks_or_of_hosts_and_known_to_the_command_line() -> None:
     assert ACTIONS == OF_TASKS | module.OF_HOSTS
+    assert tuple(sorted(ACTIONS)) == cli_rules.ACTIONS
