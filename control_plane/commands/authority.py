@@ -16,12 +16,13 @@ from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
-from control_plane.commands.rules import RuleState
+from control_plane.commands.rules import RuleState, withdrawn
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.event import Event
+from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.lifecycle import wait_for_any
@@ -106,6 +107,10 @@ class Authority:
                 pause_s = RETRY_S
                 log.warning("the authority cannot read the log", exc_info=True)
             await wait_for_any(stop, timeout_s=pause_s)
+
+    def withdrawn(self, task: TaskAccepted, hostnames: Sequence[str]) -> Mapping[str, str]:
+        """On which of these hosts of an accepted task, and why, who asked for it may not run it any more."""
+        return withdrawn(self.access, self.rules, self.fleet, task, hostnames)
 
     async def refresh(self) -> int:
         """Take in everything up to the log's head as it is now; the position that was reached."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
-from control_plane.commands.rules import RIGHTS, withdrawn
+from control_plane.commands.rules import RIGHTS
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, rollouts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
@@ -253,7 +253,8 @@ class Dispatch:
                 is_over = self._clock.now_s() >= task.expires_at
                 targets = frozenset(task.hosts)  # a read table authorises nobody
                 covered = [d for d in dues if d.hostname in targets]
-                no_more = {} if is_over else self._withdrawn(task, covered)
+                asked = [d.hostname for d in covered if not d.is_cancelled and not is_over]
+                no_more = self._authority.withdrawn(task, asked)  # never sent, or never again
                 said += self._refusals(task, covered, no_more, is_over=is_over)
                 same = [d for d in covered if d.key in self._open.due and not self._is_replaced(task, d.hostname)]
                 sends += self._cancels(task, same)
@@ -280,11 +281,6 @@ class Dispatch:
         """Whether a command may go to it now; what waits for one in quarantine is sent when that is lifted."""
         fleet = self._authority.fleet
         return fleet.public_key(hostname) is not None and not fleet.is_quarantined(hostname)
-
-    def _withdrawn(self, task: TaskAccepted, dues: Iterable[Due]) -> Mapping[str, str]:
-        """On which hosts, and why, who asked for it may not run it any more: that is never sent, or never again."""
-        of = self._authority
-        return withdrawn(of.access, of.rules, of.fleet, task, [d.hostname for d in dues if not d.is_cancelled])
 
     def _refusals(
         self, task: TaskAccepted, dues: Iterable[Due], no_more: Mapping[str, str], *, is_over: bool
