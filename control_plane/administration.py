@@ -9,7 +9,9 @@ from typing import Final, Literal
 
 from control_plane.bootstrap import accounts_of
 from control_plane.commands.access import CONSOLE, User
+from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.hosts import Host
+from control_plane.commands.rules import Rule
 from control_plane.commands.signatures import Signatures
 from control_plane.core import LOGS, Core, open_core
 from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
@@ -125,6 +127,7 @@ class Office:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self._rules = RuleHandler(core.handling)
 
     async def users(self) -> list[User]:
         return await self.core.access.users(CONSOLE)
@@ -144,6 +147,17 @@ class Office:
     async def create_token(self, username: str, name: str, days: int) -> str:
         """The token's text, which is shown this once."""
         return (await self.core.access.create_token(CONSOLE, username=username, name=name, days=days)).text
+
+    async def rules(self) -> list[Rule]:
+        return await self._rules.rules(CONSOLE)
+
+    async def create_rule(self, rule: Rule) -> str:
+        """Its id."""
+        rule_id, _ = await self._rules.create(CONSOLE, rule)
+        return rule_id
+
+    async def delete_rule(self, rule_id: str) -> None:
+        await self._rules.delete(CONSOLE, rule_id)
 
     async def admit(self, hostname: str) -> str | None:
         """The broker's address with the host's own account, or with the one that all share; None without a broker.

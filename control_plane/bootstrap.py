@@ -16,6 +16,7 @@ from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
@@ -238,6 +239,7 @@ def services_of_api(
             count=metrics.happenings(),
         ),
         rollouts=RolloutHandler(core.handling, core.task_queries),
+        rules=RuleHandler(core.handling),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

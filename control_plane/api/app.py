@@ -21,6 +21,7 @@ from control_plane.api import (
     problems,
     projections,
     rollouts,
+    rules,
     sessions,
     stream,
     targets,
@@ -62,6 +63,7 @@ ROUTERS: Final = (
     access.users,
     access.roles,
     access.tokens,
+    rules.router,
     health.router,
     ui.router,
 )

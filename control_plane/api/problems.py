@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from control_plane.commands.previews import TargetChangedError
+from control_plane.commands.rules import ForbiddenError
 from control_plane.errors import (
     BacklogFullError,
     BrokerApiError,
@@ -164,6 +165,13 @@ async def _refused(request: Request, error: Exception) -> Response:
     more: dict[str, object] = {}
     if isinstance(error, TargetChangedError):
         more = {"joined": error.joined, "left": error.left}
+    elif isinstance(error, ForbiddenError):
+        more = {
+            "action": error.action,
+            "hosts": error.hosts,
+            "more_hosts": error.more_hosts,
+            "rules": error.rules,
+        }
     elif isinstance(error, BacklogFullError):
         more = {"waiting": error.waiting, "most": error.most}
     errors = [{"field": error.field, "message": error.rule}] if isinstance(error, InvalidFieldError) else []

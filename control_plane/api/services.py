@@ -13,6 +13,7 @@ from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
@@ -84,6 +85,7 @@ class Services:
     hosts: HostHandler
     tasks: TaskHandler
     rollouts: RolloutHandler
+    rules: RuleHandler
     projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries

@@ -35,7 +35,13 @@ class Login(Request):
 
 
 class Me(Answer):
-    """Attributes: `csrf_token`: for X-CSRF-Token, null for an API token; `build`: changes with the UI's files."""
+    """Who one is.
+
+    Attributes:
+        permissions: what the role gives, and what rules allow on some hosts at least.
+        csrf_token: for X-CSRF-Token, null for an API token.
+        build: changes with the UI's files.
+    """
 
     username: str
     role: str
@@ -81,7 +87,7 @@ def _me(request: HttpRequest, services: Services, principal: Principal, secret: 
     return Me(
         username=principal.username,
         role=principal.role,
-        permissions=sorted(principal.permissions),
+        permissions=sorted(services.authority.rules.permissions(principal)),
         csrf_token=None if secret is None else csrf_token(secret),
         build=ui.digest,
         dev=services.dev,

@@ -6,12 +6,13 @@ from typing import Annotated, Self
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from control_plane.api.fields import Answer, Command, Name, Request, Time, at_s
+from control_plane.api.fields import Answer, Command, Name, Request, Seconds, Text, Time, at_s
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
 from control_plane.commands.targets import MAX_HOSTS, parse_target
 from control_plane.commands.targets import Target as TargetDecision
+from control_plane_wire.strict_json import JsonObject
 
 router = noun("/targets", "tasks")
 
@@ -37,11 +38,19 @@ class Target(Request):
 
 
 class PreviewTarget(Request):
-    """Attributes: `command`: what is going to be run, for the guard; `needs`: of a request, what basic agents lack."""
+    """What a command would come to.
+
+    Attributes:
+        command: what is going to be run, for the guard.
+        user, timeout, argv: of the request, for the rules; what is left out is within no limit and no account.
+        env, cwd, stdin: of the request, what basic agents lack.
+    """
 
     target: Target
     command: Command | None = None
     user: StrictStr | None = Field(None, max_length=64)
+    timeout: Seconds | None = None
+    argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[StrictStr, StrictStr] | None = None
     cwd: StrictStr | None = None
     stdin: StrictStr | None = None
@@ -50,6 +59,11 @@ class PreviewTarget(Request):
     def needs_full_agent(self) -> str | None:
         given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
         return ", ".join(given) or None
+
+    @property
+    def asked(self) -> JsonObject:
+        """What the rules look at, as far as it is given."""
+        return self.model_dump(include={"user", "timeout", "argv"}, exclude_none=True)
 
 
 class Excluded(Answer):
@@ -71,6 +85,8 @@ class Preview(Answer):
         digest: of the frozen list.
         by_state: its hosts by their state just now, for show.
         quarantined: those of them that nothing is sent to until an administrator trusts them again.
+        allowed: whether the rules let the caller run it, as far as it was said here.
+        refusal: why not, null where they do. `rules`: those that decided, a role's own as role:NAME.
     """
 
     preview_id: str
@@ -82,6 +98,9 @@ class Preview(Answer):
     excluded: list[Excluded]
     expires_at: Time
     guard: Guard
+    allowed: bool
+    refusal: str | None
+    rules: list[str]
 
 
 def guard_of(guard: GuardDecision) -> Guard:
@@ -91,9 +110,13 @@ def guard_of(guard: GuardDecision) -> Guard:
 @router.post("/preview")
 async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -> Preview:
     found = await services.tasks.preview(
-        caller, body.target.decided(), body.command or "", needs_full_agent=body.needs_full_agent
+        caller,
+        body.target.decided(),
+        body.command or "",
+        needs_full_agent=body.needs_full_agent,
+        asked=body.asked,
     )
-    frozen = found.frozen
+    frozen, decision = found.frozen, found.decision
     shown = await services.host_queries.by_name(frozen.hosts)
     return Preview(
         preview_id=found.preview_id,
@@ -105,4 +128,7 @@ async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -
         excluded=[Excluded(hostname=host.hostname, reason=host.reason) for host in frozen.excluded],
         expires_at=at_s(found.expires_at),
         guard=guard_of(found.guard),
+        allowed=decision.allowed,
+        refusal=decision.refusal,
+        rules=list(decision.rules),
     )

@@ -21,6 +21,8 @@ ADMINISTRATOR: Final = OPERATOR | {
     "users.write",
     "tokens.others",
     "projections.rebuild",
+    "rules.read",
+    "rules.write",
 }
 ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
 

@@ -16,11 +16,13 @@ from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
+from control_plane.commands.rules import RuleState, withdrawn
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.event import Event
+from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.lifecycle import wait_for_any
@@ -92,6 +94,7 @@ class Authority:
         self.access = AccessState()
         self.fleet = FleetState()
         self.enrolment = EnrolmentState()
+        self.rules = RuleState()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -104,6 +107,10 @@ class Authority:
                 pause_s = RETRY_S
                 log.warning("the authority cannot read the log", exc_info=True)
             await wait_for_any(stop, timeout_s=pause_s)
+
+    def withdrawn(self, task: TaskAccepted, hostnames: Sequence[str]) -> Mapping[str, str]:
+        """On which of these hosts of an accepted task, and why, who asked for it may not run it any more."""
+        return withdrawn(self.access, self.rules, self.fleet, task, hostnames)
 
     async def refresh(self) -> int:
         """Take in everything up to the log's head as it is now; the position that was reached."""
@@ -142,6 +149,7 @@ class Authority:
         if isinstance(event, EnrolmentTokenCreated):
             self.enrolment.forget(self._clock.now_s())
         try:
-            return self.access.apply(event, seq) and self.fleet.apply(event, seq) and self.enrolment.apply(event)
+            states = (self.access, self.fleet, self.rules)
+            return all(state.apply(event, seq) for state in states) and self.enrolment.apply(event)
         except SignatureError:  # a public key that is none
             return False

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +12,7 @@ from control_plane.commands.access import Principal, check_may
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.denials import UNKNOWN, Denials
 from control_plane.commands.ports import Log
+from control_plane.commands.rules import ForbiddenError
 from control_plane.errors import NotAllowedError, RefusedError, StorageUnavailableError
 from control_plane.events.access import AccessDenied
 from control_plane.events.envelope import Conflict, Outcome
@@ -52,14 +54,43 @@ class Handling:
         return position
 
     async def check(self, principal: Principal, permission: str, resource: str) -> None:
-        """The same with the authority as it is, for what only reads."""
+        """The same with the authority as it is, for what only reads.
+
+        Whom a rule permits it on some hosts may pass; on which they may is for whoever knows the hosts to check.
+        """
         try:
-            check_may(principal, permission)
+            if permission not in self.authority.rules.permissions(principal):
+                check_may(principal, permission)
         except NotAllowedError as error:
             await self.deny(principal.username, permission, resource, address=principal.address, code=error.code)
             raise
 
-    async def deny(self, actor: str | None, action: str, resource: str, *, address: str | None, code: str) -> None:
+    @asynccontextmanager
+    async def recording(self, principal: Principal, resource: str) -> AsyncIterator[None]:
+        """Record what the rules refuse in this block."""
+        try:
+            yield
+        except ForbiddenError as error:
+            await self.deny(
+                principal.username,
+                error.action,
+                resource,
+                address=principal.address,
+                code=error.code,
+                rules=error.rules,
+            )
+            raise
+
+    async def deny(
+        self,
+        actor: str | None,
+        action: str,
+        resource: str,
+        *,
+        address: str | None,
+        code: str,
+        rules: tuple[str, ...] = (),
+    ) -> None:
         """Record that somebody, or None whom nobody knows, was denied something; or count it where there is much."""
         denied = AccessDenied(
             denial_id=secrets.token_hex(16),
@@ -68,6 +99,7 @@ class Handling:
             resource=resource,
             address=address,
             code=code,
+            rules=rules or None,
         )
         await self.record_denials(self.denials.take(denied, self.clock.now_s()))
 

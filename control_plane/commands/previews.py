@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from control_plane.commands.guard import Guard
+from control_plane.commands.rules import Decision
 from control_plane.commands.targets import FrozenList, in_words
 from control_plane.errors import RefusedError
 
@@ -14,12 +15,13 @@ _PREVIEW_ID: Final = re.compile(r"([0-9]{1,16})\.([0-9]{1,12})\.([0-9a-f]{64})",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a request would come to: the exact hosts, and how carefully it is to be confirmed."""
+    """What a request would come to: the exact hosts, how carefully it is to be confirmed, and whether it is allowed."""
 
     preview_id: str
     frozen: FrozenList
     guard: Guard
     expires_at: int
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +55,10 @@ class TargetChangedError(RefusedError):
         self.left = left
 
 
-def preview(frozen: FrozenList, guard: Guard, *, now_s: int) -> Preview:
+def preview(frozen: FrozenList, guard: Guard, *, now_s: int, decision: Decision) -> Preview:
     expires_at = now_s + PREVIEW_S
     preview_id = PreviewId(as_of=frozen.as_of, expires_at=expires_at, hosts_sha256=frozen.sha256)
-    return Preview(preview_id=str(preview_id), frozen=frozen, guard=guard, expires_at=expires_at)
+    return Preview(preview_id=str(preview_id), frozen=frozen, guard=guard, expires_at=expires_at, decision=decision)
 
 
 def check_preview(given: PreviewId, frozen: FrozenList, previewed: FrozenList | None, *, now_s: int) -> None:

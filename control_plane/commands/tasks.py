@@ -13,6 +13,7 @@ from control_plane.commands.guard import Guard, GuardLimits, assess
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.previews import PreviewId, check_preview
 from control_plane.commands.rollouts import Rollout, check_canary
+from control_plane.commands.rules import Decision
 from control_plane.commands.targets import All, FrozenList, Group, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
@@ -124,11 +125,13 @@ def decide_create(
     now_s: int,
     require_preview: RequirePreview = "off",
     previewed: FrozenList | None = None,
+    permitted: Decision | None = None,
 ) -> TaskAccepted:
     """The task, with its hosts frozen.
 
     Args:
         previewed: the hosts as they were at the position of the request's preview, where it has one.
+        permitted: by which rules the actor may do this.
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
@@ -161,6 +164,8 @@ def decide_create(
         expires_at=now_s + request.expires_in,
         guard=guard.to_json(),
         retry_of=request.retry_of,
+        rules=None if permitted is None else permitted.rules,
+        policy_seq=None if permitted is None else permitted.policy_seq,
     )
     _check_message(task)
     _check_event(task)

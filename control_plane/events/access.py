@@ -183,6 +183,7 @@ class AccessDenied(Event):
         address: where the request came from.
         code: what the answer said; None in events of before it was kept.
         count: so many more attempts of the same person or address within a minute, of which this was the last.
+        rules: the rules that refused it, where some did.
     """
 
     KIND: ClassVar[str] = "access.denied"
@@ -194,6 +195,7 @@ class AccessDenied(Event):
     address: str | None = None
     code: str | None = None
     count: int | None = None
+    rules: tuple[str, ...] | None = None
 
     def key(self) -> Key:
         return Key(self.denial_id, self.KIND)

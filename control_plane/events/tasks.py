@@ -63,6 +63,8 @@ class TaskAccepted(Event):
         expires_at: Unix seconds by the control plane's clock; nothing is published after it.
         guard: {"level": 1 to 3, "rules": [names]}, what the guard said of it.
         retry_of: the task that this one repeats, if it repeats one.
+        rules: those that allowed it, a role's own as role:NAME; null in events of before it was kept.
+        policy_seq: seq of the last event that had changed the rules, 0 where none had.
     """
 
     KIND: ClassVar[str] = "task.accepted"
@@ -80,6 +82,8 @@ class TaskAccepted(Event):
     expires_at: int
     guard: Mapping[str, Json]
     retry_of: str | None = None
+    rules: tuple[str, ...] | None = None
+    policy_seq: int | None = None
 
     def key(self) -> Key:
         return Key(self.task_id, self.KIND)

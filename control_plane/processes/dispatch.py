@@ -8,10 +8,11 @@ published after `expires_at`, and nothing that came back or was never sent is ta
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.rules import RIGHTS
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, rollouts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
@@ -88,7 +89,7 @@ class Dispatch:
         self._open = OpenExecutions()
         self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
         self._agents = Agents()
-        self._fleet_seq = 0  # the last event that says who is who: the authority must not be behind it
+        self._fleet_seq = 0  # the last event that says who is who or may what: the authority must not be behind it
         self._after = 0  # the last event that was taken in
         self._configures = Configures(
             authority, keyring, host_queries, clock, rounds or Rounds(), is_basic=self._is_basic
@@ -192,7 +193,10 @@ class Dispatch:
                 self._fleet_seq = stored.seq
                 self._open.online(event.hostname, stored.seq)
             case hosts.HostGroupsChanged(hostname=hostname):
+                self._fleet_seq = stored.seq
                 self._configures.changed(hostname, stored.seq)
+            case _ if isinstance(event, RIGHTS):
+                self._fleet_seq = stored.seq
         if event is not None:
             self._agents.note(event, stored.seq)
             self._open.note(event)
@@ -249,11 +253,14 @@ class Dispatch:
                 is_over = self._clock.now_s() >= task.expires_at
                 targets = frozenset(task.hosts)  # a read table authorises nobody
                 covered = [d for d in dues if d.hostname in targets]
-                said += self._refusals(task, covered, is_over=is_over)
+                asked = [d.hostname for d in covered if not d.is_cancelled and not is_over]
+                no_more = self._authority.withdrawn(task, asked)  # never sent, or never again
+                said += self._refusals(task, covered, no_more, is_over=is_over)
                 same = [d for d in covered if d.key in self._open.due and not self._is_replaced(task, d.hostname)]
                 sends += self._cancels(task, same)
                 if not is_over:
-                    sends += await self._commands(task, self._not_held(task, same))
+                    allowed = [d for d in same if d.hostname not in no_more]
+                    sends += await self._commands(task, self._not_held(task, allowed))
         await self._record(said)
         await self._publish(sends)
 
@@ -275,7 +282,9 @@ class Dispatch:
         fleet = self._authority.fleet
         return fleet.public_key(hostname) is not None and not fleet.is_quarantined(hostname)
 
-    def _refusals(self, task: TaskAccepted, dues: Iterable[Due], *, is_over: bool) -> list[Event]:
+    def _refusals(
+        self, task: TaskAccepted, dues: Iterable[Due], no_more: Mapping[str, str], *, is_over: bool
+    ) -> list[Event]:
         """What is to be said of those that are sent nothing: how they end, or that nothing has reached their host.
 
         The last is known only here, and only because every publish of this tenure was waited for. It is said when there
@@ -291,6 +300,8 @@ class Dispatch:
                 said.append(tasks.ExecutionSkipped(**known, reason=self._open.stopped[due.task_id]))
             elif due.certainly_not_delivered and self._is_replaced(task, due.hostname):
                 said.append(tasks.ExecutionSkipped(**known, reason="the name belongs to another machine by now"))
+            elif due.is_released and due.certainly_not_delivered and due.hostname in no_more:
+                said.append(tasks.ExecutionSkipped(**known, reason=no_more[due.hostname]))
             elif needs and self._is_basic(due.hostname) and not due.is_cancelled:
                 said.append(tasks.ExecutionSkipped(**known, reason=f"basic agent: no {', '.join(needs)}"))
             elif due.is_unsaid and (is_over or not self._is_trusted(due.hostname)):

@@ -45,6 +45,12 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/users"): {"username": "bob", "role": "viewer", "password": PASSWORD},
     ("PATCH", "/api/v1/users/{username}"): {"role": "administrator"},
     ("POST", "/api/v1/tokens"): {"name": "mine"},
+    ("POST", "/api/v1/rules"): {
+        "effect": "allow",
+        "subject": "user:eve",
+        "actions": ["tasks.run"],
+        "hosts": {"all": True},
+    },
 }
 A_TASK = BODIES["POST", "/api/v1/tasks"]
 
@@ -74,6 +80,7 @@ def address(path: str) -> str:
         "token_id": "0",
         "username": "eve",
         "name": "none",
+        "rule_id": "0",
     }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 
@@ -134,7 +141,7 @@ async def test_a_viewer_may_read_everything_but_people(api: ApiUnderTest) -> Non
     for method, path in operations(api.app):
         if method == "GET" and path not in {"/api/v1/stream", FILES}:
             answer = await client.get(address(path))
-            allowed = {403} if path in {"/api/v1/users", "/api/v1/enrolment-tokens"} else {200, 404}
+            allowed = {403} if path in {"/api/v1/users", "/api/v1/enrolment-tokens", "/api/v1/rules"} else {200, 404}
             assert answer.status_code in allowed, (path, answer.text)
 
 

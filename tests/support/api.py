@@ -23,6 +23,7 @@ from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
@@ -217,6 +218,7 @@ def _services(
             handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
         ),
         rollouts=RolloutHandler(handling, task_queries),
+        rules=RuleHandler(handling),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

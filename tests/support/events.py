@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from control_plane.events import access, enrolment, hosts, rollouts, tasks
+from control_plane.events import access, enrolment, hosts, rollouts, rules, tasks
 from control_plane.events.envelope import NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire.strict_json import Json, JsonObject
@@ -159,4 +159,19 @@ EXAMPLES: tuple[Event, ...] = (
     access.MessageRejected(
         message_sha256=SHA, queue="cmd.result", routing_key=f"result.node.{HOST}", reason="wrong signature of db1"
     ),
+    rules.RuleCreated(
+        rule_id="0123456789abcdef",
+        effect="allow",
+        subject="user:ada",
+        actions=("tasks.cancel", "tasks.run"),
+        all_hosts=False,
+        groups=("web",),
+        hostnames=(HOST,),
+        accounts=("deploy",),
+        command="argv",
+        most_hosts=10,
+        longest_timeout=600,
+        reason="deploys the shop \u2013 and nothing else",
+    ),
+    rules.RuleDeleted(rule_id="0123456789abcdef"),
 )

@@ -9,6 +9,7 @@ from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
@@ -119,6 +120,7 @@ class Desk:
         )
         self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
         self.rollouts = RolloutHandler(self.handling, self.executions)
+        self.rules = RuleHandler(self.handling)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
         self.access = AccessHandler(

@@ -26,6 +26,9 @@ const CAUSES = [
   ["cancelled before it was delivered", "cause.cancelled_undelivered"],
   ["cancelled before it was started", "cause.cancelled_unstarted"],
   ["cancelled while it ran", "cause.cancelled"],
+  ["{name} may not run this any more: the user is disabled", "cause.withdrawn_disabled"],
+  ["{name} may not run this any more: no rule allows it", "cause.withdrawn_unallowed"],
+  ["{name} may not run this any more: rule {rules}", "cause.withdrawn_denied"],
   ["it ran longer than {s} s", "cause.timed_out"],
   ["expired {s} s ago", "cause.expired"],
   ["expired before it could be started", "cause.expired_unstarted"],
@@ -81,7 +84,8 @@ export function told({ message, code, detail = message, errors = [], body = {} }
   const what = t(`problem.${code}`, { ...body, joined: list(body.joined), left: list(body.left) });
   if (what === `problem.${code}`) return detail;
   const fields = errors.map(({ field, message: words }) => `${field}: ${words}`).join("; ");
-  const named = code === "invalid_request" ? fields || detail : NAMED.exec(detail)?.groups.named;
+  const isAllNamed = code === "invalid_request" || body.action !== undefined; // the hosts and the rules, too
+  const named = isAllNamed ? fields || detail : NAMED.exec(detail)?.groups.named;
   return named ? t("shell.problem_named", { what, named }) : t("shell.problem", { what });
 }
 

@@ -8,7 +8,9 @@ from control_plane.commands import hosts as decisions
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
+from control_plane.commands.rules import ACTIONS, host_facts
 from control_plane.events.event import Event
+from control_plane.events.hosts import HostGroupsChanged
 
 Decide: TypeAlias = Callable[[FleetState], Event | None]
 
@@ -96,10 +98,22 @@ class HostHandler:
         )
 
     async def _change(self, principal: Principal, permission: str, hostname: str, *decides: Decide) -> int:
-        handling, fleet = self._handling, self._handling.authority.fleet
-        seq = await handling.admit(principal, permission, f"hosts/{hostname}")
-        for decide in decides:
-            decide(fleet)  # a refusal of the last one must come before the first is recorded
-        for decide in decides:
-            seq = await handling.decide_and_record(partial(decide, fleet), actor=principal.username)
+        handling, resource = self._handling, f"hosts/{hostname}"
+        seq = await handling.admit(principal, permission, resource)
+        allowed = [partial(self._allowed, principal, permission, hostname, decide) for decide in decides]
+        async with handling.recording(principal, resource):
+            for decide in allowed:
+                decide()  # a refusal of the last one must come before the first is recorded
+            for decide in allowed:
+                seq = await handling.decide_and_record(decide, actor=principal.username)
         return seq
+
+    def _allowed(self, principal: Principal, permission: str, hostname: str, decide: Decide) -> Event | None:
+        """What is decided, if the rules let the principal do that to this host as it stands. Raises ForbiddenError."""
+        rules, fleet = self._handling.authority.rules, self._handling.authority.fleet
+        if permission in ACTIONS:
+            rules.check(principal, permission, host_facts(fleet, hostname))
+        event = decide(fleet)
+        if isinstance(event, HostGroupsChanged):
+            rules.check_groups(principal, fleet, event)
+        return event

@@ -4,7 +4,7 @@ from itertools import cycle
 
 from control_plane.commands.access import Principal
 from control_plane.commands.grammar import checked_line
-from control_plane.commands.handlers.tasks import check_open, known_task
+from control_plane.commands.handlers.tasks import check_open, check_task, known_task
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Executions
 from control_plane.commands.rollouts import parse_rollout
@@ -33,7 +33,7 @@ class RolloutHandler:
             RefusedError: `task_finished`, `task_cancelled`, `task_expired`, `nothing_to_pause` where all have it.
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
-        task, kind, seq = await self._turned(task_id)
+        task, kind, seq = await self._turned(principal, "tasks.cancel", task_id)
         if kind == TaskPaused.KIND:
             return seq
         await self._check_some_wait(task)
@@ -48,7 +48,7 @@ class RolloutHandler:
             RefusedError: `not_paused`, `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{task_id}")
-        task, kind, seq = await self._turned(task_id)
+        task, kind, seq = await self._turned(principal, "tasks.run", task_id)
         who, why = principal.username, _checked(reason)
         if kind == TaskPaused.KIND:
             resumed = TaskResumed(task_id=task_id, actor=who, based_on=seq, reason=why)
@@ -84,10 +84,14 @@ class RolloutHandler:
             if not waiting:
                 raise RefusedError("nothing_to_pause", f"every host of the task {task.task_id} has it already")
 
-    async def _turned(self, task_id: str) -> tuple[TaskAccepted, str, int]:
-        """A task that is under way, and the kind and the seq of its last pause or resume, else of its acceptance."""
+    async def _turned(self, principal: Principal, action: str, task_id: str) -> tuple[TaskAccepted, str, int]:
+        """A task that is under way, if the rules let the principal turn it.
+
+        With it the kind and the seq of its last pause or resume, else of its acceptance.
+        """
         log = self._handling.log
         seq, task = await known_task(log, task_id)
+        await check_task(self._handling, principal, action, task)
         await check_open(log, task)
         if await log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND)]):
             raise RefusedError("task_cancelled", f"the task {task_id} is being cancelled")

@@ -11,6 +11,7 @@ from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
 from control_plane.commands.retries import RetryTask, decide_retry
+from control_plane.commands.rules import task_facts
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
@@ -20,6 +21,7 @@ from control_plane.events.tasks import OUTCOME, TaskAccepted, TaskCancelRequeste
 from control_plane.observability import Count
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE
+from control_plane_wire.strict_json import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +54,27 @@ class TaskHandler:
         self._count = count
 
     async def preview(
-        self, principal: Principal, target: Target, command: str, *, needs_full_agent: str | None = None
+        self,
+        principal: Principal,
+        target: Target,
+        command: str,
+        *,
+        needs_full_agent: str | None = None,
+        asked: Mapping[str, Json] | None = None,
     ) -> Preview:
-        """The exact hosts that a command would go to, and how carefully it is to be confirmed."""
+        """The exact hosts that a command would go to, how carefully it is to be confirmed, and whether it is allowed.
+
+        Args:
+            asked: what is known of the request beside: its `user`, `timeout` and `argv`.
+        """
         await self._handling.admit(principal, "tasks.run", "targets")
         fleet = self._handling.authority.fleet
         presences = await self._presences.presences(named_hosts(fleet, target))
         frozen = self._freeze(target, presences, needs_full_agent)
         guard = guard_of(fleet, target, command, frozen, self._limits)
-        return preview(frozen, guard, now_s=self._handling.clock.now_s())
+        facts = task_facts(fleet, frozen.hosts, asked or {})
+        decision = self._handling.authority.rules.decide(principal, "tasks.run", facts)
+        return preview(frozen, guard, now_s=self._handling.clock.now_s(), decision=decision)
 
     async def create(self, principal: Principal, request: CreateTask) -> Accepted:
         """Authorise and record a task; the same one again is the same task.
@@ -96,15 +110,18 @@ class TaskHandler:
         presences = await self._presences.presences(named_hosts(fleet, target))
         check_named(fleet, target)
         frozen = self._freeze(target, presences, request.needs_full_agent)
-        event = decide_create(
-            request,
-            frozen,
-            guard_of(fleet, target, request.command_line, frozen, self._limits),
-            actor=principal.username,
-            now_s=self._handling.clock.now_s(),
-            require_preview=self._require_preview,
-            previewed=self._previewed(request, presences),
-        )
+        async with self._handling.recording(principal, f"tasks/{request.task_id}"):
+            facts = task_facts(fleet, frozen.hosts, request.to_json())
+            event = decide_create(
+                request,
+                frozen,
+                guard_of(fleet, target, request.command_line, frozen, self._limits),
+                actor=principal.username,
+                now_s=self._handling.clock.now_s(),
+                require_preview=self._require_preview,
+                previewed=self._previewed(request, presences),
+                permitted=self._handling.authority.rules.check(principal, "tasks.run", facts),
+            )
         async with self.backlog.room(len(event.hosts)) as room:
             accepted = await self._append(event, principal)
             room.seq = accepted.seq if accepted.created else None
@@ -119,6 +136,7 @@ class TaskHandler:
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
         _, task = await known_task(self._handling.log, task_id)
+        await check_task(self._handling, principal, "tasks.cancel", task)
         await check_open(self._handling.log, task)
         event = TaskCancelRequested(
             task_id=task_id,
@@ -185,6 +203,13 @@ async def known_task(log: Log, task_id: str) -> tuple[int, TaskAccepted]:
     """
     seq = await _known_seq(log, task_id)
     return seq, await _task_at(log, seq)
+
+
+async def check_task(handling: Handling, principal: Principal, action: str, task: TaskAccepted) -> None:
+    """Raises ForbiddenError, which is recorded, where the rules do not let somebody do that to all hosts of a task."""
+    async with handling.recording(principal, f"tasks/{task.task_id}"):
+        facts = task_facts(handling.authority.fleet, task.hosts, task.request)
+        handling.authority.rules.check(principal, action, facts)
 
 
 async def check_open(log: Log, task: TaskAccepted) -> None:

@@ -15,7 +15,7 @@ test("an error is told by its code in the user's language, with what the server 
   assert.equal(told(refusal("unknown_host", "there is no host web9")), "没有这台主机。");
   assert.equal(told(refusal("unknown_host", "not registered: web8, web9")), "没有这台主机：web8, web9");
   const forbidden = refusal("not_allowed", "the role viewer does not have the permission tasks.run");
-  assert.equal(told(forbidden), "您的角色没有所需的权限：tasks.run");
+  assert.equal(told(forbidden), "您无权执行此操作：tasks.run");
   const changed = refusal("target_changed", "since the preview …", { body: { joined: ["web1"], left: [] } });
   assert.equal(told(changed), "预览之后目标有变化（加入：web1；离开：–）。");
 });
@@ -26,6 +26,13 @@ test("what is not valid is told with its fields, or as the server says it", asyn
   const invalid = refusal("invalid_request", "timeout: too small", { errors });
   assert.equal(told(invalid), "The request is not valid: timeout: too small; user: unknown");
   assert.equal(told(refusal("invalid_request", "user is not a name")), "The request is not valid: user is not a name");
+});
+
+test("what rules refuse is told with the hosts and the rules", async () => {
+  await load("en");
+  const body = { action: "tasks.run", hosts: ["db1"], more_hosts: 0, rules: ["0a1b"] };
+  const refused = refusal("not_allowed", "tasks.run is not allowed on db1: rule 0a1b", { body });
+  assert.equal(told(refused), "You may not do this: tasks.run is not allowed on db1: rule 0a1b");
 });
 
 test("a code without words is told in the server's own", async () => {
@@ -40,6 +47,9 @@ test("a cause of the control plane is told in the user's language, one that some
   assert.equal(because("there is no account ada on this host"), "这台主机上没有账号 ada");
   assert.equal(because("no heartbeat for ever"), "no heartbeat for ever");
   assert.equal(because("toString"), "toString");
+  assert.equal(because("ada may not run this any more: the user is disabled"), "ada 已无权执行：用户已停用");
+  assert.equal(because("ada may not run this any more: no rule allows it"), "ada 已无权执行：没有规则允许");
+  assert.equal(because("ada may not run this any more: rule 0a1b, 2c"), "ada 已无权执行：规则 0a1b, 2c");
   await load("en");
   assert.equal(because("a heartbeat came"), "a heartbeat came");
 });

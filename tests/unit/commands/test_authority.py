@@ -12,7 +12,7 @@ from control_plane.commands.enrolment import KEPT_S
 from control_plane.commands.passwords import digest
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.errors import NotSignedInError, StorageUnavailableError
-from control_plane.events import access, enrolment, hosts
+from control_plane.events import access, enrolment, hosts, rules
 from control_plane.events.envelope import EVENT
 from control_plane.events.event import Event
 from control_plane_wire.signing import SigningKey, encode_base64
@@ -20,6 +20,7 @@ from tests.support.clock import ManualClock
 from tests.support.events import AT, EXAMPLES, SHA
 from tests.support.fleet import ADMIN, PASSWORD, Desk, a_registration, host_key
 from tests.support.memory_log import MemoryLog
+from tests.unit.commands.test_rules import a_rule
 
 SOMEBODY = SigningKey.from_bytes(b"\x66" * 32)
 SECRET = "s" * 43
@@ -38,6 +39,7 @@ FORGED: list[Event] = [
     enrolment.EnrolmentTokenCreated(
         token_id="b" * 16, token_sha256=SHA, groups=(), expires_at=AT + 3600, created_by="ada"
     ),
+    a_rule("forged", subject="user:ada", actions={"tasks.run"}).to_event(),
 ]
 
 
@@ -62,6 +64,7 @@ async def test_a_forged_row_grants_nothing_and_is_counted(event: Event, key: Sig
     state = desk.authority
     assert (state.access.users, state.access.sessions, state.access.tokens) == (users, {}, {})
     assert (state.fleet.hosts, state.enrolment.tokens) == before[1:]
+    assert state.rules.rules == {}
     assert state.refused == 1
     with pytest.raises(NotSignedInError):
         desk.access.by_session(SECRET)
@@ -112,6 +115,33 @@ async def test_a_copy_of_an_old_row_brings_nothing_back() -> None:
             enter(secret)
 
 
+@pytest.mark.parametrize("key", [None, SOMEBODY], ids=["unsigned", "signed by somebody"])
+async def test_a_forged_deletion_ends_no_rule(key: SigningKey | None) -> None:
+    desk = await a_desk()
+    rule_id, seq = await desk.rules.create(ADMIN, a_rule(effect="deny", subject="user:ada", actions={"tasks.run"}))
+
+    desk.insert(rules.RuleDeleted(rule_id=rule_id), key)
+    await desk.authority.refresh()
+
+    assert desk.authority.rules.rules.keys() == {rule_id}
+    assert (desk.authority.rules.changed_seq, desk.authority.refused) == (seq, 1)
+
+
+async def test_a_copy_of_a_rule_that_was_deleted_brings_it_back_to_nobody() -> None:
+    desk = await a_desk()
+    rule_id, seq = await desk.rules.create(ADMIN, a_rule(subject="user:ada", actions={"tasks.run"}))
+    await desk.rules.delete(ADMIN, rule_id)
+    genuine = desk.log.rows[seq - 1]
+    desk.log.rows.append(genuine._replace(seq=len(desk.log.rows) + 1))
+    other = genuine._replace(seq=len(desk.log.rows) + 1, body=genuine.body.replace(rule_id.encode(), b"f" * 16))
+    desk.log.rows.append(other)
+
+    for replica in (desk, desk.beside()):
+        await replica.authority.refresh()
+        assert replica.authority.rules.rules == {}
+        assert replica.authority.refused == 2
+
+
 async def test_a_key_under_which_signatures_could_be_forged_does_not_count_even_signed() -> None:
     desk = await a_desk()
     weak = replace(a_registration("weak"), public_key=encode_base64(bytes(32)))
@@ -134,6 +164,7 @@ async def test_two_replicas_that_read_the_same_log_agree() -> None:
 
     assert beside.authority.fleet == desk.authority.fleet
     assert beside.authority.access == desk.authority.access
+    assert beside.authority.rules == desk.authority.rules
     assert beside.authority.position == desk.authority.position
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from control_plane.commands.guard import Guard
 from control_plane.commands.previews import PREVIEW_S, PreviewId, TargetChangedError, preview
+from control_plane.commands.rules import Decision
 from control_plane.commands.targets import MAX_HOSTS, All, Excluded, FrozenList, Group, Hosts, OneHost
 from control_plane.commands.tasks import (
     CreateTask,
@@ -27,6 +28,7 @@ from tests.support.events import AT, stored
 from tests.support.fleet import CONTROL_PLANE_KEY, a_request
 
 HARMLESS: Final = Guard(1, ())
+ALLOWED: Final = Decision(action="tasks.run", allowed=True, rules=("role:operator",))
 MANY: Final = Guard(2, ("more than 10 hosts",))
 RISKY: Final = Guard(3, ("all hosts",))
 KEYS: Final = {CONTROL_PLANE_KEY.key_id: CONTROL_PLANE_KEY.public_key}
@@ -219,7 +221,7 @@ def test_previews_and_reasons_are_asked_for_by_setting(
     setting: RequirePreview, guard: Guard, asked: dict[str, object], code: str | None
 ) -> None:
     frozen = a_list("web1")
-    preview_id = preview(frozen, guard, now_s=AT).preview_id if asked.pop("preview", False) else None
+    preview_id = preview(frozen, guard, now_s=AT, decision=ALLOWED).preview_id if asked.pop("preview", False) else None
     request = a_request(preview_id=preview_id, **asked)
 
     if code is None:
@@ -230,7 +232,7 @@ def test_previews_and_reasons_are_asked_for_by_setting(
 
 def test_a_preview_holds_for_its_time_and_not_longer() -> None:
     frozen = a_list("web1")
-    request = a_request(preview_id=preview(frozen, HARMLESS, now_s=AT).preview_id)
+    request = a_request(preview_id=preview(frozen, HARMLESS, now_s=AT, decision=ALLOWED).preview_id)
 
     assert decide(request, frozen, now_s=AT + PREVIEW_S)
     assert refusal(request, frozen, now_s=AT + PREVIEW_S + 1) == "preview_expired"
@@ -243,7 +245,7 @@ def test_a_preview_id_that_is_none_is_an_expired_one(preview_id: str) -> None:
 
 def test_a_changed_target_is_refused_naming_who_joined_and_who_left() -> None:
     before = a_list("web1", "web2", as_of=5)
-    request = a_request(preview_id=preview(before, HARMLESS, now_s=AT).preview_id)
+    request = a_request(preview_id=preview(before, HARMLESS, now_s=AT, decision=ALLOWED).preview_id)
 
     with pytest.raises(TargetChangedError) as refused:
         decide(request, a_list("web2", "web3", "web4"), previewed=before)
@@ -253,7 +255,7 @@ def test_a_changed_target_is_refused_naming_who_joined_and_who_left() -> None:
 
 
 def test_a_preview_id_carries_the_position_of_the_fleet() -> None:
-    made = preview(a_list("web1", as_of=77), HARMLESS, now_s=AT)
+    made = preview(a_list("web1", as_of=77), HARMLESS, now_s=AT, decision=ALLOWED)
 
     assert PreviewId.parse(made.preview_id).as_of == 77
 

@@ -1,0 +1,36 @@
+"""Access rules: listed, made, deleted. No rule is about these: who may, may by role, so nobody is locked out."""
+
+from dataclasses import replace
+
+from control_plane.commands.access import Principal
+from control_plane.commands.handling import Handling
+from control_plane.commands.rules import BUILT_IN, Rule, decide_delete_rule, decide_rule, new_rule_id
+
+
+class RuleHandler:
+    def __init__(self, handling: Handling) -> None:
+        self._handling = handling
+
+    async def rules(self, principal: Principal) -> list[Rule]:
+        """What the roles may do, then the rules that were made, oldest first."""
+        await self._handling.admit(principal, "rules.read", "rules")
+        return [*BUILT_IN, *self._handling.authority.rules.rules.values()]
+
+    async def create(self, principal: Principal, rule: Rule) -> tuple[str, int]:
+        """Make a rule; its id, which is a new one whatever `rule` says, and its seq.
+
+        Raises:
+            RefusedError: `invalid_request` with the field, `too_many_rules`.
+        """
+        handling = self._handling
+        await handling.admit(principal, "rules.write", "rules")
+        authority = handling.authority
+        event = decide_rule(authority.access, authority.rules, replace(rule, rule_id=new_rule_id()))
+        return event.rule_id, await handling.record_new(event, actor=principal.username)
+
+    async def delete(self, principal: Principal, rule_id: str) -> int:
+        """End a rule; the seq of that. Raises NotFoundError."""
+        handling = self._handling
+        await handling.admit(principal, "rules.write", f"rules/{rule_id}")
+        event = decide_delete_rule(handling.authority.rules, rule_id)
+        return await handling.record_new(event, actor=principal.username)

@@ -1,0 +1,437 @@
+"""Who may do what on which hosts, against an oracle that knows nothing of how it is decided."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane import cli_rules
+from control_plane.commands import rules as module
+from control_plane.commands.access import CONSOLE, ROLES, AccessState, Principal, User
+from control_plane.commands.rules import (
+    ACTIONS,
+    BUILT_IN,
+    MAX_RULES,
+    OF_TASKS,
+    Facts,
+    ForbiddenError,
+    Rule,
+    RuleState,
+    decide,
+    decide_rule,
+    task_facts,
+    withdrawn,
+)
+from control_plane.errors import InvalidFieldError, RefusedError
+from control_plane.events.rules import RuleCreated, RuleDeleted
+from tests.support.events import a_task_accepted
+from tests.support.fleet import ADMIN, OPERATOR, VIEWER, a_fleet
+
+HOSTS: Final = ("db1", "web1", "web2")
+GROUPS: Final = ("db", "web")
+ACCOUNTS: Final = ("deploy", "root")
+PRINCIPALS: Final = [Principal(username=name, role=role) for name in ("ann", "bob") for role in ROLES]
+
+
+def a_rule(rule_id: str = "r1", **given: Any) -> Rule:
+    """An allow for ann to run anything anywhere, but for what is given."""
+    asked: dict[str, Any] = {
+        "effect": "allow",
+        "subject": "user:ann",
+        "actions": frozenset({"tasks.run"}),
+        "all_hosts": not {"groups", "hostnames"} & given.keys(),
+        **given,
+    }
+    return Rule(rule_id=rule_id, **{k: frozenset(v) if isinstance(v, set) else v for k, v in asked.items()})
+
+
+ANN: Final = Principal(username="ann", role="viewer")
+
+
+def facts(account: str | None = "root", **given: Any) -> Facts:
+    hosts = given.pop("hosts", {"web1": ("web",)})
+    return Facts(**{"hosts": hosts, "number": len(hosts), "account": account, "timeout": 60, **given})
+
+
+def some(names: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(names))
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    return Rule(
+        rule_id=draw(st.text("0123456789abcdef", min_size=4, max_size=4)),
+        effect=draw(st.sampled_from(["allow", "deny"])),
+        subject=draw(st.sampled_from(["user:ann", "user:bob", "role:viewer", "role:operator"])),
+        actions=draw(st.frozensets(st.sampled_from(sorted(ACTIONS)), min_size=1)),
+        all_hosts=draw(st.booleans()),
+        groups=draw(some(GROUPS)),
+        hostnames=draw(some(HOSTS)),
+        accounts=draw(some(ACCOUNTS)),
+        command=draw(st.sampled_from(["shell", "argv"])),
+        most_hosts=draw(st.none() | st.integers(1, 3)),
+        longest_timeout=draw(st.none() | st.sampled_from([30, 60, 90])),
+    )
+
+
+RULES: Final = st.lists(rules(), max_size=6, unique_by=lambda rule: rule.rule_id)
+FACTS: Final = st.builds(
+    lambda hosts, more, **given: Facts(hosts=hosts, number=len(hosts) + more, **given),
+    hosts=st.dictionaries(st.sampled_from(HOSTS), st.frozensets(st.sampled_from(GROUPS))),
+    more=st.integers(0, 2),
+    account=st.none() | st.sampled_from([*ACCOUNTS, "nobody"]),
+    timeout=st.none() | st.sampled_from([30, 60, 90, 120]),
+    is_argv=st.booleans(),
+)
+ASKED: Final = {
+    "principal": st.sampled_from(PRINCIPALS),
+    "action": st.sampled_from(sorted(ACTIONS)),
+    "asked": FACTS,
+    "made": RULES,
+}
+asking: Final[Callable[..., Any]] = given(**ASKED)
+
+
+# --- the oracle: every host by every rule, and every condition of that as a line
+
+
+def oracle(principal: Principal, action: str, asked: Facts, made: Sequence[Rule]) -> tuple[bool, dict[str, list[str]]]:
+    """Whether it is allowed, and by host who refuses it."""
+    refused: dict[str, list[str]] = {}
+    something_allows = False
+    for host in ["", *asked.hosts]:  # the first stands for the request as such
+        allowed_by, denied_by = [], []
+        if action in ROLES[principal.role]:
+            allowed_by.append(f"role:{principal.role}")
+        for rule in made:
+            kind, name = rule.subject.split(":")
+            if name != (principal.username if kind == "user" else principal.role):
+                continue
+            if action not in rule.actions:
+                continue
+            if len(rule.accounts) > 0 and asked.account not in list(rule.accounts):
+                continue
+            is_there = rule.all_hosts or host in rule.hostnames
+            if host and not is_there and not any(group in rule.groups for group in asked.hosts[host]):
+                continue
+            limits = []
+            if rule.command == "argv":
+                limits.append(asked.is_argv)
+            if rule.most_hosts is not None:
+                limits.append(asked.number <= rule.most_hosts)
+            if rule.longest_timeout is not None:
+                limits.append(asked.timeout is not None and asked.timeout <= rule.longest_timeout)
+            if rule.effect == "allow" and False not in limits:
+                allowed_by.append(rule.rule_id)
+            if rule.effect == "deny" and (limits == [] or False in limits):
+                denied_by.append(rule.rule_id)
+        if host == "":
+            something_allows = allowed_by != []
+        elif denied_by != [] or allowed_by == []:
+            refused[host] = sorted(denied_by)
+    return something_allows and refused == {}, refused
+
+
+@asking
+def test_a_decision_agrees_with_the_oracle(principal: Principal, action: str, asked: Facts, made: list[Rule]) -> None:
+    decision = decide(principal, action, asked, made)
+
+    allowed, refused = oracle(principal, action, asked, made)
+    assert decision.allowed == allowed
+    assert {host: list(by) for host, by in decision.refused.items()} == refused
+    assert (decision.refusal is None) == allowed
+
+
+@asking
+def test_the_rules_that_decided_alone_decide_the_same(
+    principal: Principal, action: str, asked: Facts, made: list[Rule]
+) -> None:
+    decision = decide(principal, action, asked, made)
+
+    named = [rule for rule in made if rule.rule_id in decision.rules]
+    assert decide(principal, action, asked, named).allowed == decision.allowed
+    assert set(decision.rules) <= {rule.rule_id for rule in (*made, *BUILT_IN)}
+
+
+@given(**ASKED, more=rules())
+def test_one_more_deny_permits_no_more_and_one_more_allow_no_less(
+    principal: Principal, action: str, asked: Facts, made: list[Rule], more: Rule
+) -> None:
+    before = decide(principal, action, asked, made)
+    after = decide(principal, action, asked, [*made, replace(more, rule_id="more")])
+
+    if more.effect == "deny":
+        assert after.refused.keys() >= before.refused.keys()
+        assert before.allowed or not after.allowed
+    else:
+        assert after.refused.keys() <= before.refused.keys()
+        assert after.allowed or not before.allowed
+
+
+NARROWER: Final[dict[str, Callable[[Rule], Rule]]] = {
+    "fewer actions": lambda rule: replace(rule, actions=frozenset(sorted(rule.actions)[:1])),
+    "not on all hosts": lambda rule: replace(rule, all_hosts=False),
+    "of fewer groups": lambda rule: replace(rule, groups=rule.groups - {"db"}),
+    "fewer hosts": lambda rule: replace(rule, hostnames=rule.hostnames - {"web1"}),
+    "as one account": lambda rule: replace(rule, accounts=frozenset(sorted(rule.accounts or ACCOUNTS)[:1])),
+    "argv alone": lambda rule: replace(rule, command="argv"),
+    "fewer at once": lambda rule: replace(rule, most_hosts=max(1, (rule.most_hosts or 3) - 1)),
+    "for a shorter time": lambda rule: replace(rule, longest_timeout=min(30, rule.longest_timeout or 90)),
+}
+
+
+@given(**ASKED, narrow=st.sampled_from(sorted(NARROWER)))
+def test_a_narrower_allow_permits_no_more(
+    principal: Principal, action: str, asked: Facts, made: list[Rule], narrow: str
+) -> None:
+    narrower = [NARROWER[narrow](rule) if rule.effect == "allow" else rule for rule in made]
+
+    before, after = (decide(principal, action, asked, those) for those in (made, narrower))
+
+    assert before.allowed or not after.allowed
+    assert before.refused.keys() <= after.refused.keys()
+
+
+@given(**ASKED, random=st.randoms())
+def test_neither_the_order_of_rules_nor_their_ids_matter(
+    principal: Principal, action: str, asked: Facts, made: list[Rule], random: Any
+) -> None:
+    shuffled = [replace(rule, rule_id=f"new-{rule.rule_id}") for rule in made]
+    random.shuffle(shuffled)
+
+    before, after = (decide(principal, action, asked, those) for those in (made, shuffled))
+
+    assert after.allowed == before.allowed
+    assert after.refused.keys() == before.refused.keys()
+    assert {rule.removeprefix("new-") for rule in after.rules} == set(before.rules)
+
+
+@asking
+def test_without_rules_the_roles_decide_and_the_command_line_is_above_all(
+    principal: Principal, action: str, asked: Facts, made: list[Rule]
+) -> None:
+    assert decide(principal, action, asked, ()).allowed == (action in ROLES[principal.role])
+    assert decide(CONSOLE, action, asked, [*made, a_rule(effect="deny", subject="role:administrator")]).allowed
+
+
+# --- examples, as one would say them
+
+
+def test_every_host_has_to_be_allowed_and_the_refusal_names_those_that_are_not() -> None:
+    hosts = {f"web{n}": ("web",) for n in range(3)} | {f"db{n:02}": ("db",) for n in range(12)}
+
+    decision = decide(ANN, "tasks.run", facts(hosts=hosts), [a_rule(groups={"web"})])
+    refused = ForbiddenError(decision)
+
+    assert (decision.allowed, decision.rules) == (False, ())
+    assert list(decision.refused) == [f"db{n:02}" for n in range(12)]
+    assert refused.detail.startswith("tasks.run is not allowed on db00, db01, ")
+    assert refused.detail.endswith("db09 and 2 more: no rule allows it")
+    assert (len(refused.hosts), refused.more_hosts) == (10, 2)
+
+
+def test_a_deny_wins_over_what_a_role_may_and_is_named() -> None:
+    deny = a_rule("no-root", effect="deny", subject="role:operator", groups={"db"}, accounts={"root"})
+
+    decision = decide(OPERATOR, "tasks.run", facts(hosts={"db1": ("db",), "web1": ("web",)}), [deny])
+
+    assert decision.refusal == "tasks.run is not allowed on db1: rule no-root"
+    assert decide(OPERATOR, "tasks.run", facts("deploy", hosts={"db1": ("db",)}), [deny]).rules == ("role:operator",)
+    assert decide(OPERATOR, "tasks.cancel", facts(hosts={"db1": ("db",)}), [deny]).allowed
+
+
+def test_the_example_of_the_operations_page_is_as_it_says() -> None:
+    made = [
+        a_rule("ann", actions={"tasks.run", "tasks.cancel"}, groups={"web"}, accounts={"deploy"}),
+        *(a_rule(f"no-{r}", effect="deny", subject=f"role:{r}", groups={"db"}, accounts={"root"}) for r in ROLES),
+    ]
+    web, everywhere = {"web1": ("web",)}, {"db1": ("db",), "mail1": (), "web1": ("web",)}
+
+    def refusal(who: Principal, account: str, hosts: Any) -> str | None:
+        return decide(who, "tasks.run", facts(account, hosts=hosts), made).refusal
+
+    assert refusal(ANN, "deploy", web) is None
+    assert refusal(ANN, "deploy", everywhere) == "tasks.run is not allowed on db1, mail1: no rule allows it"
+    assert refusal(ANN, "root", web) == "tasks.run is not allowed on web1: no rule allows it"
+    assert refusal(OPERATOR, "root", everywhere) == "tasks.run is not allowed on db1: rule no-operator"
+    assert refusal(OPERATOR, "postgres", everywhere) is None
+    assert refusal(ADMIN, "root", everywhere) == "tasks.run is not allowed on db1: rule no-administrator"
+
+
+@pytest.mark.parametrize(
+    ("limit", "within", "beyond"),
+    [
+        ({"command": "argv"}, {"is_argv": True}, {"is_argv": False}),
+        ({"most_hosts": 2}, {"number": 2}, {"number": 3}),
+        ({"longest_timeout": 60}, {"timeout": 60}, {"timeout": 61}),
+        ({"longest_timeout": 60}, {"timeout": 1}, {"timeout": None}),
+    ],
+)
+def test_a_limit_means_the_same_in_an_allow_and_in_a_deny(
+    limit: dict[str, Any], within: dict[str, Any], beyond: dict[str, Any]
+) -> None:
+    allow, deny = a_rule("a", **limit), a_rule("d", effect="deny", **limit)
+
+    for those in ([allow], [a_rule("any"), deny]):
+        assert decide(ANN, "tasks.run", facts(**within), those).allowed
+        assert not decide(ANN, "tasks.run", facts(**beyond), those).allowed
+
+
+def test_a_request_without_hosts_is_allowed_to_whom_something_allows_it() -> None:
+    nothing = facts(hosts={})
+    assert decide(OPERATOR, "tasks.run", nothing, ()).allowed
+    assert decide(ANN, "tasks.run", nothing, [a_rule(groups={"web"})]).allowed
+    refused = decide(VIEWER, "tasks.run", nothing, [a_rule()])
+    assert (refused.allowed, refused.refusal) == (False, "tasks.run is not allowed: no rule allows it")
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_argv"),
+    [(["/bin/ls", "-l"], True), (("/bin/ls",), True), (["ls"], False), (["./ls"], False), ([], False), (None, False)],
+)
+def test_only_an_absolute_program_is_an_argv(argv: Any, is_argv: bool) -> None:
+    fleet = a_fleet({"web1": ["web"]})
+    request = {"user": "deploy", "timeout": 30, "command": "ls"} | ({} if argv is None else {"argv": argv})
+
+    found = task_facts(fleet, ["web1", "web9"], request, number=7)
+
+    assert found == Facts(
+        hosts={"web1": fleet.hosts["web1"].groups, "web9": ()}, number=7, account="deploy", timeout=30, is_argv=is_argv
+    )
+
+
+# --- making them
+
+
+PEOPLE: Final = AccessState(users={"ann": User(username="ann", role="viewer", changed_seq=1)})
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"effect": "maybe"}, "effect"),
+        ({"subject": "user:bob"}, "subject"),
+        ({"subject": "role:king"}, "subject"),
+        ({"subject": "ann"}, "subject"),
+        ({"actions": set()}, "actions"),
+        *(({"actions": {"tasks.run", name}}, "actions") for name in ("users.write", "rules.write", "tokens.others")),
+        *(({"actions": {name}}, "actions") for name in ("hosts.enrol", "tasks.read", "no.such")),
+        ({"actions": {"hosts.edit"}, "accounts": {"root"}}, "actions"),
+        ({"actions": {"hosts.edit", "tasks.run"}, "most_hosts": 3}, "actions"),
+        ({"all_hosts": True, "groups": {"web"}}, "hosts"),
+        ({"groups": set()}, "hosts"),
+        ({"groups": {"We b"}}, "hosts.groups"),
+        ({"hostnames": {"-"}}, "hosts.hostnames"),
+        ({"accounts": {"0"}}, "accounts"),
+        ({"command": "any"}, "command"),
+        ({"most_hosts": 0}, "most_hosts"),
+        ({"longest_timeout": 86_401}, "longest_timeout"),
+        ({"reason": "two\nlines"}, "reason"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_with_its_field(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidFieldError) as refused:
+        decide_rule(PEOPLE, RuleState(), a_rule(**given))
+
+    assert (refused.value.code, refused.value.field) == ("invalid_request", field)
+
+
+def test_what_is_made_comes_back_as_it_was() -> None:
+    rule = a_rule(
+        actions={"tasks.run", "tasks.cancel"},
+        groups={"web"},
+        hostnames={"db1"},
+        accounts={"deploy"},
+        command="argv",
+        most_hosts=3,
+        longest_timeout=60,
+        reason="so",
+    )
+    state = RuleState()
+
+    assert state.apply(decide_rule(PEOPLE, state, rule), 7)
+
+    assert state.rules == {"r1": replace(rule, created_seq=7)}
+    assert state.changed_seq == 7
+
+
+def test_there_are_only_so_many() -> None:
+    full = RuleState(rules={f"r{n}": a_rule(f"r{n}") for n in range(MAX_RULES)})
+    with pytest.raises(RefusedError) as refused:
+        decide_rule(PEOPLE, full, a_rule())
+    assert refused.value.code == "too_many_rules"
+
+
+def test_no_action_on_people_and_rules_is_for_rules() -> None:
+    """So a lock-out is impossible, whatever rules there are."""
+    assert ACTIONS & {name for its in ROLES.values() for name in its} == ACTIONS
+    assert not {name for name in ACTIONS if name.startswith(("users.", "tokens.", "rules."))}
+
+
+# --- the fold
+
+
+def test_a_rule_that_has_ended_never_comes_back() -> None:
+    state = RuleState()
+    created = a_rule().to_event()
+
+    assert state.apply(created, 1)
+    assert not state.apply(created, 2)
+    assert state.apply(RuleDeleted(rule_id="r1"), 3)
+    assert not state.apply(created, 4)
+    assert not state.apply(RuleDeleted(rule_id="r1"), 5)
+    assert (state.rules, state.changed_seq) == ({}, 3)
+
+
+def test_an_effect_of_a_later_release_is_not_taken_for_an_allow() -> None:
+    event: RuleCreated = replace(a_rule().to_event(), effect="perhaps")
+    assert not RuleState().apply(event, 1)
+
+
+# --- what is sent later
+
+
+@pytest.mark.parametrize(
+    ("user", "made", "said"),
+    [
+        (None, [], {}),
+        ({"role": "operator"}, [], {}),
+        ({"role": "operator", "enabled": False}, [], {"web1": "the user is disabled", "db1": "the user is disabled"}),
+        ({"role": "viewer"}, [], {"web1": "no rule allows it", "db1": "no rule allows it"}),
+        ({"role": "viewer"}, [{"groups": {"web"}}], {"db1": "no rule allows it"}),
+        (
+            {"role": "viewer"},
+            [{"groups": {"web"}, "most_hosts": 1}],
+            {"db1": "no rule allows it"} | {"web1": "no rule allows it"},
+        ),
+        ({"role": "operator"}, [{"effect": "deny", "hostnames": {"db1"}}], {"db1": "rule r0"}),
+    ],
+)
+def test_what_waits_is_judged_by_what_its_actor_may_by_now(
+    user: dict[str, Any] | None, made: list[dict[str, Any]], said: dict[str, str]
+) -> None:
+    people = AccessState()
+    if user is not None:
+        people.users["ada"] = User(username="ada", changed_seq=1, **user)
+    state = RuleState(rules={f"r{n}": a_rule(f"r{n}", subject="user:ada", **each) for n, each in enumerate(made)})
+    task = a_task_accepted("t1", ("db1", "web1"))
+
+    found = withdrawn(people, state, a_fleet({"web1": ["web"], "db1": ["db"]}), task, task.hosts)
+
+    assert found == {name: f"ada may not run this any more: {why}" for name, why in said.items()}
+
+
+def test_a_part_of_a_task_is_judged_by_the_size_of_the_whole() -> None:
+    people = AccessState(users={"ada": User(username="ada", role="viewer", changed_seq=1)})
+    state = RuleState(rules={"r1": a_rule(subject="user:ada", most_hosts=1)})
+    task = a_task_accepted("t1", ("db1", "web1"))
+
+    assert withdrawn(people, state, a_fleet({}), task, ["web1"]).keys() == {"web1"}
+
+
+def test_every_action_is_of_tasks_or_of_hosts_and_known_to_the_command_line() -> None:
+    assert ACTIONS == OF_TASKS | module.OF_HOSTS
+    assert tuple(sorted(ACTIONS)) == cli_rules.ACTIONS
