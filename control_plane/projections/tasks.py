@@ -25,7 +25,7 @@ OF_HOSTS = frozenset(cls.KIND for cls in (hosts.HostWentOnline, hosts.HostQuaran
 
 class TasksProjection(Projection):
     name: ClassVar[str] = "tasks"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def __init__(self, suffix: str = "") -> None:
         super().__init__(suffix)
@@ -68,6 +68,7 @@ class TasksProjection(Projection):
             Column("released_seq", Int64, nullable=False, comment="from when on it may be sent, or 0"),
             Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
             Column("may_have_arrived", Int64, nullable=False, comment="1: perhaps delivered, for good"),
+            Column("arrived_seq", Int64, nullable=False, comment="known when that was published first; or 0"),
             Column("deadline_s", Int64, nullable=False, comment="Unix seconds until which its silence means nothing"),
             Column("queued_us", Int64, nullable=False),
             Column("sent_us", Int64),
@@ -100,6 +101,7 @@ class TasksProjection(Projection):
             Column("online_seq", Int64),
             Column("called_seq", Int64, nullable=False, comment="the later of the two"),
             Column("quarantined_seq", Int64, nullable=False),
+            Column("called_before_seq", Int64, nullable=False, comment="called_seq, as that quarantine found it"),
         )
 
     def concerns(self, kind: str) -> bool:
@@ -132,14 +134,20 @@ class TasksProjection(Projection):
             case hosts.HostWentOnline():
                 self._of_host(rows, event.hostname, online_seq=stored.seq, called_seq=stored.seq)
             case hosts.HostQuarantined():
-                self._of_host(rows, event.hostname, quarantined_seq=stored.seq)
+                self._quarantine(rows, event.hostname, stored.seq)
             case hosts.HostQuarantineLifted():
                 self._of_host(rows, event.hostname, called_seq=stored.seq)
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
 
+    def _quarantine(self, rows: RowStore, hostname: str, seq: int) -> None:
+        before = rows.get(self.online, hostname)
+        called_seq = 0 if before is None else before["called_seq"]
+        self._of_host(rows, hostname, quarantined_seq=seq, called_before_seq=called_seq)
+
     def _of_host(self, rows: RowStore, hostname: str, **seqs: int) -> None:
-        none: Row = {"hostname": hostname, "online_seq": None, "called_seq": 0, "quarantined_seq": 0}
+        zero = dict.fromkeys(("called_seq", "quarantined_seq", "called_before_seq"), 0)
+        none: Row = {"hostname": hostname, "online_seq": None, **zero}
         rows.put(self.online, {**(rows.get(self.online, hostname) or none), **seqs})
 
     def _accept(self, rows: RowStore, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
@@ -206,6 +214,8 @@ class TasksProjection(Projection):
         after = {**before, **_changes(before, stored, event)}
         if after == before:
             return
+        if after["may_have_arrived"] and not before["may_have_arrived"]:
+            after["arrived_seq"] = getattr(event, "after_seq", None) or stored.seq
         now = task
         is_released = after["released_seq"] or (before["is_open"] and after["may_have_arrived"])
         if is_released and not before["released_seq"]:
@@ -239,6 +249,7 @@ def _queued(task: Row, hostname: str) -> Row:
         "released_seq": 0 if "rollout" in task["request"] else task["seq"],
         "returned_seq": 0,
         "may_have_arrived": 0,
+        "arrived_seq": 0,
         "queued_us": task["accepted_us"],
         **nothing,
         "pos": task["seq"],
