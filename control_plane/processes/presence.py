@@ -18,12 +18,13 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, NewEvent, Stor
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.observability import Count
 from control_plane.processes import quarantine
 from control_plane.processes.ports import Leases
 from control_plane.processes.quarantine import Doubts
 from control_plane.projections.queries.hosts import HeardHost, HostQueries
 from control_plane_wire.clock import Clock
-from control_plane_wire.errors import MalformedMessageError
+from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
 
@@ -205,6 +206,7 @@ class Presence:
         *,
         keyring: Keyring,
         heard_under: Callable[[], Awaitable[int | None]],
+        count: Count,
         untaken_s: Callable[[], float] = lambda: 0.0,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
@@ -214,6 +216,7 @@ class Presence:
         self._clock = clock
         self._keyring = keyring
         self._heard_under = heard_under
+        self._count = count
         self._untaken_s = untaken_s
         self._failpoints = failpoints
 
@@ -248,12 +251,27 @@ class Presence:
     async def _listen(self, fleet: Fleet, after: int, *, patience_s: float = POLL_S) -> int:
         while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=patience_s):
             for stored in page:
-                if stored.kind in KINDS:
-                    fleet.said(stored, self._clock.monotonic_s())
-                if stored.kind in quarantine.KINDS:
-                    fleet.doubts.said(stored, registry.decode(stored))
+                self._take_in(fleet, stored)
             after = page[-1].seq
         return after
+
+    def _take_in(self, fleet: Fleet, stored: StoredEvent) -> None:
+        """Fold one event; what is wrong with it is counted, and stops nothing else."""
+        if stored.kind not in KINDS | quarantine.KINDS:
+            return
+        try:
+            event = registry.decode(stored)
+            if event is not None and event.GIVES_AUTHORITY:
+                self._keyring.verify_event(stored)
+            if stored.kind in quarantine.KINDS:
+                fleet.doubts.said(stored, event)
+            if stored.kind in KINDS:
+                fleet.said(stored, self._clock.monotonic_s())
+        except (SignatureError, MalformedMessageError, TypeError, KeyError) as error:
+            self._count("events_refused", 1)
+            _logger.error(  # noqa: TRY400 - what it was is in the fields
+                "event refused by presence", extra={"seq": stored.seq, "kind": stored.kind, "reason": str(error)}
+            )
 
     async def _doubt(self, fleet: Fleet, event_seq: int) -> int:
         """Put into quarantine whoever has to be; the position in the event log that was listened to for that."""

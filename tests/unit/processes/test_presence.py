@@ -1,6 +1,7 @@
 """Who is there, by the control plane's clock and by nothing that a host says of its own."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.commands.authority import Keyring
 from control_plane.events import hosts, registry
-from control_plane.events.continuity import Trace
+from control_plane.events.continuity import Doubt, Trace
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat
@@ -19,10 +21,11 @@ from control_plane.projections.queries.hosts import HeardHost
 from control_plane_wire.strict_json import JsonObject
 from tests.support.clock import START_US, ManualClock
 from tests.support.events import stored
-from tests.support.fleet import a_registration
+from tests.support.fleet import CONTROL_PLANE_KEY, a_registration, host_key
 from tests.support.memory_log import MemoryLog
 
 HOST = "web1"
+KEYRING = Keyring(CONTROL_PLANE_KEY)
 LONG_AGO = -math.inf  # everything has been heard for ages
 
 
@@ -56,7 +59,13 @@ class Watch:
         self.fleet = Fleet(list(heard), self.clock.monotonic_s())
         self.log = MemoryLog(clock=self.clock)
         unused: Any = None
-        self.process = Presence(self.log, unused, unused, self.clock, keyring=unused, heard_under=unused)
+        self.counts: Counter[str] = Counter()
+        self.process = Presence(
+            self.log, unused, unused, self.clock, keyring=KEYRING, heard_under=unused, count=self.count
+        )
+
+    def count(self, what: str, number: float) -> None:
+        self.counts[what] += int(number)
 
     def registered(self, hostname: str = HOST, generation: int = 1) -> "Watch":
         self.event(a_registration(hostname, generation=generation))
@@ -484,3 +493,39 @@ def test_a_row_that_nobody_can_read_stops_nobody_else() -> None:
     sound = stored(a_beat(clock=watch.clock).to_new_event(), seq=2)
 
     assert states(watch.process._news(watch.fleet, [broken, sound])) == ["online"]
+
+
+def signed(event: Event, seq: int = 1) -> StoredEvent:
+    new = event.to_new_event(signature=KEYRING.sign_event(event), key_id=KEYRING.active.key_id)
+    return stored(new, seq=seq, recorded_us=START_US + seq)
+
+
+def test_an_event_that_is_none_stops_nobody_else() -> None:
+    watch = Watch()
+    registration = signed(a_registration("web1"))
+    no_json = registration._replace(body=b"{")
+    no_key = signed(replace(a_registration("web1"), public_key="!"))
+
+    for row in (no_json, no_key, signed(a_registration("web2"))):
+        watch.process._take_in(watch.fleet, row)
+
+    assert set(watch.fleet.hosts) == {"web2"}
+    assert watch.counts == {"events_refused": 2}
+
+
+def test_what_gives_authority_counts_with_our_signature_only() -> None:
+    watch = Watch()
+    key_id = host_key(HOST).key_id
+    kept = hosts.HostQuarantined(hostname=HOST, heartbeat_seq=1, key_id=key_id, reason="r", before="2", after="1")
+    lift = hosts.HostQuarantineLifted(hostname=HOST, based_on=1, reason="trust me")
+    unsigned = stored(lift.to_new_event(), seq=3, recorded_us=2**60)
+    for row in (signed(a_registration(HOST)), signed(kept, 2), unsigned):
+        watch.process._take_in(watch.fleet, row)
+    doubt = Doubt(5, START_US + 10, key_id, "its journal went back", "2", "1")
+
+    watch.fleet.doubts.found(HOST, doubt)
+    assert (watch.fleet.doubts.due(), watch.counts) == ([], {"events_refused": 1}), "it is in quarantine"
+
+    watch.process._take_in(watch.fleet, signed(lift, 4))
+    watch.fleet.doubts.found(HOST, doubt)
+    assert [event.hostname for event in watch.fleet.doubts.due()] == [HOST]
