@@ -90,6 +90,12 @@ class Watch:
         await self.process._judge(self.fleet, self.clock.monotonic_s(), hearing_since_s)
         return [_decoded(row) for row in self.log.rows[before:]]
 
+    async def follow_up(self) -> list[Event]:
+        """Who is said to have come anew by now."""
+        before = len(self.log.rows)
+        await self.process._follow_up(self.fleet, self.clock.monotonic_s())
+        return [_decoded(row) for row in self.log.rows[before:]]
+
     def counted(self) -> dict[str, Heard]:
         """What is known by the heartbeats that counted."""
         return {name: replace(heard, trace=Trace()) for name, heard in self.fleet.hosts.items()}
@@ -325,6 +331,41 @@ def test_an_agent_that_connects_anew_between_two_heartbeats_is_there_anew() -> N
     assert watch.beat(a_beat(3, clock=watch.clock, session=10), a_beat(5, clock=watch.clock, session=11)) == []
 
 
+@pytest.mark.parametrize("changed", ["session", "boot_id"])
+async def test_a_host_comes_anew_once_an_interval_however_often_it_says_so(changed: str) -> None:
+    watch = Watch().registered()
+    watch.beat(a_beat(1, clock=watch.clock, session=10))
+
+    def anew(number: int) -> list[Event]:
+        change = {"session": 10 + number} if changed == "session" else {"boot_id": f"b{number}", "session": 10}
+        return watch.beat(a_beat(1 + number, clock=watch.clock, **change))
+
+    assert [len(anew(number)) for number in range(2, 100)] == [1] + [0] * 97
+    watch.clock.advance(10 - 1e-6)
+    assert await watch.follow_up() == anew(100) == []
+    watch.clock.advance(1e-6)
+
+    [event] = await watch.follow_up()
+    assert isinstance(event, hosts.HostWentOnline)
+    assert event.heartbeat_seq == 100, "the last one"
+    assert await watch.follow_up() == []
+    watch.clock.advance(10)
+    assert await watch.follow_up() == []
+    assert len(anew(101)) == 1
+
+
+async def test_a_host_that_goes_or_comes_back_owes_nothing() -> None:
+    watch = Watch().registered()
+    for number in range(3):
+        watch.beat(a_beat(1 + number, clock=watch.clock, session=number))
+    watch.clock.advance(30)
+    assert states(await watch.look()) == ["offline"]
+    assert await watch.follow_up() == []
+
+    assert states(watch.beat(a_beat(4, clock=watch.clock, session=3))) == ["online"]
+    assert watch.beat(a_beat(5, clock=watch.clock, session=3)) == await watch.follow_up() == []
+
+
 def test_an_agent_that_does_not_say_its_session_is_there_as_long_as_it_is_heard() -> None:
     watch = online()
 
@@ -338,6 +379,7 @@ def test_a_session_is_one_of_its_boot() -> None:
     watch.beat(a_beat(9, clock=watch.clock, session=9))
     watch.beat(a_beat(2, clock=watch.clock, boot_id="b2", session=2))
 
+    watch.clock.advance(10)
     assert watch.beat(a_beat(3, clock=watch.clock, boot_id="b2", session=2)) == []
     assert states(watch.beat(a_beat(5, clock=watch.clock, boot_id="b2", session=4))) == ["online"]
 
