@@ -178,11 +178,13 @@ class Dispatch:
                 self._configures.came_online(event, stored.seq)
                 self._open.online(event.hostname, stored.seq)
             case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
+                self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
             case hosts.HostQuarantined():
                 self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
-                self._open.quarantine(event.hostname)
+                if self._agents.is_meant(event):
+                    self._open.quarantine(event.hostname)
             case hosts.HostQuarantineLifted():
                 self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq

@@ -17,10 +17,13 @@ from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read_table
 from control_plane_wire.messages import ResultMessage
+from control_plane_wire.signing import decode_public_key, key_id
 
 FIRST_LINE_CHARACTERS = 200
 GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
-OF_HOSTS = frozenset(cls.KIND for cls in (hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted))
+OF_HOSTS = frozenset(
+    cls.KIND for cls in (hosts.HostRegistered, hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted)
+)
 
 
 class TasksProjection(Projection):
@@ -98,6 +101,7 @@ class TasksProjection(Projection):
             f"task_host{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
+            Column("key_id", Identifier(64), comment="of the machine that has the name now; another one is not meant"),
             Column("online_seq", Int64),
             Column("called_seq", Int64, nullable=False, comment="the later of the two"),
             Column("quarantined_seq", Int64, nullable=False),
@@ -131,24 +135,27 @@ class TasksProjection(Projection):
                 rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskApproved() | rollouts.TaskRolloutStopped()
             ):
                 self._turn(rows, stored, event)
+            case hosts.HostRegistered():
+                self._of_host(rows, event.hostname, key_id=key_id(decode_public_key(event.public_key)))
             case hosts.HostWentOnline():
                 self._of_host(rows, event.hostname, online_seq=stored.seq, called_seq=stored.seq)
             case hosts.HostQuarantined():
-                self._quarantine(rows, event.hostname, stored.seq)
+                self._quarantine(rows, event, stored.seq)
             case hosts.HostQuarantineLifted():
                 self._of_host(rows, event.hostname, called_seq=stored.seq)
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
 
-    def _quarantine(self, rows: RowStore, hostname: str, seq: int) -> None:
-        before = rows.get(self.online, hostname)
-        called_seq = 0 if before is None else before["called_seq"]
-        self._of_host(rows, hostname, quarantined_seq=seq, called_before_seq=called_seq)
+    def _quarantine(self, rows: RowStore, event: hosts.HostQuarantined, seq: int) -> None:
+        before = rows.get(self.online, event.hostname)
+        if before is None or before["key_id"] in {None, event.key_id}:
+            called_seq = 0 if before is None else before["called_seq"]
+            self._of_host(rows, event.hostname, quarantined_seq=seq, called_before_seq=called_seq)
 
-    def _of_host(self, rows: RowStore, hostname: str, **seqs: int) -> None:
+    def _of_host(self, rows: RowStore, hostname: str, **changes: int | str) -> None:
         zero = dict.fromkeys(("called_seq", "quarantined_seq", "called_before_seq"), 0)
-        none: Row = {"hostname": hostname, "online_seq": None, **zero}
-        rows.put(self.online, {**(rows.get(self.online, hostname) or none), **seqs})
+        none: Row = {"hostname": hostname, "key_id": None, "online_seq": None, **zero}
+        rows.put(self.online, {**(rows.get(self.online, hostname) or none), **changes})
 
     def _accept(self, rows: RowStore, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
         level, timeout = event.guard.get("level"), event.request["timeout"]

@@ -217,6 +217,22 @@ class QuarantineContract(ProcessContract):
             await plane.hosts.lift_quarantine(ADMIN, "web1", "it was restored")
             await web1.received()
 
+    async def test_a_quarantine_of_the_machine_that_had_the_name_before_holds_nothing_back(self, plane: Plane) -> None:
+        other = await self.replace(plane, "web1")
+        await plane.authority.refresh()
+        async with plane.agent("web1") as first, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await first.received()
+            await plane.recorded(SENT)
+            await self.quarantined(plane, "web1")
+            await self.barrier(plane, "t2", db1)
+            await plane.comes_online("web1", boot_id="b2")
+            await first.received(2)
+        await plane.shown()
+        async with plane.agent("web1") as second, other.dispatching():
+            await plane.comes_online("web1", boot_id="b3")
+            await second.received()
+
     async def test_a_forged_end_of_a_quarantine_ends_none(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():
             await self.quarantined(plane, "web1")

@@ -14,6 +14,7 @@ from control_plane_wire.messages import OUTCOMES
 from control_plane_wire.strict_json import Json
 from tests.support.clock import START_US
 from tests.support.events import ACCEPTED, AT, EXAMPLES, HEARTBEAT, RESULT, TASK, a_task_accepted
+from tests.support.fleet import a_registration, host_key
 from tests.support.folds import Folded
 
 WEB, DB = "web1", "db1"
@@ -467,6 +468,16 @@ def test_what_a_host_was_called_for_last_is_its_coming_online_or_the_end_of_its_
     folded.then(hosts.HostQuarantineLifted(hostname=WEB, based_on=3, reason="restored"))
     assert of_host() == (3, 6, 5)
     assert folded.row(folded.tasks.online, WEB)["called_before_seq"] == 4
+
+
+def test_a_quarantine_of_the_machine_that_had_the_name_before_is_none_of_the_next_one() -> None:
+    folded = FoldedTasks()
+    kept = next(event for event in EXAMPLES if isinstance(event, hosts.HostQuarantined))
+    folded.then(a_registration(WEB), replace(kept, hostname=WEB, key_id="another"))
+    assert folded.row(folded.tasks.online, WEB)["quarantined_seq"] == 0
+
+    folded.then(replace(kept, hostname=WEB, key_id=host_key(WEB).key_id))
+    assert folded.row(folded.tasks.online, WEB)["quarantined_seq"] == 4
 
 
 def test_events_of_other_nouns_change_no_row_of_tasks() -> None:
