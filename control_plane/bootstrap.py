@@ -167,6 +167,7 @@ def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -
             core.clock,
             keyring=core.keyring,
             heard_under=heard_under,
+            count=count,
             untaken_s=lambda: publisher.untaken_s,
             failpoints=core.failpoints,
         ),

@@ -7,7 +7,8 @@
         stdout.head .tail  stderr.head .tail
     done/<task_id>/       the same directory once the broker has the result: tombstone, and what is sent again if asked
     told/<task_id>/       such a tombstone without its output; never sent again, for that would be another result
-    quarantine/<task_id>/ an entry that did not verify, after it was reported
+    quarantine/<task_id>/ an entry that did not verify, after it was reported; people may delete it
+    head                  how far the journal was when such an entry left it
 
 An entry is made under another name and renamed, so half of one can only be `.new-*`, and a second one of the same
 task_id cannot be made. Entries whose result is not confirmed are the spool; there is no second store.
@@ -24,6 +25,7 @@ from typing import Final, Literal, TypeAlias
 
 from control_plane_agent.disk import Disk, Lock
 from control_plane_agent.errors import JournalError
+from control_plane_agent.kept_head import KeptHead
 from control_plane_agent.output import STREAMS, Output, read_output, recent
 from control_plane_agent.reserve import Reserve
 from control_plane_agent.slots import EMPTY, FINISHED_AT, Finished, State, decode_state, encode
@@ -35,7 +37,7 @@ from control_plane_wire.messages import ALLOWED_SKEW_S, DEFAULT_EXPIRY_S, MAX_EX
 LIVE: Final = "journal"
 DONE: Final = "done"
 TOLD: Final = "told"
-QUARANTINE: Final = "quarantine"
+DAMAGED: Final = "quarantine"
 ROUTE: Final = "route"
 NEW: Final = ".new-"  # begins the names of what is no entry yet, or no more
 TOMBSTONE_S: Final = 86_400  # after expires_at
@@ -75,7 +77,8 @@ class Journal:
         tombstone_s: how long after expires_at an entry is kept, at least LEAST_TOMBSTONE_S.
 
     Attributes:
-        head_s: the highest timestamp of a verified message. Its entry is never pruned.
+        head_s: the highest timestamp of a verified message. Its entry is never pruned, and where people may delete it,
+            this is kept.
     """
 
     def __init__(
@@ -90,20 +93,25 @@ class Journal:
         self._done_output: dict[str, int] = {}  # bytes of kept output, the oldest first
         self._left: set[str] = set()  # paths of what could neither be made durable nor removed
         self._unreadable: set[str] = set()  # whose output could not be read when it was asked for
-        for name in (LIVE, DONE, TOLD, QUARANTINE):
+        for name in (LIVE, DONE, TOLD, DAMAGED):
             if name not in disk.names("."):
                 disk.make_dir(name)
         disk.sync_dir(".")
         self._reserve = Reserve(disk)
         self._load()
+        self._kept_head = KeptHead(disk)
         self.head_s = max((times.timestamp for times in self._times.values()), default=0)
+        self.head_s = max(self.head_s, self._kept_head.at_s)
+        if DAMAGED in self._places.values():
+            with contextlib.suppress(OSError):  # it was kept when they came there, but by older releases
+                self._kept_head.keep(self.head_s)
 
     def _load(self) -> None:
         for name in self._disk.names(LIVE):
             if name.startswith(NEW):
                 with contextlib.suppress(OSError):  # it stays half, and nobody takes it for an entry
                     self._disk.remove(f"{LIVE}/{name}")
-        places: tuple[Place, ...] = (QUARANTINE, TOLD, DONE, LIVE)
+        places: tuple[Place, ...] = (DAMAGED, TOLD, DONE, LIVE)
         for place in places:
             for task_id in self._disk.names(place):
                 if not task_id.startswith(NEW):
@@ -276,8 +284,10 @@ class Journal:
         """
         if self._places.get(task_id) != LIVE:  # a repeat, whose tombstone may be gone by now
             return
-        place: Place = QUARANTINE if is_damaged else TOLD if task_id in self._unreadable else DONE
+        place: Place = DAMAGED if is_damaged else TOLD if task_id in self._unreadable else DONE
         with _journal_errors(f"{task_id} cannot be retired"):
+            if place == DAMAGED:
+                self._kept_head.keep(self.head_s)
             self._move(task_id, place)
         self._note_output(task_id)
 

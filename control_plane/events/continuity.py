@@ -56,8 +56,8 @@ class Trace(NamedTuple):
     Attributes:
         head, head_s, head_us: how far its journal was, by which second of its own clock, and when that was recorded.
         heard_us: when the last heartbeat that counted was recorded.
-        boot_us: the same of the first one of its boot; 0 where that is not known, and None where that boot may be an
-            earlier one which came late.
+        boot_us: the same of the first one that showed its boot to be the latest; None where none has yet.
+        before_s: the highest that those before it said last by the host's own clock, so what shows that says more.
         doubt: the last one.
     """
 
@@ -65,7 +65,8 @@ class Trace(NamedTuple):
     head_s: int = 0
     head_us: int = 0
     heard_us: int = 0
-    boot_us: int | None = 0
+    boot_us: int | None = None
+    before_s: int = 0
     echo: Echo | None = None
     doubt: Doubt | None = None
 
@@ -91,9 +92,10 @@ def _on(trace: Trace, before: LastHeartbeat | None, beat: JournalBeat, stored: S
     trace = trace._replace(heard_us=recorded_us)
     is_same_boot = before is not None and before.boot_id == beat.boot_id
     if not is_same_boot:
-        is_later = before is None or before.boot_id is None or beat.timestamp > before.timestamp
-        trace = trace._replace(boot_us=recorded_us if is_later else None, echo=None)
-    elif trace.boot_us == 0:
+        said_s = 0 if before is None or before.boot_id is None else before.timestamp
+        before_s = said_s if trace.boot_us is not None else max(said_s, trace.before_s)
+        trace = trace._replace(boot_us=None, before_s=before_s, echo=None)
+    if trace.boot_us is None and beat.timestamp > trace.before_s:  # else it may be an earlier boot that came late
         trace = trace._replace(boot_us=recorded_us)
     head = beat.journal_head
     if head is None:

@@ -139,11 +139,13 @@ class ExecutionSent(_OfExecution):
 
     Attributes:
         route: the routing key that it went by first.
+        after_seq: the last event of which was known when it was published.
     """
 
     KIND: ClassVar[str] = "execution.sent"
 
     route: str
+    after_seq: int | None = None
 
     def digest(self) -> bytes:
         """By whichever route it went first."""
@@ -171,9 +173,15 @@ class ExecutionReturned(_OfExecution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionUnconfirmed(_OfExecution):
-    """A publish whose outcome nobody knows, so from here on it may have been delivered."""
+    """A publish whose outcome nobody knows, so from here on it may have been delivered.
+
+    Attributes:
+        after_seq: the last event of which was certainly known when it was published.
+    """
 
     KIND: ClassVar[str] = "execution.unconfirmed"
+
+    after_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,17 +135,13 @@ class Dispatch:
         if stop.is_set():
             return after
         self._open = OpenExecutions()
-        self._open.load(rows)
+        # What has become due since is not among the unknown: whoever had the lease before has never seen it.
+        unknown = self._open.load(rows, head.seq)
         self._tasks.clear()
         self._agents = Agents.of(await self._host_queries.registered(), await self._task_queries.online())
         self._fleet_seq = after
         await self._configures.restart(self._agents.online, after)
-        unknown = [  # what has become due since is not among them: whoever had the lease before has never seen it
-            d
-            for d in self._open.due.values()
-            if not d.delivery.may_have_arrived and not d.delivery.certainly_not and d.delivery.trigger_seq <= head.seq
-        ]
-        await self._record(tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname) for d in unknown)
+        await self._record(unknown)
         return after
 
     async def _shown(self, name: str, event_seq: int, heartbeat_seq: int = 0, *, stop: asyncio.Event) -> None:
@@ -183,11 +179,13 @@ class Dispatch:
                 self._configures.came_online(event, stored.seq)
                 self._open.online(event.hostname, stored.seq)
             case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
+                self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
             case hosts.HostQuarantined():
                 self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
-                self._open.quarantine(event.hostname)
+                if self._agents.is_meant(event):
+                    self._open.quarantine(event.hostname)
             case hosts.HostQuarantineLifted():
                 self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
@@ -396,7 +394,7 @@ class Dispatch:
                 self._again(send, FIRST_RETRY_S)
                 self._configures.told(send)
                 return [
-                    tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key)
+                    tasks.ExecutionSent(task_id=d.task_id, hostname=d.hostname, route=send.key, after_seq=self._after)
                     for d in send.dues
                     if not d.was_sent and not d.is_cancelled
                 ]
@@ -408,7 +406,7 @@ class Dispatch:
                 self._count("publishes_unconfirmed", 1)
                 self._failed(send)
                 return [
-                    tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname)
+                    tasks.ExecutionUnconfirmed(task_id=d.task_id, hostname=d.hostname, after_seq=self._after)
                     for d in send.dues
                     if not d.delivery.may_have_arrived
                 ]

@@ -82,8 +82,18 @@ class OpenExecutions:
     # A heap of (next_s, seq, key). What was planned anew or has ended stays in it until its time, and is passed over.
     _plan: list[tuple[float, int, tuple[str, str]]] = field(default_factory=list)
 
-    def load(self, rows: Iterable[OpenExecution]) -> None:
+    def load(self, rows: Iterable[OpenExecution], upto: int) -> list[tasks.ExecutionUnconfirmed]:
+        """Begin with the rows of a read table; what is to be recorded of those that may be delivered without a record.
+
+        Args:
+            upto: the last event that whoever published before can have known.
+        """
+        unknown: list[tasks.ExecutionUnconfirmed] = []
         for row in rows:
+            may_have_arrived = row.delivery.may_have_arrived
+            if not may_have_arrived and 0 < row.since_seq <= upto:
+                may_have_arrived, known = True, {"task_id": row.task_id, "hostname": row.hostname}
+                unknown.append(tasks.ExecutionUnconfirmed(**known, after_seq=row.since_seq))
             if row.is_paused:
                 self.paused.add(row.task_id)
             if row.stopped is not None:
@@ -96,13 +106,14 @@ class OpenExecutions:
                     row.hostname,
                     row.accepted_seq,
                     row.delivery,
-                    answered=row.state in {"accepted", "running"} or row.is_forgotten,
+                    answered=row.state in {"accepted", "running"} or (may_have_arrived and row.is_forgotten),
                     next_s=None if is_idle else 0.0,
                     was_sent=row.state != "queued",
                     is_cancelled=row.cancel_requested,
                     is_released=row.is_released,
                 )
             )
+        return unknown
 
     def _add(self, due: Due) -> None:
         self.due[due.key] = due

@@ -7,6 +7,7 @@ the consumer of heartbeats or the broker itself came back.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,18 +19,20 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, NewEvent, Stor
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.presence import LastHeartbeat, counted
+from control_plane.observability import Count
 from control_plane.processes import quarantine
 from control_plane.processes.ports import Leases
 from control_plane.processes.quarantine import Doubts
 from control_plane.projections.queries.hosts import HeardHost, HostQueries
 from control_plane_wire.clock import Clock
-from control_plane_wire.errors import MalformedMessageError
+from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
-from control_plane_wire.messages import BASIC_INTERVAL_S, HeartbeatMessage, parse_heartbeat
+from control_plane_wire.messages import BASIC_INTERVAL_S, DEFAULT_INTERVAL_S, HeartbeatMessage, parse_heartbeat
 
 HEARING: Final = "ingest:heartbeats"  # the lease of whoever takes heartbeats in
 STALE_AFTER: Final = 2  # missed intervals
 OFFLINE_AFTER: Final = 3
+ANEW_S: Final = DEFAULT_INTERVAL_S  # between two of one host, which may say it at will: the event log is kept for good
 LOOK_S: Final = 1.0
 POLL_S: Final = 0.25
 PAGE: Final = 1000
@@ -64,6 +67,8 @@ class Heard:
     Attributes:
         heard_s: when that was read here, in monotonic seconds; of one that was heard before, when this process began.
         session: in which its agent spoke last, if it has said that.
+        owed: what has brought it anew while it was online, if that is still to be said.
+        anew_s: when such a thing was said last.
     """
 
     hostname: str
@@ -73,6 +78,8 @@ class Heard:
     interval_s: int = BASIC_INTERVAL_S
     last: LastHeartbeat | None = None
     session: int | None = None
+    owed: str | None = None
+    anew_s: float = -math.inf
     trace: Trace = Trace()  # noqa: RUF009 - it is immutable
 
 
@@ -125,7 +132,7 @@ class Fleet:
         if last is None:
             self.hosts[heartbeat.hostname] = replace(before, trace=trace)
             return None
-        self.hosts[heartbeat.hostname] = replace(
+        now = replace(
             before,
             trace=trace,
             heartbeat_seq=stored.seq,
@@ -134,14 +141,26 @@ class Fleet:
             last=last,
             session=before.session if heartbeat.session is None else heartbeat.session,
         )
-        if heartbeat.status == "offline":
+        if heartbeat.status == "offline" or before.state != "online":
+            self.hosts[heartbeat.hostname] = replace(now, owed=None)
+            if heartbeat.status == "online":
+                return "a heartbeat came"
             return "the agent was stopped" if before.state in {"online", "stale"} else None
-        is_restart = before.last is not None and before.last.boot_id != last.boot_id
-        if before.state != "online" or is_restart:
-            return "a heartbeat came"
         # Its queue is a new one, and what was in the one before may be lost, though it was never silent.
-        is_anew = before.session is not None and (heartbeat.session or 0) > before.session
-        return "the agent connected anew" if is_anew else None
+        if before.last is not None and before.last.boot_id != last.boot_id:
+            now = replace(now, owed="a heartbeat came")
+        elif before.session is not None and (heartbeat.session or 0) > before.session:
+            now = replace(now, owed="the agent connected anew")
+        self.hosts[heartbeat.hostname] = now
+        return self.anew(heartbeat.hostname, now_s)
+
+    def anew(self, hostname: str, now_s: float) -> str | None:
+        """What has brought a host anew, if that is to be said by now."""
+        host = self.hosts[hostname]
+        if host.owed is None or host.state != "online" or now_s < host.anew_s + ANEW_S:
+            return None
+        self.hosts[hostname] = replace(host, owed=None, anew_s=now_s)
+        return host.owed
 
     def silent(self, now_s: float, hearing_since_s: float) -> list[tuple[Heard, str]]:
         """Hosts whose silence means another state by now, with that state.
@@ -205,6 +224,7 @@ class Presence:
         *,
         keyring: Keyring,
         heard_under: Callable[[], Awaitable[int | None]],
+        count: Count,
         untaken_s: Callable[[], float] = lambda: 0.0,
         failpoints: Failpoints = NO_FAILPOINTS,
     ) -> None:
@@ -214,6 +234,7 @@ class Presence:
         self._clock = clock
         self._keyring = keyring
         self._heard_under = heard_under
+        self._count = count
         self._untaken_s = untaken_s
         self._failpoints = failpoints
 
@@ -242,18 +263,34 @@ class Presence:
             now_s = self._clock.monotonic_s()
             if now_s - looked_s >= LOOK_S:
                 looked_s = now_s
+                await self._follow_up(fleet, now_s)
                 await self._judge(fleet, now_s, hearing.look(await self._heard_under(), now_s))
             await self._log.wait_beyond(HEARTBEAT_EVENT, heartbeat_seq, timeout_s=POLL_S)
 
     async def _listen(self, fleet: Fleet, after: int, *, patience_s: float = POLL_S) -> int:
         while page := await self._log.read(EVENT, after=after, limit=PAGE, patience_s=patience_s):
             for stored in page:
-                if stored.kind in KINDS:
-                    fleet.said(stored, self._clock.monotonic_s())
-                if stored.kind in quarantine.KINDS:
-                    fleet.doubts.said(stored, registry.decode(stored))
+                self._take_in(fleet, stored)
             after = page[-1].seq
         return after
+
+    def _take_in(self, fleet: Fleet, stored: StoredEvent) -> None:
+        """Fold one event; what is wrong with it is counted, and stops nothing else."""
+        if stored.kind not in KINDS | quarantine.KINDS:
+            return
+        try:
+            event = registry.decode(stored)
+            if event is not None and event.GIVES_AUTHORITY:
+                self._keyring.verify_event(stored)
+            if stored.kind in quarantine.KINDS:
+                fleet.doubts.said(stored, event)
+            if stored.kind in KINDS:
+                fleet.said(stored, self._clock.monotonic_s())
+        except (SignatureError, MalformedMessageError, TypeError, KeyError) as error:
+            self._count("events_refused", 1)
+            _logger.error(  # noqa: TRY400 - what it was is in the fields
+                "event refused by presence", extra={"seq": stored.seq, "kind": stored.kind, "reason": str(error)}
+            )
 
     async def _doubt(self, fleet: Fleet, event_seq: int) -> int:
         """Put into quarantine whoever has to be; the position in the event log that was listened to for that."""
@@ -290,6 +327,17 @@ class Presence:
                 news.append(_news_of(stored, event, cause))
                 fleet.hosts[event.hostname] = replace(fleet.hosts[event.hostname], state=STATES[news[-1].KIND])
         return news
+
+    async def _follow_up(self, fleet: Fleet, now_s: float) -> None:
+        """Say of whom it is due by now that it has come anew."""
+        news: list[Event] = []
+        for host in [host for host in fleet.hosts.values() if host.owed is not None]:
+            if (cause := fleet.anew(host.hostname, now_s)) is not None:
+                stored = await self._log.read_one(HEARTBEAT_EVENT, host.heartbeat_seq)
+                event = registry.decode(stored) if stored else None
+                if stored is not None and isinstance(event, hosts.HeartbeatReceived):
+                    news.append(_news_of(stored, event, cause))
+        await self._record(news)
 
     async def _judge(self, fleet: Fleet, now_s: float, hearing_since_s: float | None) -> None:
         if hearing_since_s is None:

@@ -17,10 +17,13 @@ from control_plane.projections.projection import Projection
 from control_plane.projections.rows import Json, Row, RowKey, RowStore
 from control_plane.storage.tables import Blob, Identifier, Int64, LongText, read_table
 from control_plane_wire.messages import ResultMessage
+from control_plane_wire.signing import decode_public_key, key_id
 
 FIRST_LINE_CHARACTERS = 200
 GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
-OF_HOSTS = frozenset(cls.KIND for cls in (hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted))
+OF_HOSTS = frozenset(
+    cls.KIND for cls in (hosts.HostRegistered, hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted)
+)
 
 
 class TasksProjection(Projection):
@@ -68,6 +71,7 @@ class TasksProjection(Projection):
             Column("released_seq", Int64, nullable=False, comment="from when on it may be sent, or 0"),
             Column("returned_seq", Int64, nullable=False, comment="the last trigger whose publish came back"),
             Column("may_have_arrived", Int64, nullable=False, comment="1: perhaps delivered, for good"),
+            Column("arrived_seq", Int64, nullable=False, comment="known when that was published first; or 0"),
             Column("deadline_s", Int64, nullable=False, comment="Unix seconds until which its silence means nothing"),
             Column("queued_us", Int64, nullable=False),
             Column("sent_us", Int64),
@@ -98,9 +102,11 @@ class TasksProjection(Projection):
             f"task_host{suffix}",
             self.metadata,
             Column("hostname", Identifier(), primary_key=True),
+            Column("key_id", Identifier(64), comment="of the machine that has the name now; another one is not meant"),
             Column("online_seq", Int64),
             Column("called_seq", Int64, nullable=False, comment="the later of the two"),
             Column("quarantined_seq", Int64, nullable=False),
+            Column("called_before_seq", Int64, nullable=False, comment="called_seq, as that quarantine found it"),
         )
 
     def concerns(self, kind: str) -> bool:
@@ -130,18 +136,27 @@ class TasksProjection(Projection):
                 rollouts.TaskPaused() | rollouts.TaskResumed() | rollouts.TaskApproved() | rollouts.TaskRolloutStopped()
             ):
                 self._turn(rows, stored, event)
+            case hosts.HostRegistered():
+                self._of_host(rows, event.hostname, key_id=key_id(decode_public_key(event.public_key)))
             case hosts.HostWentOnline():
                 self._of_host(rows, event.hostname, online_seq=stored.seq, called_seq=stored.seq)
             case hosts.HostQuarantined():
-                self._of_host(rows, event.hostname, quarantined_seq=stored.seq)
+                self._quarantine(rows, event, stored.seq)
             case hosts.HostQuarantineLifted():
                 self._of_host(rows, event.hostname, called_seq=stored.seq)
             case _ if event.KIND.startswith("execution."):
                 self._change(rows, stored, event)
 
-    def _of_host(self, rows: RowStore, hostname: str, **seqs: int) -> None:
-        none: Row = {"hostname": hostname, "online_seq": None, "called_seq": 0, "quarantined_seq": 0}
-        rows.put(self.online, {**(rows.get(self.online, hostname) or none), **seqs})
+    def _quarantine(self, rows: RowStore, event: hosts.HostQuarantined, seq: int) -> None:
+        before = rows.get(self.online, event.hostname)
+        if before is None or before["key_id"] in {None, event.key_id}:
+            called_seq = 0 if before is None else before["called_seq"]
+            self._of_host(rows, event.hostname, quarantined_seq=seq, called_before_seq=called_seq)
+
+    def _of_host(self, rows: RowStore, hostname: str, **changes: int | str) -> None:
+        zero = dict.fromkeys(("called_seq", "quarantined_seq", "called_before_seq"), 0)
+        none: Row = {"hostname": hostname, "key_id": None, "online_seq": None, **zero}
+        rows.put(self.online, {**(rows.get(self.online, hostname) or none), **changes})
 
     def _accept(self, rows: RowStore, stored: StoredEvent, event: tasks.TaskAccepted) -> None:
         level, timeout = event.guard.get("level"), event.request["timeout"]
@@ -207,6 +222,8 @@ class TasksProjection(Projection):
         after = {**before, **_changes(before, stored, event)}
         if after == before:
             return
+        if after["may_have_arrived"] and not before["may_have_arrived"]:
+            after["arrived_seq"] = getattr(event, "after_seq", None) or stored.seq
         now = task
         is_released = after["released_seq"] or (before["is_open"] and after["may_have_arrived"])
         if is_released and not before["released_seq"]:
@@ -241,6 +258,7 @@ def _queued(task: Row, hostname: str) -> Row:
         "released_seq": 0 if "rollout" in task["request"] else task["seq"],
         "returned_seq": 0,
         "may_have_arrived": 0,
+        "arrived_seq": 0,
         "queued_us": task["accepted_us"],
         **nothing,
         "pos": task["seq"],

@@ -50,7 +50,7 @@ class DispatchContract(ProcessContract):
         assert isinstance(task, tasks.TaskAccepted)
         assert web1.messages == [message_of(task).to_json()]
         assert web1.routes == ["cmd.node.web1"]
-        assert events == [tasks.ExecutionSent(task_id="t1", hostname="web1", route="cmd.node.web1")]
+        assert events == [tasks.ExecutionSent(task_id="t1", hostname="web1", route="cmd.node.web1", after_seq=seq)]
         assert web2.messages == []
 
     async def test_what_was_accepted_while_nobody_dispatched_is_published_in_its_order(self, plane: Plane) -> None:

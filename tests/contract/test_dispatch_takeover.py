@@ -21,6 +21,10 @@ from tests.support.process_contract import (
 )
 
 
+def unconfirmed(after_seq: int) -> tasks.ExecutionUnconfirmed:
+    return tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1", after_seq=after_seq)
+
+
 class DispatchTakeoverContract(ProcessContract):
     # --- what nobody knows
 
@@ -29,8 +33,8 @@ class DispatchTakeoverContract(ProcessContract):
     ) -> None:
         plane.tap.answers.append(PublishUnconfirmedError("no confirm"))
         async with plane.agent("web1") as web1, plane.dispatching():
-            await plane.run("t1", "web1")
-            assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+            seq = await plane.run("t1", "web1")
+            assert await plane.recorded(UNCONFIRMED) == [unconfirmed(seq)]
             plane.clock.advance(1)
             await web1.received()
             await plane.recorded(SENT)
@@ -91,14 +95,14 @@ class DispatchTakeoverContract(ProcessContract):
             async with AsyncExitStack() as stack:
                 dying = asyncio.create_task(plane.dispatch().run(asyncio.Event()))
                 stack.callback(dying.cancel)
-                await plane.run("t1", "web1")
+                seq = await plane.run("t1", "web1")
                 await until(self.has_published(plane, 1))
             await asyncio.wait([dying])
             await plane.crash()
 
             other = plane.beside()
             async with other.dispatching():
-                assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+                assert await plane.recorded(UNCONFIRMED) == [unconfirmed(seq)]
                 await web1.received()
 
         assert web1.task_ids() == ["t1"]
@@ -144,10 +148,10 @@ class DispatchTakeoverContract(ProcessContract):
         async with plane.dispatching():
             await plane.run("t1", "web1")
             await plane.recorded(RETURNED)
-        await plane.comes_online("web1")
+        online_seq = await plane.comes_online("web1")
 
         async with plane.beside().dispatching():
-            assert await plane.recorded(UNCONFIRMED) == [tasks.ExecutionUnconfirmed(task_id="t1", hostname="web1")]
+            assert await plane.recorded(UNCONFIRMED) == [unconfirmed(online_seq)]
 
     async def test_of_two_that_would_dispatch_one_does(self, plane: Plane) -> None:
         other = plane.beside()

@@ -1,5 +1,6 @@
 """What a host in quarantine is sent, and what not, on every database and broker."""
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -10,7 +11,7 @@ from control_plane.events import hosts, tasks
 from control_plane.events.rollouts import ExecutionReleased
 from control_plane.processes.open_executions import FIRST_RETRY_S
 from tests.support.fleet import ADMIN
-from tests.support.plane import Plane
+from tests.support.plane import Plane, until
 from tests.support.process_contract import (
     RETURNED,
     SENT,
@@ -99,6 +100,70 @@ class QuarantineContract(ProcessContract):
         await plane.deadlines().decide()
         assert "t1" in {lost.task_id for lost in await plane.events(tasks.ExecutionLost.KIND)}  # type: ignore[attr-defined]
 
+    @pytest.mark.parametrize("is_lifted_before", [False, True], ids=["lifted later", "lifted before"])
+    async def test_what_was_published_without_a_record_before_a_quarantine_is_never_sent_again(
+        self, plane: Plane, is_lifted_before: bool
+    ) -> None:
+        async def lift() -> None:
+            await plane.authority.refresh()
+            await plane.hosts.lift_quarantine(ADMIN, "web1", "it was restored")
+            await plane.shown()
+
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1:
+            plane.tap.hangs = True
+            async with AsyncExitStack() as stack:
+                dying = asyncio.create_task(plane.dispatch().run(asyncio.Event()))
+                stack.callback(dying.cancel)
+                await plane.run("t1", "web1")
+                await until(self.has_published(plane, 1))
+            await asyncio.wait([dying])
+            await plane.crash()
+            await self.quarantined(plane, "web1")
+            if is_lifted_before:
+                await lift()
+
+            other = plane.beside()
+            async with other.dispatching():
+                await plane.recorded(UNCONFIRMED)
+                await self.barrier(plane, "t2", db1)
+                if not is_lifted_before:
+                    await lift()
+                await plane.comes_online("web1", boot_id="b2")
+                await self.barrier(plane, "t3", db1)
+            await plane.shown()
+            async with plane.beside().dispatching():
+                await plane.comes_online("web1", boot_id="b3")
+                await self.barrier(plane, "t4", db1)
+
+        assert web1.messages == []
+
+    @pytest.mark.parametrize("is_known", [True, False], ids=["sent", "never sent"])
+    async def test_what_has_waited_for_the_end_of_a_quarantine_is_sent_until_it_is_answered(
+        self, plane: Plane, is_known: bool
+    ) -> None:
+        """Its queue is lost, or dispatch was not there when the quarantine was lifted."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(plane.dispatching())
+            await plane.run("t1", "web1")
+            await plane.recorded(RETURNED)
+            await self.quarantined(plane, "web1")
+            if not is_known:
+                await stack.aclose()
+            await plane.authority.refresh()
+            await plane.hosts.lift_quarantine(ADMIN, "web1", "it was restored")
+            if is_known:
+                async with plane.agent("web1") as web1:
+                    await plane.comes_online("web1")
+                    await web1.received()
+                    await plane.recorded(SENT)
+        await plane.shown()
+
+        async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.beside().dispatching():
+            await plane.comes_online("web1", boot_id="b2")
+            await self.barrier(plane, "t2", db1)
+
+        assert set(web1.task_ids()) == {"t1"}
+
     @pytest.mark.parametrize("is_online", [True, False], ids=["online", "offline"])
     @pytest.mark.parametrize("is_there", [True, False], ids=["connected", "gone"])
     async def test_a_host_in_quarantine_is_in_the_way_of_one_message_for_many_as_long_as_it_may_get_it(
@@ -151,6 +216,22 @@ class QuarantineContract(ProcessContract):
 
             await plane.hosts.lift_quarantine(ADMIN, "web1", "it was restored")
             await web1.received()
+
+    async def test_a_quarantine_of_the_machine_that_had_the_name_before_holds_nothing_back(self, plane: Plane) -> None:
+        other = await self.replace(plane, "web1")
+        await plane.authority.refresh()
+        async with plane.agent("web1") as first, plane.agent("db1") as db1, plane.dispatching():
+            await plane.run("t1", "web1")
+            await first.received()
+            await plane.recorded(SENT)
+            await self.quarantined(plane, "web1")
+            await self.barrier(plane, "t2", db1)
+            await plane.comes_online("web1", boot_id="b2")
+            await first.received(2)
+        await plane.shown()
+        async with plane.agent("web1") as second, other.dispatching():
+            await plane.comes_online("web1", boot_id="b3")
+            await second.received()
 
     async def test_a_forged_end_of_a_quarantine_ends_none(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.agent("db1") as db1, plane.dispatching():

@@ -254,6 +254,7 @@ class Plane:
             self.clock,
             keyring=self.keyring,
             heard_under=heard_under,
+            count=self.count,
         )
 
     def results(self) -> Ingest:

@@ -71,7 +71,8 @@ class OpenExecution:
         is_released: it may be sent, as far as its task's rollout goes.
         is_paused: its task is.
         stopped: why its task's rollout has stopped.
-        is_forgotten: it may have reached its host before that was put into quarantine, and must not do so again.
+        since_seq: an event after which it may have reached its host first; 0: it has certainly not.
+        quarantined_seq: its host's last quarantine, or 0.
     """
 
     task_id: str
@@ -86,7 +87,13 @@ class OpenExecution:
     is_released: bool = True
     is_paused: bool = False
     stopped: str | None = None
-    is_forgotten: bool = False
+    since_seq: int = 0
+    quarantined_seq: int = 0
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Its host may have had it before it was put into quarantine, and must not be sent it again."""
+        return 0 < self.since_seq < self.quarantined_seq
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +302,7 @@ class TaskQueries:
                 e,
                 o.c.called_seq,
                 o.c.quarantined_seq,
+                o.c.called_before_seq,
                 t.c.expires_at,
                 t.c.timeout_s,
                 t.c.cancel_requested_us,
@@ -388,7 +396,16 @@ def _open(row: Mapping[Any, Any]) -> OpenExecution:
         cancel_requested=row["cancel_requested_us"] is not None,
         delivery=Delivery(trigger_seq, row["returned_seq"], bool(row["may_have_arrived"])),
         is_released=bool(row["released_seq"]),
-        is_forgotten=bool(row["may_have_arrived"]) and row["accepted_seq"] < (row["quarantined_seq"] or 0),
+        since_seq=row["arrived_seq"] or _unknown_since(row),
+        quarantined_seq=row["quarantined_seq"] or 0,
         is_paused=row["task_state"] == "paused",
         stopped=row["stopped"],
     )
+
+
+def _unknown_since(row: Mapping[Any, Any]) -> int:
+    """The first known trigger whose publish is not known to have come back; 0 where there is none."""
+    if not row["released_seq"]:
+        return 0
+    triggers = (row["released_seq"], row["called_before_seq"] or 0, row["called_seq"] or 0)
+    return min((seq for seq in triggers if seq >= row["released_seq"] and seq > row["returned_seq"]), default=0)

@@ -113,7 +113,7 @@ async def test_a_command_that_does_not_verify_any_more_is_not_run(host: Host) ->
 
     assert host.executor.ran == []
     assert host.outcome() == ("interrupted", "journal damaged")
-    assert host.outbox._results == {"task-1": True}, "it goes into quarantine once it is reported"
+    assert host.outbox._results == {"task-1": True}, "it is put aside once it is reported"
 
 
 async def test_what_is_finished_and_does_not_verify_any_more_is_reported_and_kept_apart(host: Host) -> None:

@@ -292,3 +292,37 @@ def test_a_cancel_is_durable_and_asking_again_changes_nothing(disk: Disk, journa
     journal.request_cancel("task-1")
 
     assert Journal(disk, clock).read("task-1").is_cancelled
+
+
+@pytest.mark.parametrize("is_of_before", [False, True], ids=["as it is retired", "by an older release"])
+def test_deleting_damaged_entries_leaves_the_journal_as_far_as_it_was(
+    disk: Disk, journal: Journal, clock: ManualClock, is_of_before: bool
+) -> None:
+    accept(journal, "a")
+    accept(journal, "b", timestamp=START_S + 5)
+    disk.write_at("journal/b/state", 0, b"damaged")
+    journal = Journal(disk, clock)
+    journal.retire("b", is_damaged=True)
+    if is_of_before:
+        disk.remove("head")
+        journal = Journal(disk, clock)
+
+    disk.remove("quarantine/b")
+
+    assert journal.head_s == Journal(disk, clock).head_s == START_S + 5
+
+
+@pytest.mark.parametrize("left", [b"", b"12345678", b"123456789012"], ids=["empty", "half", "damaged"])
+def test_a_kept_head_that_does_not_verify_says_nothing_and_is_kept_anew(
+    disk: Disk, journal: Journal, clock: ManualClock, left: bytes
+) -> None:
+    accept(journal, "a")
+    disk.remove("head")
+    disk.create("head", left)
+    journal = Journal(disk, clock)
+    assert journal.head_s == START_S
+
+    journal.retire("a", is_damaged=True)
+    disk.remove("quarantine/a")
+
+    assert Journal(disk, clock).head_s == START_S

@@ -276,7 +276,7 @@ def test_an_output_that_is_not_what_was_written_is_told_and_kept_apart_from_what
     assert host.journal.find("task-1") == "told"
 
 
-def test_a_damaged_slot_is_told_counted_and_put_into_quarantine() -> None:
+def test_a_damaged_slot_is_told_counted_and_put_aside() -> None:
     host = Host()
     host._deliver("task-1")
     host.disk.steps_left = 4

@@ -196,6 +196,31 @@ def test_copies_of_one_are_no_other_machine() -> None:
     assert heard.doubts == []
 
 
+@pytest.mark.parametrize("behind_s", [-5, 0, 5, 30, ALLOWED_SKEW_S - 1])
+def test_another_machine_is_found_though_the_clock_of_the_one_that_began_later_is_behind(behind_s: int) -> None:
+    heard = Heard()
+    heard.hear(10, "b1", 1, 100)
+    for at_s in range(10, 10 + ALLOWED_SKEW_S + LATER_S + 20, 10):
+        heard.hear(at_s, "b2", at_s, 100, at_s - behind_s)
+        heard.hear(at_s + 5, "b1", at_s, 100)
+
+    assert {doubt.reason for doubt in heard.doubts} == {BOOTS}
+
+
+@pytest.mark.parametrize("later", [1, 3], ids=["a boot", "several"])
+def test_earlier_boots_that_are_heard_late_do_not_make_another_machine_of_the_last_one(later: int) -> None:
+    heard = Heard()
+    heard.hear(100, "b9", 1, 100)
+    for number in range(later):
+        heard.hear(101 + number, f"b{number}", 1, 100, 10 * number)
+        heard.hear(101 + number, f"b{number}", 2, 100, 10 * number + 5)
+
+    for at_s in range(110, 110 + LATER_S + 30, 10):
+        heard.hear(at_s, "b9", at_s, 100)
+
+    assert heard.doubts == []
+
+
 # --- no false alarm
 
 

@@ -9,7 +9,7 @@ from control_plane.events import hosts
 from control_plane.events.event import Event
 from control_plane.processes.agents import Agents
 from control_plane_wire.strict_json import JsonObject
-from tests.support.fleet import a_registration
+from tests.support.fleet import a_registration, host_key
 from tests.unit.processes.test_routes import a_view
 
 HOST = "web1"
@@ -42,6 +42,18 @@ def test_an_agent_is_what_it_said_last(said: list[JsonObject], is_basic: bool, i
         agents.note(online(heartbeat), seq)
 
     assert agents.is_basic(a_host(is_enrolled=is_enrolled)) is is_basic
+
+
+def test_a_quarantine_means_the_machine_that_was_registered_last() -> None:
+    def of(key: str) -> hosts.HostQuarantined:
+        key_id = host_key(key).key_id
+        return hosts.HostQuarantined(hostname=HOST, heartbeat_seq=1, key_id=key_id, reason="r", before="2", after="1")
+
+    agents = Agents.of([a_view(HOST, key_id=host_key("old").key_id)], {})
+    assert (agents.is_meant(of("old")), agents.is_meant(of(HOST))) == (True, False)
+
+    agents.note(a_registration(HOST), 9)
+    assert (agents.is_meant(of("old")), agents.is_meant(of(HOST))) == (False, True)
 
 
 def test_before_it_is_heard_only_who_came_by_a_token_has_shown_that_it_knows_more() -> None:

@@ -57,7 +57,7 @@ def a_row(**changes: object) -> OpenExecution:
 
 def loaded(**changes: object) -> Due:
     known = OpenExecutions()
-    known.load([a_row(**changes)])
+    known.load([a_row(**changes)], upto=100)
     return known.due[KEY]
 
 
@@ -437,9 +437,37 @@ def test_what_is_loaded_knows_whether_it_is_released_paused_and_stopped() -> Non
             a_row(delivery=Delivery(0), is_released=False, is_paused=True),
             a_row(delivery=Delivery(0), is_released=False, **of_t2),
             a_row(hostname="web2", delivery=Delivery(7, returned_seq=7), **of_t2),
-        ]
+        ],
+        upto=100,
     )
 
     assert keys(known.take_ready(0.0)) == [("t2", "web1")]
     assert (known.paused, known.stopped) == ({"t1"}, {"t2": "enough"})
     assert [due.is_released for due in known.due.values()] == [False, False, True]
+
+
+ARRIVED = Delivery(5, may_have_arrived=True)
+BEFORE, SINCE = {"since_seq": 5, "quarantined_seq": 6}, {"since_seq": 7, "quarantined_seq": 6}
+
+
+def test_what_is_loaded_without_a_record_may_be_there_as_far_as_somebody_can_have_sent_it() -> None:
+    def unknown(upto: int, **changes: object) -> list[int | None]:
+        return [event.after_seq for event in OpenExecutions().load([a_row(**changes)], upto)]
+
+    assert unknown(5, since_seq=5) == [5]
+    assert unknown(4, since_seq=5) == [], "it has become due since"
+    assert unknown(5, since_seq=0) == [], "it has certainly not reached it"
+    assert unknown(5, since_seq=5, delivery=ARRIVED) == [], "that is in the log already"
+
+
+@pytest.mark.parametrize("delivery", [ARRIVED, Delivery(5)], ids=["recorded", "unknown"])
+def test_what_a_host_may_have_had_before_its_quarantine_is_not_sent_again(delivery: Delivery) -> None:
+    assert loaded(delivery=delivery, **BEFORE).answered
+    assert not loaded(delivery=delivery, **SINCE).answered
+
+
+def test_what_nobody_can_have_sent_is_not_forgotten_by_a_quarantine() -> None:
+    known = OpenExecutions()
+    known.load([a_row(**BEFORE)], upto=4)
+
+    assert not known.due[KEY].answered

@@ -1,6 +1,7 @@
 """Who is there, by the control plane's clock and by nothing that a host says of its own."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.commands.authority import Keyring
 from control_plane.events import hosts, registry
-from control_plane.events.continuity import Trace
+from control_plane.events.continuity import Doubt, Trace
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.presence import LastHeartbeat
@@ -19,10 +21,11 @@ from control_plane.projections.queries.hosts import HeardHost
 from control_plane_wire.strict_json import JsonObject
 from tests.support.clock import START_US, ManualClock
 from tests.support.events import stored
-from tests.support.fleet import a_registration
+from tests.support.fleet import CONTROL_PLANE_KEY, a_registration, host_key
 from tests.support.memory_log import MemoryLog
 
 HOST = "web1"
+KEYRING = Keyring(CONTROL_PLANE_KEY)
 LONG_AGO = -math.inf  # everything has been heard for ages
 
 
@@ -56,7 +59,13 @@ class Watch:
         self.fleet = Fleet(list(heard), self.clock.monotonic_s())
         self.log = MemoryLog(clock=self.clock)
         unused: Any = None
-        self.process = Presence(self.log, unused, unused, self.clock, keyring=unused, heard_under=unused)
+        self.counts: Counter[str] = Counter()
+        self.process = Presence(
+            self.log, unused, unused, self.clock, keyring=KEYRING, heard_under=unused, count=self.count
+        )
+
+    def count(self, what: str, number: float) -> None:
+        self.counts[what] += int(number)
 
     def registered(self, hostname: str = HOST, generation: int = 1) -> "Watch":
         self.event(a_registration(hostname, generation=generation))
@@ -79,6 +88,12 @@ class Watch:
         """What the silence means by now."""
         before = len(self.log.rows)
         await self.process._judge(self.fleet, self.clock.monotonic_s(), hearing_since_s)
+        return [_decoded(row) for row in self.log.rows[before:]]
+
+    async def follow_up(self) -> list[Event]:
+        """Who is said to have come anew by now."""
+        before = len(self.log.rows)
+        await self.process._follow_up(self.fleet, self.clock.monotonic_s())
         return [_decoded(row) for row in self.log.rows[before:]]
 
     def counted(self) -> dict[str, Heard]:
@@ -316,6 +331,41 @@ def test_an_agent_that_connects_anew_between_two_heartbeats_is_there_anew() -> N
     assert watch.beat(a_beat(3, clock=watch.clock, session=10), a_beat(5, clock=watch.clock, session=11)) == []
 
 
+@pytest.mark.parametrize("changed", ["session", "boot_id"])
+async def test_a_host_comes_anew_once_an_interval_however_often_it_says_so(changed: str) -> None:
+    watch = Watch().registered()
+    watch.beat(a_beat(1, clock=watch.clock, session=10))
+
+    def anew(number: int) -> list[Event]:
+        change = {"session": 10 + number} if changed == "session" else {"boot_id": f"b{number}", "session": 10}
+        return watch.beat(a_beat(1 + number, clock=watch.clock, **change))
+
+    assert [len(anew(number)) for number in range(2, 100)] == [1] + [0] * 97
+    watch.clock.advance(10 - 1e-6)
+    assert await watch.follow_up() == anew(100) == []
+    watch.clock.advance(1e-6)
+
+    [event] = await watch.follow_up()
+    assert isinstance(event, hosts.HostWentOnline)
+    assert event.heartbeat_seq == 100, "the last one"
+    assert await watch.follow_up() == []
+    watch.clock.advance(10)
+    assert await watch.follow_up() == []
+    assert len(anew(101)) == 1
+
+
+async def test_a_host_that_goes_or_comes_back_owes_nothing() -> None:
+    watch = Watch().registered()
+    for number in range(3):
+        watch.beat(a_beat(1 + number, clock=watch.clock, session=number))
+    watch.clock.advance(30)
+    assert states(await watch.look()) == ["offline"]
+    assert await watch.follow_up() == []
+
+    assert states(watch.beat(a_beat(4, clock=watch.clock, session=3))) == ["online"]
+    assert watch.beat(a_beat(5, clock=watch.clock, session=3)) == await watch.follow_up() == []
+
+
 def test_an_agent_that_does_not_say_its_session_is_there_as_long_as_it_is_heard() -> None:
     watch = online()
 
@@ -329,6 +379,7 @@ def test_a_session_is_one_of_its_boot() -> None:
     watch.beat(a_beat(9, clock=watch.clock, session=9))
     watch.beat(a_beat(2, clock=watch.clock, boot_id="b2", session=2))
 
+    watch.clock.advance(10)
     assert watch.beat(a_beat(3, clock=watch.clock, boot_id="b2", session=2)) == []
     assert states(watch.beat(a_beat(5, clock=watch.clock, boot_id="b2", session=4))) == ["online"]
 
@@ -484,3 +535,39 @@ def test_a_row_that_nobody_can_read_stops_nobody_else() -> None:
     sound = stored(a_beat(clock=watch.clock).to_new_event(), seq=2)
 
     assert states(watch.process._news(watch.fleet, [broken, sound])) == ["online"]
+
+
+def signed(event: Event, seq: int = 1) -> StoredEvent:
+    new = event.to_new_event(signature=KEYRING.sign_event(event), key_id=KEYRING.active.key_id)
+    return stored(new, seq=seq, recorded_us=START_US + seq)
+
+
+def test_an_event_that_is_none_stops_nobody_else() -> None:
+    watch = Watch()
+    registration = signed(a_registration("web1"))
+    no_json = registration._replace(body=b"{")
+    no_key = signed(replace(a_registration("web1"), public_key="!"))
+
+    for row in (no_json, no_key, signed(a_registration("web2"))):
+        watch.process._take_in(watch.fleet, row)
+
+    assert set(watch.fleet.hosts) == {"web2"}
+    assert watch.counts == {"events_refused": 2}
+
+
+def test_what_gives_authority_counts_with_our_signature_only() -> None:
+    watch = Watch()
+    key_id = host_key(HOST).key_id
+    kept = hosts.HostQuarantined(hostname=HOST, heartbeat_seq=1, key_id=key_id, reason="r", before="2", after="1")
+    lift = hosts.HostQuarantineLifted(hostname=HOST, based_on=1, reason="trust me")
+    unsigned = stored(lift.to_new_event(), seq=3, recorded_us=2**60)
+    for row in (signed(a_registration(HOST)), signed(kept, 2), unsigned):
+        watch.process._take_in(watch.fleet, row)
+    doubt = Doubt(5, START_US + 10, key_id, "its journal went back", "2", "1")
+
+    watch.fleet.doubts.found(HOST, doubt)
+    assert (watch.fleet.doubts.due(), watch.counts) == ([], {"events_refused": 1}), "it is in quarantine"
+
+    watch.process._take_in(watch.fleet, signed(lift, 4))
+    watch.fleet.doubts.found(HOST, doubt)
+    assert [event.hostname for event in watch.fleet.doubts.due()] == [HOST]

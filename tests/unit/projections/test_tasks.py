@@ -14,6 +14,7 @@ from control_plane_wire.messages import OUTCOMES
 from control_plane_wire.strict_json import Json
 from tests.support.clock import START_US
 from tests.support.events import ACCEPTED, AT, EXAMPLES, HEARTBEAT, RESULT, TASK, a_task_accepted
+from tests.support.fleet import a_registration, host_key
 from tests.support.folds import Folded
 
 WEB, DB = "web1", "db1"
@@ -318,6 +319,19 @@ def test_a_command_may_have_arrived_once_a_publish_was_not_returned(
     assert folded.execution()["may_have_arrived"] == may_have_arrived, "it stays"
 
 
+@pytest.mark.parametrize(("after_seq", "arrived_seq"), [(None, 4), (3, 3)], ids=["as recorded", "as known"])
+def test_a_command_has_arrived_first_when_that_was_published_which_may_have(
+    folded: FoldedTasks, after_seq: int | None, arrived_seq: int
+) -> None:
+    folded.then(came_back(), came_back(trigger_seq=2))
+    assert folded.execution()["arrived_seq"] == 0
+
+    folded.then(tasks.ExecutionUnconfirmed(task_id=TASK, hostname=WEB, after_seq=after_seq))
+    assert folded.execution()["arrived_seq"] == arrived_seq
+    folded.then(tasks.ExecutionSent(task_id=TASK, hostname=WEB, route="cmd.node", after_seq=4))
+    assert folded.execution()["arrived_seq"] == arrived_seq, "it stays"
+
+
 def test_the_newest_trigger_whose_publish_came_back_is_kept_whatever_the_order(folded: FoldedTasks) -> None:
     for trigger_seq in (5, 9, 7):
         folded.then(tasks.ExecutionReturned(task_id=TASK, hostname=WEB, trigger_seq=trigger_seq))
@@ -417,7 +431,7 @@ def assert_is_legal(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert after["pos"] >= before["pos"]
     assert (after == before) == (after["pos"] == before["pos"])
     if before["state"] in TERMINAL:
-        beside = {"late", "may_have_arrived", "returned_seq", "pos"}
+        beside = {"late", "may_have_arrived", "arrived_seq", "returned_seq", "pos"}
         assert {**after, **dict.fromkeys(beside)} == {**before, **dict.fromkeys(beside)}
 
 
@@ -451,6 +465,19 @@ def test_what_a_host_was_called_for_last_is_its_coming_online_or_the_end_of_its_
     kept = next(event for event in EXAMPLES if isinstance(event, hosts.HostQuarantined))
     folded.then(replace(kept, hostname=WEB))
     assert of_host() == (3, 4, 5)
+    folded.then(hosts.HostQuarantineLifted(hostname=WEB, based_on=3, reason="restored"))
+    assert of_host() == (3, 6, 5)
+    assert folded.row(folded.tasks.online, WEB)["called_before_seq"] == 4
+
+
+def test_a_quarantine_of_the_machine_that_had_the_name_before_is_none_of_the_next_one() -> None:
+    folded = FoldedTasks()
+    kept = next(event for event in EXAMPLES if isinstance(event, hosts.HostQuarantined))
+    folded.then(a_registration(WEB), replace(kept, hostname=WEB, key_id="another"))
+    assert folded.row(folded.tasks.online, WEB)["quarantined_seq"] == 0
+
+    folded.then(replace(kept, hostname=WEB, key_id=host_key(WEB).key_id))
+    assert folded.row(folded.tasks.online, WEB)["quarantined_seq"] == 4
 
 
 def test_events_of_other_nouns_change_no_row_of_tasks() -> None:
