@@ -37,18 +37,25 @@ LIMITS: Final[Mapping[str, int]] = {"max-connections": 2, "max-channels": 16}
 NOTHING: Final = "^$"
 
 
-def account_of(public_key: bytes) -> str:
-    """The account of the host with this key.
+def account_of(host: Host) -> str:
+    """The account of a host as it was registered.
 
     By the key and not by the name: a dot in an account's name would be a wildcard in the broker's patterns, and another
-    machine under the same name is another account.
+    machine under the same name is another account. And by the registration, which never comes back once it has ended:
+    so whoever finds an account that is of no host may delete it at any time later, whatever has been registered since.
     """
-    return PREFIX + key_id(public_key)
+    return f"{PREFIX}{key_id(host.public_key)}-{host.registered_seq}"
 
 
 def is_account(user: str) -> bool:
     """Whether this is the name of a host's account."""
-    return user.startswith(PREFIX) and is_key_id(user.removeprefix(PREFIX))
+    key, _, seq = user.removeprefix(PREFIX).partition("-")
+    return user.startswith(PREFIX) and is_key_id(key) and seq.isascii() and seq.isdigit()
+
+
+def is_account_of(user: str, public_key: bytes) -> bool:
+    """Whether this is the name of an account that is, or was, for a host with this key."""
+    return is_account(user) and user.startswith(f"{PREFIX}{key_id(public_key)}-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +96,7 @@ def _any_of(*names: str) -> str:
 
 def commands_for(host: Host, virtual_host: str) -> Iterator[str]:
     """What to type where the control plane may not use the management API; the password is for whoever types it."""
-    user, rights = account_of(host.public_key), rights_of(host.hostname, host.groups)
+    user, rights = account_of(host), rights_of(host.hostname, host.groups)
     yield f"rabbitmqctl add_user {user}"
     yield f"rabbitmqctl set_permissions -p {virtual_host} {user} '{rights.configure}' '{rights.write}' '{rights.read}'"
     for exchange, (write, read) in rights.topics.items():
@@ -129,7 +136,7 @@ class ManagedAccounts:
 
     async def admit(self, host: Host) -> str:
         """Make the host's account, or give it a new password; the broker's address with both."""
-        user, password = account_of(host.public_key), secrets.token_urlsafe(32)
+        user, password = account_of(host), secrets.token_urlsafe(32)
         async with self._client() as client:
             for exchange in CONTROL_PLANE_TOPOLOGY.exchanges:  # rights on one that is not there are refused
                 body = {"type": "topic", "durable": True}
@@ -147,6 +154,8 @@ class ManagedAccounts:
         It makes none: whoever has no account uses another, or is not enrolled yet. The virtual host belongs to this
         control plane, so an account there that is named like a host's is one.
 
+        What is refused for one account holds up no other; BrokerApiError tells of it at the end.
+
         Args:
             hosts: those in the fleet; asked once the accounts are known, so that a host that has come meanwhile is one.
 
@@ -155,14 +164,16 @@ class ManagedAccounts:
         """
         async with self._client() as client:
             found = await self._found(client)
-            wanted = {account_of(host.public_key): rights_of(host.hostname, host.groups) for host in await hosts()}
+            wanted = {account_of(host): rights_of(host.hostname, host.groups) for host in await hosts()}
             stale = {user for user in found if user in wanted and found[user] != wanted[user]}
             gone = found.keys() - wanted.keys()
-            work = [self._permit(client, user, wanted[user]) for user in sorted(stale)]
-            work += [_call(client, "DELETE", f"/api/users/{user}", missing_ok=True) for user in sorted(gone)]
-            for start in range(0, len(work), AT_ONCE):
-                await asyncio.gather(*work[start : start + AT_ONCE])
-        return len(work)
+            # Before rights, of which there may be many to set: nobody who is out waits for them.
+            refused = await _each(gone, lambda user: self._delete(client, user))
+            refused += await _each(stale, lambda user: self._permit(client, user, wanted[user]))
+        if refused:
+            others = f", and {len(refused) - 1} more" if refused[1:] else ""
+            raise BrokerApiError(f"{refused[0]}{others}")
+        return len(gone) + len(stale)
 
     async def _found(self, client: httpx.AsyncClient) -> dict[str, Rights | None]:
         """The hosts' accounts that there are; None for one with other rights than any host has."""
@@ -178,6 +189,9 @@ class ManagedAccounts:
             for row in plain
             if is_account(row["user"])
         }
+
+    async def _delete(self, client: httpx.AsyncClient, user: str) -> None:
+        await _call(client, "DELETE", f"/api/users/{user}", missing_ok=True)
 
     async def _permit(self, client: httpx.AsyncClient, user: str, rights: Rights) -> None:
         place = f"{_quoted(self.virtual_host)}/{user}"
@@ -201,6 +215,30 @@ def virtual_host_of(amqp_url: str) -> str:
     """The virtual host that the address of a broker names: `/` where it names none."""
     path = urllib.parse.urlsplit(amqp_url).path
     return urllib.parse.unquote(path[1:]) or "/"
+
+
+class _UnansweredError(BrokerApiError):
+    """The management API is away, and would be for the next request."""
+
+
+async def _each(users: Collection[str], work: Callable[[str], Awaitable[None]]) -> list[BrokerApiError]:
+    """Do it for each of them, some at once; what was refused. It ends early where there is no answer any more."""
+    refused: list[BrokerApiError] = []
+
+    async def done(user: str) -> None:
+        try:
+            await work(user)
+        except BrokerApiError as error:
+            refused.append(error)
+
+    ordered = sorted(users)
+    for start in range(0, len(ordered), AT_ONCE):
+        async with asyncio.TaskGroup() as tasks:
+            for user in ordered[start : start + AT_ONCE]:
+                tasks.create_task(done(user))
+        if any(isinstance(error, _UnansweredError) for error in refused):
+            break
+    return refused
 
 
 def _quoted(name: str) -> str:
@@ -229,7 +267,7 @@ async def _call(
     except httpx.HTTPStatusError as error:
         raise BrokerApiError(f"{method} {path}: {_said(error.response)}") from None
     except (httpx.HTTPError, ValueError) as error:
-        raise BrokerApiError(f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
+        raise _UnansweredError(f"{method} {path}: {type(error).__name__} {error}".rstrip()) from None
 
 
 def _said(answer: httpx.Response) -> str:

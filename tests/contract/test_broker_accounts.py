@@ -187,7 +187,7 @@ ATTACKS = [
     Attack(
         "another's user_id",
         lambda channel: _publish(
-            channel, "sys_result_exchange", "result.node.web1.example.com", user_id=account_of(WEB2.public_key)
+            channel, "sys_result_exchange", "result.node.web1.example.com", user_id=account_of(WEB2)
         ),
     ),
     *(Attack(f"consume {name}", lambda channel, name=name: _consume(channel, name)) for name in ("cmd.result",)),  # type: ignore[misc]
@@ -275,8 +275,25 @@ async def test_who_is_not_in_the_fleet_any_more_is_out_at_once(
         assert await accounts.keep(hosts(WEB2)) == 1
         async with asyncio.timeout(5):
             await session.wait_lost()
-    assert account_of(WEB1.public_key) not in names(broker)
-    assert account_of(WEB2.public_key) in names(broker)
+    assert account_of(WEB1) not in names(broker)
+    assert account_of(WEB2) in names(broker)
+
+
+async def test_a_host_that_enrols_anew_during_a_pass_keeps_its_new_account(
+    urls: tuple[str, str], accounts: ManagedAccounts
+) -> None:
+    """With the same key: the pass has seen that it was retired, and not that it is back."""
+    anew, came = replace(WEB1, generation=2, registered_seq=9), []
+
+    async def just_before() -> Sequence[Host]:
+        came.append(await accounts.admit(anew))
+        return [WEB2]
+
+    assert await accounts.keep(just_before) == 1
+    async with channel_of(came[0]):
+        pass
+    with pytest.raises(AMQPError):
+        await aio_pika.connect(urls[0], timeout=10)
 
 
 async def test_accounts_of_others_stay_as_they_are(
@@ -284,16 +301,16 @@ async def test_accounts_of_others_stay_as_they_are(
 ) -> None:
     before = names(broker)
     await accounts.keep(nobody)
-    assert before - names(broker) == {account_of(WEB1.public_key), account_of(WEB2.public_key)}
+    assert before - names(broker) == {account_of(WEB1), account_of(WEB2)}
 
 
 async def test_rights_that_somebody_has_widened_are_narrowed_again(
     urls: tuple[str, str], accounts: ManagedAccounts, broker: Broker
 ) -> None:
-    user, place = account_of(WEB1.public_key), urllib.parse.quote(accounts.virtual_host, safe="")
+    user, place = account_of(WEB1), urllib.parse.quote(accounts.virtual_host, safe="")
     wide = {"configure": ".*", "write": ".*", "read": ".*"}
     broker.call("PUT", f"/api/permissions/{place}/{user}", wide)
-    broker.call("DELETE", f"/api/topic-permissions/{place}/{account_of(WEB2.public_key)}")
+    broker.call("DELETE", f"/api/topic-permissions/{place}/{account_of(WEB2)}")
 
     assert await accounts.keep(hosts(WEB1, WEB2)) == 2
     async with channel_of(urls[0]) as channel:
@@ -314,8 +331,9 @@ async def test_the_process_follows_the_fleet(
 ) -> None:
     desk, stop, counted = Desk(), asyncio.Event(), []
     await desk.register("web1.example.com", "web")
-    await accounts.admit(desk.authority.fleet.host("web1.example.com"))
-    user = account_of(host_key("web1.example.com").public_key)
+    host = desk.authority.fleet.host("web1.example.com")
+    await accounts.admit(host)
+    user = account_of(host)
     process = BrokerAccounts(Held(), desk.authority, accounts, count=lambda *what: counted.append(what))
     running = [asyncio.create_task(process.run(stop)), asyncio.create_task(desk.authority.run(stop))]
     try:
