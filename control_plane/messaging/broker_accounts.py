@@ -7,6 +7,7 @@ another's queue, nor see what is sent to others.
 import asyncio
 import secrets
 import ssl
+import time
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from control_plane_wire.topology import (
     RESULT_EXCHANGE,
     agent_queue,
     group_key,
+    is_name,
     output_key,
     result_key,
 )
@@ -33,6 +35,7 @@ from control_plane_wire.topology import (
 PREFIX: Final = "h-"
 TIMEOUT_S: Final = 5.0
 AT_ONCE: Final = 8  # requests
+LEAVING_S: Final = 60.0  # so long a group that was taken from a host keeps its right: unbinding it needs that, too
 LIMITS: Final[Mapping[str, int]] = {"max-connections": 2, "max-channels": 16}
 NOTHING: Final = "^$"
 
@@ -94,6 +97,16 @@ def _any_of(*names: str) -> str:
     return "^(" + "|".join(name.replace(".", r"\.") for name in names) + ")$"
 
 
+def groups_of(rights: Rights | None, hostname: str) -> frozenset[str]:
+    """The groups by which a host has these rights; none where it has other ones than groups give."""
+    if rights is None or COMMAND_EXCHANGE not in rights.topics:
+        return frozenset()
+    names = rights.topics[COMMAND_EXCHANGE][1].removeprefix("^(").removesuffix(")$").replace(r"\.", ".").split("|")
+    prefix = group_key("x").removesuffix("x")
+    groups = frozenset(group for name in names if is_name(group := name.removeprefix(prefix)) and group != name)
+    return groups if rights_of(hostname, groups) == rights else frozenset()
+
+
 def commands_for(host: Host, virtual_host: str) -> Iterator[str]:
     """What to type where the control plane may not use the management API; the password is for whoever types it."""
     user, rights = account_of(host), rights_of(host.hostname, host.groups)
@@ -124,15 +137,18 @@ class ManagedAccounts:
     Args:
         api_url: http(s)://user:password@host:port of the management API; the user needs the tag `administrator`.
         agents_url: the broker's address for agents; their accounts are put in, and are for its virtual host.
+        leaving_s: how long an account keeps the right to a group that its host was taken out of.
     """
 
-    def __init__(self, api_url: str, agents_url: str) -> None:
+    def __init__(self, api_url: str, agents_url: str, *, leaving_s: float = LEAVING_S) -> None:
         parts = urllib.parse.urlsplit(api_url)
         self._auth = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
         self._verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
         self._agents_url = urllib.parse.urlsplit(agents_url)
         self.virtual_host = virtual_host_of(agents_url)
+        self._leaving_s = leaving_s
+        self._left_s: dict[tuple[str, str], float] = {}  # when an account was first seen with a group too many
 
     async def admit(self, host: Host) -> str:
         """Make the host's account, or give it a new password; the broker's address with both."""
@@ -151,6 +167,8 @@ class ManagedAccounts:
     async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int:
         """Let every account have the rights that its host is to have, and no host that is not here have one.
 
+        The right to a group that a host was taken out of goes `leaving_s` after it was first seen to be too many.
+
         It makes none: whoever has no account uses another, or is not enrolled yet. The virtual host belongs to this
         control plane, so an account there that is named like a host's is one.
 
@@ -164,16 +182,32 @@ class ManagedAccounts:
         """
         async with self._client() as client:
             found = await self._found(client)
-            wanted = {account_of(host): rights_of(host.hostname, host.groups) for host in await hosts()}
-            stale = {user for user in found if user in wanted and found[user] != wanted[user]}
-            gone = found.keys() - wanted.keys()
+            fleet = {account_of(host): host for host in await hosts()}
+            gone = found.keys() - fleet.keys()
+            stale = self._stale(found, fleet)
             # Before rights, of which there may be many to set: nobody who is out waits for them.
             refused = await _each(gone, lambda user: self._delete(client, user))
-            refused += await _each(stale, lambda user: self._permit(client, user, wanted[user]))
+            refused += await _each(stale, lambda user: self._permit(client, user, stale[user]))
         if refused:
             others = f", and {len(refused) - 1} more" if refused[1:] else ""
             raise BrokerApiError(f"{refused[0]}{others}")
         return len(gone) + len(stale)
+
+    def _stale(self, found: Mapping[str, Rights | None], fleet: Mapping[str, Host]) -> dict[str, Rights]:
+        """The accounts that are to have other rights than they have, each with those."""
+        now_s, before, stale = time.monotonic(), self._left_s, {}
+        self._left_s = {}
+        for user in found.keys() & fleet.keys():
+            host = fleet[user]
+            if found[user] == rights_of(host.hostname, host.groups):
+                continue
+            left = groups_of(found[user], host.hostname) - host.groups.keys()
+            self._left_s |= {(user, group): before.get((user, group), now_s) for group in left}
+            leaving = {group for group in left if now_s - self._left_s[user, group] < self._leaving_s}
+            wanted = rights_of(host.hostname, host.groups.keys() | leaving)
+            if found[user] != wanted:
+                stale[user] = wanted
+        return stale
 
     async def _found(self, client: httpx.AsyncClient) -> dict[str, Rights | None]:
         """The hosts' accounts that there are; None for one with other rights than any host has."""

@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import aio_pika
@@ -17,9 +18,13 @@ from control_plane.commands.hosts import Host
 from control_plane.errors import BrokerApiError
 from control_plane.messaging.broker_accounts import ManagedAccounts, account_of, virtual_host_of
 from control_plane.processes.broker_accounts import BrokerAccounts
+from control_plane_agent.assembly import simulated_agent
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, agent_topology
 from control_plane_wire.transport.base import Binding, Confirmed, Message
 from control_plane_wire.transport.rabbitmq import RabbitTransport
+from tests.support.agent import ControlPlaneEnd, an_identity, control_plane_end, running
 from tests.support.fleet import ADMIN, Desk, host_key
 from tests.support.servers import Broker
 
@@ -51,7 +56,7 @@ def accounts(broker: Broker, amqp_url: str) -> Iterator[ManagedAccounts]:
     narrow = {"configure": "^sys_", "write": "", "read": ""}
     broker.call("PUT", f"/api/permissions/{virtual_host}/{user}", narrow)
     api = urllib.parse.urlsplit(broker.api_url)
-    yield ManagedAccounts(f"{api.scheme}://{user}:{password}@{api.hostname}:{api.port}", amqp_url)
+    yield ManagedAccounts(f"{api.scheme}://{user}:{password}@{api.hostname}:{api.port}", amqp_url, leaving_s=0)
     broker.call("DELETE", f"/api/users/{user}")
 
 
@@ -266,6 +271,53 @@ async def test_another_group_is_another_right(urls: tuple[str, str], accounts: M
         binding = Binding(queue="cmd.node.web1.example.com", exchange="sys_cmd_exchange", routing_key="cmd.group.web")
         with pytest.raises(Exception, match="ACCESS_REFUSED"):
             await session.bind(binding)
+
+
+@asynccontextmanager
+async def agent_of_web1(url: str, amqp_url: str) -> AsyncIterator[ControlPlaneEnd]:
+    """The other end of its wire, once it is bound to its group."""
+    transport: Any = SimpleNamespace(transport=lambda: RabbitTransport(amqp_url))
+    agent = simulated_agent(1, an_identity(groups={"web": 1}, enrolled_as_of=1), RabbitTransport(url))
+    async with control_plane_end(transport) as end, running(agent):
+        await end.until(lambda: end.heartbeats)
+        assert end.heartbeats[0]["groups"] == ["web"]
+        yield end
+
+
+async def tell_no_groups(end: ControlPlaneEnd) -> None:
+    now_s = SystemClock().now_s()
+    await end.send(ConfigureMessage(task_id="configure-1", timestamp=now_s, as_of=2, groups={}))
+
+
+async def test_a_group_that_a_host_is_taken_out_of_can_be_unbound_for_a_while(
+    urls: tuple[str, str], accounts: ManagedAccounts, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = replace(WEB1, groups={})
+    async with agent_of_web1(urls[0], amqp_url) as end:
+        monkeypatch.setattr(accounts, "_leaving_s", 3600.0)
+        assert await accounts.keep(hosts(out, WEB2)) == 0
+        await tell_no_groups(end)
+        await end.until(lambda: end.heartbeats[-1]["groups"] == [])
+
+        assert end.heartbeats[-1]["session"] == end.heartbeats[0]["session"]
+        monkeypatch.setattr(accounts, "_leaving_s", 0.0)
+        assert await accounts.keep(hosts(out, WEB2)) == 1
+
+
+async def test_where_the_right_has_gone_first_the_agent_works_on_and_starts_over_when_it_is_told_again(
+    urls: tuple[str, str], accounts: ManagedAccounts, amqp_url: str
+) -> None:
+    async with agent_of_web1(urls[0], amqp_url) as end:
+        assert await accounts.keep(hosts(replace(WEB1, groups={}), WEB2)) == 1
+        await tell_no_groups(end)
+        await end.until(lambda: len(end.heartbeats) > 1)
+        assert end.heartbeats[-1]["groups"] == ["web"]
+        assert (await end.run("true"))["outcome"] == "completed"
+        assert end.heartbeats[-1]["session"] == end.heartbeats[0]["session"]
+
+        await tell_no_groups(end)
+        await end.until(lambda: end.heartbeats[-1]["groups"] == [])
+        assert end.heartbeats[-1]["session"] != end.heartbeats[0]["session"]
 
 
 async def test_who_is_not_in_the_fleet_any_more_is_out_at_once(

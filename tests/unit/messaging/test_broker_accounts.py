@@ -11,6 +11,7 @@ from control_plane.commands.hosts import Host
 from control_plane.messaging.broker_accounts import (
     account_of,
     commands_for,
+    groups_of,
     is_account,
     is_account_of,
     rights_of,
@@ -67,6 +68,17 @@ def test_its_own_agent_may_do_all_that_it_does(hostname: str, groups: set[str]) 
     ):
         assert may(rights.write, exchange)
         assert may(rights.topics[exchange][0], key)
+
+
+@given(hostname=NAME, groups=st.sets(NAME, max_size=3))
+def test_rights_tell_the_groups_that_they_are_for(hostname: str, groups: set[str]) -> None:
+    rights = rights_of(hostname, groups)
+    wider = {**rights.topics, COMMAND_EXCHANGE: ("^$", "^(cmd.all|.*)$")}
+
+    assert groups_of(rights, hostname) == groups
+    assert groups_of(replace(rights, write=".*"), hostname) == frozenset()
+    assert groups_of(replace(rights, topics=wider), hostname) == frozenset()
+    assert groups_of(None, hostname) == frozenset()
 
 
 @given(mine=NAME, other=NAME, groups=st.sets(NAME, max_size=2), strange=NAME)

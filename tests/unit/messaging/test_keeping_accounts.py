@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 
 from control_plane.commands.hosts import Host
 from control_plane.errors import BrokerApiError
-from control_plane.messaging.broker_accounts import AT_ONCE, ManagedAccounts, Rights, account_of, rights_of
+from control_plane.messaging.broker_accounts import AT_ONCE, LEAVING_S, ManagedAccounts, Rights, account_of, rights_of
 from tests.support.fleet import a_fleet
 
 HOSTS = list(a_fleet({f"web{number:02}": ("web",) for number in range(20)}).hosts.values())
@@ -120,3 +121,25 @@ async def test_where_nobody_answers_it_does_not_ask_for_every_account(
     with pytest.raises(BrokerApiError, match=f"ConnectError nobody is there, and {AT_ONCE - 1} more"):
         await keep(accounts, HOSTS)
     assert len(tried) == AT_ONCE
+
+
+async def test_a_group_that_was_left_keeps_its_right_for_a_while_and_what_somebody_widened_does_not(
+    api: ManagementApi, accounts: ManagedAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    left, moved, widened = HOSTS[0], replace(HOSTS[1], groups={"db": 30}), HOSTS[2]
+    both = rights_of(left.hostname, ("db", "web"))
+    api.accounts = {
+        account_of(left): both,
+        account_of(moved): rights_of(moved.hostname, ("web",)),
+        account_of(widened): replace(rights_of(widened.hostname, ("web",)), read=".*"),
+    }
+
+    assert await keep(accounts, [left, moved, widened]) == 2  # the new group of one, and what is too wide of another
+    api.accounts[account_of(moved)] = rights_of(moved.hostname, ("db", "web"))
+    api.accounts[account_of(widened)] = rights_of(widened.hostname, ("web",))
+    now_s += LEAVING_S - 1
+    assert await keep(accounts, [left, moved, widened]) == 0
+    now_s += 1
+    assert await keep(accounts, [left, moved, widened]) == 2
