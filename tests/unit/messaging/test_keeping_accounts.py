@@ -20,11 +20,12 @@ HOSTS = list(a_fleet({f"web{number:02}": ("web",) for number in range(20)}).host
 
 @dataclass
 class ManagementApi:
-    """What it has; `refuses`: of a request; `asked`: all that changed something, in order."""
+    """What it has; `refuses`: of a request; `asked`: all that changed something, in order; `instead`: answered."""
 
     accounts: dict[str, Rights] = field(default_factory=dict)
     refuses: Callable[[str, str], int | None] = lambda method, path: None
     asked: list[tuple[str, str]] = field(default_factory=list)
+    instead: object = None
     under_way: int = 0
     most_under_way: int = 0
 
@@ -39,7 +40,8 @@ class ManagementApi:
                 raise httpx.ConnectError("nobody is there")
             return httpx.Response(status, request=request)
         if method == "GET":
-            return httpx.Response(200, content=json.dumps(self._rows(path)), request=request)
+            rows = self._rows(path) if self.instead is None else self.instead
+            return httpx.Response(200, content=json.dumps(rows), request=request)
         self.asked.append((method, path))
         return httpx.Response(204, request=request)
 
@@ -143,3 +145,16 @@ async def test_a_group_that_was_left_keeps_its_right_for_a_while_and_what_somebo
     assert await keep(accounts, [left, moved, widened]) == 0
     now_s += 1
     assert await keep(accounts, [left, moved, widened]) == 2
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [{"items": []}, {"error": "x"}, 7, ["x"], [{"user": "x"}], [{"user": 1, "exchange": "x", "write": "", "read": ""}]],
+)
+async def test_an_answer_of_another_shape_is_told_and_changes_nothing(
+    api: ManagementApi, accounts: ManagedAccounts, instead: object
+) -> None:
+    api.instead = instead
+    with pytest.raises(BrokerApiError, match="permissions are not what they should be"):
+        await keep(accounts, HOSTS)
+    assert not api.asked
