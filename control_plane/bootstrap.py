@@ -186,7 +186,7 @@ def _accounts(core: Core, leases: Leases, count: Count) -> list[BrokerAccounts]:
     accounts = accounts_of(core.settings)
     if core.settings.amqp_url is None or not isinstance(accounts, ManagedAccounts):
         return []
-    return [BrokerAccounts(leases, core.authority, accounts, count=count)]
+    return [BrokerAccounts(leases, core.authority, accounts, core.clock, count=count)]
 
 
 def _upkeep(core: Core) -> list[Service]:

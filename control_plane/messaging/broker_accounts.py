@@ -184,12 +184,15 @@ class ManagedAccounts:
             found = await self._found(client)
             gone, stale = await asyncio.to_thread(self._compared, found, await hosts())
             # Before rights, of which there may be many to set: nobody who is out waits for them.
-            refused = await _each(gone, lambda user: self._delete(client, user))
-            refused += await _each(stale, lambda user: self._permit(client, user, stale[user]))
-        if refused:
-            others = f", and {len(refused) - 1} more" if refused[1:] else ""
-            raise BrokerApiError(f"{refused[0]}{others}")
-        return len(gone) + len(stale)
+            outcomes = await _each(gone, lambda user: self._delete(client, user))
+            outcomes += await _each(stale, lambda user: self._permit(client, user, stale[user]))
+        return _number(outcomes)
+
+    async def dismiss(self, hosts: Collection[Host]) -> int:
+        """Delete the accounts of hosts whose registration has ended; how many there were."""
+        async with self._client() as client:
+            users = {account_of(host) for host in hosts}
+            return _number(await _each(users, lambda user: self._delete(client, user)))
 
     def _compared(
         self, found: Mapping[str, Rights], hosts: Collection[Host]
@@ -218,10 +221,11 @@ class ManagedAccounts:
         # Eight megabytes for ten thousand hosts.
         return await asyncio.to_thread(_accounts_in, plain or b"", topics or b"")
 
-    async def _delete(self, client: httpx.AsyncClient, user: str) -> None:
-        await _call(client, "DELETE", f"/api/users/{user}", missing_ok=True)
+    async def _delete(self, client: httpx.AsyncClient, user: str) -> bool:
+        """Whether it was there."""
+        return await _call(client, "DELETE", f"/api/users/{user}", missing_ok=True) is not None
 
-    async def _permit(self, client: httpx.AsyncClient, user: str, rights: Rights) -> None:
+    async def _permit(self, client: httpx.AsyncClient, user: str, rights: Rights) -> bool:
         place = f"{_quoted(self.virtual_host)}/{user}"
         for exchange, (write, read) in rights.topics.items():
             body = {"exchange": exchange, "write": write, "read": read}
@@ -229,6 +233,7 @@ class ManagedAccounts:
         # Last, since an exchange without rights of its own is open to whoever may use it.
         body = {"configure": rights.configure, "write": rights.write, "read": rights.read}
         await _call(client, "PUT", f"/api/permissions/{place}", body)
+        return True
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -264,24 +269,33 @@ class _UnansweredError(BrokerApiError):
     """The management API is away, and would be for the next request."""
 
 
-async def _each(users: Collection[str], work: Callable[[str], Awaitable[None]]) -> list[BrokerApiError]:
-    """Do it for each of them, some at once; what was refused. It ends early where there is no answer any more."""
-    refused: list[BrokerApiError] = []
+async def _each(users: Collection[str], work: Callable[[str], Awaitable[bool]]) -> list[bool | BrokerApiError]:
+    """Do it for each of them, some at once; what came of it. It ends early where there is no answer any more."""
+    outcomes: list[bool | BrokerApiError] = []
 
     async def done(user: str) -> None:
         try:
-            await work(user)
+            outcomes.append(await work(user))
         except BrokerApiError as error:
-            refused.append(error)
+            outcomes.append(error)
 
     ordered = sorted(users)
     for start in range(0, len(ordered), AT_ONCE):
         async with asyncio.TaskGroup() as tasks:
             for user in ordered[start : start + AT_ONCE]:
                 tasks.create_task(done(user))
-        if any(isinstance(error, _UnansweredError) for error in refused):
+        if any(isinstance(outcome, _UnansweredError) for outcome in outcomes[-AT_ONCE:]):
             break
-    return refused
+    return outcomes
+
+
+def _number(outcomes: Collection[bool | BrokerApiError]) -> int:
+    """How many were changed. Raises BrokerApiError where any was refused."""
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BrokerApiError)]
+    if refused:
+        others = f", and {len(refused) - 1} more" if refused[1:] else ""
+        raise BrokerApiError(f"{refused[0]}{others}")
+    return sum(map(bool, outcomes))
 
 
 def _quoted(name: str) -> str:

@@ -386,7 +386,7 @@ async def test_the_process_follows_the_fleet(
     host = desk.authority.fleet.host("web1.example.com")
     await accounts.admit(host)
     user = account_of(host)
-    process = BrokerAccounts(Held(), desk.authority, accounts, count=lambda *what: counted.append(what))
+    process = BrokerAccounts(Held(), desk.authority, accounts, SystemClock(), count=lambda *what: counted.append(what))
     running = [asyncio.create_task(process.run(stop)), asyncio.create_task(desk.authority.run(stop))]
     try:
         await desk.hosts.set_groups(ADMIN, "web1.example.com", ["db"])

@@ -47,6 +47,6 @@ def test_accounts_are_kept_only_at_a_broker_that_is_our_own(amqp_url: SecretStr 
         agents_amqp_url=SecretStr("amqp://agents@broker/plane"),
         broker_api_url=SecretStr("http://root:x@broker:15672"),
     )
-    core: Any = SimpleNamespace(settings=settings, authority=None)
+    core: Any = SimpleNamespace(settings=settings, authority=None, clock=None)
 
     assert len(_accounts(core, core, lambda what, number: None)) == number
