@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 import httpx
 import orjson
@@ -35,6 +36,7 @@ from control_plane_wire.topology import (
 
 PREFIX: Final = "h-"
 TIMEOUT_S: Final = 5.0
+ADMIT_S: Final = 10.0  # for all of it: an agent that gets no answer asks again after twice that
 AT_ONCE: Final = 8  # requests
 LEAVING_S: Final = 60.0  # so long a group that was taken from a host keeps its right: unbinding it needs that, too
 LIMITS: Final[Mapping[str, int]] = {"max-connections": 2, "max-channels": 16}
@@ -128,6 +130,10 @@ class SharedAccount:
         """See `commands.ports.BrokerAccounts`."""
         return self._url
 
+    async def dismiss(self, hosts: Collection[Host]) -> int:
+        """Nobody else could use it any more either."""
+        return 0
+
 
 class ManagedAccounts:
     """An account for each host.
@@ -147,22 +153,38 @@ class ManagedAccounts:
         self._verify: ssl.SSLContext | bool = ssl.create_default_context() if parts.scheme == "https" else False
         self._agents_url = urllib.parse.urlsplit(agents_url)
         self.virtual_host = virtual_host_of(agents_url)
+        self._has_exchanges = False
+        self._admitting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving_s = leaving_s
         self._left_s: dict[tuple[str, str], float] = {}  # when an account was first seen with a group too many
 
     async def admit(self, host: Host) -> str:
         """Make the host's account, or give it a new password; the broker's address with both."""
         user, password = account_of(host), secrets.token_urlsafe(32)
-        async with self._client() as client:
-            for exchange in CONTROL_PLANE_TOPOLOGY.exchanges:  # rights on one that is not there are refused
-                body = {"type": "topic", "durable": True}
-                await _call(client, "PUT", f"/api/exchanges/{_quoted(self.virtual_host)}/{exchange}", body)
-            await _call(client, "PUT", f"/api/users/{user}", {"password": password, "tags": ""})
-            for limit, most in LIMITS.items():
-                await _call(client, "PUT", f"/api/user-limits/{user}/{limit}", {"value": most})
-            await self._permit(client, user, rights_of(host.hostname, host.groups))
+        turn = self._admitting.setdefault(user, asyncio.Lock())  # the password that is told last is the one that holds
+        try:
+            async with asyncio.timeout(ADMIT_S), turn, self._client() as client:
+                await self._make(client, user, password, rights_of(host.hostname, host.groups))
+        except TimeoutError:
+            raise BrokerApiError(f"{user}: no account within {ADMIT_S:g} s") from None
+        except BrokerApiError:
+            self._has_exchanges = False  # who knows: the virtual host may be a new one
+            raise
         netloc = f"{user}:{password}@{self._agents_url.netloc.rpartition('@')[2]}"
         return self._agents_url._replace(netloc=netloc).geturl()
+
+    async def _make(self, client: httpx.AsyncClient, user: str, password: str, rights: Rights) -> None:
+        if not self._has_exchanges:  # rights on one that is not there are refused
+            for exchange in CONTROL_PLANE_TOPOLOGY.exchanges:
+                body = {"type": "topic", "durable": True}
+                await _call(client, "PUT", f"/api/exchanges/{_quoted(self.virtual_host)}/{exchange}", body)
+            self._has_exchanges = True
+        await _call(client, "PUT", f"/api/users/{user}", {"password": password, "tags": ""})
+        # At once: it is by its right to the virtual host that a pass finds an account. Nobody knows the password yet.
+        await self._permit_plain(client, user, rights)
+        for limit, most in LIMITS.items():
+            await _call(client, "PUT", f"/api/user-limits/{user}/{limit}", {"value": most})
+        await self._permit_topics(client, user, rights)
 
     async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int:
         """Let every account have the rights that its host is to have, and no host that is not here have one.
@@ -226,14 +248,19 @@ class ManagedAccounts:
         return await _call(client, "DELETE", f"/api/users/{user}", missing_ok=True) is not None
 
     async def _permit(self, client: httpx.AsyncClient, user: str, rights: Rights) -> bool:
-        place = f"{_quoted(self.virtual_host)}/{user}"
+        await self._permit_topics(client, user, rights)
+        # Last, since an exchange without rights of its own is open to whoever may use it.
+        await self._permit_plain(client, user, rights)
+        return True
+
+    async def _permit_topics(self, client: httpx.AsyncClient, user: str, rights: Rights) -> None:
         for exchange, (write, read) in rights.topics.items():
             body = {"exchange": exchange, "write": write, "read": read}
-            await _call(client, "PUT", f"/api/topic-permissions/{place}", body)
-        # Last, since an exchange without rights of its own is open to whoever may use it.
+            await _call(client, "PUT", f"/api/topic-permissions/{_quoted(self.virtual_host)}/{user}", body)
+
+    async def _permit_plain(self, client: httpx.AsyncClient, user: str, rights: Rights) -> None:
         body = {"configure": rights.configure, "write": rights.write, "read": rights.read}
-        await _call(client, "PUT", f"/api/permissions/{place}", body)
-        return True
+        await _call(client, "PUT", f"/api/permissions/{_quoted(self.virtual_host)}/{user}", body)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:

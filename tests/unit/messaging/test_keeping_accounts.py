@@ -158,3 +158,50 @@ async def test_an_answer_of_another_shape_is_told_and_changes_nothing(
     with pytest.raises(BrokerApiError, match="permissions are not what they should be"):
         await keep(accounts, HOSTS)
     assert not api.asked
+
+
+async def test_an_account_is_found_by_a_pass_whatever_its_making_ends_at(
+    api: ManagementApi, accounts: ManagedAccounts
+) -> None:
+    await accounts.admit(HOSTS[0])
+    first = [path.split("/")[2] for method, path in api.asked]
+    assert first == [*["exchanges"] * 3, "users", "permissions", *["user-limits"] * 2, *["topic-permissions"] * 3]
+
+    api.asked.clear()
+    await accounts.admit(HOSTS[1])
+    assert [path.split("/")[2] for method, path in api.asked] == first[3:]
+
+
+async def test_exchanges_are_looked_for_again_after_a_refusal(api: ManagementApi, accounts: ManagedAccounts) -> None:
+    await accounts.admit(HOSTS[0])
+    api.refuses = lambda method, path: 400 if "topic-permissions" in path else None
+    with pytest.raises(BrokerApiError, match="400"):
+        await accounts.admit(HOSTS[1])
+    api.refuses = lambda method, path: None
+    api.asked.clear()
+    await accounts.admit(HOSTS[1])
+    assert "exchanges" in api.asked[0][1]
+
+
+async def test_two_enrolments_of_a_host_take_turns(api: ManagementApi, accounts: ManagedAccounts) -> None:
+    urls = await asyncio.gather(accounts.admit(HOSTS[0]), accounts.admit(HOSTS[0]))
+
+    assert api.most_under_way == 1
+    assert urls[0] != urls[1]
+
+
+async def test_an_api_that_is_slow_all_the_way_gets_no_longer_than_an_agent_waits(
+    api: ManagementApi, accounts: ManagedAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.messaging.broker_accounts.ADMIT_S", 0.05)
+    asked = []
+
+    async def never(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(httpx.MockTransport, "handle_async_request", lambda _, request: never(request))
+    with pytest.raises(BrokerApiError, match=r"no account within 0.05 s"):
+        await accounts.admit(HOSTS[0])
+    assert len(asked) == 1
