@@ -14,14 +14,14 @@ from control_plane.errors import BrokerApiError, ConfigurationError, StorageUnav
 from control_plane.messaging.broker_accounts import ManagedAccounts
 from control_plane.settings import Settings, load
 from control_plane.storage import migrate
-from control_plane.storage.engine import account_of, open_database
+from control_plane.storage.engine import Database, account_of, open_database
 from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.lifecycle import run_until_stopped
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.api import an_api
 from tests.support.certificates import Certificate, a_certificate
-from tests.support.servers import DatabaseServer, PrivateBroker, PrivateDatabase
+from tests.support.servers import DatabaseServer, PrivateBroker, PrivateDatabase, stop
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,45 @@ async def test_a_database_without_tls_is_not_used_where_tls_is_asked_for(mysql_u
         async with open_database(f"{mysql_url}?ssl_ca={right.authority}"):
             pass
     assert "TLS" in str(refused.value)
+
+
+@pytest.mark.mysql
+async def test_a_server_that_offers_tls_no_more_is_away_and_no_reason_to_end(right: Certificate) -> None:
+    """A node that takes over, or a restart without the certificate: services go on trying, the API answers 503."""
+    try:
+        private = PrivateDatabase(right)
+    except FileNotFoundError:
+        pytest.skip("no MariaDB or MySQL server is installed")
+    try:
+        if private.is_mysql:
+            pytest.skip("MySQL makes a certificate by itself")
+        with private.server.database() as url:
+            secure = f"{url}?ssl_ca={right.authority}"
+            async with open_database(secure) as opened:
+                stop(private.process)
+                private._tls = None
+                private.start()
+                with pytest.raises(StorageUnavailableError, match="offers no TLS"):
+                    async with asyncio.timeout(20):
+                        await until_in_clear(opened)
+            with pytest.raises(ConfigurationError, match="offers no TLS"):
+                async with open_database(secure):
+                    pass
+            with pytest.raises(ConfigurationError, match="offers no TLS"):
+                await account_of(secure)
+    finally:
+        private.close()
+
+
+async def until_in_clear(opened: Database) -> None:
+    """The first connections are those that the pool has lost."""
+    while True:
+        try:
+            async with opened.write() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        except StorageUnavailableError as error:
+            if "TLS" in str(error):
+                raise
 
 
 @pytest.mark.parametrize(
