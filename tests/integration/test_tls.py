@@ -1,6 +1,7 @@
 """TLS to the database, the broker and its management API, and of the server itself, by a test's own authority."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -199,6 +200,58 @@ async def test_the_server_answers_https_by_itself(tmp_path: Path, right: Certifi
         async with httpx.AsyncClient(base_url=url, verify=doubts) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get("/healthz")
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(
+    tmp_path: Path, right: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.HEAD_S", 0.5)
+    trusts = ssl.create_default_context(cafile=str(right.authority))
+    async with serving(tmp_path, right) as url, httpx.AsyncClient(base_url=url, verify=trusts) as client:
+        port = int(url.rpartition(":")[2])
+        async with asyncio.timeout(30):
+            while not await answers(client):
+                await asyncio.sleep(0)
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            for reader, writer in silent:
+                await ended(reader)
+                writer.close()
+
+
+# A connection that is turned away is closed by being forgotten.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+async def test_of_handshakes_under_way_there_are_no_more_than_a_limit(
+    tmp_path: Path, right: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.HEAD_S", 3600.0)
+    monkeypatch.setattr("control_plane.api.server.MAX_HANDSHAKES", 5)
+    trusts = ssl.create_default_context(cafile=str(right.authority))
+    async with serving(tmp_path, right) as url, httpx.AsyncClient(base_url=url, verify=trusts) as client:
+        port = int(url.rpartition(":")[2])
+        async with asyncio.timeout(30):
+            while not await answers(client):
+                await asyncio.sleep(0)
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            late, writer = await asyncio.open_connection("127.0.0.1", port)
+            await ended(late)
+            writer.close()
+            for _, writer in silent:
+                writer.close()
+            async with httpx.AsyncClient(base_url=url, verify=trusts) as anew:
+                while not await answers(anew):
+                    await asyncio.sleep(0)
+
+
+async def answers(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/healthz")).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def test_a_certificate_of_no_use_is_one_clear_line(tmp_path: Path, right: Certificate) -> None:
