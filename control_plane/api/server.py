@@ -93,8 +93,13 @@ def _check_certificate(settings: Settings) -> None:
     """Raises ConfigurationError where certificate or key are of no use."""
     if settings.tls_certificate is None:
         return
+
+    def pass_phrase() -> str:  # asked for where the key is encrypted; else the terminal would be
+        raise ConfigurationError("CONTROL_PLANE_TLS_KEY: the key is encrypted: it has to be one without a pass phrase")
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, pass_phrase)
     except OSError as error:
         raise ConfigurationError(
             f"CONTROL_PLANE_TLS_CERTIFICATE, CONTROL_PLANE_TLS_KEY: {error.strerror or error}: they are PEM files that "

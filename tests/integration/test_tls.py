@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from control_plane.api.server import HttpService, bound
 from control_plane.errors import BrokerApiError, ConfigurationError, StorageUnavailableError
@@ -258,6 +259,18 @@ async def test_a_certificate_of_no_use_is_one_clear_line(tmp_path: Path, right: 
     broken = Certificate(right.authority, right.certificate, tmp_path / "none.pem")
     with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_CERTIFICATE, CONTROL_PLANE_TLS_KEY: No such file"):
         async with serving(tmp_path, broken):
+            pass
+    key = serialization.load_pem_private_key(right.key.read_bytes(), None)
+    encrypted = Certificate(right.authority, right.certificate, tmp_path / "encrypted.pem")
+    encrypted.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"a pass phrase"),
+        )
+    )
+    with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_KEY: the key is encrypted"):
+        async with serving(tmp_path, encrypted):
             pass
     with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_CERTIFICATE and CONTROL_PLANE_TLS_KEY go together"):
         load(tls_certificate=right.certificate)
