@@ -5,7 +5,9 @@ another's queue, nor see what is sent to others.
 """
 
 import asyncio
+import json
 import secrets
+import shlex
 import ssl
 import time
 import urllib.parse
@@ -110,14 +112,17 @@ def groups_of(rights: Rights, hostname: str) -> frozenset[str]:
 
 
 def commands_for(host: Host, virtual_host: str) -> Iterator[str]:
-    """What to type where the control plane may not use the management API; the password is for whoever types it."""
+    """What to type where the control plane may not use the management API; the password is for whoever types it.
+
+    It may be typed again, when the host's groups have changed, say.
+    """
     user, rights = account_of(host), rights_of(host.hostname, host.groups)
-    yield f"rabbitmqctl add_user {user}"
-    yield f"rabbitmqctl set_permissions -p {virtual_host} {user} '{rights.configure}' '{rights.write}' '{rights.read}'"
-    for exchange, (write, read) in rights.topics.items():
-        yield f"rabbitmqctl set_topic_permissions -p {virtual_host} {user} {exchange} '{write}' '{read}'"
-    limits = ", ".join(f'"{name}": {most}' for name, most in LIMITS.items())
-    yield f"rabbitmqctl set_user_limits {user} '{{{limits}}}'"
+    yield f"rabbitmqctl -q list_users | cut -f 1 | grep -qx {user} || rabbitmqctl add_user {user}"
+    plain = (rights.configure, rights.write, rights.read)
+    yield shlex.join(["rabbitmqctl", "set_permissions", "-p", virtual_host, user, *plain])
+    for exchange, patterns in rights.topics.items():
+        yield shlex.join(["rabbitmqctl", "set_topic_permissions", "-p", virtual_host, user, exchange, *patterns])
+    yield shlex.join(["rabbitmqctl", "set_user_limits", user, json.dumps(LIMITS)])
 
 
 class SharedAccount:

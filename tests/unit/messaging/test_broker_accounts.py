@@ -1,6 +1,7 @@
 """What an agent's account may do at the broker: its own agent's work, and nothing of anybody else."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -139,6 +140,17 @@ def test_what_is_to_be_typed_has_every_right() -> None:
     host = a_host("web1", "web", "db")
     lines = list(commands_for(host, "/"))
 
-    assert lines[0] == f"rabbitmqctl add_user {account_of(host)}"
+    assert lines[0].endswith(f"|| rabbitmqctl add_user {account_of(host)}")
     assert f"{account_of(host)} sys_cmd_exchange '^$' '^(cmd\\.node\\.web1|cmd\\.all|cmd\\.group\\.db|" in lines[2]
     assert len([line for line in lines if "set_topic_permissions" in line]) == 3
+
+
+def test_what_is_to_be_typed_is_taken_by_a_shell_for_what_it_is() -> None:
+    host, virtual_host = a_host("web1", "web"), "a fleet's; touch hacked"
+    rights = rights_of("web1", ("web",))
+    exists, *given = [shlex.split(line) for line in commands_for(host, virtual_host)]
+
+    assert exists[-4:] == ["||", "rabbitmqctl", "add_user", account_of(host)]  # so it may be typed again
+    assert given[0][2:] == ["-p", virtual_host, account_of(host), rights.configure, rights.write, rights.read]
+    assert given[1][2:] == ["-p", virtual_host, account_of(host), COMMAND_EXCHANGE, *rights.topics[COMMAND_EXCHANGE]]
+    assert given[-1][2:] == [account_of(host), '{"max-connections": 2, "max-channels": 16}']
