@@ -184,11 +184,11 @@ def accounts_of(settings: Settings) -> ManagedAccounts | SharedAccount:
 
 
 def _accounts(core: Core, leases: Leases, count: Count) -> list[BrokerAccounts]:
-    """Only where the broker's management API is given."""
+    """Only where the broker's management API is given, and the broker is this control plane's own."""
     accounts = accounts_of(core.settings)
-    if not isinstance(accounts, ManagedAccounts):
+    if core.settings.amqp_url is None or not isinstance(accounts, ManagedAccounts):
         return []
-    return [BrokerAccounts(leases, core.authority, accounts, count=count)]
+    return [BrokerAccounts(leases, core.authority, accounts, core.clock, count=count)]
 
 
 def _upkeep(core: Core) -> list[Service]:

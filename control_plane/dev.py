@@ -46,6 +46,8 @@ USERNAME: Final = "admin"
 TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.json is called
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
+# Of an environment that is another installation's, whose broker keeps its accounts and who has its own address.
+NOT_OURS: Final = dict.fromkeys(("amqp_url", "agents_amqp_url", "broker_api_url", "tls_certificate", "tls_key"))
 
 
 async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
@@ -64,8 +66,8 @@ async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
         database_url=f"sqlite+aiosqlite:///{state_dir / DATABASE}",
         state_dir=state_dir,
         log_format="text",
-        amqp_url=None,
         public_url=None,
+        **NOT_OURS,
         **({} if listen is None else {"listen": listen}),
     )
     if settings.listen_host not in LOOPBACK:

@@ -86,6 +86,7 @@ class Agent:
         self._executions = Executions(journal, disk, executor, self._outbox, identities, policy, clock, failpoints)
         self._live = LiveOutput(self._executions, journal, disk, identities, clock) if is_live else None
         self._bound: set[str] = set()  # the groups whose commands reach us in this session
+        self._held: set[str] = set()  # of these, what the broker has once refused to unbind
         self._sequence = 0
         self._session_id = 0
         self.counters: Counter[str] = Counter()
@@ -111,6 +112,7 @@ class Agent:
         await session.declare(topology.agent_topology(identity.hostname, ()))
         self._session_id = max(self._session_id + 1, _boot_ms())
         self._bound.clear()
+        self._held.clear()
         await self._bind(session, identity.groups)
         log.info("connected", extra={"hostname": identity.hostname, "groups": sorted(self._bound)})
         queue = topology.agent_queue(identity.hostname)
@@ -141,6 +143,25 @@ class Agent:
                 log.warning("group not bound", extra={"group": group, "reason": str(error)})
             else:
                 self._bound.add(group)
+
+    async def _unbind(self, session: Session, group: str) -> None:
+        """Unbind a group's key, or let the heartbeat go on saying that it is bound, so that we are told again.
+
+        Who has no right to a group any more cannot unbind it either. Told again, it starts over: the new queue is bound
+        to nothing else than it is to be. That takes what is in the old one along, and so it is the last resort.
+
+        Raises:
+            TransportUnavailableError: the session is to end.
+        """
+        try:
+            await session.unbind(_binding(self.hostname, group))
+        except TransportUnavailableError as error:
+            if group in self._held:
+                raise
+            self._held.add(group)
+            log.warning("group not unbound", extra={"group": group, "reason": str(error)})
+        else:
+            self._bound.discard(group)
 
     async def _check_queue(self, session: Session, queue: str) -> None:
         """A quick reconnect can lose its new queue to the old connection's clean-up: look whether it is still there."""
@@ -290,8 +311,7 @@ class Agent:
                 break
             await asyncio.sleep(backoff.next_s())
         for group in sorted(self._bound - message.groups.keys()):
-            await session.unbind(_binding(before.hostname, group))
-            self._bound.discard(group)
+            await self._unbind(session, group)
         log.info("configured", extra={"hostname": before.hostname, "groups": sorted(message.groups)})
         await publish(session, self._heartbeat("online", is_witness=True))
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
+from weakref import WeakSet
 
 import h11
 import uvicorn
@@ -25,6 +26,7 @@ GRACEFUL_S: Final = 5  # shorter than what a stop may take in all
 MAX_CONNECTIONS: Final = 2000
 MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_S: Final = 10.0
+MAX_HANDSHAKES: Final = 500  # of TLS, under way
 
 
 @contextlib.contextmanager
@@ -92,8 +94,13 @@ def _check_certificate(settings: Settings) -> None:
     """Raises ConfigurationError where certificate or key are of no use."""
     if settings.tls_certificate is None:
         return
+
+    def pass_phrase() -> str:  # asked for where the key is encrypted; else the terminal would be
+        raise ConfigurationError("CONTROL_PLANE_TLS_KEY: the key is encrypted: it has to be one without a pass phrase")
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, pass_phrase)
     except OSError as error:
         raise ConfigurationError(
             f"CONTROL_PLANE_TLS_CERTIFICATE, CONTROL_PLANE_TLS_KEY: {error.strerror or error}: they are PEM files that "
@@ -102,11 +109,17 @@ def _check_certificate(settings: Settings) -> None:
 
 
 class _Protocol(H11Protocol):
-    """Ends a connection on which a request's head does not come in time: half requests would use all of them up."""
+    """Ends a connection on which a request's head does not come in time: half requests would use all of them up.
 
+    Attributes:
+        arriving: those that are accepted, and whose handshake is not over; one that fails is told to nobody.
+    """
+
+    arriving: "WeakSet[_Protocol]"
     _giving_up: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
+        self.arriving.discard(self)
         super().connection_made(transport)
         self._watch()
 
@@ -133,15 +146,38 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._stop = stop
         self._settings = settings
+        self._arriving: WeakSet[_Protocol] = WeakSet()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen by ourselves: uvicorn leaves a handshake a minute, and does not count it."""
+        await super().startup([])
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        for listener in sockets or ():
+            within_s = None if tls is None else HEAD_S
+            self.servers.append(
+                await loop.create_server(
+                    self._protocol,
+                    sock=listener,
+                    ssl=tls,
+                    ssl_handshake_timeout=within_s,
+                    backlog=self.config.backlog,
+                )
+            )
         _logger.info("listening", extra={"url": self._settings.url})
         if self._settings.is_exposed:
             _logger.warning(
                 "passwords and tokens come in clear over the network: set CONTROL_PLANE_TLS_CERTIFICATE, or put a "
                 "proxy in front and set CONTROL_PLANE_PUBLIC_URL to its https address"
             )
+
+    def _protocol(self) -> _Protocol:
+        """For a connection that was accepted. Raises ConnectionRefusedError, which has it closed."""
+        if len(self._arriving) >= MAX_HANDSHAKES:
+            raise ConnectionRefusedError
+        made = _Protocol(self.config, self.server_state, self.lifespan.state)
+        made.arriving = self._arriving
+        self._arriving.add(made)
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -68,6 +68,10 @@ class BrokerAccounts(Protocol):
         """
         ...
 
+    async def dismiss(self, hosts: Collection[Host]) -> int:
+        """Delete the accounts of hosts that are none any more; how many there were. Raises BrokerApiError."""
+        ...
+
 
 class Presences(Protocol):
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]: ...

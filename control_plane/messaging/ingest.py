@@ -19,7 +19,7 @@ from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEv
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
-from control_plane.messaging.broker_accounts import account_of, is_account
+from control_plane.messaging.broker_accounts import is_account, is_account_of
 from control_plane.messaging.dead_letters import DeadLetter
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
@@ -255,7 +255,7 @@ class Ingest:
             public_key = self._authority.fleet.public_key(hostname)
             if public_key is None:
                 return DeadLetter(delivery=delivery, reason=f"{UNKNOWN_HOST} {hostname}")
-            if is_account(user := delivery.user_id or "") and user != account_of(public_key):
+            if is_account(user := delivery.user_id or "") and not is_account_of(user, public_key):
                 reason = f"it was published by {user}, which is another host's account"
                 return DeadLetter(delivery=delivery, reason=reason, is_forged=True)
             signed.verify(public_key, stream.tag, sender=hostname, recipient=signing.CONTROL_PLANE)

@@ -1,6 +1,7 @@
 """Keeps the agents' accounts at the broker as the fleet is: rights as its groups are, none for who is revoked.
 
-Deleting an account ends its connections, so whoever is revoked is out within a second.
+Deleting an account ends its connections. Whoever is revoked is out within a second where the broker answers at once,
+whatever else there is to do; and in the next pass over all accounts where it did not.
 """
 
 import asyncio
@@ -14,10 +15,12 @@ from control_plane.errors import BrokerApiError
 from control_plane.observability import Count
 from control_plane.processes.ports import Accounts, Leases
 from control_plane_wire.backoff import Backoff
+from control_plane_wire.clock import Clock
 from control_plane_wire.lifecycle import wait_for_any
 
 POLL_S: Final = 0.25
 CHECK_S: Final = 60.0  # somebody may have changed an account at the broker
+REST: Final = 4.0  # times what a pass has taken, until the fleet's changes are a reason for another
 
 _logger = logging.getLogger(__name__)
 
@@ -27,14 +30,12 @@ class BrokerAccounts:
 
     name = "broker accounts"
 
-    def __init__(
-        self, leases: Leases, authority: Authority, accounts: Accounts, *, count: Count, check_s: float = CHECK_S
-    ) -> None:
+    def __init__(self, leases: Leases, authority: Authority, accounts: Accounts, clock: Clock, *, count: Count) -> None:
         self._leases = leases
         self._authority = authority
         self._accounts = accounts
+        self._clock = clock
         self._count = count
-        self._check_s = check_s
         self._alarm: str | None = None
 
     async def check(self) -> str | None:
@@ -48,11 +49,30 @@ class BrokerAccounts:
             self._alarm = None
 
     async def _work(self, stop: asyncio.Event) -> None:
-        loop, backoff = asyncio.get_running_loop(), Backoff(first_s=0.5, most_s=30.0)
-        kept, check_s = -1, 0.0
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep(stop), name="keep")
+            tasks.create_task(self._dismiss(stop), name="dismiss")
+
+    async def _dismiss(self, stop: asyncio.Event) -> None:
+        """Put out whoever is revoked or retired, beside the passes, which may take long; they find what this misses."""
+        seen = self._authority.fleet.changed_seq
         while not stop.is_set():
-            seq, pause_s = self._authority.fleet.changed_seq, POLL_S
-            if seq != kept or loop.time() >= check_s:
+            fleet, before = self._authority.fleet, seen
+            seen = fleet.changed_seq
+            out = [host for host in fleet.hosts.values() if host.changed_seq > before and not host.is_active]
+            if seen != before and out:
+                try:
+                    self._count("broker_accounts_changed", await self._accounts.dismiss(out))
+                except BrokerApiError as error:
+                    _logger.warning("account at the broker not deleted yet", extra={"reason": str(error)})
+            await wait_for_any(stop, timeout_s=POLL_S)
+
+    async def _keep(self, stop: asyncio.Event) -> None:
+        backoff = Backoff(first_s=0.5, most_s=30.0)
+        kept, rested_s, check_s = -1, 0.0, 0.0
+        while not stop.is_set():
+            seq, pause_s, began_s = self._authority.fleet.changed_seq, POLL_S, self._clock.monotonic_s()
+            if (seq != kept and began_s >= rested_s) or began_s >= check_s:
                 try:
                     self._count("broker_accounts_changed", await self._accounts.keep(self._hosts))
                 except BrokerApiError as error:
@@ -60,7 +80,8 @@ class BrokerAccounts:
                     self._count("broker_accounts_failed", 1)
                     _logger.error("accounts at the broker not kept", extra={"reason": str(error)})  # noqa: TRY400
                 else:
-                    self._alarm, kept, check_s = None, seq, loop.time() + self._check_s
+                    self._alarm, kept, ended_s = None, seq, self._clock.monotonic_s()
+                    rested_s, check_s = ended_s + REST * (ended_s - began_s), ended_s + CHECK_S
                     backoff.reset()
             await wait_for_any(stop, timeout_s=pause_s)
 

@@ -20,6 +20,7 @@ class Accounts(Protocol):
     """The agents' accounts at the broker; see `messaging.broker_accounts` for the contract."""
 
     async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int: ...
+    async def dismiss(self, hosts: Collection[Host]) -> int: ...
 
 
 class Leases(Protocol):

@@ -128,6 +128,8 @@ async def recognise(engine: AsyncEngine) -> "MysqlDialect":
         async with engine.connect() as connection:
             found = await connection.execute(text("SELECT VERSION(), @@max_allowed_packet"))
             version, packet_bytes = found.one()
+    except mysql_tls.InClearError as error:
+        raise ConfigurationError(str(error)) from error
     except DBAPIError as error:
         raise translate(error) from error.orig
     dialect = MysqlDialect(engine.url.database or "", version)
@@ -173,6 +175,8 @@ async def account_of(url: URL) -> Account:
         async with engine.connect() as connection:
             user = str((await connection.execute(text("SELECT CURRENT_USER()"))).scalar_one())
             grants = [str(line) for (line,) in await connection.execute(text("SHOW GRANTS"))]
+    except mysql_tls.InClearError as error:
+        raise ConfigurationError(str(error)) from error
     except DBAPIError as error:
         raise translate(error) from error.orig
     finally:

@@ -9,9 +9,13 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from control_plane.errors import ConfigurationError
+from control_plane.errors import ConfigurationError, StorageUnavailableError
 
 MODES: Final = ("disabled", "verify_identity")
+
+
+class InClearError(StorageUnavailableError):
+    """The server offers no TLS; of a cluster, another node may."""
 
 
 def taken_out(url: URL) -> tuple[URL, ssl.SSLContext | None]:
@@ -47,14 +51,15 @@ def with_tls(options: Mapping[str, Any], context: ssl.SSLContext | None) -> dict
 def insist(engine: Engine) -> None:
     """Use no connection of this engine that is not encrypted.
 
-    The driver goes on in clear where the server says that it knows no TLS, and so could anybody in between.
+    The driver goes on in clear where the server says that it knows no TLS, and so could anybody in between. To connect
+    then raises InClearError.
     """
 
     def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         writer = connection.driver_connection._writer  # noqa: SLF001 - the driver tells it nowhere else
         if writer.get_extra_info("ssl_object") is None:
             connection.close()
-            raise ConfigurationError("the database offers no TLS, which its URL asks for: it gets no statement of ours")
+            raise InClearError("the database offers no TLS, which its URL asks for: it gets no statement of ours")
 
     listen(engine, "connect", connected, insert=True)
 

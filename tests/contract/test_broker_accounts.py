@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import aio_pika
@@ -17,9 +18,13 @@ from control_plane.commands.hosts import Host
 from control_plane.errors import BrokerApiError
 from control_plane.messaging.broker_accounts import ManagedAccounts, account_of, virtual_host_of
 from control_plane.processes.broker_accounts import BrokerAccounts
+from control_plane_agent.assembly import simulated_agent
+from control_plane_wire.clock import SystemClock
+from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, agent_topology
 from control_plane_wire.transport.base import Binding, Confirmed, Message
 from control_plane_wire.transport.rabbitmq import RabbitTransport
+from tests.support.agent import ControlPlaneEnd, an_identity, control_plane_end, running
 from tests.support.fleet import ADMIN, Desk, host_key
 from tests.support.servers import Broker
 
@@ -51,7 +56,7 @@ def accounts(broker: Broker, amqp_url: str) -> Iterator[ManagedAccounts]:
     narrow = {"configure": "^sys_", "write": "", "read": ""}
     broker.call("PUT", f"/api/permissions/{virtual_host}/{user}", narrow)
     api = urllib.parse.urlsplit(broker.api_url)
-    yield ManagedAccounts(f"{api.scheme}://{user}:{password}@{api.hostname}:{api.port}", amqp_url)
+    yield ManagedAccounts(f"{api.scheme}://{user}:{password}@{api.hostname}:{api.port}", amqp_url, leaving_s=0)
     broker.call("DELETE", f"/api/users/{user}")
 
 
@@ -187,7 +192,7 @@ ATTACKS = [
     Attack(
         "another's user_id",
         lambda channel: _publish(
-            channel, "sys_result_exchange", "result.node.web1.example.com", user_id=account_of(WEB2.public_key)
+            channel, "sys_result_exchange", "result.node.web1.example.com", user_id=account_of(WEB2)
         ),
     ),
     *(Attack(f"consume {name}", lambda channel, name=name: _consume(channel, name)) for name in ("cmd.result",)),  # type: ignore[misc]
@@ -268,6 +273,53 @@ async def test_another_group_is_another_right(urls: tuple[str, str], accounts: M
             await session.bind(binding)
 
 
+@asynccontextmanager
+async def agent_of_web1(url: str, amqp_url: str) -> AsyncIterator[ControlPlaneEnd]:
+    """The other end of its wire, once it is bound to its group."""
+    transport: Any = SimpleNamespace(transport=lambda: RabbitTransport(amqp_url))
+    agent = simulated_agent(1, an_identity(groups={"web": 1}, enrolled_as_of=1), RabbitTransport(url))
+    async with control_plane_end(transport) as end, running(agent):
+        await end.until(lambda: end.heartbeats)
+        assert end.heartbeats[0]["groups"] == ["web"]
+        yield end
+
+
+async def tell_no_groups(end: ControlPlaneEnd) -> None:
+    now_s = SystemClock().now_s()
+    await end.send(ConfigureMessage(task_id="configure-1", timestamp=now_s, as_of=2, groups={}))
+
+
+async def test_a_group_that_a_host_is_taken_out_of_can_be_unbound_for_a_while(
+    urls: tuple[str, str], accounts: ManagedAccounts, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = replace(WEB1, groups={})
+    async with agent_of_web1(urls[0], amqp_url) as end:
+        monkeypatch.setattr(accounts, "_leaving_s", 3600.0)
+        assert await accounts.keep(hosts(out, WEB2)) == 0
+        await tell_no_groups(end)
+        await end.until(lambda: end.heartbeats[-1]["groups"] == [])
+
+        assert end.heartbeats[-1]["session"] == end.heartbeats[0]["session"]
+        monkeypatch.setattr(accounts, "_leaving_s", 0.0)
+        assert await accounts.keep(hosts(out, WEB2)) == 1
+
+
+async def test_where_the_right_has_gone_first_the_agent_works_on_and_starts_over_when_it_is_told_again(
+    urls: tuple[str, str], accounts: ManagedAccounts, amqp_url: str
+) -> None:
+    async with agent_of_web1(urls[0], amqp_url) as end:
+        assert await accounts.keep(hosts(replace(WEB1, groups={}), WEB2)) == 1
+        await tell_no_groups(end)
+        await end.until(lambda: len(end.heartbeats) > 1)
+        assert end.heartbeats[-1]["groups"] == ["web"]
+        assert (await end.run("true"))["outcome"] == "completed"
+        assert end.heartbeats[-1]["session"] == end.heartbeats[0]["session"]
+
+        await tell_no_groups(end)
+        await end.until(lambda: end.heartbeats[-1]["groups"] == [])
+        assert end.heartbeats[-1]["session"] != end.heartbeats[0]["session"]
+
+
 async def test_who_is_not_in_the_fleet_any_more_is_out_at_once(
     urls: tuple[str, str], accounts: ManagedAccounts, broker: Broker
 ) -> None:
@@ -275,8 +327,25 @@ async def test_who_is_not_in_the_fleet_any_more_is_out_at_once(
         assert await accounts.keep(hosts(WEB2)) == 1
         async with asyncio.timeout(5):
             await session.wait_lost()
-    assert account_of(WEB1.public_key) not in names(broker)
-    assert account_of(WEB2.public_key) in names(broker)
+    assert account_of(WEB1) not in names(broker)
+    assert account_of(WEB2) in names(broker)
+
+
+async def test_a_host_that_enrols_anew_during_a_pass_keeps_its_new_account(
+    urls: tuple[str, str], accounts: ManagedAccounts
+) -> None:
+    """With the same key: the pass has seen that it was retired, and not that it is back."""
+    anew, came = replace(WEB1, generation=2, registered_seq=9), []
+
+    async def just_before() -> Sequence[Host]:
+        came.append(await accounts.admit(anew))
+        return [WEB2]
+
+    assert await accounts.keep(just_before) == 1
+    async with channel_of(came[0]):
+        pass
+    with pytest.raises(AMQPError):
+        await aio_pika.connect(urls[0], timeout=10)
 
 
 async def test_accounts_of_others_stay_as_they_are(
@@ -284,16 +353,16 @@ async def test_accounts_of_others_stay_as_they_are(
 ) -> None:
     before = names(broker)
     await accounts.keep(nobody)
-    assert before - names(broker) == {account_of(WEB1.public_key), account_of(WEB2.public_key)}
+    assert before - names(broker) == {account_of(WEB1), account_of(WEB2)}
 
 
 async def test_rights_that_somebody_has_widened_are_narrowed_again(
     urls: tuple[str, str], accounts: ManagedAccounts, broker: Broker
 ) -> None:
-    user, place = account_of(WEB1.public_key), urllib.parse.quote(accounts.virtual_host, safe="")
+    user, place = account_of(WEB1), urllib.parse.quote(accounts.virtual_host, safe="")
     wide = {"configure": ".*", "write": ".*", "read": ".*"}
     broker.call("PUT", f"/api/permissions/{place}/{user}", wide)
-    broker.call("DELETE", f"/api/topic-permissions/{place}/{account_of(WEB2.public_key)}")
+    broker.call("DELETE", f"/api/topic-permissions/{place}/{account_of(WEB2)}")
 
     assert await accounts.keep(hosts(WEB1, WEB2)) == 2
     async with channel_of(urls[0]) as channel:
@@ -314,9 +383,10 @@ async def test_the_process_follows_the_fleet(
 ) -> None:
     desk, stop, counted = Desk(), asyncio.Event(), []
     await desk.register("web1.example.com", "web")
-    await accounts.admit(desk.authority.fleet.host("web1.example.com"))
-    user = account_of(host_key("web1.example.com").public_key)
-    process = BrokerAccounts(Held(), desk.authority, accounts, count=lambda *what: counted.append(what))
+    host = desk.authority.fleet.host("web1.example.com")
+    await accounts.admit(host)
+    user = account_of(host)
+    process = BrokerAccounts(Held(), desk.authority, accounts, SystemClock(), count=lambda *what: counted.append(what))
     running = [asyncio.create_task(process.run(stop)), asyncio.create_task(desk.authority.run(stop))]
     try:
         await desk.hosts.set_groups(ADMIN, "web1.example.com", ["db"])

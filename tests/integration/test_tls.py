@@ -1,6 +1,7 @@
 """TLS to the database, the broker and its management API, and of the server itself, by a test's own authority."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -8,20 +9,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from control_plane.api.server import HttpService, bound
 from control_plane.errors import BrokerApiError, ConfigurationError, StorageUnavailableError
 from control_plane.messaging.broker_accounts import ManagedAccounts
 from control_plane.settings import Settings, load
 from control_plane.storage import migrate
-from control_plane.storage.engine import account_of, open_database
+from control_plane.storage.engine import Database, account_of, open_database
 from control_plane_wire.errors import TransportUnavailableError
 from control_plane_wire.lifecycle import run_until_stopped
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.api import an_api
 from tests.support.certificates import Certificate, a_certificate
-from tests.support.servers import DatabaseServer, PrivateBroker, PrivateDatabase
+from tests.support.servers import DatabaseServer, PrivateBroker, PrivateDatabase, stop
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,45 @@ async def test_a_database_without_tls_is_not_used_where_tls_is_asked_for(mysql_u
         async with open_database(f"{mysql_url}?ssl_ca={right.authority}"):
             pass
     assert "TLS" in str(refused.value)
+
+
+@pytest.mark.mysql
+async def test_a_server_that_offers_tls_no_more_is_away_and_no_reason_to_end(right: Certificate) -> None:
+    """A node that takes over, or a restart without the certificate: services go on trying, the API answers 503."""
+    try:
+        private = PrivateDatabase(right)
+    except FileNotFoundError:
+        pytest.skip("no MariaDB or MySQL server is installed")
+    try:
+        if private.is_mysql:
+            pytest.skip("MySQL makes a certificate by itself")
+        with private.server.database() as url:
+            secure = f"{url}?ssl_ca={right.authority}"
+            async with open_database(secure) as opened:
+                stop(private.process)
+                private._tls = None
+                private.start()
+                with pytest.raises(StorageUnavailableError, match="offers no TLS"):
+                    async with asyncio.timeout(20):
+                        await until_in_clear(opened)
+            with pytest.raises(ConfigurationError, match="offers no TLS"):
+                async with open_database(secure):
+                    pass
+            with pytest.raises(ConfigurationError, match="offers no TLS"):
+                await account_of(secure)
+    finally:
+        private.close()
+
+
+async def until_in_clear(opened: Database) -> None:
+    """The first connections are those that the pool has lost."""
+    while True:
+        try:
+            async with opened.write() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        except StorageUnavailableError as error:
+            if "TLS" in str(error):
+                raise
 
 
 @pytest.mark.parametrize(
@@ -162,10 +203,74 @@ async def test_the_server_answers_https_by_itself(tmp_path: Path, right: Certifi
                 await client.get("/healthz")
 
 
+async def ended(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(
+    tmp_path: Path, right: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.HEAD_S", 0.5)
+    trusts = ssl.create_default_context(cafile=str(right.authority))
+    async with serving(tmp_path, right) as url, httpx.AsyncClient(base_url=url, verify=trusts) as client:
+        port = int(url.rpartition(":")[2])
+        async with asyncio.timeout(30):
+            while not await answers(client):
+                await asyncio.sleep(0)
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            for reader, writer in silent:
+                await ended(reader)
+                writer.close()
+
+
+# A connection that is turned away is closed by being forgotten.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+async def test_of_handshakes_under_way_there_are_no_more_than_a_limit(
+    tmp_path: Path, right: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.HEAD_S", 3600.0)
+    monkeypatch.setattr("control_plane.api.server.MAX_HANDSHAKES", 5)
+    trusts = ssl.create_default_context(cafile=str(right.authority))
+    async with serving(tmp_path, right) as url, httpx.AsyncClient(base_url=url, verify=trusts) as client:
+        port = int(url.rpartition(":")[2])
+        async with asyncio.timeout(30):
+            while not await answers(client):
+                await asyncio.sleep(0)
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            late, writer = await asyncio.open_connection("127.0.0.1", port)
+            await ended(late)
+            writer.close()
+            for _, writer in silent:
+                writer.close()
+            async with httpx.AsyncClient(base_url=url, verify=trusts) as anew:
+                while not await answers(anew):
+                    await asyncio.sleep(0)
+
+
+async def answers(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/healthz")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 async def test_a_certificate_of_no_use_is_one_clear_line(tmp_path: Path, right: Certificate) -> None:
     broken = Certificate(right.authority, right.certificate, tmp_path / "none.pem")
     with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_CERTIFICATE, CONTROL_PLANE_TLS_KEY: No such file"):
         async with serving(tmp_path, broken):
+            pass
+    key = serialization.load_pem_private_key(right.key.read_bytes(), None)
+    encrypted = Certificate(right.authority, right.certificate, tmp_path / "encrypted.pem")
+    encrypted.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"a pass phrase"),
+        )
+    )
+    with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_KEY: the key is encrypted"):
+        async with serving(tmp_path, encrypted):
             pass
     with pytest.raises(ConfigurationError, match="CONTROL_PLANE_TLS_CERTIFICATE and CONTROL_PLANE_TLS_KEY go together"):
         load(tls_certificate=right.certificate)

@@ -4,10 +4,14 @@ import asyncio
 import gc
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from control_plane.bootstrap import YOUNG_OBJECTS, run
+from control_plane.bootstrap import YOUNG_OBJECTS, _accounts, run
+from control_plane.settings import Settings
 
 
 @pytest.fixture
@@ -34,3 +38,15 @@ async def test_the_collector_leaves_the_loaded_program_alone() -> None:
 
     assert gc.get_freeze_count() > 10_000
     assert gc.get_threshold()[0] == YOUNG_OBJECTS
+
+
+@pytest.mark.parametrize(("amqp_url", "number"), [(None, 0), (SecretStr("amqp://plane:x@broker/plane"), 1)])
+def test_accounts_are_kept_only_at_a_broker_that_is_our_own(amqp_url: SecretStr | None, number: int) -> None:
+    settings = Settings(
+        amqp_url=amqp_url,
+        agents_amqp_url=SecretStr("amqp://agents@broker/plane"),
+        broker_api_url=SecretStr("http://root:x@broker:15672"),
+    )
+    core: Any = SimpleNamespace(settings=settings, authority=None, clock=None)
+
+    assert len(_accounts(core, core, lambda what, number: None)) == number

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from control_plane import dev
+from control_plane.bootstrap import accounts_of
 from control_plane.dev import _Greeting
+from control_plane.messaging.broker_accounts import SharedAccount
+from control_plane.settings import Settings
 
 
 async def test_the_greeting_names_the_uid_where_it_has_no_account(
@@ -35,3 +39,33 @@ async def test_the_greeting_names_the_uid_where_it_has_no_account(
     await greeting.run(stop)
 
     assert "commands run as uid 4000000000 (no account on this host)\n" in capsys.readouterr().out
+
+
+class Seen(Exception):  # noqa: N818 - it ends the run once the settings are known
+    pass
+
+
+async def test_another_installations_environment_is_not_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AMQP_URL": "amqp://plane:x@production/plane",
+        "AGENTS_AMQP_URL": "amqps://agents:x@production/plane",
+        "BROKER_API_URL": "http://root:x@production:15672",
+        "TLS_CERTIFICATE": str(tmp_path / "none.pem"),
+        "TLS_KEY": str(tmp_path / "none.pem"),
+        "LISTEN": "127.0.0.1:0",
+    }.items():
+        monkeypatch.setenv(f"CONTROL_PLANE_{name}", value)
+    seen: list[Settings] = []
+
+    async def initialise(settings: Settings, *_: str) -> None:
+        seen.append(settings)
+        raise Seen
+
+    monkeypatch.setattr(dev, "initialise", initialise)
+    with pytest.raises(Seen):
+        await dev.run(state_dir=tmp_path, listen=None, simulated=0)
+
+    assert isinstance(accounts_of(seen[0]), SharedAccount)
+    assert seen[0].url.startswith("http://127.0.0.1:")

@@ -132,12 +132,18 @@ class EnrolmentHandler:
         await handling.decide_and_record(decide, actor=found.created_by)
         handling.failpoints.hit("enrolment.registered")
         host = handling.authority.fleet.host(hostname)
+        amqp_url = await self._accounts.admit(host)
+        await handling.authority.refresh()
+        now = handling.authority.fleet.host(hostname)
+        if not now.is_active or now.registered_seq != host.registered_seq:  # and its account may be younger than that
+            await self._accounts.dismiss([host])
+            raise RefusedError("host_revoked", f"{hostname} was {now.status} while it enrolled")
         return Enrolled(
             hostname=hostname,
             as_of=host.registered_seq,
             groups=dict(host.groups),
             keys=handling.keyring.states(),
-            amqp_url=await self._accounts.admit(host),
+            amqp_url=amqp_url,
         )
 
     async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:

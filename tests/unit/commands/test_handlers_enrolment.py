@@ -1,9 +1,11 @@
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
 from control_plane.commands.enrolment import NONCE_S
-from control_plane.commands.handlers.enrolment import Enrolled
+from control_plane.commands.handlers.enrolment import Enrolled, EnrolmentHandler
+from control_plane.commands.hosts import Host
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane_wire import strict_json
@@ -241,3 +243,29 @@ async def test_a_used_token_does_not_bring_a_host_back_that_was_sent_away(sent_a
         await enrol(desk, token)
 
     assert (await enrol(desk, await a_token(desk), "web2")).hostname == "web2"
+
+
+class OvertakenAccounts:
+    """While an account is made, an administrator revokes its host, at another replica."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.dismissed: list[Host] = []
+
+    async def admit(self, host: Host) -> str:
+        await self._desk.hosts.revoke(ADMIN, host.hostname, "stolen")
+        return "amqp://h-1@broker"
+
+    async def dismiss(self, hosts: Collection[Host]) -> int:
+        self.dismissed += hosts
+        return len(hosts)
+
+
+async def test_a_host_that_is_revoked_while_it_enrols_has_no_account_at_the_end() -> None:
+    desk = Desk()
+    token, accounts = await a_token(desk), OvertakenAccounts(desk.beside())
+    desk.enrolment = EnrolmentHandler(desk.handling, accounts)
+
+    with pytest.raises(RefusedError, match="web1 was revoked while it enrolled"):
+        await enrol(desk, token)
+    assert [host.hostname for host in accounts.dismissed] == ["web1"]

@@ -1,6 +1,8 @@
 """What an agent's account may do at the broker: its own agent's work, and nothing of anybody else."""
 
 import re
+import shlex
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,9 @@ from control_plane.commands.hosts import Host
 from control_plane.messaging.broker_accounts import (
     account_of,
     commands_for,
+    groups_of,
     is_account,
+    is_account_of,
     rights_of,
     virtual_host_of,
 )
@@ -25,6 +29,18 @@ from control_plane_wire.topology import (
     result_key,
 )
 from tests.support.fleet import host_key
+
+
+def a_host(hostname: str, *groups: str) -> Host:
+    return Host(
+        hostname=hostname,
+        public_key=host_key(hostname).public_key,
+        generation=1,
+        registered_seq=1,
+        changed_seq=1,
+        groups=dict.fromkeys(groups, 1),
+    )
+
 
 RIGHTS = rights_of("web1.example.com", ("db", "web"))
 LABEL = st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -53,6 +69,17 @@ def test_its_own_agent_may_do_all_that_it_does(hostname: str, groups: set[str]) 
     ):
         assert may(rights.write, exchange)
         assert may(rights.topics[exchange][0], key)
+
+
+@given(hostname=NAME, groups=st.sets(NAME, max_size=3))
+def test_rights_tell_the_groups_that_they_are_for(hostname: str, groups: set[str]) -> None:
+    rights = rights_of(hostname, groups)
+    wider = {**rights.topics, COMMAND_EXCHANGE: ("^$", "^(cmd.all|.*)$")}
+
+    assert groups_of(rights, hostname) == groups
+    assert groups_of(replace(rights, write=".*"), hostname) == frozenset()
+    assert groups_of(replace(rights, topics=wider), hostname) == frozenset()
+    assert groups_of(replace(rights, topics={}), hostname) == frozenset()
 
 
 @given(mine=NAME, other=NAME, groups=st.sets(NAME, max_size=2), strange=NAME)
@@ -92,10 +119,13 @@ def test_no_other_name_fits(name: str) -> None:
 
 
 def test_an_account_tells_nothing_of_the_name_and_is_another_one_for_another_key() -> None:
-    one, two = (account_of(host_key(name).public_key) for name in ("web1", "web2"))
-    assert is_account(one)
-    assert one != two
-    assert not any(is_account(name) for name in ("guest", "h-", "h-web1", f"x{one}", f"{one}0"))
+    one, two = a_host("web1"), a_host("web2")
+    assert is_account(account_of(one))
+    assert len({account_of(one), account_of(two), account_of(replace(one, registered_seq=9))}) == 3
+    strange = ("guest", "h-", "h-web1", "h-web1-1", f"x{account_of(one)}", f"{account_of(one)}x", "h-0123456789abcdef")
+    assert not any(is_account(name) for name in strange)
+    assert is_account_of(account_of(one), one.public_key)
+    assert not is_account_of(account_of(one), two.public_key)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +137,20 @@ def test_the_virtual_host_of_an_address(url: str, name: str) -> None:
 
 
 def test_what_is_to_be_typed_has_every_right() -> None:
-    key = host_key("web1").public_key
-    host = Host(
-        hostname="web1", public_key=key, generation=1, registered_seq=1, changed_seq=1, groups={"web": 1, "db": 1}
-    )
+    host = a_host("web1", "web", "db")
     lines = list(commands_for(host, "/"))
 
-    assert lines[0] == f"rabbitmqctl add_user {account_of(key)}"
-    assert f"{account_of(key)} sys_cmd_exchange '^$' '^(cmd\\.node\\.web1|cmd\\.all|cmd\\.group\\.db|" in lines[2]
+    assert lines[0].endswith(f"|| rabbitmqctl add_user {account_of(host)}")
+    assert f"{account_of(host)} sys_cmd_exchange '^$' '^(cmd\\.node\\.web1|cmd\\.all|cmd\\.group\\.db|" in lines[2]
     assert len([line for line in lines if "set_topic_permissions" in line]) == 3
+
+
+def test_what_is_to_be_typed_is_taken_by_a_shell_for_what_it_is() -> None:
+    host, virtual_host = a_host("web1", "web"), "a fleet's; touch hacked"
+    rights = rights_of("web1", ("web",))
+    exists, *given = [shlex.split(line) for line in commands_for(host, virtual_host)]
+
+    assert exists[-4:] == ["||", "rabbitmqctl", "add_user", account_of(host)]  # so it may be typed again
+    assert given[0][2:] == ["-p", virtual_host, account_of(host), rights.configure, rights.write, rights.read]
+    assert given[1][2:] == ["-p", virtual_host, account_of(host), COMMAND_EXCHANGE, *rights.topics[COMMAND_EXCHANGE]]
+    assert given[-1][2:] == [account_of(host), '{"max-connections": 2, "max-channels": 16}']

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from control_plane.commands.authority import Authority, Keyring
-from control_plane.messaging.broker_accounts import account_of
+from control_plane.messaging.broker_accounts import PREFIX
 from control_plane.messaging.dead_letters import DeadLetter
 from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, Results, parts_of
 from control_plane_wire.signing import SigningKey
@@ -84,8 +84,9 @@ def test_a_batch_is_recorded_in_parts_that_no_commit_takes_long_for() -> None:
     [
         (None, None),  # a foreign agent need not say it
         ("agents", None),  # an account that somebody has made by hand
-        (account_of(host_key("web1").public_key), None),
-        (account_of(host_key("web2").public_key), "it was published by h-"),
+        (f"{PREFIX}{host_key('web1').key_id}-1", None),
+        (f"{PREFIX}{host_key('web1').key_id}-7", None),  # it has enrolled anew since, with the same key
+        (f"{PREFIX}{host_key('web2').key_id}-1", "it was published by h-"),
     ],
 )
 async def test_a_result_that_another_hosts_account_published_is_a_forgery(user: str | None, reason: str | None) -> None:

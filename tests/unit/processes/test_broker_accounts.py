@@ -1,0 +1,101 @@
+"""When the agents' accounts are looked through, and how soon whoever is revoked is out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from control_plane.commands.hosts import Host
+from control_plane.errors import BrokerApiError
+from control_plane.processes.broker_accounts import CHECK_S, REST, BrokerAccounts
+from tests.support.clock import ManualClock
+from tests.support.fleet import ADMIN, Desk
+
+
+class Held:
+    """The lease is ours."""
+
+    async def keep(self, name: str, work: Callable[[object], Awaitable[None]], *, stop: asyncio.Event) -> None:
+        await work(None)
+
+
+@dataclass
+class SlowAccounts:
+    """A pass takes `takes_s`, or until `goes_on` is set."""
+
+    clock: ManualClock
+    takes_s: float = 10.0
+    goes_on: asyncio.Event | None = None
+    refuses: bool = False
+    passes: list[float] = field(default_factory=list)
+    dismissed: list[str] = field(default_factory=list)
+
+    async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int:
+        self.passes.append(self.clock.monotonic_s())
+        if self.goes_on is not None:
+            await self.goes_on.wait()
+        self.clock.advance(self.takes_s)
+        return 0
+
+    async def dismiss(self, hosts: Collection[Host]) -> int:
+        self.dismissed += [host.hostname for host in hosts]
+        if self.refuses:
+            raise BrokerApiError("refused")
+        return len(hosts)
+
+
+@asynccontextmanager
+async def running(desk: Desk, accounts: SlowAccounts, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BrokerAccounts]:
+    async def passed(stop: asyncio.Event, *, timeout_s: float) -> None:
+        accounts.clock.advance(timeout_s)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("control_plane.processes.broker_accounts.wait_for_any", passed)
+    process = BrokerAccounts(Held(), desk.authority, accounts, accounts.clock, count=lambda what, number: None)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(process.run(stop))
+        yield process
+        stop.set()
+        if accounts.goes_on is not None:
+            accounts.goes_on.set()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_changes_wait_for_each_other_four_times_as_long_as_a_pass_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, accounts = Desk(), SlowAccounts(ManualClock())
+    await desk.register("web1")
+    async with running(desk, accounts, monkeypatch):
+        for number in range(3):
+            await until(lambda number=number: len(accounts.passes) > number)  # type: ignore[misc]
+            await desk.hosts.set_groups(ADMIN, "web1", [f"group{number}"])
+        await until(lambda: len(accounts.passes) > 4)
+
+    between = [later - earlier for earlier, later in zip(accounts.passes, accounts.passes[1:], strict=False)]
+    assert all(gap >= (1 + REST) * accounts.takes_s for gap in between[:3])
+    assert between[3] >= CHECK_S + accounts.takes_s  # nothing has changed
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_whoever_is_revoked_waits_for_no_pass(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+    desk, accounts = Desk(), SlowAccounts(ManualClock(), goes_on=asyncio.Event(), refuses=refuses)
+    for hostname in ("web1", "web2", "web3"):
+        await desk.register(hostname)
+    await desk.hosts.revoke(ADMIN, "web3", "stolen")
+    async with running(desk, accounts, monkeypatch):
+        await until(lambda: accounts.passes)
+        await desk.hosts.set_groups(ADMIN, "web2", ["db"])
+        await desk.hosts.revoke(ADMIN, "web1", "stolen")
+        await until(lambda: accounts.dismissed)
+        assert accounts.dismissed == ["web1"]
+        assert len(accounts.passes) == 1
+        assert accounts.goes_on is not None
+        accounts.goes_on.set()
+        await until(lambda: len(accounts.passes) > 1)  # which finds what was refused
