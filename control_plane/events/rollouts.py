@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 from control_plane.events.envelope import Key
 from control_plane.events.event import Event
+from control_plane.events.tasks import AskedOnce
 
 APPROVAL: Final = "approval"
 
@@ -59,28 +60,10 @@ class TaskResumed(_Turn):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskApproved(Event):
-    """Its canary has succeeded, and somebody lets it go on before it has waited as long as it was to.
-
-    Attributes:
-        task_id: the task.
-        actor: the user who asked.
-        reason: for people.
-    """
+class TaskApproved(AskedOnce):
+    """Its canary has succeeded, and somebody lets it go on before it has waited as long as it was to."""
 
     KIND: ClassVar[str] = "task.approved"
-    GIVES_AUTHORITY: ClassVar[bool] = True
-
-    task_id: str
-    actor: str
-    reason: str | None = None
-
-    def key(self) -> Key:
-        return Key(self.task_id, self.KIND)
-
-    def digest(self) -> bytes:
-        """Approving twice is approving once, whoever does."""
-        return hashlib.sha256(self.KIND.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,8 +93,8 @@ class TaskAccepted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCancelRequested(Event):
-    """Whatever of the task has not ended is to be ended.
+class AskedOnce(Event):
+    """What somebody asks of a task, and nobody can ask again.
 
     Attributes:
         task_id: the task.
@@ -102,7 +102,6 @@ class TaskCancelRequested(Event):
         reason: for people.
     """
 
-    KIND: ClassVar[str] = "task.cancel_requested"
     GIVES_AUTHORITY: ClassVar[bool] = True
 
     task_id: str
@@ -115,6 +114,13 @@ class TaskCancelRequested(Event):
     def digest(self) -> bytes:
         """Asking twice is asking once, whoever asks."""
         return hashlib.sha256(self.KIND.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCancelRequested(AskedOnce):
+    """Whatever of the task has not ended is to be ended."""
+
+    KIND: ClassVar[str] = "task.cancel_requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
