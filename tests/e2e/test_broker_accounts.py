@@ -47,6 +47,10 @@ def test_an_account_follows_its_host_from_enrolment_over_groups_to_revocation(
     wait_until(lambda: not api.get("/hosts/web1")["drift"], timeout_s=20, what="web1 has bound canary")
     assert api.finished(api.run({"group": "canary"}, "echo canary"))["web1"]["state"] == "succeeded"
 
+    # And out of it, while it is there: it has the right for as long as it unbinds it.
+    api.http.delete("/groups/canary/hosts/web1").raise_for_status()
+    wait_until(lambda: api.get("/hosts/web1")["groups_bound"] == ["web"], timeout_s=20, what="web1 has unbound canary")
+
     # Out of one, while it is away: it has the right no more, and comes back all the same.
     agent.kill()
     api.http.delete("/groups/db/hosts/db1.example.com").raise_for_status()

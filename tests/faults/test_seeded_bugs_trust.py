@@ -19,6 +19,7 @@ from control_plane.events.access import AccessDenied
 from control_plane.events.envelope import Key, NewEvent, Outcome
 from control_plane.events.hosts import HostRegistered
 from control_plane.messaging import ingest
+from control_plane.messaging.broker_accounts import SharedAccount
 from control_plane.messaging.dead_letters import DeadLetter
 from control_plane_wire import signing, strict_json
 from control_plane_wire.clock import SystemClock
@@ -115,7 +116,7 @@ def each_use_has_a_key_of_its_own(patch: Patch) -> None:
 async def test_fifty_hosts_use_one_token_at_once(seen: Seen, is_there: bool, monkeypatch: Patch) -> None:
     if is_there:
         each_use_has_a_key_of_its_own(monkeypatch)
-    desk = EnrolmentHandler(seen.plane.handling)
+    desk = EnrolmentHandler(seen.plane.handling, SharedAccount(None))
     token = (await desk.create_token(ADMIN, hostname=None, groups=(), expires_in=3600)).text
     append, all_have_looked = seen.plane.log.append, asyncio.Barrier(USES)
 
@@ -135,7 +136,7 @@ async def test_fifty_hosts_use_one_token_at_once(seen: Seen, is_there: bool, mon
 
 
 async def enrol(plane: Plane, token: str, hostname: str) -> None:
-    desk, key = EnrolmentHandler(plane.handling), host_key(hostname)
+    desk, key = EnrolmentHandler(plane.handling, SharedAccount(None)), host_key(hostname)
     nonce = await desk.begin(token=token, hostname=hostname, public_key=key.public_key)
     said: JsonObject = {"hostname": hostname, "nonce": nonce, "public_key": encode_base64(key.public_key)}
     body = strict_json.canonical({**said, "token_sha256": digest(token)})
