@@ -18,10 +18,10 @@ from control_plane.settings import load
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
 from control_plane_wire.transport.rabbitmq import RabbitTransport
-from tests.contract.test_processes import RETURNED, SENT, done, heard
 from tests.support.database import sqlite_url
 from tests.support.fleet import ADMIN, a_request
 from tests.support.plane import Plane, a_plane
+from tests.support.process_contract import RETURNED, SENT, done, heard
 from tests.unit.commands.test_rules import a_rule
 
 SKIPPED = tasks.ExecutionSkipped.KIND
