@@ -42,7 +42,7 @@ def run(page: Page, dev: Dev, query: str, command: str) -> None:
     page.get_by_role("button", name=re.compile(r"Run on \d+ host")).click()
 
 
-def finished(page: Page, answers: str) -> None:
+def finished(page: Page, answers: str | re.Pattern[str]) -> None:
     expect(page.get_by_role("status").filter(has_text=answers)).to_be_visible()
 
 

@@ -97,6 +97,8 @@ def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, 
 
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     assert page.evaluate(CUT_OFF) == 0
+    for control in ("主题", "语言"):
+        expect(page.get_by_label(control)).to_be_in_viewport(ratio=1)
     assert visitor.complaints == []
     context.close()
 

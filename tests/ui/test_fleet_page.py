@@ -55,7 +55,19 @@ def test_what_is_run_on_a_host_comes_to_its_page_and_nothing_else_does(page: Pag
     expect(page.get_by_role("row").filter(has_text="echo elsewhere")).to_have_count(0)
 
 
-def test_a_host_is_added_by_a_token_that_is_shown_once(page: Page) -> None:
+def test_a_host_is_added_by_a_token_that_is_made_once_it_is_asked_for_and_shown_once(page: Page) -> None:
+    made: list[object] = []
+    page.on("request", lambda request: made.append(request) if "/enrolment-tokens" in request.url else None)
     page.get_by_role("button", name="Add host").click()
+    page.get_by_label(re.compile("^Hostname")).fill("web-9")
+    page.get_by_label(re.compile("^Groups .separated")).fill("web, eu")
+    assert made == []
+    with page.expect_request("**/enrolment-tokens") as asked:
+        page.get_by_role("button", name="Make a token").click()
 
-    expect(page.locator("pre")).to_contain_text(re.compile("control-plane-agent enrol --server .* --token cpe_"))
+    assert asked.value.post_data_json == {"hostname": "web-9", "groups": ["web", "eu"]}
+    expect(page.locator("pre")).to_contain_text(
+        re.compile("control-plane-agent enrol --server .* --token cpe_.* --hostname web-9")
+    )
+    expect(page.get_by_role("button", name="Make a token")).to_be_hidden()
+    assert len(made) == 1

@@ -68,7 +68,8 @@ def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev)
 def test_the_wait_after_a_canary_is_ended_by_a_button(page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "true", rollout={"canary": [FIRST], "wait": 3600})
     page.goto(f"{dev.url}/tasks/{task_id}")
-    finished(page, "1 ok · 1 waiting · the canary has succeeded: goes on 3600 s after it")
+    finished(page, re.compile(r"1 ok · 1 waiting · the canary has succeeded: goes on at \d+:\d\d:\d\d"))
+    expect(page.get_by_text(re.compile(f"1 of 2 let go · first {FIRST} · wait 1 h 0 min"))).to_be_visible()
     page.get_by_role("button", name="Go on now").click()
 
     finished(page, "2 ok")
@@ -140,4 +141,29 @@ def test_a_rollout_that_cannot_be_says_which_field_and_shows_it(visitor: Visitor
     page.get_by_role("button", name="Run on 1 host").click()
     expect(page.get_by_role("alert").filter(has_text="rollout.wait")).to_be_visible()
     assert [c for c in visitor.complaints if "422" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_task_that_has_expired_meanwhile_offers_neither_to_go_on_nor_to_resume(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    rollout = {"canary": [FIRST], "wait": "approve"}
+    task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "true", rollout=rollout)
+    page.clock.install()
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    approve = page.get_by_role("button", name="Approve: go on")
+    expect(approve).to_be_visible()
+    refusal = {"code": "task_expired", "detail": f"the task {task_id} has expired: nothing of it is sent any more"}
+    page.route("**/resume", lambda route: route.fulfill(status=409, json=refusal))
+    approve.click()
+    said = page.get_by_role("status").filter(has_text="The task has expired")
+    expect(said).to_contain_text("The task has expired: nothing of it is sent any more.Close")
+    page.route("**/stream?*", lambda route: route.abort())
+    page.clock.fast_forward(86_401_000)
+
+    expect(page.get_by_text("it has expired: nothing more of it is sent")).to_be_visible()
+    expect(approve).to_be_hidden()
+    expect(page.get_by_text("somebody has to approve")).to_have_count(0)
+    page.close()
+    dev.api.post(f"/tasks/{task_id}/cancel")
     visitor.complaints.clear()

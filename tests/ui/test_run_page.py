@@ -135,3 +135,40 @@ def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> 
     page.keyboard.press("Control+Enter")
 
     finished(page, "1 ok")
+
+
+def test_what_is_run_again_waits_as_long_has_the_same_reason_and_as_much_time(page: Page, dev: Dev) -> None:
+    rollout = {"canary": 1, "wait": 90, "max_errors": 0, "max_concurrency": "100%"}
+    hosts = ["sim-0001", "sim-0002"]
+    more = {"rollout": rollout, "expires_in": 7200, "reason": "told twice"}
+    task_id = dev.api.run({"hosts": hosts}, "true", **more)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    page.get_by_role("link", name="Run again…").click()
+    expect(page.get_by_label("Then")).to_have_value("90")
+    expect(page.get_by_label("Then").get_by_role("option", name="wait 1 min 30 s")).to_have_count(1)
+    expect(page.get_by_text("to be started within")).to_be_visible()
+    expect(page.get_by_text("2 h 0 min")).to_be_visible()
+    with page.expect_request("**/api/v1/tasks") as asked:
+        page.get_by_role("button", name="Run on 2 hosts").click()
+
+    sent = asked.value.post_data_json
+    assert {name: sent[name] for name in more} == more
+    heading(page, "true")
+    for started in (task_id, sent["task_id"]):
+        dev.api.http.post(f"/tasks/{started}/cancel")
+
+
+@pytest.mark.parametrize("more", [{"env": {"STAGE": "test"}, "cwd": "/usr", "stdin": "twelve bytes"}, {"argv": ["id"]}])
+def test_what_the_run_page_cannot_show_is_shown_by_the_task_and_not_offered_to_be_run_again(
+    page: Page, dev: Dev, more: dict[str, object]
+) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "env", **more)
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    about = page.locator("section").filter(has=page.get_by_role("heading", name="About")).last
+
+    shown = {"stdin": "12 B", "cwd": "/usr", "env": '{"STAGE":"test"}', "argv": '["id"]'}
+    for name in more:
+        expect(about).to_contain_text(f"{name}{shown[name]}")
+    expect(about).to_contain_text("Use Retry, or the API.")
+    expect(page.get_by_role("link", name="Run again…")).to_have_count(0)

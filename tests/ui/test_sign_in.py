@@ -159,3 +159,22 @@ def test_a_link_of_an_earlier_run_says_that_it_has_ended(visitor: Visitor, dev: 
     expect(page.get_by_text("open the link that it printed")).to_be_visible()
     assert [c for c in visitor.complaints if "401" not in c] == []
     visitor.complaints.clear()
+
+
+def test_too_many_tries_say_how_long_to_wait_and_a_server_that_prints_no_link_tells_of_none(
+    visitor: Visitor, dev: Dev
+) -> None:
+    page = visitor.page()
+    refusal = {"code": "too_many_logins", "detail": "too many tries to sign in; wait, then try again"}
+    headers = {"Retry-After": "61"}
+    page.route("**/auth/login", lambda route: route.fulfill(status=429, json=refusal, headers=headers))
+    page.goto(f"{dev.url}/login")
+    heading(page, "Sign in")
+    page.get_by_label("User").fill("admin")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+
+    expect(page.get_by_role("alert")).to_have_text("Too many tries to sign in. Try again in 2 minutes.")
+    expect(page.get_by_text("control-plane dev")).to_be_hidden()
+    assert [c for c in visitor.complaints if "429" not in c and "401" not in c] == []
+    visitor.complaints.clear()

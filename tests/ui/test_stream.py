@@ -93,3 +93,28 @@ def test_a_stream_that_is_cut_is_said_and_comes_back(page: Page) -> None:
     page.context.set_offline(False)
 
     expect(pill).to_have_text("Live")
+
+
+def test_rows_of_a_server_that_is_gone_look_old_on_whichever_page(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    page.clock.install()
+    page.route("**/stream?*", lambda route: route.abort())
+    frame = ping("?", events=0, seconds=0)
+    page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=frame), times=1)
+    page.goto(dev.login_url)
+    page.get_by_role("row").filter(has_text=dev.hostname).wait_for()
+    page.clock.run_for(100)
+    expect(page.locator("#pill")).to_have_text(re.compile("Retry in"))
+    expect(page.locator("body")).to_have_class("stale-data")
+    shape = page.get_by_role("row").filter(has_text=dev.hostname).locator(".badge svg").first
+    colour = "(e) => getComputedStyle(e).color"
+    assert shape.evaluate(colour) == page.locator("#pill").evaluate(colour)  # which is muted
+    page.clock.fast_forward(20_000)
+    page.get_by_role("link", name="Audit").click()
+    heading(page, "Audit")
+    page.clock.fast_forward(12_000)
+
+    expect(page.get_by_role("status").filter(has_text="Not connected. Data as of")).to_be_visible()
+    page.close()
+    assert [c for c in visitor.complaints if "ERR_FAILED" not in c] == []
+    visitor.complaints.clear()

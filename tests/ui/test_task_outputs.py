@@ -1,5 +1,6 @@
 """What the hosts of a task said, on its page."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -167,6 +168,7 @@ def test_a_long_output_can_be_read_as_far_as_it_is_kept(page: Page, dev: Dev) ->
     said = page.locator("pre").filter(has_text=re.compile(r"^1\n2\n"))
     expect(said).to_be_visible()
     expect(page.locator("pre").filter(has_text="400000")).to_have_count(0)
+    expect(said.locator("+ p")).to_contain_text("Only 64.0 KiB of 2.6 MiB are shown.")
     page.get_by_role("button", name="Show all that is kept").click()
 
     expect(page.locator("pre").filter(has_text=re.compile(r"\n400000\n$"))).to_be_visible()
@@ -241,3 +243,59 @@ def test_an_answer_unlike_the_others_shows_what_differs(page: Page, dev: Dev) ->
     expect(page.locator("pre").filter(has_text="+ only here")).to_contain_text("- same; echo only here")
     toggle.click()
     expect(page.locator("pre").filter(has_text="+ only here")).to_have_count(0)
+
+
+def test_what_is_no_text_hides_nothing_of_the_other_stream(page: Page, dev: Dev) -> None:
+    command = r"printf '\377\376\000\001'; echo readable >&2"
+    task_id = dev.api.run({"host": dev.hostname}, command)
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_text("Not text: stdout, 4 B.")).to_be_visible()
+    expect(page.locator("pre").filter(has_text="readable")).to_be_visible()
+
+
+def test_text_that_comes_as_bytes_is_text_as_a_whole_and_in_part(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": dev.hostname}, "echo said")
+    dev.api.finished(task_id)
+    long = "\x1b[31mred\x1b[0m " + "\u554a" * 60_000
+    data = long.encode()
+
+    def as_bytes(route: Route) -> None:
+        found = route.fetch().json()
+        if "groups" in found:
+            text = base64.b64encode(data[:65_536]).decode()  # which ends within a character
+            changed = {"stdout": text, "stderr": "", "encoding": "base64", "truncated": True}
+            found["groups"] = [{**group, **changed} for group in found["groups"]]
+        elif "items" in found:
+            found["items"] = [{**row, "stdout_bytes": len(data)} for row in found["items"]]
+        elif found["stream"] == "stdout":
+            sizes = {"size_bytes": len(data), "kept_bytes": len(data), "head_bytes": len(data)}
+            found |= {"data": base64.b64encode(data).decode(), "encoding": "base64", **sizes}
+        route.fulfill(json=found)
+
+    page.route(re.compile(rf"/tasks/{task_id}/(outputs|executions)"), as_bytes)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    said = page.locator("pre")
+    expect(said).to_contain_text(re.compile("^red \u554a+$"))
+    expect(page.get_by_text("Only 64.0 KiB of 176 KiB are shown.")).to_be_visible()
+    page.get_by_role("button", name="Show all that is kept").click()
+
+    expect(said).to_have_text(re.compile("^red \u554a{60000}$"))
+    expect(page.get_by_text("are shown.")).to_have_count(0)
+
+
+def test_what_a_command_left_running_is_said_to_have_been_ended(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "echo left")
+    dev.api.finished(task_id)
+
+    def left_over(route: Route) -> None:
+        found = route.fetch().json()
+        route.fulfill(json={**found, "items": [{**row, "leftovers": 2} for row in found["items"]]})
+
+    page.route(re.compile(rf"/tasks/{task_id}/executions"), left_over)
+    stream_says(page, ping("?", events=0, seconds=0))
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_text("2 processes that it left running were ended")).to_have_count(2)  # its card and its row

@@ -45,7 +45,8 @@ async function call(method, path, body, { query, signal, asksToSignIn = true } =
     return call(method, path, body, { query, signal, asksToSignIn: false });
   }
   if (answer.ok) return answer.status === 204 ? null : answer.json();
-  throw new Problem(answer.status, await problemOf(answer));
+  const minutes = Math.ceil(Number(answer.headers.get("Retry-After")) / 60);
+  throw new Problem(answer.status, { n: minutes, ...(await problemOf(answer)) });
 }
 
 /** What the server says of its readiness; that it is not ready is an answer, too. */

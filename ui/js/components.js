@@ -1,6 +1,6 @@
 // Small things that every page shows: a state, a time, a bar, text of a host.
 import { pieces, visible } from "./ansi.js";
-import { clone, confirmDialog, refs, text } from "./dom.js";
+import { clone, confirmDialog, create, refs, text } from "./dom.js";
 import { absolute, percent, relative } from "./format.js";
 import { fold } from "./hostlist.js";
 import { because, language, t } from "./i18n.js";
@@ -34,7 +34,7 @@ export function time(place, value) {
   let element = place.querySelector("time");
   if (!value) return place.replaceChildren();
   if (!element) {
-    element = document.createElement("time");
+    element = create("time");
     place.replaceChildren(element);
   }
   if (element.dateTime !== value) {
@@ -45,7 +45,7 @@ export function time(place, value) {
 }
 
 export function timeNode(value) {
-  const place = document.createElement("span");
+  const place = create("span");
   time(place, value);
   return place;
 }
@@ -65,8 +65,7 @@ export function meter(place, fraction) {
 export function bar(place, counts) {
   place.replaceChildren(
     ...segments(counts).map(([role, count]) => {
-      const segment = document.createElement("span");
-      segment.className = `role-${role}`;
+      const segment = create("span", { className: `role-${role}` });
       segment.style.setProperty("--share", count);
       return segment;
     }),
@@ -75,17 +74,9 @@ export function bar(place, counts) {
 
 /** What a host wrote: colours, and marks for what would deceive; never markup. */
 export function output(source, isError) {
-  const element = document.createElement("pre");
-  element.className = isError ? "output err" : "output";
-  element.tabIndex = 0;
-  for (const piece of pieces(source)) {
-    if (!piece.classes.length) element.append(piece.text);
-    else {
-      const span = document.createElement("span");
-      span.className = piece.classes.join(" ");
-      span.textContent = piece.text;
-      element.append(span);
-    }
+  const element = create("pre", { className: isError ? "output err" : "output", tabIndex: 0 });
+  for (const { classes, text: textContent } of pieces(source)) {
+    element.append(classes.length ? create("span", { className: classes.join(" "), textContent }) : textContent);
   }
   return element;
 }
@@ -94,11 +85,7 @@ export function empty(place, message, href, action) {
   place.hidden = false;
   place.replaceChildren(message);
   if (!href) return;
-  const link = document.createElement("a");
-  link.className = "button";
-  link.href = href;
-  link.textContent = action;
-  place.append(document.createElement("br"), link);
+  place.append(create("br"), create("a", { className: "button", href, textContent: action }));
 }
 
 /**

@@ -2,6 +2,8 @@
 import { visible } from "./ansi.js";
 import { t, told } from "./i18n.js";
 
+export const create = (tag, properties) => Object.assign(document.createElement(tag), properties);
+
 /** A copy of a template's one element, its fixed words in the user's language. */
 export function clone(id) {
   const element = document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -14,12 +16,7 @@ export function translate(root) {
 }
 
 /** What stands between backquotes is to be typed as it is. */
-function phrase(words, place) {
-  if (place % 2 === 0) return words;
-  const code = document.createElement("code");
-  code.textContent = words;
-  return code;
-}
+const phrase = (words, place) => (place % 2 === 0 ? words : create("code", { textContent: words }));
 
 /** The elements of a clone that have a `data-r`, by that name; the clone itself is `root`. */
 export function refs(root) {
@@ -64,11 +61,9 @@ export function facts(list, pairs) {
   list.replaceChildren();
   for (const [name, value] of pairs) {
     if (value === null || value === undefined || value === "") continue;
-    const term = document.createElement("dt");
-    const definition = document.createElement("dd");
-    term.textContent = name;
+    const definition = create("dd");
     definition.append(value instanceof Node ? value : visible(value));
-    list.append(term, definition);
+    list.append(create("dt", { textContent: name }), definition);
   }
 }
 
@@ -93,11 +88,8 @@ let explanations = 0;
 function whyNot(place, permission) {
   const found = [...place.querySelectorAll(".why")].find((each) => each.dataset.permission === permission);
   if (found) return found;
-  const why = document.createElement("span");
-  why.className = "why small muted";
+  const why = create("span", { className: "why small muted", id: `why-${(explanations += 1)}`, textContent: t("shell.needs", { permission }) });
   why.dataset.permission = permission;
-  why.id = `why-${(explanations += 1)}`;
-  why.textContent = t("shell.needs", { permission });
   place.append(why);
   return why;
 }
@@ -175,21 +167,21 @@ export function confirmDialog({ title, body, yes, no = t("shell.cancel"), expect
     const isCounted = expect === null || part.number.value.trim() === String(expect);
     part.yes.disabled = !isCounted || (needsReason && !part.reason.value.trim());
   };
-  part.root.addEventListener("input", check);
+  return ask(part, check, () => ({}));
+}
+
+/** Show a dialog, `check` it at each change, and resolve to what is `chosen` then, with its reason, or to null. */
+export function ask({ root, reason }, check, chosen) {
+  root.addEventListener("input", check);
   check();
-  document.body.append(part.root);
-  part.root.showModal();
+  document.body.append(root);
+  root.showModal();
   return new Promise((resolve) => {
-    part.root.addEventListener("close", () => {
-      part.root.remove();
-      resolve(part.root.returnValue === "yes" ? { reason: part.reason.value.trim() } : null);
+    root.addEventListener("close", () => {
+      root.remove();
+      resolve(root.returnValue === "yes" ? { ...chosen(), reason: reason.value.trim() } : null);
     });
   });
 }
 
-function paragraph(content) {
-  if (content instanceof Node) return content;
-  const element = document.createElement("p");
-  element.textContent = content;
-  return element;
-}
+const paragraph = (content) => (content instanceof Node ? content : create("p", { textContent: content }));

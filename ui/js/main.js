@@ -129,7 +129,7 @@ function drawPill(state) {
   text(pill, t(`shell.stream_${kind}`, { n, time }));
   const isStale = kind === "offline" && !document.hidden;
   element("stale").hidden = !isStale;
-  document.body.classList.toggle("stale-data", isStale);
+  document.body.classList.toggle("stale-data", isStale || kind === "waiting");
   if (isStale) text(element("stale"), t("shell.stale", { time }));
 }
 

@@ -70,6 +70,11 @@ function add(follower) {
   timer = setTimeout(connect, GATHER_MS);
 }
 
+/** The bytes of what a host printed, as an answer of the server has them. */
+export function bytesOf(data, encoding) {
+  return encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
+}
+
 /**
  * One stream of a command put together from its pieces. The function that it gives takes a piece, and answers with the
  * last `most` characters as `text`, and how many `bytes` have been printed; `gap` says in words how many bytes are
@@ -80,7 +85,7 @@ export function createTail(most, gap) {
   let end = null;
   let shown = "";
   return ({ offset, data, encoding }) => {
-    const bytes = encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
+    const bytes = bytesOf(data, encoding);
     const missing = offset - (end ?? 0);
     if (missing > 0) shown += `${decoder.decode()}${shown && "\n"}${gap(missing)}\n`;
     shown += decoder.decode(bytes.subarray(Math.max(0, -missing)), { stream: true });
@@ -132,7 +137,7 @@ function parseFrame(part) {
 
 /** How live a page is at a time: `{kind}`, with the number or the time that its words have. */
 export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
-  const since = Math.max(openedAt, lastFrameAt);
+  const since = lastFrameAt || openedAt; // another page shows the same old rows
   if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
     return ping?.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
   }

@@ -1,6 +1,6 @@
 // What happened: every event, newest first, each with all that was recorded of it.
 import { empty, output, time } from "../components.js";
-import { attempt, facts, keyedList, make, refs, text } from "../dom.js";
+import { attempt, create, facts, keyedList, make, refs, text } from "../dom.js";
 import { absolute } from "../format.js";
 import { language } from "../i18n.js";
 import { link } from "../router.js";
@@ -83,12 +83,7 @@ export function eventTable(place, filter, { api, store, stream, signal, t }) {
     return found.flatMap((element, place) => (place ? [" · ", element] : [element]));
   }
 
-  function anchor(href, words) {
-    const element = document.createElement("a");
-    element.href = href;
-    element.textContent = words;
-    return element;
-  }
+  const anchor = (href, textContent) => create("a", { href, textContent });
 
   async function toggle(row, seq) {
     const next = row.root.nextElementSibling;

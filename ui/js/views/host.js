@@ -1,7 +1,7 @@
 // One host: how it is and why, what it is, and what ran on it.
 import { visible } from "../ansi.js";
 import { badge, time, timeNode } from "../components.js";
-import { attempt, confirmDialog, facts, keyedList, make, permit, refs, text, toast } from "../dom.js";
+import { attempt, confirmDialog, create, facts, keyedList, make, permit, refs, text, toast } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
 import { because, told } from "../i18n.js";
 import { link } from "../router.js";
@@ -53,7 +53,7 @@ export function mountHost(root, { hostname }, context) {
       [t("host.cpus"), host.cpu_count && `${host.cpu_count} · ${bytes(host.memory_bytes)}`],
       [t("fleet.agent"), host.basic ? t("host.basic") : host.agent_version],
       [t("host.registered"), timeNode(host.registered_at)],
-      [t("host.key"), mono(host.key_id)],
+      [t("host.key"), create("code", { textContent: host.key_id })],
     ]);
     facts(part.now, [
       [t("fleet.heartbeat"), host.last_heartbeat_at ? timeNode(host.last_heartbeat_at) : t("host.never")],
@@ -149,10 +149,4 @@ function path(items, field, since) {
       return `${command}${(((at - since) / HOUR_MS) * 300).toFixed(1)} ${(89 - beat[field] * 88).toFixed(1)}`;
     })
     .join("");
-}
-
-function mono(value) {
-  const element = document.createElement("code");
-  element.textContent = value;
-  return element;
 }

@@ -1,7 +1,7 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
 import { badge, empty, markQuarantine, meter, time } from "../components.js";
-import { attempt, keyedList, make, permit, refs, text } from "../dom.js";
+import { attempt, create, keyedList, make, permit, refs, text } from "../dom.js";
 import { because, told } from "../i18n.js";
 import { link } from "../router.js";
 import { HOST } from "../states.js";
@@ -72,10 +72,7 @@ export function mountFleet(root, params, context) {
   }
 
   function createCount([state]) {
-    const button = document.createElement("button");
-    button.type = "button";
-    const number = document.createElement("strong");
-    const word = document.createElement("span");
+    const [button, number, word] = ["button", "strong", "span"].map((tag) => create(tag));
     if (state) badge(word, "host", state);
     else word.textContent = t("fleet.all");
     button.append(number, word);
@@ -86,7 +83,7 @@ export function mountFleet(root, params, context) {
   function drawGroups() {
     const groups = [...new Set(store.all("hosts").flatMap((host) => host.groups))].sort();
     const options = ["", ...groups];
-    keyedList(part.group, options, (group) => group, () => document.createElement("option"), (option, group) => {
+    keyedList(part.group, options, (group) => group, () => create("option"), (option, group) => {
       option.value = group;
       text(option, group || t("fleet.all_groups"));
     });
@@ -153,17 +150,25 @@ export async function readHosts({ api, store, stream, signal }) {
   return asOf;
 }
 
-/** A single-use token, and what to type on the new server; says when it is there. */
-async function addHost(place, { api, store, signal, t, toast, user }) {
-  let made;
-  try {
-    made = await api.post("/enrolment-tokens", {}, { signal });
-  } catch (error) {
-    return toast(told(error), "bad");
-  }
+/** A single-use token, once it is asked for, and what to type on the new server; says when it is there. */
+function addHost(place, { api, store, signal, t, toast, user }) {
   const panel = make("add-host");
   const before = new Set(store.all("hosts").map((host) => host.hostname));
-  panel.command.textContent = `${made.command}\ncontrol-plane-agent run`;
+  const { hostname, groups, submit } = panel.ask.elements;
+  panel.ask.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    submit.disabled = true;
+    const asked = { hostname: hostname.value.trim() || null, groups: groups.value.split(/[\s,]+/).filter(Boolean) };
+    try {
+      const { command } = await api.post("/enrolment-tokens", asked, { signal });
+      panel.command.textContent = `${command}\ncontrol-plane-agent run`;
+      panel.ask.hidden = true;
+      panel.made.hidden = false;
+    } catch (error) {
+      submit.disabled = false;
+      toast(told(error), "bad");
+    }
+  });
   panel.wait.textContent = t("fleet.waiting");
   panel.dev.hidden = !user.dev;
   panel.copy.addEventListener("click", () => navigator.clipboard.writeText(panel.command.textContent));
@@ -173,4 +178,5 @@ async function addHost(place, { api, store, signal, t, toast, user }) {
     if (added) panel.wait.textContent = t("fleet.is_online", { name: added.hostname });
   }, signal);
   place.replaceChildren(panel.root);
+  hostname.focus();
 }

@@ -2,15 +2,14 @@
 import { make, text } from "../dom.js";
 import { told } from "../i18n.js";
 
-const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
-
 /** A form to sign in; it also goes on where somebody has signed in from another tab meanwhile. */
 export function mount(root, params, { api, signal, t, title, user, signedIn }) {
   title(t("login.title"));
   const part = make("login");
   root.replaceChildren(part.root);
-  // In the embedded mode nobody has a password. Who is not signed in is not told the mode, but it serves this machine only.
-  part.link.hidden = user ? !user.dev : !LOOPBACK.includes(location.hostname);
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  // In the embedded mode nobody has a password. Who is not signed in is not told the mode, but no other has such links.
+  part.link.hidden = !token && !user?.dev;
 
   async function signIn(body) {
     part.error.textContent = "";
@@ -32,7 +31,6 @@ export function mount(root, params, { api, signal, t, title, user, signedIn }) {
   });
 
   // The token is in the fragment, so it reaches no log; it is taken out of the address at once.
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
     signIn({ login_token: token });

@@ -2,7 +2,7 @@
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
-import { attempt, keyedList, make, refs, text } from "../dom.js";
+import { attempt, create, keyedList, make, refs, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { fold } from "../hostlist.js";
 import { told } from "../i18n.js";
@@ -15,13 +15,15 @@ const MOST_REASONS = 20;
 const MOST_LIVE = 20; // a stream has no more topics of the kind
 const LOOK_MS = 2000; // how often other hosts may take the place of those that have ended
 const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
+const STREAMS = ["stdout", "stderr"];
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
 /**
- * Cards in `place`; call `changed` whenever an execution has, and they are read again. `reasonOf` says of a hostname why
- * it ended as it did, or "", and `printedBy` of several how many bytes of what they print has been shown so far.
+ * Cards in `place`; call `changed` whenever an execution has, and they are read again. `rowOf` gives a hostname's
+ * execution, as far as it is here, `reasonText` why it ended as it did, or "", and `printedBy` of several hostnames how
+ * many bytes of what they print has been shown so far.
  */
-export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, printedBy }) {
+export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, toast }, { rowOf, reasonText, printedBy }) {
   let groups = [];
   let isStale = false;
   let isReading = false;
@@ -40,6 +42,7 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
 
   async function read() {
     ({ groups } = await api.get(`${url}/outputs`, { signal }));
+    for (const group of groups) decode(group);
     draw();
   }
 
@@ -48,11 +51,21 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
     keyedList(place, groups, keyOf, createCard, updateCard);
   }
 
+  /** Make its streams texts; `bytes` has how many bytes of each there are, and `binary` those that are none. */
+  function decode(group) {
+    Object.assign(group, { bytes: {}, binary: {} });
+    for (const stream of STREAMS) {
+      if (group[stream] === null) continue;
+      const data = bytesOf(group[stream], group.encoding);
+      group.bytes[stream] = data.length;
+      group[stream] = textOf(data) ?? "";
+      group.binary[stream] = data.length > 0 && !group[stream];
+    }
+  }
+
   function createCard(group) {
     const card = make("output-card");
-    card.text.replaceChildren(...texts(group));
-    card.whole.hidden = !hasMore(group);
-    card.whole.addEventListener("click", () => showWhole(card, group));
+    card.text.replaceChildren(...texts(card, group));
     card.diff.addEventListener("click", () => toggleDiff(card, groups.find((one) => keyOf(one) === keyOf(group))));
     return card.root;
   }
@@ -71,7 +84,7 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
 
   /** Why these hosts ended as they did; who gave which reason is said where there are several. */
   function reasons({ hosts }) {
-    const byReason = Map.groupBy(hosts, reasonOf);
+    const byReason = Map.groupBy(hosts, (hostname) => reasonText(rowOf(hostname)));
     byReason.delete("");
     const found = [...byReason].slice(0, MOST_REASONS);
     const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${fold(names)}: ${reason}`));
@@ -86,22 +99,36 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
   function toggleDiff(card, group) {
     const isPressed = card.diff.getAttribute("aria-pressed") !== "true";
     card.diff.setAttribute("aria-pressed", String(isPressed));
-    card.text.replaceChildren(...(isPressed ? differences(majority(), group) : texts(group)));
+    card.text.replaceChildren(...(isPressed ? differences(majority(), group) : texts(card, group)));
   }
 
   function differences(other, group) {
-    const found = ["stdout", "stderr"].filter((stream) => other[stream] !== group[stream]).map((stream) => {
+    const found = STREAMS.filter((stream) => other[stream] !== group[stream]).map((stream) => {
       const marked = diff(settled(other[stream]), settled(group[stream])).map(({ mark, line }) => `${mark} ${line}`);
       return output(marked.join("\n"), stream === "stderr");
     });
     return [note(t("task.diff_of", { hosts: fold(other.hosts) })), ...(found.length ? found : [note(t("task.diff_none"))])];
   }
 
-  function texts(group) {
-    if (group.stdout_sha256 && group.stdout === null) return [];
-    if (group.encoding === "base64") return [note(t("task.binary"))];
-    const found = ["stdout", "stderr"].filter((stream) => group[stream]).map((stream) => output(group[stream], stream === "stderr"));
+  function texts(card, group) {
+    if (group.stdout_sha256 && group.stdout === null) return [more(card, group)];
+    const found = STREAMS.filter((stream) => group.bytes[stream]).flatMap((stream) => {
+      const [shown, size] = [group.bytes[stream], rowOf(group.hosts[0])[`${stream}_bytes`]];
+      if (group.binary[stream]) return [note(t("task.binary", { size: `${stream}, ${bytes(size ?? shown)}` }))];
+      const isCut = size === undefined ? group.truncated : size > shown;
+      const end = isCut ? [more(card, group, t("task.part", { shown: bytes(shown), size: bytes(size) || "…" }))] : [];
+      return [output(group[stream], stream === "stderr"), ...end];
+    });
     return found.length ? found : nothing(group);
+  }
+
+  /** What stands where a text ends before its end. */
+  function more(card, group, words = "") {
+    const element = note(words);
+    const button = create("button", { textContent: t("task.whole") });
+    button.addEventListener("click", () => showWhole(card, group, button));
+    element.append(" ", button);
+    return element;
   }
 
   /** What is said where there is no output: nothing where there could be none, since the reason says more. */
@@ -112,15 +139,14 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
     return [note(printed ? t("task.live_above", { size: bytes(printed) }) : t("task.no_answer_yet"))];
   }
 
-  async function showWhole(card, group) {
-    card.whole.disabled = true;
+  async function showWhole(card, group, button) {
+    button.disabled = true;
     try {
       const [hostname] = group.hosts;
-      const streams = await Promise.all(["stdout", "stderr"].map((stream) => readWhole(hostname, stream)));
+      const streams = await Promise.all(STREAMS.map((stream) => readWhole(hostname, stream)));
       card.text.replaceChildren(...(streams.flat().length ? streams.flat() : nothing(group)));
-      card.whole.hidden = true;
     } catch (error) {
-      card.whole.disabled = false;
+      button.disabled = false;
       if (error.name !== "AbortError") toast(told(error), "bad");
     }
   }
@@ -129,17 +155,17 @@ export function outputCards(place, url, { api, signal, t, toast }, { reasonOf, p
   async function readWhole(hostname, stream) {
     const path = `${url}/executions/${encodeURIComponent(hostname)}/output`;
     let page = { next_offset: 0 };
-    let kept = "";
+    const kept = [];
     while (page.next_offset !== null) {
       page = await api.get(path, { query: { stream, offset: page.next_offset, limit: RANGE_BYTES }, signal });
-      if (page.encoding === "base64") return [note(t("task.binary"))];
-      kept += page.data;
+      kept.push(bytesOf(page.data, page.encoding));
     }
-    if (!kept) return [];
+    if (!page.size_bytes) return [];
     const isError = stream === "stderr";
-    if (!page.truncated) return [output(kept, isError)];
-    const whole = new TextEncoder().encode(kept);
-    const [start, end] = [whole.slice(0, page.head_bytes), whole.slice(page.head_bytes)].map((part) => new TextDecoder().decode(part));
+    const whole = await new Blob(kept).bytes();
+    const [start, end] = [whole.slice(0, page.head_bytes), whole.slice(page.head_bytes)].map(textOf);
+    if (start === null || end === null) return [note(t("task.binary", { size: `${stream}, ${bytes(page.size_bytes)}` }))];
+    if (!page.truncated) return [output(start, isError)];
     const gap = note(t("task.gap", { missing: bytes(page.size_bytes - page.kept_bytes), size: bytes(page.size_bytes) }));
     return [output(start, isError), gap, output(end, isError)];
   }
@@ -197,7 +223,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     const shown = atWork.filter((hostname) => cards.has(hostname)).length;
     text(liveOf, t("task.live_of", { shown, n: atWork.length }));
     liveField.hidden = atWork.length < 2;
-    keyedList(liveHost, ["", ...atWork], (hostname) => hostname, () => document.createElement("option"), (option, hostname) => {
+    keyedList(liveHost, ["", ...atWork], (hostname) => hostname, () => create("option"), (option, hostname) => {
       option.value = hostname;
       text(option, hostname || (atWork.length > MOST_LIVE ? t("task.live_first", { n: MOST_LIVE }) : t("task.live_all")));
     });
@@ -224,7 +250,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
         text(card.root.host, hostname);
         place.append(card.root.root);
       }
-      for (const name of ["stdout", "stderr"]) drawLive(card, name);
+      for (const name of STREAMS) drawLive(card, name);
     }
     section.hidden = !place.childElementCount;
     onNews();
@@ -270,18 +296,16 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
 }
 
 const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
-const isReadable = (group) => group.stdout !== null && group.encoding !== "base64" && !group.truncated;
-const hasMore = (group) => group.encoding !== "base64" && (group.truncated || (group.stdout_sha256 !== null && group.stdout === null));
+const isReadable = (group) => group.stdout !== null && !group.binary.stdout && !group.binary.stderr && !group.truncated;
 
-function paragraph() {
-  const element = document.createElement("p");
-  element.className = "note";
-  return element;
+/** The bytes as text, whose last character may be cut in two; null where they are none. */
+function textOf(data) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(data, { stream: true });
+  } catch {
+    return null;
+  }
 }
 
-function note(words) {
-  const element = paragraph();
-  element.classList.add("muted");
-  element.textContent = words;
-  return element;
-}
+const paragraph = () => create("p", { className: "note" });
+const note = (textContent) => create("p", { className: "note muted", textContent });

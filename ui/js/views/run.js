@@ -1,7 +1,8 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
 import { FIRST_HOSTS, badge, confirmRun, timeNode } from "../components.js";
-import { attempt, facts, keyedList, make, permit, text } from "../dom.js";
+import { attempt, create, facts, keyedList, make, permit, text } from "../dom.js";
+import { duration } from "../format.js";
 import { fold } from "../hostlist.js";
 import { because, told } from "../i18n.js";
 import { readHosts } from "./hosts.js";
@@ -23,8 +24,7 @@ export function mount(root, params, context) {
   // Made beforehand, so that a second click, or one after a lost answer, sends the same id and starts nothing twice.
   let taskId = crypto.randomUUID();
   let preview = null;
-  const states = document.createElement("div");
-  states.className = "row";
+  const states = create("div", { className: "row" });
   let timer = 0;
   let round = 0;
   let isFollowing = false;
@@ -48,6 +48,7 @@ export function mount(root, params, context) {
       timeout: Number(inputs.timeout.value),
       when_offline: inputs.when_offline.value,
       ...(reason && { reason }),
+      ...(params.expires_in && { expires_in: numberOr(params.expires_in) }),
       ...rollout(),
     };
   }
@@ -107,10 +108,8 @@ export function mount(root, params, context) {
 
   function drawPreview() {
     drawStates();
-    const list = document.createElement("dl");
-    list.className = "facts";
-    const hosts = document.createElement("code");
-    hosts.textContent = fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "");
+    const list = create("dl", { className: "facts" });
+    const hosts = create("code", { textContent: fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "") });
     const leftOut = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
     const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
@@ -120,6 +119,7 @@ export function mount(root, params, context) {
       [t("run.left_out"), isNamed ? null : leftOut],
       [t("run.guard"), preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null],
       [t("run.valid"), ends],
+      [t("run.expires_in"), params.expires_in && duration(params.expires_in * 1000)],
     ]);
     const kept = quarantinedText().map(wrong);
     part.preview.replaceChildren(...kept, ...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
@@ -133,7 +133,7 @@ export function mount(root, params, context) {
 
   function drawStates() {
     if (!preview) return;
-    keyedList(states, countStates(), ([state]) => state, () => document.createElement("span"), (place, [state, count]) => {
+    keyedList(states, countStates(), ([state]) => state, () => create("span"), (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
   }
@@ -203,11 +203,11 @@ export function mount(root, params, context) {
     const [groups, asOf] = await Promise.all([api.get("/groups", { signal }), readHosts(context)]);
     if (!isFollowing) stream.follow(["hosts"], asOf, signal, () => attempt(part.targets, () => readHosts(context)));
     isFollowing = true;
-    keyedList(inputs.group, groups.items, (row) => row.group, () => document.createElement("option"), (option, row) => {
+    keyedList(inputs.group, groups.items, (row) => row.group, () => create("option"), (option, row) => {
       option.value = row.group;
       text(option, `${row.group} (${row.hosts})`);
     });
-    keyedList(form.querySelector("#known-hosts"), store.all("hosts").slice(0, MOST_OFFERED), (host) => host.hostname, () => document.createElement("option"), (option, host) => {
+    keyedList(form.querySelector("#known-hosts"), store.all("hosts").slice(0, MOST_OFFERED), (host) => host.hostname, () => create("option"), (option, host) => {
       option.value = host.hostname;
     });
     inputs.group.value = params.group ?? groups.items[0]?.group ?? "";
@@ -223,6 +223,9 @@ export function mount(root, params, context) {
     inputs.user.value = params.user ?? "root";
     inputs.timeout.value = params.timeout ?? "30";
     inputs.when_offline.value = params.when_offline ?? "queue";
+    inputs.reason.value = params.reason ?? "";
+    const { wait } = params;
+    if (![...inputs.wait.options].some(({ value }) => value === (wait ?? ""))) inputs.wait.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
     for (const name of ROLLOUT) inputs[name].value = params[name] ?? "";
     part.rollout.open = ROLLOUT.some((name) => params[name]);
   }
@@ -249,10 +252,4 @@ const numberOr = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed);
 /** The server has looked at it and said no; the same again would not help. */
 const isRefused = (error) => error.status >= 400 && error.status < 500;
 
-function wrong(words) {
-  const element = document.createElement("p");
-  element.className = "field-error";
-  element.role = "alert";
-  element.textContent = visible(words);
-  return element;
-}
+const wrong = (words) => create("p", { className: "field-error", role: "alert", textContent: visible(words) });

@@ -1,15 +1,18 @@
 // One task: every host's answer as it comes, equal outputs together, and what happened step by step.
 import { visible } from "../ansi.js";
 import { badge, bar, confirmRun, timeNode } from "../components.js";
-import { announce, attempt, confirmDialog, explain, facts, keyedList, make, permit, refs, text } from "../dom.js";
-import { between, duration } from "../format.js";
-import { because, t, told } from "../i18n.js";
+import { announce, ask, attempt, confirmDialog, create, explain, facts, keyedList, make, permit, refs, text } from "../dom.js";
+import { between, bytes, duration } from "../format.js";
+import { because, language, t, told } from "../i18n.js";
 import { link } from "../router.js";
 import { attention, endedOf, isOpen, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./task-table.js";
+
 const LESS_THAN_A_LINE_PX = 12; // by which letters may reach over their line
+const UNSHOWN = ["argv", "env", "cwd", "stdin"]; // the Run page has no fields for them: there it would be another command
+const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own, where nothing else was asked for
 
 export function mountTask(root, { task_id: taskId }, context) {
   const { api, navigate, store, stream, signal, t, title, toast, user } = context;
@@ -17,15 +20,16 @@ export function mountTask(root, { task_id: taskId }, context) {
   root.replaceChildren(part.root);
   text(part.command, taskId);
   const url = `/tasks/${encodeURIComponent(taskId)}`;
-  const reasonOf = (hostname) => reasonText(store.one("executions", `${taskId}/${hostname}`) ?? {});
+  const rowOf = (hostname) => store.one("executions", `${taskId}/${hostname}`) ?? {};
   const live = liveCards(part, taskId, context, () => outputs.draw());
-  const outputs = outputCards(part.outputs, url, context, { reasonOf, printedBy: live.printedBy });
+  const outputs = outputCards(part.outputs, url, context, { rowOf, reasonText, printedBy: live.printedBy });
   permit(part.cancel, user, "tasks.cancel");
   permit(part.retry, user, "tasks.run");
   let shown = "";
   let drawn = "";
   let isFollowing = false;
   let retries = []; // the stream's rows do not have them
+  let asked = null; // what the event of its acceptance has of it, and no row
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
@@ -37,7 +41,8 @@ export function mountTask(root, { task_id: taskId }, context) {
     text(part.command, task.command);
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target, t)} · ${task.actor} · `, timeNode(task.accepted_at));
-    part.again.href = link("/run", againOf(task));
+    part.again.hidden = !asked || UNSHOWN.some((name) => asked[name]);
+    part.again.href = link("/run", againOf(task, asked));
     part.cancel.hidden = task.state === "finished";
     part.cancel.disabled = task.cancel_requested_at !== null;
     text(part.cancel, task.cancel_requested_at ? t("task.cancel_requested") : t("task.cancel"));
@@ -47,7 +52,7 @@ export function mountTask(root, { task_id: taskId }, context) {
     bar(part.bar, task.counts);
     const sum = Object.values(task.counts).reduce((total, count) => total + count, 0);
     const progress = t("task.progress", { done: endedOf(task.counts), n: task.targets });
-    const waits = task.awaits_approval ? t("task.awaits_approval") : task.waits_after_canary && t("task.waits_after_canary", { s: task.rollout.wait });
+    const waits = isExpired(task) ? t("task.expired") : task.awaits_approval ? t("task.awaits_approval") : task.waits_after_canary && goesOnText(task, rows);
     const took = between(task.accepted_at, task.finished_at);
     text(part.summary, [progress, answersText(task.counts, t), waits, took].filter(Boolean).join(" · ") + (sum === task.targets ? "" : ` ${t("task.mismatch")}`));
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answersText(task.counts, t)}`);
@@ -71,32 +76,39 @@ export function mountTask(root, { task_id: taskId }, context) {
    * Pausing stops what may do harm, so whoever may cancel may pause; to go on sends commands. There is nothing to hold
    * where all hosts have it; what was sent and is not answered may be sent again.
    */
-  function drawPause({ state, counts, awaits_approval: awaitsApproval, waits_after_canary: waitsAfterCanary }) {
-    part.goOn.hidden = !waitsAfterCanary;
+  function drawPause(task) {
+    const { state, counts, awaits_approval: awaitsApproval, waits_after_canary: waitsAfterCanary } = task;
+    part.goOn.hidden = !waitsAfterCanary || isExpired(task);
     part.goOn.disabled = false;
     permit(part.goOn, user, "tasks.run");
     const isPaused = state === "paused";
-    part.pause.hidden = !isPaused && !(state === "running" && (counts.queued || counts.sent));
+    part.pause.hidden = isExpired(task) || (!isPaused && !(state === "running" && (counts.queued || counts.sent)));
     part.pause.disabled = false;
     permit(part.pause, user, isPaused ? "tasks.run" : "tasks.cancel");
     text(part.pause, t(awaitsApproval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
   }
 
+  /** Nothing of it is sent any more, and so there is nothing to hold or to let go on. */
+  const isExpired = (task) => task.state !== "finished" && Date.parse(task.expires_at) <= stream.now();
+
   /** Other tasks change the same tables: what is not ours draws nothing and asks for nothing. */
   function hasChanged(task, rows) {
-    const now = `${task.pos}/${rows.length}/${rows.reduce((most, row) => Math.max(most, row.pos), 0)}`;
+    const now = `${isExpired(task)}/${task.pos}/${rows.length}/${rows.reduce((most, row) => Math.max(most, row.pos), 0)}`;
     const isNew = now !== drawn;
     drawn = now;
     return isNew;
   }
 
   function drawFacts(task) {
-    const id = document.createElement("code");
-    id.textContent = task.task_id;
     facts(part.facts, [
-      [t("task.id"), id],
+      [t("task.id"), create("code", { textContent: task.task_id })],
       [t("run.user"), task.user],
       [t("task.timeout"), duration(task.timeout * 1000)],
+      ["argv", task.argv && JSON.stringify(task.argv)],
+      ["env", asked?.env && JSON.stringify(asked.env)],
+      ["cwd", asked?.cwd],
+      ["stdin", asked?.stdin && bytes(new TextEncoder().encode(asked.stdin).length)],
+      [t("task.again"), asked && part.again.hidden ? t("task.again_not") : null],
       [t("run.reason"), task.reason],
       [t("run.when_offline"), t(`run.${task.when_offline}`)],
       [t("task.expires"), task.state === "finished" ? null : timeNode(task.expires_at)],
@@ -168,6 +180,7 @@ export function mountTask(root, { task_id: taskId }, context) {
 
   async function read() {
     const task = await api.get(url, { signal });
+    if (user.permissions.includes("events.read")) asked ??= (await api.get(`/events/${task.seq}`, { signal })).body.request;
     let page = await api.get(`${url}/executions`, { query: { limit: 1000 }, signal });
     retries = task.retries;
     drawn = ""; // they are no part of what tells whether something has changed
@@ -191,7 +204,11 @@ export function mountTask(root, { task_id: taskId }, context) {
   });
   const resizes = new ResizeObserver(drawMore);
   resizes.observe(part.command);
-  signal.addEventListener("abort", () => resizes.disconnect());
+  const clock = setInterval(draw, 1000); // it expires without a change of its row
+  signal.addEventListener("abort", () => {
+    resizes.disconnect();
+    clearInterval(clock);
+  });
   part.cancel.addEventListener("click", cancel);
   part.pause.addEventListener("click", () => turn(part.pause, store.one("tasks", taskId).state === "paused" ? "resume" : "pause"));
   part.goOn.addEventListener("click", () => turn(part.goOn, "resume"));
@@ -206,36 +223,37 @@ export function mountTask(root, { task_id: taskId }, context) {
 /** How it goes to its hosts, and how far that is; nothing where it goes to all of them at once. */
 function rolloutText({ rollout, released, targets }, t) {
   if (!rollout) return null;
-  const { max_concurrency: atOnce, max_errors: errors, canary } = rollout;
+  const { max_concurrency: atOnce, max_errors: errors, canary, wait } = rollout;
   const first = canary && t("task.rollout_canary", { canary: Array.isArray(canary) ? canary.join(", ") : String(canary) });
-  return [t("task.rollout_released", { released, n: targets }), first, t("task.rollout_at_once", { n: atOnce }), t("task.rollout_errors", { errors })].filter(Boolean).join(" · ");
+  const then = wait === "approve" ? t("run.wait_approve") : wait && t("run.wait_for", { time: duration(wait * 1000) });
+  return [t("task.rollout_released", { released, n: targets }), first, then, t("task.rollout_at_once", { n: atOnce }), t("task.rollout_errors", { errors })].filter(Boolean).join(" · ");
 }
 
-function taskLink(taskId) {
-  const element = document.createElement("a");
-  element.className = "mono";
-  element.href = `/tasks/${encodeURIComponent(taskId)}`;
-  element.textContent = taskId;
-  return element;
-}
+const taskLink = (taskId) => create("a", { className: "mono", href: `/tasks/${encodeURIComponent(taskId)}`, textContent: taskId });
 
 function links(taskIds) {
-  const place = document.createElement("span");
-  place.className = "row";
+  const place = create("span", { className: "row" });
   place.append(...taskIds.map(taskLink));
   return place;
 }
 
+/** When the others get it: its canary has ended, and its rows are the only ones that have. */
+function goesOnText({ rollout }, rows) {
+  const ends = Math.max(...rows.map((row) => Date.parse(row.finished_at) || 0));
+  return t("task.waits_after_canary", { time: new Date(ends + rollout.wait * 1000).toLocaleTimeString(language) });
+}
+
 /** What the Run page is filled in with to do the same. */
-function againOf({ target, rollout, command, user, timeout, when_offline }) {
+function againOf({ target, rollout, command, user, timeout, when_offline, reason }, asked) {
+  const isUsual = asked?.expires_in === EXPIRY_S[rollout ? "rollout" : "once"];
   const where = target.all ? { all: 1 } : target.hosts ? { hosts: target.hosts.join(",") } : target;
   const how = Object.entries(rollout ?? {}).map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]);
-  return { ...where, ...Object.fromEntries(how), command, user, timeout, when_offline };
+  return { ...where, ...Object.fromEntries(how), command, user, timeout, when_offline, reason, expires_in: isUsual ? null : asked?.expires_in };
 }
 
 /** Why an execution ended as it did, and what its host said after the control plane had given it up. */
-function reasonText({ reason, late }) {
-  return [because(reason ?? ""), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
+function reasonText({ reason, late, leftovers }) {
+  return [because(reason ?? ""), leftovers && t("task.leftovers", { n: leftovers }), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
 }
 
 /**
@@ -282,14 +300,5 @@ function choose(ends) {
     part.yes.disabled = n === 0;
     part.yes.textContent = n ? t("run.submit", { n }) : t("run.submit_none");
   };
-  part.root.addEventListener("input", check);
-  check();
-  document.body.append(part.root);
-  part.root.showModal();
-  return new Promise((resolve) => {
-    part.root.addEventListener("close", () => {
-      part.root.remove();
-      resolve(part.root.returnValue === "yes" ? { ends: chosen(), reason: part.reason.value.trim() } : null);
-    });
-  });
+  return ask(part, check, () => ({ ends: chosen() }));
 }
