@@ -64,6 +64,7 @@ async def test_another_installations_environment_is_not_worked_on(
         raise Seen
 
     monkeypatch.setattr(dev, "initialise", initialise)
+    monkeypatch.setattr(os, "umask", lambda _mode: 0)  # it would be that of all tests after this one
     with pytest.raises(Seen):
         await dev.run(state_dir=tmp_path, listen=None, simulated=0)
 
