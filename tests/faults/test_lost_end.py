@@ -10,7 +10,7 @@ import pytest
 from tests.support.programs import Installation
 from tests.support.servers import PrivateDatabase, stop, wait_until
 
-pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 
 TASK = {"target": {"all": True}, "command": "true", "timeout": 30, "user": "root"}
 

@@ -18,7 +18,7 @@ from control_plane.storage.leases import LEASE_S
 from tests.support.programs import Api, Installation
 from tests.support.servers import wait_until
 
-pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
 
 KILLS = 4
 LEASES = 3  # of the projectors
