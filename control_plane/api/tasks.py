@@ -36,6 +36,7 @@ from control_plane.api.rollouts import Rollout, TaskChange
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.targets import Target
+from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
@@ -269,7 +270,7 @@ async def create_task(
 ) -> AcceptedTask:
     """Accept a task: when this answers, it is in the log for good."""
     task_id = _chosen_id(services, body.task_id, idempotency_key)
-    return await _answer(services, response, await services.tasks.create(caller, body.decided(task_id)))
+    return await _answer(services, response, await services.tasks.create(caller, body.decided(task_id)), caller)
 
 
 def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | None) -> str:
@@ -278,10 +279,11 @@ def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | N
     return task_id or idempotency_key or new_task_id(services.clock.now_us())
 
 
-async def _answer(services: Services, response: Response, accepted: Accepted) -> AcceptedTask:
+async def _answer(services: Services, response: Response, accepted: Accepted, caller: Principal) -> AcceptedTask:
     if accepted.created:
         stored, event = await _event_of(services, accepted)
-        if services.live_output is not None:
+        # Whoever sits before a page comes to look; for programs it would cost each of their commands some milliseconds.
+        if services.live_output is not None and caller.session_sha256 is not None:
             services.live_output.expect(event.task_id, event.hosts)
         return AcceptedTask(task=task_of(_as_accepted(stored, event)), seq=accepted.seq)
     response.status_code = 200
@@ -383,4 +385,4 @@ async def retry_task(
         preview_id=body.preview_id,
     )
     await wait_for_seq(services, PROJECTION, (await services.log.head(EVENT)).seq)
-    return await _answer(services, response, await services.tasks.retry(caller, request))
+    return await _answer(services, response, await services.tasks.retry(caller, request), caller)

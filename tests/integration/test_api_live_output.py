@@ -53,7 +53,7 @@ async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: FakeLiveO
     monkeypatch.setattr(live, "PING_S", 0.05)
     async with an_api(tmp_path, live_output=output) as made:
         await made.register("web1", "web2", groups=["web"])
-        await made.run(made.client("ada"), {"group": "web"}, task_id="t1")
+        await made.run(await made.browser("ada"), {"group": "web"}, task_id="t1")
         yield made
 
 
@@ -163,6 +163,14 @@ async def test_what_was_accepted_before_is_expected_once(api: ApiUnderTest, outp
     assert (await ada.post("/api/v1/tasks", json={**body, "task_id": "t1"})).status_code == 200
 
     assert len(output.expected) == 1
+
+
+async def test_of_what_a_program_runs_nothing_is_heard_before_somebody_watches(
+    api: ApiUnderTest, output: FakeLiveOutput
+) -> None:
+    await api.run(api.client("ada"), {"group": "web"}, task_id="t2")
+
+    assert [task_id for task_id, _ in output.expected] == ["t1"]
 
 
 async def test_a_hostname_in_capitals_is_the_same_host(api: ApiUnderTest, output: FakeLiveOutput) -> None:
