@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +17,10 @@ from control_plane.events.event import Event
 from control_plane.projections.queries.tasks import TaskView
 from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.transport.base import Message, PublishOutcome, Transport
-from control_plane_wire.transport.inprocess import InProcessBroker
-from control_plane_wire.transport.rabbitmq import RabbitTransport
-from tests.support.database import sqlite_url
 from tests.support.events import AT, a_task_accepted
 from tests.support.fleet import ADMIN, OPERATOR
 from tests.support.plane import AgentEnd, Plane, a_plane, until
-from tests.support.process_contract import RETURNED, SENT, UNCONFIRMED, done, returned
+from tests.support.process_contract import RETURNED, SENT, UNCONFIRMED, OnServers, OnSqlite, done, returned
 
 HOSTS = ("web1", "web2", "web3", "web4")
 RELEASED = rollouts.ExecutionReleased.KIND
@@ -513,23 +509,11 @@ class RolloutContract:
         assert await self.states(plane, "t1") == dict.fromkeys(HOSTS, "succeeded")
 
 
-class TestSqliteInProcess(RolloutContract):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return sqlite_url(tmp_path)
-
-    @pytest.fixture
-    def transport(self) -> Transport:
-        return InProcessBroker().transport()
+class TestSqliteInProcess(OnSqlite, RolloutContract):
+    pass
 
 
 @pytest.mark.mysql
 @pytest.mark.rabbitmq
-class TestMysqlRabbitMQ(RolloutContract):
-    @pytest.fixture
-    def url(self, mysql_url: str) -> str:
-        return mysql_url
-
-    @pytest.fixture
-    def transport(self, amqp_url: str) -> Transport:
-        return RabbitTransport(amqp_url)
+class TestMysqlRabbitMQ(OnServers, RolloutContract):
+    pass

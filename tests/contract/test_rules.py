@@ -16,12 +16,10 @@ from control_plane.commands.targets import Group, Hosts
 from control_plane.events import access, rollouts, tasks
 from control_plane.settings import load
 from control_plane_wire.transport.base import Transport
-from control_plane_wire.transport.inprocess import InProcessBroker
-from control_plane_wire.transport.rabbitmq import RabbitTransport
 from tests.support.database import sqlite_url
 from tests.support.fleet import ADMIN, a_request
 from tests.support.plane import Plane, a_plane
-from tests.support.process_contract import RETURNED, SENT, done, heard
+from tests.support.process_contract import RETURNED, SENT, OnServers, OnSqlite, done, heard
 from tests.unit.commands.test_rules import a_rule
 
 SKIPPED = tasks.ExecutionSkipped.KIND
@@ -209,26 +207,14 @@ class RecheckContract:
         assert web1.messages == []
 
 
-class TestSqliteInProcess(RecheckContract):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return sqlite_url(tmp_path)
-
-    @pytest.fixture
-    def transport(self) -> Transport:
-        return InProcessBroker().transport()
+class TestSqliteInProcess(OnSqlite, RecheckContract):
+    pass
 
 
 @pytest.mark.mysql
 @pytest.mark.rabbitmq
-class TestMysqlRabbitMQ(RecheckContract):
-    @pytest.fixture
-    def url(self, mysql_url: str) -> str:
-        return mysql_url
-
-    @pytest.fixture
-    def transport(self, amqp_url: str) -> Transport:
-        return RabbitTransport(amqp_url)
+class TestMysqlRabbitMQ(OnServers, RecheckContract):
+    pass
 
 
 # --- the command line
