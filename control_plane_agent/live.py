@@ -135,6 +135,9 @@ class LiveOutput:
                 await asyncio.sleep(LOOK_S)
                 now_s = loop.time()
                 due = [task_id for task_id, since in self._executions.at_work.items() if now_s - since >= AFTER_S]
+                if not due:  # most commands are over before: they cost the disk's thread nothing
+                    self._previews.clear()
+                    continue
                 for message in await self._disk.do(self._look, due, self._room, now_s):
                     sending.create_task(self._send(session, message), name="live output")
 

@@ -326,6 +326,24 @@ async def test_while_the_broker_takes_nothing_pieces_are_left_out_and_none_is_ke
     assert host.broker.pieces[-1].raw.endswith(b"9")
 
 
+async def test_a_command_that_is_over_soon_costs_the_disk_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def look(*_: object) -> list[Message]:
+        nonlocal looks
+        looks += 1
+        return []
+
+    monkeypatch.setattr(host.live, "_look", look)
+    host.working.at_work = {"task-1": asyncio.get_running_loop().time() + 3600}
+    async with host.telling():
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not looks
+        host.working.at_work = {"task-1": -1.0}
+        await host.until(lambda: looks)
+
+
 async def test_a_lost_session_is_others_to_tell_and_the_next_one_goes_on(host: Host) -> None:
     host.broker.is_lost = True
     host.prints(b"lost")
