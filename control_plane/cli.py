@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 USAGE, FAILED = 2, 1
-ROLES = ("viewer", "operator", "administrator")
+ROLES = ("viewer", "operator", "approver", "auditor", "host-admin", "security-admin", "administrator")
 FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
 SHOWN = 20  # places of each fault
 MOST_KEYS, MOST_KEYS_BYTES = 100, 64 * 1024

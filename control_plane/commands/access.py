@@ -12,19 +12,33 @@ from control_plane.events import access
 from control_plane.events.event import Event
 
 VIEWER: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.read", "projections.read"})
-OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel"}
-ADMINISTRATOR: Final = OPERATOR | {
-    "hosts.enrol",
-    "hosts.edit",
-    "hosts.revoke",
+OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel", "stop.set"}
+APPROVER: Final = VIEWER | {"tasks.approve"}
+AUDITOR: Final = VIEWER | {"events.export", "audit.prove", "users.read", "rules.read"}
+HOST_ADMIN: Final = VIEWER | {"hosts.enrol", "hosts.edit", "hosts.revoke"}
+SECURITY_ADMIN: Final = VIEWER | {
     "users.read",
     "users.write",
     "tokens.others",
-    "projections.rebuild",
     "rules.read",
     "rules.write",
+    "stop.set",
 }
-ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
+ADMINISTRATOR: Final = (OPERATOR | APPROVER | AUDITOR | HOST_ADMIN | SECURITY_ADMIN) | {
+    "projections.rebuild",
+    "templates.write",
+    "stop.lift",
+    "secrets.read",
+}
+ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "viewer": VIEWER,
+    "operator": OPERATOR,
+    "approver": APPROVER,
+    "auditor": AUDITOR,
+    "host-admin": HOST_ADMIN,
+    "security-admin": SECURITY_ADMIN,
+    "administrator": ADMINISTRATOR,
+}
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60

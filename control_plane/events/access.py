@@ -30,7 +30,7 @@ class UserCreated(_OfUser):
     """A person who may sign in.
 
     Attributes:
-        role: viewer, operator or administrator.
+        role: one of those that there are, such as viewer.
         phc_sha256: hex SHA-256 of the password's hash in PHC form, which is kept apart.
     """
 
@@ -46,7 +46,7 @@ class UserRoleChanged(_OfUser):
     """Ends every session of the user.
 
     Attributes:
-        role: viewer, operator or administrator, from now on.
+        role: one of those that there are, from now on.
     """
 
     KIND: ClassVar[str] = "user.role_changed"

@@ -57,7 +57,7 @@ from tests.support.database import migrated, sqlite_url
 URL = "http://127.0.0.1:8000"
 PASSWORD = "correct horse battery"
 LOGIN_TOKEN = "the-login-link-of-this-test"
-PEOPLE = {"root": "administrator", "ada": "operator", "eve": "viewer"}
+PEOPLE = {"root": "administrator", "ada": "operator", "eve": "viewer", "aud": "auditor"}
 UI = {
     "index.html": b'<script type="module" src="/ui/@build/js/main.js"></script>',
     "js/main.js": b"export {}",
