@@ -117,6 +117,14 @@ def needs(permission: str) -> list[params.Depends]:
     return [Depends(check)]
 
 
+async def _signed_in_recently(services: Given, caller: Caller) -> None:
+    services.access.check_recent(caller)
+
+
+# The `dependencies` of a route that changes who may do what: a session is asked for its password again.
+SENSITIVE: Final = (Depends(_signed_in_recently),)
+
+
 def _query_names(dependant: Dependant) -> set[str]:
     """Every query parameter that a route, or something that it depends on, looks at."""
     below = (_query_names(dependency) for dependency in dependant.dependencies)

@@ -137,6 +137,8 @@ class TokenCreated(Event):
         username: its owner.
         name: what it is for, in its owner's words.
         expires_at: Unix seconds.
+        permissions: all that it may of what its owner may; null: everything.
+        addresses: the networks that it counts from, as in 10.0.0.0/8; null: from anywhere.
     """
 
     KIND: ClassVar[str] = "token.created"
@@ -147,6 +149,8 @@ class TokenCreated(Event):
     username: str
     name: str
     expires_at: int
+    permissions: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
 
     def key(self) -> Key:
         return Key(self.token_id, self.KIND)

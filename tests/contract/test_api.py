@@ -33,7 +33,12 @@ PUBLIC = {
     *(("GET", page) for page in PAGES),
 }
 # What a viewer may do that is not reading: look after oneself.
-OF_EVERYBODY = {("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/tokens"), ("DELETE", "/api/v1/tokens/{token_id}")}
+OF_EVERYBODY = {
+    ("POST", "/api/v1/auth/logout"),
+    ("POST", "/api/v1/auth/password"),
+    ("POST", "/api/v1/tokens"),
+    ("DELETE", "/api/v1/tokens/{token_id}"),
+}
 NOT_FOR_VIEWERS = {
     "/api/v1/users",
     "/api/v1/enrolment-tokens",

@@ -231,7 +231,7 @@ async def test_disabling_ends_sessions_and_tokens_for_good() -> None:
 async def test_the_last_administrator_stays() -> None:
     desk = await a_desk()
 
-    for ask in (desk.access.set_role(ADMIN, "root", "viewer"), desk.access.set_enabled(ADMIN, "root", False)):
+    for ask in (desk.access.set_role(CONSOLE, "root", "viewer"), desk.access.set_enabled(ADMIN, "root", False)):
         with pytest.raises(RefusedError) as refused:
             await ask
         assert refused.value.code == "last_administrator"
