@@ -1,5 +1,6 @@
 """Which permission each route takes: asked by every role, by tokens for it alone, and by tokens for all others."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Final
 
@@ -9,7 +10,7 @@ import pytest_asyncio
 
 from control_plane.commands.access import ADMINISTRATOR, CONSOLE, ROLES
 from tests.contract.test_api import BODIES, PUBLIC, operations
-from tests.support.api import PASSWORD, ApiUnderTest, an_api
+from tests.support.api import PASSWORD, ApiUnderTest, a_stream, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -128,3 +129,32 @@ async def test_a_token_of_an_administrator_may_what_it_is_for_on_every_route(
     let = {route: [await is_let(client, *route) for client in clients] for route in ASKED}
 
     assert let == {route: [needed <= scope for scope in scopes] for route, needed in ASKED.items()}
+
+
+TOPICS: Final = {
+    "hosts": "hosts.read",
+    "usage": "hosts.read",
+    "host:web1": "hosts.read tasks.read",
+    "tasks": "hosts.read tasks.read",
+    "task:t1": "hosts.read tasks.read",
+    "events": "hosts.read events.read",
+    "system": "hosts.read projections.read",
+    "output:t1:web1": "hosts.read tasks.output",
+    "hosts,events": "hosts.read events.read",
+}
+
+
+@pytest.mark.parametrize(("topics", "needed"), TOPICS.items())
+async def test_a_stream_shows_no_more_than_its_token_may_ask_for(api: ApiUnderTest, topics: str, needed: str) -> None:
+    words = needed.split()
+    for scope in ([each for each in words if each != missing] for missing in words):
+        client = await client_of(api, "administrator", scope or ["users.read"])
+        answer = await client.get("/api/v1/stream", params={"topics": topics})
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed")
+    made = await api.services.access.create_token(
+        CONSOLE, username="some-administrator", name="x", days=1, permissions=words
+    )
+    async with asyncio.timeout(10), a_stream(api, topics, token=made.text) as reader:
+        while not reader.status:
+            await asyncio.sleep(0)
+    assert reader.status in {200, 404, 422}  # there is no such task, and no broker to hear its output by
