@@ -136,10 +136,13 @@ class AccessHandler:
 
         Raises:
             NotAllowedError: `sign_in_again`.
+            NotSignedInError: the session has ended by now.
         """
-        session = self._handling.authority.access.sessions.get(principal.session_sha256 or "")
-        if session is None or principal.username == self._login_user:
+        if (sha := principal.session_sha256) is None or principal.username == self._login_user:
             return
+        session = self._handling.authority.access.sessions.get(sha)
+        if session is None:  # closed since the request came in
+            raise NotSignedInError
         if self._handling.clock.now_s() - session.opened_at > RECENT_S:
             detail = f"this takes a sign-in of the last {RECENT_S // 60} minutes: sign in again, then ask again"
             raise NotAllowedError("sign_in_again", detail)

@@ -387,6 +387,15 @@ async def test_a_session_is_recent_for_five_minutes_and_a_token_always() -> None
     desk.access.check_recent((await desk.access.login("some-administrator", PASSWORD, address=None)).principal)
 
 
+async def test_a_session_that_has_just_ended_is_not_recent() -> None:
+    desk = await a_desk()
+    session = (await desk.access.login("some-administrator", PASSWORD, address=None)).principal
+    await desk.access.logout(session)
+
+    with pytest.raises(NotSignedInError):
+        desk.access.check_recent(session)
+
+
 async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> None:
     desk = await a_desk()
     session = (await desk.access.login_by_link("link", address=None)).principal
