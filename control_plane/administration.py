@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Literal
 
 from control_plane.bootstrap import accounts_of
-from control_plane.commands.access import CONSOLE, User
+from control_plane.commands.access import CONSOLE, Token, User
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.hosts import Host
 from control_plane.commands.rules import Rule
@@ -144,9 +144,28 @@ class Office:
     async def set_role(self, username: str, role: str) -> None:
         await self.core.access.set_role(CONSOLE, username, role)
 
-    async def create_token(self, username: str, name: str, days: int) -> str:
+    async def tokens(self) -> list[Token]:
+        """Those that count still."""
+        now_s = self.core.clock.now_s()
+        return [token for token in await self.core.access.tokens(CONSOLE) if token.expires_at > now_s]
+
+    async def create_token(
+        self,
+        username: str,
+        name: str,
+        days: int,
+        *,
+        permissions: Sequence[str] | None = None,
+        addresses: Sequence[str] | None = None,
+    ) -> str:
         """The token's text, which is shown this once."""
-        return (await self.core.access.create_token(CONSOLE, username=username, name=name, days=days)).text
+        made = await self.core.access.create_token(
+            CONSOLE, username=username, name=name, days=days, permissions=permissions, addresses=addresses
+        )
+        return made.text
+
+    async def revoke_token(self, token_id: str) -> None:
+        await self.core.access.revoke_token(CONSOLE, token_id)
 
     async def rules(self) -> list[Rule]:
         return await self._rules.rules(CONSOLE)

@@ -118,6 +118,7 @@ def services_of(
         "api": [
             rebuilder,
             DenialRecorder(core.handling),
+            core.access.uses,
             *([live_output] if live_output is not None else []),
             services.tasks.backlog,
             HttpService(services, listener),

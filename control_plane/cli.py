@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from control_plane import cli_broker, cli_log, cli_rules
+from control_plane import cli_broker, cli_log, cli_people, cli_rules
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 USAGE, FAILED = 2, 1
-ROLES = ("viewer", "operator", "administrator")
 FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
 SHOWN = 20  # places of each fault
 MOST_KEYS, MOST_KEYS_BYTES = 100, 64 * 1024
@@ -80,42 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "migrate", _migrate, "bring the log's schema up to date; a new release asks for it")
     init = _add(commands, "init", _init, "schema, signing key and the first administrator; may be repeated")
     init.add_argument("--username", required=True, metavar="NAME")
-    _password_argument(init)
+    cli_people.password_argument(init)
 
-    _people_parser(commands)
+    cli_people.add_commands(commands, _add)
     cli_rules.add_commands(commands, _add)
     cli_log.add_commands(commands, _add, _progress)
     cli_broker.add_commands(commands, _add)
     _projections_parser(commands)
     _audit_parser(commands)
     return parser
-
-
-def _people_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    users = commands.add_parser("users", help="people: list, create, disable, enable, password, role").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    _add(users, "list", _users_list, "everybody, with role and state")
-    create = _add(users, "create", _users_create, "a new user")
-    create.add_argument("username")
-    create.add_argument("--role", required=True, choices=ROLES)
-    _password_argument(create)
-    disable = _add(users, "disable", _users_disable, "let nobody in by that name; ends its sessions and tokens")
-    disable.add_argument("username")
-    enable = _add(users, "enable", _users_enable, "let a disabled user in again")
-    enable.add_argument("username")
-    password = _add(users, "password", _users_password, "set a user's password; ends the user's sessions")
-    password.add_argument("username")
-    _password_argument(password)
-    role = _add(users, "role", _users_role, "change a user's role")
-    role.add_argument("username")
-    role.add_argument("role", choices=ROLES)
-
-    tokens = commands.add_parser("tokens", help="API tokens: create").add_subparsers(required=True, metavar="ACTION")
-    token = _add(tokens, "create", _tokens_create, "print a new API token; it is shown this once")
-    token.add_argument("--user", required=True, metavar="NAME")
-    token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
-    token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
 
 
 def _projections_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -188,16 +160,6 @@ def _epilog() -> str | None:
     return "\n".join(["settings, from the environment or an .env file:", *describe()]).replace("%", "%%")
 
 
-def _password_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--password-stdin", action="store_true", required=True, help="read the password from standard input"
-    )
-
-
-def _password() -> str:
-    return sys.stdin.readline().rstrip("\n")
-
-
 def _settings() -> "Settings":
     from control_plane.settings import load
 
@@ -239,43 +201,7 @@ async def _migrate(_: argparse.Namespace) -> None:
 async def _init(arguments: argparse.Namespace) -> None:
     from control_plane.administration import initialise
 
-    print(await initialise(_settings(), arguments.username, _password()))
-
-
-async def _users_list(_: argparse.Namespace) -> None:
-    async with _office() as office:
-        for user in await office.users():
-            print(f"{user.username:<32} {user.role:<14} {'enabled' if user.enabled else 'disabled'}")
-
-
-async def _users_create(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        await office.create_user(arguments.username, arguments.role, _password())
-
-
-async def _users_disable(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        await office.set_enabled(arguments.username, enabled=False)
-
-
-async def _users_enable(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        await office.set_enabled(arguments.username, enabled=True)
-
-
-async def _users_password(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        await office.set_password(arguments.username, _password())
-
-
-async def _users_role(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        await office.set_role(arguments.username, arguments.role)
-
-
-async def _tokens_create(arguments: argparse.Namespace) -> None:
-    async with _office() as office:
-        print(await office.create_token(arguments.user, arguments.name, arguments.days))
+    print(await initialise(_settings(), arguments.username, cli_people.password()))
 
 
 async def _projections_list(_: argparse.Namespace) -> None:

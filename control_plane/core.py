@@ -8,6 +8,7 @@ from typing import Final
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.token_uses import TokenUses
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints, lost
@@ -25,6 +26,7 @@ from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.instance import instance
 from control_plane.storage.leases import Leases
+from control_plane.storage.token_uses import TokenUseRows
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.failpoints import Failpoints
 
@@ -95,7 +97,11 @@ async def open_core(
                 authority=authority,
                 handling=handling,
                 access=AccessHandler(
-                    handling, CredentialTable(database), login_token=login_token, login_user=login_user
+                    handling,
+                    CredentialTable(database),
+                    uses=TokenUses(TokenUseRows(database), clock),
+                    login_token=login_token,
+                    login_user=login_user,
                 ),
                 host_queries=HostQueries(database),
                 task_queries=TaskQueries(database),

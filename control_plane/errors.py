@@ -3,6 +3,7 @@
     ControlPlaneError
     ├─ RefusedError(code, detail)      a rule said no: 409 or 422 with `code`; never retry
     │  ├─ NotSignedInError             401
+    │  │  └─ ElsewhereError(username)  the same, and the log has whose credentials these were
     │  ├─ NotAllowedError              403
     │  ├─ NotFoundError                404
     │  ├─ BacklogFullError(number)     too much waits already: 503, the same again later
@@ -53,6 +54,14 @@ class InvalidFieldError(RefusedError):
 class NotSignedInError(RefusedError):
     def __init__(self, code: str = "not_signed_in", detail: str = "credentials are missing, wrong or expired") -> None:
         super().__init__(code, detail)
+
+
+class ElsewhereError(NotSignedInError):
+    """The credentials of a known user, from where they do not count; whoever shows them is not told that."""
+
+    def __init__(self, username: str) -> None:
+        super().__init__()
+        self.username = username
 
 
 class NotAllowedError(RefusedError):

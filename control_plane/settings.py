@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         100_000, ge=1, description="executions that may wait for an answer of their hosts; beyond, no task is accepted"
     )
+    session_rate: float = Field(
+        20.0, ge=0, le=10_000, description="requests a second that one session may make, 0 for any number"
+    )
+    token_rate: float = Field(
+        100.0, ge=0, le=10_000, description="and one API token; of either two seconds' worth may come at once"
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")

@@ -7,13 +7,14 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from control_plane_agent import identity as identities
 from control_plane_agent.disk import RealDisk
-from control_plane_agent.errors import ConfigurationError, EnrolmentError
+from control_plane_agent.errors import ConfigurationError, EnrolmentError, TooFastError
 from control_plane_agent.identity import Identity
 from control_plane_agent.settings import is_address
 from control_plane_wire import strict_json
@@ -51,7 +52,7 @@ class Server:
         return self._call("GET", path, None)
 
     def _call(self, method: str, path: str, data: bytes | None) -> JsonObject:
-        """Raises EnrolmentError with what the server says."""
+        """Raises EnrolmentError with what the server says, TooFastError where that is to come again."""
         request = urllib.request.Request(  # noqa: S310 - http and https only, checked above
             f"{self._url}/api/v1{path}", data=data, headers=self._headers, method=method
         )
@@ -59,6 +60,9 @@ class Server:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
                 return strict_json.parse(answer.read(MAX_ANSWER_BYTES), max_bytes=MAX_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
+            wait = error.headers.get("Retry-After", "")
+            if error.code == HTTPStatus.TOO_MANY_REQUESTS and wait.isdecimal():
+                raise TooFastError(f"refused: {_detail(error)}", float(wait[:4])) from error
             raise EnrolmentError(f"refused: {_detail(error)}") from error
         except (urllib.error.URLError, OSError, UnicodeError) as error:  # the last one for what can be no host's name
             raise EnrolmentError(f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error

@@ -23,5 +23,13 @@ class EnrolmentError(AgentError):
     pass
 
 
+class TooFastError(EnrolmentError):
+    """Asked too often: the same again is right after `wait_s` seconds."""
+
+    def __init__(self, detail: str, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
 class ConfigurationError(AgentError):
     pass

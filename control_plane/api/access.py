@@ -5,13 +5,18 @@ from typing import Annotated, Self
 from fastapi import Path
 from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from control_plane.api.fields import Answer, Items, Line, Request, Seq, Time, Username, at_s, wait_for_authority
-from control_plane.api.routing import noun
+from control_plane.api.fields import Answer, Items, Line, Request, Seq, Time, Username, at, at_s, wait_for_authority
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
-from control_plane.commands.access import ROLES
-from control_plane.commands.users import MAX_TOKEN_DAYS
+from control_plane.commands.access import ADMINISTRATOR, ROLES
+from control_plane.commands.access import Token as ApiToken
+from control_plane.commands.token_uses import TokenUse
+from control_plane.commands.users import MAX_ADDRESSES, MAX_TOKEN_DAYS
 
 DEFAULT_TOKEN_DAYS = 90
+
+Permission = Annotated[StrictStr, Field(max_length=64, json_schema_extra={"enum": sorted(ADMINISTRATOR)})]
+Address = Annotated[StrictStr, Field(max_length=64)]
 
 users = noun("/users", "access")
 roles = noun("/roles", "access")
@@ -54,18 +59,38 @@ class Role(Answer):
 
 
 class Token(Answer):
+    """An API token.
+
+    Attributes:
+        permissions: all that it is for, of what its owner may; null: everything.
+        addresses: the networks that it counts from; null: from anywhere.
+        last_used_at, last_used_from: up to a minute old; null where it was never used, or by a path without an address.
+    """
+
     token_id: str
     username: str
     name: str
     expires_at: Time
+    permissions: list[str] | None
+    addresses: list[str] | None
+    last_used_at: Time | None
+    last_used_from: str | None
 
 
 class CreateToken(Request):
-    """Attributes: `username`: another user's, which only an administrator may; one's own by default."""
+    """A new API token.
+
+    Attributes:
+        username: another user's, which takes a permission; one's own by default.
+        permissions: all that it is for, of what its owner may when it is used; everything by default.
+        addresses: the networks that it counts from, as 10.0.0.0/8 or a single address; any by default.
+    """
 
     name: Line
     days: StrictInt = Field(DEFAULT_TOKEN_DAYS, ge=1, le=MAX_TOKEN_DAYS)
     username: Username | None = None
+    permissions: Annotated[list[Permission], Field(min_length=1, max_length=len(ADMINISTRATOR))] | None = None
+    addresses: Annotated[list[Address], Field(min_length=1, max_length=MAX_ADDRESSES)] | None = None
 
 
 class NewToken(Answer):
@@ -83,13 +108,13 @@ async def list_users(services: Given, caller: Caller, min_seq: Seq | None = None
     return Items(items=[User(username=user.username, role=user.role, enabled=user.enabled) for user in found])
 
 
-@users.post("", status_code=201)
+@users.post("", status_code=201, dependencies=SENSITIVE)
 async def create_user(services: Given, caller: Caller, body: CreateUser) -> UserChange:
     seq = await services.access.create_user(caller, body.username, role=body.role, password=body.password)
     return UserChange(username=body.username, seq=seq)
 
 
-@users.patch("/{username}")
+@users.patch("/{username}", dependencies=SENSITIVE)
 async def change_user(
     services: Given, caller: Caller, username: Annotated[Username, Path()], body: ChangeUser
 ) -> UserChange:
@@ -112,23 +137,32 @@ async def list_roles(services: Given, _caller: Caller, min_seq: Seq | None = Non
 async def list_tokens(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[Token]:
     """One's own; everybody's for an administrator."""
     await wait_for_authority(services, min_seq)
-    return Items(
-        items=[
-            Token(
-                token_id=token.token_id,
-                username=token.username,
-                name=token.name,
-                expires_at=at_s(token.expires_at),
-            )
-            for token in await services.access.tokens(caller)
-        ]
+    uses = await services.access.uses.all()
+    return Items(items=[_token_of(token, uses.get(token.token_id)) for token in await services.access.tokens(caller)])
+
+
+def _token_of(token: ApiToken, use: TokenUse | None) -> Token:
+    return Token(
+        token_id=token.token_id,
+        username=token.username,
+        name=token.name,
+        expires_at=at_s(token.expires_at),
+        permissions=None if token.permissions is None else sorted(token.permissions),
+        addresses=[str(network) for network in token.networks] or None,
+        last_used_at=None if use is None else at(use.used_us),
+        last_used_from=None if use is None else use.address,
     )
 
 
-@tokens.post("", status_code=201)
+@tokens.post("", status_code=201, dependencies=SENSITIVE)
 async def create_token(services: Given, caller: Caller, body: CreateToken) -> NewToken:
     made = await services.access.create_token(
-        caller, username=body.username or caller.username, name=body.name, days=body.days
+        caller,
+        username=body.username or caller.username,
+        name=body.name,
+        days=body.days,
+        permissions=body.permissions,
+        addresses=body.addresses,
     )
     return NewToken(token_id=made.token_id, token=made.text, expires_at=at_s(made.expires_at))
 

@@ -42,6 +42,7 @@ from control_plane.api.live import Live
 from control_plane.api.routing import GuardedRoute
 from control_plane.api.services import Services
 from control_plane.api.ui import StaticUi
+from control_plane.commands.throttle import RequestThrottle
 
 ROUTERS: Final = (
     sessions.router,
@@ -86,7 +87,9 @@ def create_app(services: Services, live: Live, dashboard: StaticUi) -> FastAPI:
     app.state.live = live
     app.state.ui = dashboard
     app.state.cookie = cookie
-    app.state.authenticator = Authenticator(services.access, services.authority, cookie)
+    settings = services.settings
+    throttle = RequestThrottle(session_per_s=settings.session_rate, token_per_s=settings.token_rate)
+    app.state.authenticator = Authenticator(services.access, services.authority, cookie, throttle, services.clock)
     app.state.checks = Checks(services)
     app.state.public_routes = public_routes(services.settings) | {("GET", path) for path in (*ui.PAGES, ui.FILES)}
     for router in (*ROUTERS, _openapi):

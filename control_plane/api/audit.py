@@ -24,7 +24,7 @@ from control_plane.api.fields import (
     wait_for_seq,
 )
 from control_plane.api.past import OfAudit
-from control_plane.api.routing import noun
+from control_plane.api.routing import needs, noun
 from control_plane.api.services import Given
 from control_plane.errors import NotFoundError
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
@@ -227,7 +227,7 @@ async def get_checkpoint(
     )
 
 
-@proofs.get("/proof/{seq}")
+@proofs.get("/proof/{seq}", dependencies=needs("audit.prove"))
 async def get_proof(
     services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT, min_seq: Seq | None = None
 ) -> EventProof:

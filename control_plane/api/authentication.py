@@ -12,8 +12,10 @@ from control_plane.api.problems import ProblemError
 from control_plane.commands.access import SESSION_S, Principal
 from control_plane.commands.authority import Authority
 from control_plane.commands.handlers.access import AccessHandler
-from control_plane.errors import NotSignedInError
+from control_plane.commands.throttle import RequestThrottle
+from control_plane.errors import ElsewhereError, NotSignedInError, TooManyError
 from control_plane.settings import Settings
+from control_plane_wire.clock import Clock
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER: Final = "x-csrf-token"
@@ -71,16 +73,26 @@ class SessionCookie:
 class Authenticator:
     """Judges by the authority's memory, which follows the log; so a request costs no read for this."""
 
-    def __init__(self, access: AccessHandler, authority: Authority, cookie: SessionCookie) -> None:
+    def __init__(
+        self,
+        access: AccessHandler,
+        authority: Authority,
+        cookie: SessionCookie,
+        throttle: RequestThrottle,
+        clock: Clock,
+    ) -> None:
         self._access = access
         self._authority = authority
         self._cookie = cookie
+        self._throttle = throttle
+        self._clock = clock
 
     async def principal(self, request: Request) -> Principal:
         """Who asks. A request with `Authorization` is judged by that alone.
 
         Raises:
             NotSignedInError: nobody that we know; recorded where something was shown to us.
+            TooManyError: from there, or by that session or token, it was asked too often.
             ProblemError: 403, an unsafe request with a cookie that no page of ours has made; recorded.
         """
         if (header := request.headers.get("authorization")) is not None:
@@ -101,14 +113,25 @@ class Authenticator:
     async def _find(self, find: "_Find", text: str, request: Request) -> Principal:
         address = address_of(request)
         try:
-            return find(text, address=address)
+            principal = find(text, address=address)
         except NotSignedInError:
-            await self._authority.refresh()  # another replica may have opened it a moment ago
+            principal = await self._find_anew(find, text, request)
+        self._throttle.take(principal, self._clock.monotonic_s())
+        return principal
+
+    async def _find_anew(self, find: "_Find", text: str, request: Request) -> Principal:
+        """Look once more: another replica may have opened it a moment ago."""
+        address = address_of(request)
         try:
-            return find(text, address=address)
-        except NotSignedInError as error:
-            await self._deny(request, None, error.code)
+            self._throttle.wrong(address, self._clock.monotonic_s())
+            await self._authority.refresh()
+            principal = find(text, address=address)
+        except (NotSignedInError, TooManyError) as error:
+            of = error.username if isinstance(error, ElsewhereError) else None
+            await self._deny(request, of, error.code if of is None else "wrong_address")
             raise
+        self._throttle.right(address)
+        return principal
 
     async def check_origin(self, request: Request, *, username: str | None = None, required: bool = False) -> None:
         """Raises ProblemError where another site's page has made this request; that is recorded."""

@@ -21,7 +21,7 @@ from control_plane.api.fields import (
     wait_for_authority,
 )
 from control_plane.api.keys import PublicKey, public_key_of_state
-from control_plane.api.routing import noun
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.enrolment import MAX_TOKEN_S
 from control_plane_wire.signing import decode_signature
@@ -100,7 +100,7 @@ async def list_enrolment_tokens(services: Given, caller: Caller, min_seq: Seq | 
     )
 
 
-@tokens.post("", status_code=201)
+@tokens.post("", status_code=201, dependencies=SENSITIVE)
 async def create_enrolment_token(services: Given, caller: Caller, body: CreateEnrolmentToken) -> NewEnrolmentToken:
     made = await services.enrolment.create_token(
         caller, hostname=body.hostname, groups=tuple(body.groups), expires_in=body.expires_in

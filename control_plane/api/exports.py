@@ -27,7 +27,7 @@ Format = Literal["ndjson", "csv"]
 MEDIA_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 Whole = tuple[StoredEvent, str | None]  # with the outcome that the trail has of it
 
-router = noun("/events", "audit", permission="events.read")
+router = noun("/events", "audit", permission="events.export")
 
 
 class Export(StreamingResponse):

@@ -19,6 +19,7 @@ HOST: Final = "host:"
 TASK: Final = "task:"
 OUTPUT: Final = "output:"
 PLAIN_TOPICS: Final = frozenset({"system", "hosts", "usage", "tasks", "events"})
+PLAIN_NEEDS: Final = {"tasks": "tasks.read", "events": "events.read", "system": "projections.read"}
 MAX_TOPICS: Final = 64
 MAX_OUTPUTS: Final = 20  # of them, whose pieces cost more than rows
 CHUNK_BYTES: Final = 64 * 1024  # about as much goes out at once
@@ -51,6 +52,15 @@ def executions_in(topics: Iterable[str]) -> list[tuple[str, str]]:
     """The task_id and hostname of each execution whose output is asked for."""
     parts = [topic.split(":") for topic in topics if topic.startswith(OUTPUT)]
     return [(task_id, hostname) for _, task_id, hostname in parts]
+
+
+def permissions_for(topics: Iterable[str]) -> list[str]:
+    """What it takes to be shown these, beside seeing hosts: as much as asking for the same rows does."""
+    needed = {PLAIN_NEEDS.get(topic) for topic in topics}
+    # A host's topic has what runs there, too.
+    needed |= {"tasks.read" for topic in topics if topic.startswith((TASK, HOST))}
+    needed |= {"tasks.output" for topic in topics if topic.startswith(OUTPUT)}
+    return sorted(filter(None, needed))
 
 
 def _is_topic(topic: str) -> bool:

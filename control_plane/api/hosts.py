@@ -26,7 +26,7 @@ from control_plane.api.fields import (
     time_of,
 )
 from control_plane.api.past import Hosts, OfHosts
-from control_plane.api.routing import noun
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.errors import NotFoundError
 from control_plane.projections.hosts import STATES
@@ -198,7 +198,7 @@ async def list_hosts(
     )
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=SENSITIVE)
 async def register_host(services: Given, caller: Caller, body: RegisterHost) -> HostChange:
     key = public_key_of(body.public_key)
     seq = await services.hosts.register(caller, hostname=body.hostname, public_key=key, groups=body.groups)

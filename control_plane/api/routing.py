@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, params
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
@@ -104,15 +104,25 @@ def _little_of(request: Request) -> Receive:
 
 def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
     """A router for one noun, `permission` being what every one of its routes needs at least."""
-    needs = [Depends(_requires(permission))] if permission else []
-    return APIRouter(prefix=API + path, tags=[tag], route_class=GuardedRoute, dependencies=needs)
+    dependencies = needs(permission) if permission else []
+    return APIRouter(prefix=API + path, tags=[tag], route_class=GuardedRoute, dependencies=dependencies)
 
 
-def _requires(permission: str) -> Callable[..., Coroutine[Any, Any, None]]:
+def needs(permission: str) -> list[params.Depends]:
+    """The `dependencies` of a route that takes this permission, beside what its noun takes."""
+
     async def check(request: Request, services: Given, caller: Caller) -> None:
         await services.access.check(caller, permission, f"{request.method} {request.scope['route'].path}")
 
-    return check
+    return [Depends(check)]
+
+
+async def _signed_in_recently(services: Given, caller: Caller) -> None:
+    services.access.check_recent(caller)
+
+
+# The `dependencies` of a route that changes who may do what: a session is asked for its password again.
+SENSITIVE: Final = (Depends(_signed_in_recently),)
 
 
 def _query_names(dependant: Dependant) -> set[str]:

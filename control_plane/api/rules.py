@@ -6,7 +6,7 @@ from fastapi import Path
 from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from control_plane.api.fields import Answer, Items, Line, Name, Request, Seconds, Seq, wait_for_authority
-from control_plane.api.routing import noun
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.rules import ACTIONS, MAX_LISTED, Rule
 from control_plane.commands.targets import MAX_HOSTS
@@ -141,14 +141,14 @@ async def list_rules(services: Given, caller: Caller, min_seq: Seq | None = None
     return Items(items=[rule_of(rule) for rule in await services.rules.rules(caller)])
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=SENSITIVE)
 async def create_rule(services: Given, caller: Caller, body: CreateRule) -> RuleChange:
     """Make a rule, which counts from now on, also for what waits to be sent. The same once more is another one."""
     rule_id, seq = await services.rules.create(caller, body.decided())
     return RuleChange(rule_id=rule_id, seq=seq)
 
 
-@router.delete("/{rule_id}", responses=ABSENT)
+@router.delete("/{rule_id}", responses=ABSENT, dependencies=SENSITIVE)
 async def delete_rule(services: Given, caller: Caller, rule_id: Annotated[str, Path(max_length=64)]) -> RuleChange:
     """End a rule."""
     return RuleChange(rule_id=rule_id, seq=await services.rules.delete(caller, rule_id))

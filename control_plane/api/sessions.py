@@ -12,6 +12,7 @@ from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.ui import StaticUi
 from control_plane.commands.access import Principal
+from control_plane.commands.handlers.access import LoggedIn
 
 MAX_TEXT: Final = 512
 
@@ -32,6 +33,11 @@ class Login(Request):
         if by_password == (self.login_token is not None) or (has_either and not by_password):
             raise ValueError("username and password are needed, or login_token")
         return self
+
+
+class ChangePassword(Request):
+    current: StrictStr = Field(max_length=MAX_TEXT)
+    new: StrictStr = Field(max_length=MAX_TEXT)
 
 
 class Me(Answer):
@@ -60,8 +66,16 @@ async def login(request: HttpRequest, response: Response, services: Given, body:
         opened = await services.access.login_by_link(body.login_token, address=address)
     else:
         opened = await services.access.login(body.username or "", body.password or "", address=address)
-    _cookie(request).write(response, opened.secret)
-    return _me(request, services, opened.principal, opened.secret)
+    return await welcome(request, response, services, opened)
+
+
+@router.post("/password")
+async def change_password(
+    request: HttpRequest, response: Response, services: Given, caller: Caller, body: ChangePassword
+) -> Me:
+    """Change one's own password. It ends all of one's sessions; the answer has a new one, as that of a login."""
+    opened = await services.access.change_password(caller, body.current, body.new)
+    return await welcome(request, response, services, opened)
 
 
 @router.post("/logout", status_code=204)
@@ -75,6 +89,13 @@ async def me(request: HttpRequest, services: Given, caller: Caller, min_seq: Seq
     await wait_for_authority(services, min_seq)
     secret = _cookie(request).read(request) if caller.session_sha256 else None
     return _me(request, services, caller, secret)
+
+
+async def welcome(request: HttpRequest, response: Response, services: Services, opened: LoggedIn) -> Me:
+    """Hand a new session over. The one that the browser had ends: it is lost with its cookie, and nobody misses it."""
+    await services.access.close(_cookie(request).read(request))
+    _cookie(request).write(response, opened.secret)
+    return _me(request, services, opened.principal, opened.secret)
 
 
 def _cookie(request: HttpRequest) -> SessionCookie:

@@ -11,11 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from control_plane.api.executions import find_execution
 from control_plane.api.fields import MAX_LINE
-from control_plane.api.frames import executions_in, output_end_frame, parse_topics
+from control_plane.api.frames import executions_in, output_end_frame, parse_topics, permissions_for
 from control_plane.api.live import Live, Subscription
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
-from control_plane.commands.access import Principal
 from control_plane.errors import RefusedError, StorageUnavailableError
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.tasks import ExecutionView
@@ -84,7 +83,9 @@ async def stream(
     place = last_event_id or after
     positions = Positions.parse(place) if place else None
     wanted = parse_topics(topics)
-    shown = await _shown(services, caller, executions_in(wanted))
+    for permission in permissions_for(wanted):
+        await services.access.check(caller, permission, "GET /api/v1/stream")
+    shown = await _shown(services, executions_in(wanted))
     live: Live = request.app.state.live
     running = frozenset((row.task_id, row.hostname) for row in shown if row.finished_us is None)
     subscription = live.subscribe(caller, wanted, running)
@@ -92,18 +93,15 @@ async def stream(
     return EventStream(live, subscription, positions)
 
 
-async def _shown(
-    services: Services, caller: Principal, executions: Sequence[tuple[str, str]]
-) -> Sequence[ExecutionView]:
-    """The rows of these executions, if the caller may see what they print.
+async def _shown(services: Services, executions: Sequence[tuple[str, str]]) -> Sequence[ExecutionView]:
+    """The rows of these executions.
 
     Raises:
-        NotAllowedError, NotFoundError: as asking for the output does.
+        NotFoundError: as asking for the output does.
         RefusedError: this process cannot show any.
     """
     if not executions:
         return ()
-    await services.access.check(caller, "tasks.output", "GET /api/v1/stream")
     if services.live_output is None:
         raise RefusedError("no_live_output", "this server has no broker to hear running commands by")
     return [await find_execution(services, services.task_queries, None, *execution) for execution in executions]

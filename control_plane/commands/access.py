@@ -6,28 +6,44 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from control_plane.commands.networks import Network, is_within, network_of
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotAllowedError, NotFoundError
 from control_plane.events import access
 from control_plane.events.event import Event
 
 VIEWER: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.read", "projections.read"})
-OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel"}
-ADMINISTRATOR: Final = OPERATOR | {
-    "hosts.enrol",
-    "hosts.edit",
-    "hosts.revoke",
+OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel", "stop.set"}
+APPROVER: Final = VIEWER | {"tasks.approve"}
+AUDITOR: Final = VIEWER | {"events.export", "audit.prove", "users.read", "rules.read"}
+HOST_ADMIN: Final = VIEWER | {"hosts.enrol", "hosts.edit", "hosts.revoke"}
+SECURITY_ADMIN: Final = VIEWER | {
     "users.read",
     "users.write",
     "tokens.others",
-    "projections.rebuild",
     "rules.read",
     "rules.write",
+    "stop.set",
 }
-ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
+ADMINISTRATOR: Final = (OPERATOR | APPROVER | AUDITOR | HOST_ADMIN | SECURITY_ADMIN) | {
+    "projections.rebuild",
+    "templates.write",
+    "stop.lift",
+    "secrets.read",
+}
+ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "viewer": VIEWER,
+    "operator": OPERATOR,
+    "approver": APPROVER,
+    "auditor": AUDITOR,
+    "host-admin": HOST_ADMIN,
+    "security-admin": SECURITY_ADMIN,
+    "administrator": ADMINISTRATOR,
+}
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60
+RECENT_S: Final = 5 * 60  # so old at most is a sign-in for what gives others rights
 TOKEN_PREFIX: Final = "cp"  # noqa: S105 - what tokens begin with, so that scanners find them
 
 
@@ -38,6 +54,7 @@ class Principal:
     Attributes:
         session_sha256, token_id: of what it came by; neither for the server's own command line.
         address: where the request came from, for the record.
+        scope: all that its token is for, whatever role and rules give to the user; None: that is all the same.
     """
 
     username: str
@@ -45,10 +62,20 @@ class Principal:
     session_sha256: str | None = None
     token_id: str | None = None
     address: str | None = None
+    scope: frozenset[str] | None = None
 
     @property
     def permissions(self) -> frozenset[str]:
-        return ROLES.get(self.role, frozenset())
+        its = ROLES.get(self.role, frozenset())
+        return its if self.scope is None else its & self.scope
+
+    @property
+    def is_administrator(self) -> bool:
+        """With all that an administrator may: one whose token is for less is none."""
+        return self.permissions >= ADMINISTRATOR
+
+    def is_for(self, permission: str) -> bool:
+        return self.scope is None or permission in self.scope
 
 
 # Root on the server's own command line can read the signing key, so it needs nobody's permission.
@@ -81,7 +108,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """An API token; `created_seq` is its event, `expires_at` Unix seconds."""
+    """An API token; `created_seq` is its event, `expires_at` Unix seconds.
+
+    Attributes:
+        permissions: all that it may of what its owner may; None: everything.
+        networks: those that it counts from; none: from anywhere.
+    """
 
     token_id: str
     username: str
@@ -89,6 +121,11 @@ class Token:
     token_sha256: str
     expires_at: int
     created_seq: int
+    permissions: frozenset[str] | None = None
+    networks: tuple[Network, ...] = ()
+
+    def counts_from(self, address: str | None) -> bool:
+        return not self.networks or is_within(address, self.networks)
 
 
 UserChange: TypeAlias = (
@@ -156,6 +193,10 @@ class AccessState:
     def _create_token(self, event: access.TokenCreated, seq: int) -> bool:
         if event.token_id in self.tokens or event.token_id in self._ended_tokens:
             return False
+        try:
+            networks = tuple(map(network_of, event.addresses or ()))
+        except ValueError:
+            return False
         self.tokens[event.token_id] = Token(
             token_id=event.token_id,
             username=event.username,
@@ -163,6 +204,8 @@ class AccessState:
             token_sha256=event.token_sha256,
             expires_at=event.expires_at,
             created_seq=seq,
+            permissions=None if event.permissions is None else frozenset(event.permissions),
+            networks=networks,
         )
         return True
 
@@ -176,6 +219,10 @@ class AccessState:
         for token_id in ended:
             self.tokens.pop(token_id, None)
 
+    def is_revoked(self, token_id: str | None) -> bool:
+        """Whether a token was ended, by somebody or with its user; at its time is no such end."""
+        return token_id in self._ended_tokens
+
     def by_session(self, secret: str, now_s: int) -> Principal | None:
         sha = digest(secret)
         session = self.sessions.get(sha)
@@ -188,15 +235,22 @@ class AccessState:
         token = self.tokens.get(token_id) if token_id else None
         if token is None or token.expires_at <= now_s or not secrets.compare_digest(token.token_sha256, digest(text)):
             return None
-        return self._principal(token.username, token_id=token.token_id)
+        return self._principal(token.username, token_id=token.token_id, scope=token.permissions)
 
     def _principal(
-        self, username: str, *, session_sha256: str | None = None, token_id: str | None = None
+        self,
+        username: str,
+        *,
+        session_sha256: str | None = None,
+        token_id: str | None = None,
+        scope: frozenset[str] | None = None,
     ) -> Principal | None:
         user = self.users.get(username)
         if user is None or not user.enabled:
             return None
-        return Principal(username=username, role=user.role, session_sha256=session_sha256, token_id=token_id)
+        return Principal(
+            username=username, role=user.role, session_sha256=session_sha256, token_id=token_id, scope=scope
+        )
 
     def user(self, username: str) -> User:
         """Raises NotFoundError where there is none."""
@@ -247,5 +301,7 @@ def token_id_of(text: str, prefix: str) -> str | None:
 
 def check_may(principal: Principal, permission: str) -> None:
     """Raises NotAllowedError that names the permission."""
+    if not principal.is_for(permission):
+        raise NotAllowedError("not_allowed", f"this API token is not for {permission}")
     if not may(principal, permission):
         raise NotAllowedError("not_allowed", f"the role {principal.role} does not have the permission {permission}")

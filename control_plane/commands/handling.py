@@ -58,26 +58,24 @@ class Handling:
 
         Whom a rule permits it on some hosts may pass; on which they may is for whoever knows the hosts to check.
         """
-        try:
+        async with self.recording(principal, resource, permission):
             if permission not in self.authority.rules.permissions(principal):
                 check_may(principal, permission)
-        except NotAllowedError as error:
-            await self.deny(principal.username, permission, resource, address=principal.address, code=error.code)
-            raise
 
     @asynccontextmanager
-    async def recording(self, principal: Principal, resource: str) -> AsyncIterator[None]:
-        """Record what the rules refuse in this block."""
+    async def recording(self, principal: Principal, resource: str, action: str = "") -> AsyncIterator[None]:
+        """Record what is not allowed in this block: what the rules refuse by its own action."""
         try:
             yield
-        except ForbiddenError as error:
+        except NotAllowedError as error:
+            by_rules = error if isinstance(error, ForbiddenError) else None
             await self.deny(
                 principal.username,
-                error.action,
+                by_rules.action if by_rules else action,
                 resource,
                 address=principal.address,
                 code=error.code,
-                rules=error.rules,
+                rules=by_rules.rules if by_rules else (),
             )
             raise
 

@@ -41,6 +41,7 @@ RIGHTS: Final = (
     access.UserRoleChanged,
     access.UserDisabled,
     access.UserEnabled,
+    access.TokenRevoked,
     RuleCreated,
     RuleDeleted,
 )
@@ -82,6 +83,8 @@ class Rule:
         return self.command != "shell" or self.most_hosts is not None or self.longest_timeout is not None
 
     def is_for(self, principal: Principal, action: str) -> bool:
+        if not principal.is_for(action):
+            return False
         return action in self.actions and self.subject in (f"user:{principal.username}", f"role:{principal.role}")
 
     def applies(self, facts: "Facts") -> bool:
@@ -343,6 +346,9 @@ def withdrawn(
     said = f"{task.actor} may not run this any more: "
     if not user.enabled:
         return dict.fromkeys(hostnames, f"{said}the user is disabled")
+    # What the token was for needs no second look: that never changes, and running was among it.
+    if people.is_revoked(task.token_id):
+        return dict.fromkeys(hostnames, f"{said}the API token that it was asked for with is revoked")
     facts = task_facts(fleet, hostnames, task.request, number=len(task.hosts))
     decision = rules.decide(Principal(username=user.username, role=user.role), "tasks.run", facts)
     return {name: said + refused_by(by) for name, by in decision.refused.items()}

@@ -1,10 +1,11 @@
-"""How often somebody may try: so many times within a window, and then not until the oldest try has left it."""
+"""How often somebody may try, so many times within a window; and how often somebody may ask, so many times a second."""
 
 import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Final
 
+from control_plane.commands.access import Principal
 from control_plane.errors import TooManyError
 
 MAX_KEYS: Final = 10_000
@@ -13,6 +14,9 @@ LOGINS_OF_ADDRESS: Final = 10  # in a minute
 ADDRESS_S: Final = 60.0
 FAILURES_OF_ACCOUNT: Final = 5  # in a quarter of an hour
 ACCOUNT_S: Final = 15 * 60.0
+
+WRONG_CREDENTIALS: Final = 100  # of an address in a minute; more are not looked up
+BURST_S: Final = 2.0  # of the requests that a rate lets through may come at once
 
 
 class Limit:
@@ -46,6 +50,60 @@ class Limit:
 
     def forget(self, key: Hashable) -> None:
         self._times.pop(key, None)
+
+
+class Rate:
+    """So many a second for each key, two seconds' worth at once; of more than 10,000 keys it forgets the most silent.
+
+    Args:
+        per_s: 0 for no limit.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # how many, and when that was
+
+    def take(self, key: Hashable, now_s: float) -> float:
+        """Count one; 0, or the seconds until there is room for it, and then it does not count."""
+        if not self._per_s:
+            return 0.0
+        most = max(1.0, self._per_s * BURST_S)
+        left, since_s = self._left.get(key, (most, now_s))
+        left = min(most, left + (now_s - since_s) * self._per_s)
+        is_taken = left >= 1.0
+        self._left[key] = (left - is_taken, now_s)
+        self._left.move_to_end(key)
+        while len(self._left) > MAX_KEYS:
+            self._left.popitem(last=False)
+        return 0.0 if is_taken else (1.0 - left) / self._per_s
+
+
+class RequestThrottle:
+    """How often a session or a token may ask, and an address show credentials that are none; by monotonic seconds."""
+
+    def __init__(self, *, session_per_s: float, token_per_s: float) -> None:
+        self._sessions, self._tokens = Rate(session_per_s), Rate(token_per_s)
+        self._wrong = Limit(WRONG_CREDENTIALS, ADDRESS_S)
+
+    def take(self, principal: Principal, now_s: float) -> None:
+        """Count a request. Raises TooManyError."""
+        by_session = principal.session_sha256 is not None
+        rate, key = (self._sessions, principal.session_sha256) if by_session else (self._tokens, principal.token_id)
+        _check("too_many_requests", "too many requests", rate.take(key, now_s))
+
+    def wrong(self, address: str | None, now_s: float) -> None:
+        """Count credentials that this process does not know, before anybody else is asked. Raises TooManyError."""
+        _check("too_many_credentials", "too many wrong credentials from there", self._wrong.wait_s(address, now_s))
+        self._wrong.count(address, now_s)
+
+    def right(self, address: str | None) -> None:
+        """They were right after all."""
+        self._wrong.take_back(address)
+
+
+def _check(code: str, said: str, wait_s: float) -> None:
+    if wait_s > 0:
+        raise TooManyError(code, f"{said}: try again in {math.ceil(wait_s)} s", wait_s)
 
 
 class LoginThrottle:

@@ -1,14 +1,45 @@
 """Decisions on people: who there is, in which role, with which password, and their API tokens."""
 
+from collections.abc import Collection
 from typing import Final
 
-from control_plane.commands.access import ROLES, TOKEN_PREFIX, AccessState, User, new_token
+from control_plane.commands.access import (
+    ADMINISTRATOR,
+    ROLES,
+    TOKEN_PREFIX,
+    AccessState,
+    Principal,
+    User,
+    new_token,
+)
 from control_plane.commands.grammar import checked_line, checked_login, checked_number, invalid
+from control_plane.commands.networks import Network, checked_network, is_part
 from control_plane.commands.passwords import digest
-from control_plane.errors import RefusedError
+from control_plane.errors import NotAllowedError, RefusedError
 from control_plane.events import access
 
 MAX_TOKEN_DAYS: Final = 365
+MAX_ADDRESSES: Final = 64  # networks of one token
+
+
+def check_change(state: AccessState, principal: Principal, username: str, *, role: str | None = None) -> None:
+    """Whether somebody who may change people may change this one: an administrator is an administrator's matter.
+
+    Args:
+        role: that the user is to have.
+
+    Raises:
+        NotAllowedError: the user is an administrator, or is to be one, and the principal is none.
+    """
+    user = state.users.get(username)
+    if "administrator" in (role, user.role if user else None) and not principal.is_administrator:
+        raise NotAllowedError("not_allowed", "only an administrator, with all that he may, makes or changes one")
+
+
+def check_not_oneself(principal: Principal, username: str, what: str) -> None:
+    """Raises NotAllowedError where somebody would change that of himself."""
+    if username == principal.username:
+        raise NotAllowedError("not_allowed", f"nobody changes his own {what} here")
 
 
 def decide_user(state: AccessState, username: str, *, role: str, phc: str) -> access.UserCreated:
@@ -44,20 +75,68 @@ def decide_enabled(state: AccessState, username: str, enabled: bool) -> access.U
 
 
 def decide_token(
-    state: AccessState, *, username: str, name: str, days: int, now_s: int
+    state: AccessState,
+    maker: Principal,
+    *,
+    username: str,
+    name: str,
+    days: int,
+    now_s: int,
+    permissions: Collection[str] | None = None,
+    addresses: Collection[str] | None = None,
+    bound: frozenset[str] | None = None,
 ) -> tuple[access.TokenCreated, str]:
-    """A new API token: its event, and its text, which is shown once."""
+    """A new API token: its event, and its text, which is shown once.
+
+    One that is made with a token is for no more than that, counts from nowhere else, and does not outlive it.
+
+    Args:
+        permissions, addresses: what it is for and where it counts from; None: as much as may be.
+        bound: what it may be for at most; None: all that its owner may.
+
+    Raises:
+        NotFoundError: there is no such user.
+        RefusedError: `invalid_request` with the field.
+        NotAllowedError: it would be for more than its maker may give.
+    """
     state.user(username)
     checked_number("days", days, least=1, most=MAX_TOKEN_DAYS)
+    by = state.tokens.get(maker.token_id or "")
     token_id, text = new_token(TOKEN_PREFIX)
+    expires_at = now_s + days * 86_400
+    scope = _scope(permissions, bound)
+    networks = _networks(addresses, by.networks if by else ())
     event = access.TokenCreated(
         token_id=token_id,
         token_sha256=digest(text),
         username=username,
         name=checked_line("name", name),
-        expires_at=now_s + days * 86_400,
+        expires_at=min(expires_at, by.expires_at) if by else expires_at,
+        permissions=None if scope is None else tuple(sorted(scope)),
+        addresses=tuple(map(str, networks)) or None,
     )
     return event, text
+
+
+def _scope(wanted: Collection[str] | None, bound: frozenset[str] | None) -> frozenset[str] | None:
+    if wanted is None:
+        return bound
+    scope = frozenset(wanted)
+    if not scope or not scope <= ADMINISTRATOR:
+        raise invalid("permissions", f"one or several of {', '.join(sorted(ADMINISTRATOR))}")
+    if bound is not None and not scope <= bound:
+        raise NotAllowedError("not_allowed", f"you cannot give {', '.join(sorted(scope - bound))} to a token")
+    return scope
+
+
+def _networks(wanted: Collection[str] | None, bound: tuple[Network, ...]) -> tuple[Network, ...]:
+    if wanted is None:
+        return bound
+    checked_number("addresses", len(wanted), least=1, most=MAX_ADDRESSES)
+    networks = tuple(dict.fromkeys(checked_network("addresses", text) for text in wanted))
+    if bound and not all(is_part(network, bound) for network in networks):
+        raise NotAllowedError("not_allowed", "a token that counts from some networks makes none for others")
+    return networks
 
 
 def _checked_role(role: str) -> str:

@@ -30,7 +30,7 @@ class UserCreated(_OfUser):
     """A person who may sign in.
 
     Attributes:
-        role: viewer, operator or administrator.
+        role: one of those that there are, such as viewer.
         phc_sha256: hex SHA-256 of the password's hash in PHC form, which is kept apart.
     """
 
@@ -46,7 +46,7 @@ class UserRoleChanged(_OfUser):
     """Ends every session of the user.
 
     Attributes:
-        role: viewer, operator or administrator, from now on.
+        role: one of those that there are, from now on.
     """
 
     KIND: ClassVar[str] = "user.role_changed"
@@ -137,6 +137,8 @@ class TokenCreated(Event):
         username: its owner.
         name: what it is for, in its owner's words.
         expires_at: Unix seconds.
+        permissions: all that it may of what its owner may; null: everything.
+        addresses: the networks that it counts from, as in 10.0.0.0/8; null: from anywhere.
     """
 
     KIND: ClassVar[str] = "token.created"
@@ -147,6 +149,8 @@ class TokenCreated(Event):
     username: str
     name: str
     expires_at: int
+    permissions: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
 
     def key(self) -> Key:
         return Key(self.token_id, self.KIND)

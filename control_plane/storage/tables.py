@@ -214,12 +214,22 @@ credential = Table(
     **EXACT,
 )
 
+# A table that is written at any use of the API, and grants nothing: so nobody signs its rows.
+token_use = Table(
+    "token_use",
+    metadata,
+    Column("token_id", Identifier(), primary_key=True, comment="the API token"),
+    Column("used_us", Int64, nullable=False, comment="UTC microseconds of its last use, as far as it was written"),
+    Column("address", Identifier(255), comment="where that came from, if it is known"),
+    **EXACT,
+)
+
 # What the application's account may do; the read schema is its own. A log is only ever added to.
 RIGHTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
     **dict.fromkeys(("log_tile", "checkpoint"), "SELECT, INSERT"),
     "log_head": "SELECT, UPDATE",
     "follower": "SELECT, INSERT, UPDATE, DELETE",  # with the copies that a rebuild makes
-    **dict.fromkeys(("lease", "credential"), "SELECT, INSERT, UPDATE"),
+    **dict.fromkeys(("lease", "credential", "token_use"), "SELECT, INSERT, UPDATE"),
     **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,22 @@ class RecheckContract:
                 await self.barrier(plane)
 
         assert events == [skipped("web1", "the user is disabled")]
+        assert web1.messages == []
+
+    async def test_what_waits_for_its_host_is_skipped_when_its_token_has_been_revoked(self, plane: Plane) -> None:
+        async with plane.dispatching():
+            await plane.tasks.create(replace(ANN, token_id="stolen"), a_request("t1", Hosts(["web1"])))
+            await plane.tasks.create(replace(ANN, token_id="another"), a_request("t2", Hosts(["web2"])))
+            await plane.recorded(RETURNED, number=2)
+            revoked = access.TokenRevoked(token_id="stolen", username="ann")
+            await plane.handling.record(revoked, actor="root")
+            async with plane.agent("web1") as web1, plane.agent("web2") as web2:
+                await plane.comes_online("web1")
+                events = await plane.recorded(SKIPPED)
+                await plane.comes_online("web2")
+                await web2.received()
+
+        assert events == [skipped("web1", "the API token that it was asked for with is revoked")]
         assert web1.messages == []
 
     async def test_who_was_disabled_and_is_enabled_again_loses_nothing(self, plane: Plane) -> None:
@@ -234,7 +251,7 @@ def test_rules_are_made_listed_and_deleted_on_the_command_line(
     rule_id = capsys.readouterr().out.strip()
     assert cli.main(["rules", "list"]) == 0
     *_, last = listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["role:operator", "role:administrator", rule_id]
+    assert [line.split()[0] for line in listed] == ["role:operator", "role:host-admin", "role:administrator", rule_id]
     assert last.endswith(
         'deny  user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'
     )

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from control_plane.api.authentication import CSRF_HEADER
+from control_plane.commands.access import ROLES
 from tests.support.api import LOGIN_TOKEN, PASSWORD, UI, URL, ApiUnderTest, a_public_key, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -192,8 +193,7 @@ async def test_roles_say_what_they_may(api: ApiUnderTest) -> None:
         role["role"]: role["permissions"] for role in (await api.client("eve").get("/api/v1/roles")).json()["items"]
     }
 
-    assert set(roles) == {"viewer", "operator", "administrator"}
-    assert set(roles["viewer"]) < set(roles["operator"]) < set(roles["administrator"])
+    assert {role: set(permissions) for role, permissions in roles.items()} == ROLES
 
 
 async def test_the_page_is_served_for_every_address_of_ours_and_its_files_for_ever(api: ApiUnderTest) -> None:

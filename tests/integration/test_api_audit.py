@@ -52,30 +52,30 @@ async def test_events_are_listed_newest_first_or_after_a_seq(api: ApiUnderTest) 
 
 
 async def test_an_event_is_proved_by_the_newest_checkpoint_and_that_by_an_older_one(api: ApiUnderTest) -> None:
-    eve, services = api.client("eve"), api.services
+    aud, services = api.client("aud"), api.services
     key = services.keyring.active
-    before = await eve.get("/api/v1/audit/checkpoint", params={"log": "heartbeat_event"})
+    before = await aud.get("/api/v1/audit/checkpoint", params={"log": "heartbeat_event"})
     tree = (await api.log.head(EVENT)).tree
     checkpoint = Checkpoint(services.checkpoints.origin(EVENT), tree.size, tree.root())
     await services.checkpoints.put(EVENT, Signed(checkpoint, sign(checkpoint, key), 1_700_000_000_000_000), [])
     later = await api.record(AccessDenied(denial_id="d9", actor="eve", action="tasks.run", resource="tasks/t9"))
 
-    newest = (await eve.get("/api/v1/audit/checkpoint", params={"since": 1})).json()
-    proof = (await eve.get("/api/v1/audit/proof/3")).json()
-    uncovered = await eve.get(f"/api/v1/audit/proof/{later}")
-    beyond = await eve.get("/api/v1/audit/checkpoint", params={"since": tree.size + 1})
+    newest = (await aud.get("/api/v1/audit/checkpoint", params={"since": 1})).json()
+    proof = (await aud.get("/api/v1/audit/proof/3")).json()
+    uncovered = await aud.get(f"/api/v1/audit/proof/{later}")
+    beyond = await aud.get("/api/v1/audit/checkpoint", params={"since": tree.size + 1})
 
     assert (before.status_code, before.json()["code"]) == (404, "no_checkpoint")
     assert verified(newest["note"], [key.public_key]) == checkpoint
     assert (newest["size"], newest["recorded_at"]) == (tree.size, "2023-11-14T22:13:20.000000Z")
-    first = decode_base64((await eve.get("/api/v1/audit/proof/1")).json()["leaf"])
+    first = decode_base64((await aud.get("/api/v1/audit/proof/1")).json()["leaf"])
     hashes = [decode_base64(text) for text in newest["consistency"]]
     assert verify_consistency(1, first, tree.size, tree.root(), hashes)
     assert Proof.parse(proof["proof"]).check([key.public_key])[1] == await api.log.read_one(EVENT, 3)
     assert proof["note"] == newest["note"]
     assert (uncovered.status_code, uncovered.json()["code"]) == (404, "not_covered")
     assert (beyond.status_code, beyond.json()["code"]) == (404, "not_covered")
-    metrics = (await eve.get("/metrics")).text
+    metrics = (await aud.get("/metrics")).text
     assert f'control_plane_checkpoint_size{{log="event"}} {tree.size}' in metrics
 
 
@@ -115,7 +115,7 @@ async def test_an_event_is_shown_with_the_exact_bytes_that_were_signed(api: ApiU
 
 
 async def exported(api: ApiUnderTest, **query: Any) -> list[dict[str, Any]]:
-    answer = await api.client("eve").get("/api/v1/events/export", params=query)
+    answer = await api.client("aud").get("/api/v1/events/export", params=query)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
     return [orjson.loads(line) for line in answer.text.splitlines()]
 
@@ -155,11 +155,11 @@ async def test_an_export_as_csv_holds_no_formula(api: ApiUnderTest) -> None:
     denied = AccessDenied(denial_id="csv", actor="=1+1", action="+x", resource='a "b", c')
     [outcome] = await api.log.append([denied.to_new_event(actor="=1+1")])
     await api.shown(outcome.seq)
-    query, eve = {"after": outcome.seq - 1}, api.client("eve")
+    query, aud = {"after": outcome.seq - 1}, api.client("aud")
 
-    by_format = await eve.get("/api/v1/events/export", params={**query, "format": "csv"})
-    by_accept = await eve.get("/api/v1/events/export", params=query, headers={"accept": "text/csv"})
-    by_both = await eve.get(
+    by_format = await aud.get("/api/v1/events/export", params={**query, "format": "csv"})
+    by_accept = await aud.get("/api/v1/events/export", params=query, headers={"accept": "text/csv"})
+    by_both = await aud.get(
         "/api/v1/events/export", params={**query, "format": "ndjson"}, headers={"accept": "text/csv"}
     )
 

@@ -60,8 +60,13 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
     made = (await root.post("/api/v1/rules", json=asked)).json()
     items = (await read(root, "/api/v1/rules", min_seq=made["seq"]))["items"]
 
-    assert [item["rule_id"] for item in items] == ["role:operator", "role:administrator", made["rule_id"]]
-    assert [item["built_in"] for item in items] == [True, True, False]
+    assert [item["rule_id"] for item in items] == [
+        "role:operator",
+        "role:host-admin",
+        "role:administrator",
+        made["rule_id"],
+    ]
+    assert [item["built_in"] for item in items] == [True, True, True, False]
     assert items[-1] == {
         **asked,
         "rule_id": made["rule_id"],
@@ -73,7 +78,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
 
     gone = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (gone.status_code, gone.json()["rule_id"]) == (200, made["rule_id"])
-    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == 2
+    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == 3
     again = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (again.status_code, again.json()["code"]) == (404, "unknown_rule")
 

@@ -28,6 +28,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
+from control_plane.commands.token_uses import TokenUses
 from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
@@ -48,6 +49,7 @@ from control_plane.settings import Settings
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
+from control_plane.storage.token_uses import TokenUseRows
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import SigningKey, encode_base64
@@ -57,7 +59,8 @@ from tests.support.database import migrated, sqlite_url
 URL = "http://127.0.0.1:8000"
 PASSWORD = "correct horse battery"
 LOGIN_TOKEN = "the-login-link-of-this-test"
-PEOPLE = {"root": "administrator", "ada": "operator", "eve": "viewer"}
+PEOPLE = {"root": "administrator", "ada": "operator", "eve": "viewer", "aud": "auditor"}
+NO_RATES = {"session_rate": 0, "token_rate": 0}
 UI = {
     "index.html": b'<script type="module" src="/ui/@build/js/main.js"></script>',
     "js/main.js": b"export {}",
@@ -157,7 +160,8 @@ async def an_api(
     tmp_path: Path, *, probes: tuple[Probe, ...] = (), live_output: LiveOutput | None = None, **settings: Any
 ) -> AsyncIterator[ApiUnderTest]:
     """A running API, with its projectors and its follower."""
-    given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **settings}
+    # Without limits of requests, but where a test gives some: what it sends at once is no attack.
+    given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **NO_RATES, **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
         services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output)
@@ -179,6 +183,7 @@ async def an_api(
             for projection in PROJECTIONS:
                 group.create_task(Projector(projection(), database, log, leases, services.hub).run(stop))
             group.create_task(live.run(stop))
+            group.create_task(services.access.uses.run(stop))
             group.create_task(rebuilder.run(stop))
             try:
                 yield made
@@ -202,7 +207,14 @@ def _services(
     handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock)
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
-    access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
+    access = AccessHandler(
+        handling,
+        CredentialTable(database),
+        hasher,
+        uses=TokenUses(TokenUseRows(database), clock),
+        login_token=LOGIN_TOKEN,
+        login_user="root",
+    )
     hub, task_queries = Hub(database), TaskQueries(database)
     services = Services(
         settings=settings,

@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from control_plane.settings import Settings
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import UNAVAILABLE, register
 
@@ -147,3 +148,16 @@ def test_the_policy_is_strict_and_files_are_immutable(dev: Dev) -> None:
     assert "unsafe" not in policy
     [script] = re.findall(r'src="(/ui/[^"]+main\.js)"', index.text)
     assert "immutable" in dev.api.http.get(dev.url + script).headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_shown_with_far_fewer_requests_than_a_session_may_make_in_a_second(
+    visitor: Visitor, page: Page, dev: Dev, path: str
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/v1/" in request.url else None)
+    page.goto(dev.url + path)
+    expect(page.locator("#pill")).to_have_text("Live")
+    page.wait_for_load_state("load")
+
+    assert 1 <= len(asked) <= Settings.model_fields["session_rate"].default / 2, asked

@@ -1,12 +1,13 @@
 """People: login and logout, users, API tokens; and who stands behind a cookie or a token."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from control_plane.commands import users as decisions
 from control_plane.commands.access import (
     IDLE_S,
+    RECENT_S,
     SESSION_S,
     AccessState,
     Principal,
@@ -21,7 +22,15 @@ from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
 from control_plane.commands.throttle import LoginThrottle
-from control_plane.errors import NotFoundError, NotSignedInError, StorageUnavailableError, TooManyError
+from control_plane.commands.token_uses import TokenUses
+from control_plane.errors import (
+    ElsewhereError,
+    NotAllowedError,
+    NotFoundError,
+    NotSignedInError,
+    StorageUnavailableError,
+    TooManyError,
+)
 from control_plane.events import access
 from control_plane.events.event import Event
 
@@ -45,7 +54,13 @@ class NewToken:
 
 
 class AccessHandler:
-    """Args: `login_token`: what the login link of the embedded mode carries; good until the process ends."""
+    """Everything on people.
+
+    Args:
+        uses: takes down when and from where tokens were used.
+        login_token: what the login link of the embedded mode carries; good until the process ends.
+        login_user: whom it signs in. There is no password to ask that one for.
+    """
 
     def __init__(
         self,
@@ -53,12 +68,14 @@ class AccessHandler:
         credentials: Credentials,
         hasher: PasswordHasher | None = None,
         *,
+        uses: TokenUses | None = None,
         login_token: str | None = None,
         login_user: str | None = None,
     ) -> None:
         self._handling = handling
         self._credentials = credentials
         self._hasher = hasher or PasswordHasher()
+        self.uses = uses or TokenUses(None, handling.clock)
         self._login_token_sha256 = digest(login_token) if login_token else None
         self._login_user = login_user
         self._throttle = LoginThrottle()
@@ -83,10 +100,19 @@ class AccessHandler:
         return now_s - self._last_seen_s.get(sha, max(session.opened_at, self._started_s)) > IDLE_S
 
     def by_token(self, text: str, *, address: str | None = None) -> Principal:
-        """Whose API token this is, from memory alone. Raises NotSignedInError."""
-        principal = self._handling.authority.access.by_token(text, self._handling.clock.now_s())
-        if principal is None:
+        """Whose API token this is, from memory alone.
+
+        Raises:
+            NotSignedInError: nobody's.
+            ElsewhereError: it does not count from this address.
+        """
+        state = self._handling.authority.access
+        principal = state.by_token(text, self._handling.clock.now_s())
+        if principal is None or (token_id := principal.token_id) is None:
             raise NotSignedInError
+        if not state.tokens[token_id].counts_from(address):
+            raise ElsewhereError(principal.username)
+        self.uses.note(token_id, address)
         return replace(principal, address=address)
 
     def still_valid(self, principal: Principal) -> bool:
@@ -105,6 +131,22 @@ class AccessHandler:
         token = state.tokens.get(principal.token_id or "")
         return token is not None and token.expires_at > now_s
 
+    def check_recent(self, principal: Principal) -> None:
+        """Let pass who has signed in a moment ago, or comes by a token: its scope says what it is for.
+
+        Raises:
+            NotAllowedError: `sign_in_again`.
+            NotSignedInError: the session has ended by now.
+        """
+        if (sha := principal.session_sha256) is None or principal.username == self._login_user:
+            return
+        session = self._handling.authority.access.sessions.get(sha)
+        if session is None:  # closed since the request came in
+            raise NotSignedInError
+        if self._handling.clock.now_s() - session.opened_at > RECENT_S:
+            detail = f"this takes a sign-in of the last {RECENT_S // 60} minutes: sign in again, then ask again"
+            raise NotAllowedError("sign_in_again", detail)
+
     async def check(self, principal: Principal, permission: str, resource: str) -> None:
         """Let pass who may. Raises NotAllowedError, and records it."""
         await self._handling.check(principal, permission, resource)
@@ -122,6 +164,10 @@ class AccessHandler:
             NotSignedInError: alike, and after the same work, for whatever was wrong.
             TooManyError: by that address or for that account it was tried too often; no password was looked at.
         """
+        return await self._open_session(await self._verified(username, password, address), address)
+
+    async def _verified(self, username: str, password: str, address: str | None) -> User:
+        """The user of that name and password, as `login` says."""
         await self._check_rate(username, address)
         try:
             await self._handling.authority.refresh()
@@ -139,7 +185,25 @@ class AccessHandler:
             await self._handling.record(failed, actor=None)
             raise NotSignedInError("login_failed", "user or password are wrong")
         self._throttle.succeeded(username, address)
-        return await self._open_session(user, address)
+        return user
+
+    async def change_password(self, principal: Principal, current: str, new: str) -> LoggedIn:
+        """Change one's own password, which ends all of one's sessions; a new one in their place.
+
+        Raises:
+            NotAllowedError: it is asked with an API token.
+            NotSignedInError, TooManyError: `current` is not the password: as a login with it.
+            RefusedError: `weak_password`.
+        """
+        username = principal.username
+        async with self._handling.recording(principal, f"users/{username}/password", "password"):
+            if principal.session_sha256 is None:
+                raise NotAllowedError("not_allowed", "an API token changes no password of its owner")
+        await self._verified(username, current, principal.address)
+        phc = await self._hasher.hash(new)
+        await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
+        await self._credentials.put(username, phc)
+        return await self._open_session(self._handling.authority.access.user(username), principal.address)
 
     async def _check_rate(self, username: str, address: str | None) -> None:
         try:
@@ -168,6 +232,12 @@ class AccessHandler:
         self._last_seen_s = {sha: seen_s for sha, seen_s in self._last_seen_s.items() if sha in open_sessions}
         return LoggedIn(principal=self.by_session(secret, address=address), secret=secret, expires_at=expires_at)
 
+    async def close(self, secret: str | None) -> None:
+        """End the session whose place a new one takes, if it still stands."""
+        state, now_s = self._handling.authority.access, self._handling.clock.now_s()
+        if secret is not None and (principal := state.by_session(secret, now_s)) is not None:
+            await self.logout(principal)
+
     async def logout(self, principal: Principal) -> None:
         if principal.session_sha256 is not None:
             event = access.SessionClosed(session_sha256=principal.session_sha256, username=principal.username)
@@ -181,7 +251,7 @@ class AccessHandler:
 
     async def create_user(self, principal: Principal, username: str, *, role: str, password: str) -> int:
         """Create a user. Raises RefusedError `user_exists`, `weak_password`, `invalid_request`."""
-        await self._admit_to_users(principal, username)
+        await self._admit_to_users(principal, username, role=role)
         phc = await self._hasher.hash(password)
         seq = await self._record(principal, lambda state: decisions.decide_user(state, username, role=role, phc=phc))
         await self._credentials.put(username, phc)
@@ -189,9 +259,9 @@ class AccessHandler:
 
     async def set_password(self, principal: Principal, username: str, password: str) -> int:
         """Set a password, which ends all sessions of the user. Raises NotFoundError, RefusedError `weak_password`."""
-        await self._admit_to_users(principal, username)
+        await self._admit_to_users(principal, username, of_oneself="password")
         phc = await self._hasher.hash(password)
-        seq = await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
+        seq = await self._change(principal, username, lambda state: decisions.decide_password(state, username, phc=phc))
         # After the event: whoever loses a race for it must not leave a hash behind that no event vouches for. A crash
         # between the two locks the user out until the password is set again.
         await self._credentials.put(username, phc)
@@ -199,16 +269,38 @@ class AccessHandler:
 
     async def set_role(self, principal: Principal, username: str, role: str) -> int:
         """Change a role, which ends all sessions of the user."""
-        await self._admit_to_users(principal, username)
-        return await self._record(principal, lambda state: decisions.decide_role(state, username, role))
+        await self._admit_to_users(principal, username, role=role, of_oneself="role")
+        return await self._change(principal, username, lambda state: decisions.decide_role(state, username, role))
 
     async def set_enabled(self, principal: Principal, username: str, enabled: bool) -> int:
         """Let a user in again, or no longer: disabling ends every session and token of the user."""
         await self._admit_to_users(principal, username)
-        return await self._record(principal, lambda state: decisions.decide_enabled(state, username, enabled))
+        return await self._change(principal, username, lambda state: decisions.decide_enabled(state, username, enabled))
 
-    async def _admit_to_users(self, principal: Principal, username: str) -> None:
+    async def _admit_to_users(
+        self, principal: Principal, username: str, *, role: str | None = None, of_oneself: str = ""
+    ) -> None:
+        """Let pass who may change this user.
+
+        Args:
+            role: that the user is to have.
+            of_oneself: what it is that nobody changes of himself, if it is such.
+        """
         await self._handling.admit(principal, "users.write", f"users/{username}")
+        async with self._handling.recording(principal, f"users/{username}", "users.write"):
+            decisions.check_change(self._handling.authority.access, principal, username, role=role)
+            if of_oneself:
+                decisions.check_not_oneself(principal, username, of_oneself)
+
+    async def _change(self, principal: Principal, username: str, decide: Callable[[AccessState], Event | None]) -> int:
+        """Record what is decided on a user that there is, who may have become an administrator in the meantime."""
+
+        def decided(state: AccessState) -> Event | None:
+            decisions.check_change(state, principal, username)
+            return decide(state)
+
+        async with self._handling.recording(principal, f"users/{username}", "users.write"):
+            return await self._record(principal, decided)
 
     async def _record(self, principal: Principal, decide: Callable[[AccessState], Event | None]) -> int:
         state = self._handling.authority.access
@@ -223,26 +315,58 @@ class AccessHandler:
         tokens = self._handling.authority.access.tokens.values()
         return [token for token in tokens if may_see_all or token.username == principal.username]
 
-    async def create_token(self, principal: Principal, *, username: str, name: str, days: int) -> NewToken:
-        """A token that may what its user may, for one's own user or, with the permission, for another."""
-        await self._admit_to_tokens_of(principal, username)
-        state, now_s = self._handling.authority.access, self._handling.clock.now_s()
-        event, text = decisions.decide_token(state, username=username, name=name, days=days, now_s=now_s)
+    async def create_token(
+        self,
+        principal: Principal,
+        *,
+        username: str,
+        name: str,
+        days: int,
+        permissions: Collection[str] | None = None,
+        addresses: Collection[str] | None = None,
+    ) -> NewToken:
+        """A token that may what its user may, for one's own user or, with the permission, for another.
+
+        One for another user never may more than who makes it, unless that is an administrator.
+        Raises as `decide_token`.
+        """
+        resource, is_own = f"users/{username}/tokens", username == principal.username
+        await self._admit_to_tokens_of(principal, username, is_own=is_own)
+        authority, now_s = self._handling.authority, self._handling.clock.now_s()
+        is_free = principal.scope is None if is_own else principal.is_administrator
+        async with self._handling.recording(principal, resource, "tokens.others"):
+            if not is_own:
+                decisions.check_change(authority.access, principal, username)
+            event, text = decisions.decide_token(
+                authority.access,
+                principal,
+                username=username,
+                name=name,
+                days=days,
+                now_s=now_s,
+                permissions=permissions,
+                addresses=addresses,
+                bound=None if is_free else authority.rules.permissions(principal),
+            )
         await self._handling.record_new(event, actor=principal.username)
         return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        """End a token, one's own or, with the permission, another's. Raises NotFoundError."""
+        """End a token, one's own or, with the permission, another's. Raises NotFoundError.
+
+        A token that is not for everything ends itself, and no other one without the permission.
+        """
         await self._handling.authority.refresh()
         token = self._handling.authority.access.tokens.get(token_id)
         if token is None:
             raise NotFoundError("unknown_token", "there is no such token")
-        await self._admit_to_tokens_of(principal, token.username)
+        is_own = token.username == principal.username and principal.scope is None
+        await self._admit_to_tokens_of(principal, token.username, is_own=is_own or token_id == principal.token_id)
         event = access.TokenRevoked(token_id=token_id, username=token.username)
         await self._handling.record_new(event, actor=principal.username)
 
-    async def _admit_to_tokens_of(self, principal: Principal, username: str) -> None:
-        if username == principal.username:
+    async def _admit_to_tokens_of(self, principal: Principal, username: str, *, is_own: bool) -> None:
+        if is_own:
             await self._handling.authority.refresh()
         else:
             await self._handling.admit(principal, "tokens.others", f"users/{username}/tokens")

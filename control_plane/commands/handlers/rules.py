@@ -5,6 +5,7 @@ from dataclasses import replace
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.rules import BUILT_IN, Rule, decide_delete_rule, decide_rule, new_rule_id
+from control_plane.errors import NotAllowedError
 
 
 class RuleHandler:
@@ -25,6 +26,8 @@ class RuleHandler:
         handling = self._handling
         await handling.admit(principal, "rules.write", "rules")
         authority = handling.authority
+        async with handling.recording(principal, "rules", "rules.write"):
+            _check_about_others(principal, rule)
         event = decide_rule(authority.access, authority.rules, replace(rule, rule_id=new_rule_id()))
         return event.rule_id, await handling.record_new(event, actor=principal.username)
 
@@ -32,5 +35,15 @@ class RuleHandler:
         """End a rule; the seq of that. Raises NotFoundError."""
         handling = self._handling
         await handling.admit(principal, "rules.write", f"rules/{rule_id}")
+        if (rule := handling.authority.rules.rules.get(rule_id)) is not None:
+            async with handling.recording(principal, f"rules/{rule_id}", "rules.write"):
+                _check_about_others(principal, rule)
         event = decide_delete_rule(handling.authority.rules, rule_id)
         return await handling.record_new(event, actor=principal.username)
+
+
+def _check_about_others(principal: Principal, rule: Rule) -> None:
+    """Raises NotAllowedError where somebody would change what he may himself; an administrator may all anyway."""
+    is_about_oneself = rule.subject in (f"user:{principal.username}", f"role:{principal.role}")
+    if is_about_oneself and not principal.is_administrator:
+        raise NotAllowedError("not_allowed", f"a rule about {rule.subject} is somebody else's to make and to end")

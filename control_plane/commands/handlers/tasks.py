@@ -1,7 +1,7 @@
 """Tasks: preview, create, retry, cancel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control_plane.commands.access import Principal
 from control_plane.commands.backlog import MOST_WAITING, Backlog
@@ -123,7 +123,7 @@ class TaskHandler:
                 permitted=self._handling.authority.rules.check(principal, "tasks.run", facts),
             )
         async with self.backlog.room(len(event.hosts)) as room:
-            accepted = await self._append(event, principal)
+            accepted = await self._append(replace(event, token_id=principal.token_id), principal)
             room.seq = accepted.seq if accepted.created else None
         return accepted
 

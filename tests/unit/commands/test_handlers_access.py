@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from control_plane.commands.access import CONSOLE, IDLE_S, ROLES, SESSION_S, Principal, may
@@ -22,12 +25,32 @@ async def login(desk: Desk, username: str = "ada", password: str = PASSWORD) -> 
 # --- roles
 
 
-def test_each_role_may_what_the_one_before_it_may_and_more() -> None:
-    viewer, operator, administrator = (ROLES[name] for name in ("viewer", "operator", "administrator"))
+def test_every_role_reads_and_an_administrator_may_all() -> None:
+    viewer, administrator = ROLES["viewer"], ROLES["administrator"]
 
-    assert viewer < operator < administrator
-    assert operator - viewer == {"tasks.run", "tasks.cancel"}
-    assert not may(VIEWER, "tasks.run")
+    assert all(viewer <= its <= administrator for its in ROLES.values())
+    assert not any(may(VIEWER, permission) for permission in administrator - viewer)
+
+
+@pytest.mark.parametrize("role", ["auditor", "host-admin", "security-admin", "approver"])
+def test_who_looks_after_others_runs_nothing(role: str) -> None:
+    assert not ROLES[role] & {"tasks.run", "tasks.cancel"}
+
+
+def test_nobody_but_an_administrator_may_ask_approve_and_manage() -> None:
+    apart = [{"tasks.run"}, {"tasks.approve"}, {"users.write", "rules.write", "tokens.others"}, {"hosts.enrol"}]
+
+    for role, its in ROLES.items():
+        assert role == "administrator" or sum(bool(its & some) for some in apart) <= 1
+
+
+def test_the_documentation_has_what_each_role_may() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    [table] = re.findall(r"^\| Permission \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    head, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+
+    told = {role: {row[0] for row in rows if row[at] == "x"} for at, role in enumerate(head) if role in ROLES}
+    assert told == ROLES
 
 
 # --- sessions
@@ -208,7 +231,7 @@ async def test_disabling_ends_sessions_and_tokens_for_good() -> None:
 async def test_the_last_administrator_stays() -> None:
     desk = await a_desk()
 
-    for ask in (desk.access.set_role(ADMIN, "root", "viewer"), desk.access.set_enabled(ADMIN, "root", False)):
+    for ask in (desk.access.set_role(CONSOLE, "root", "viewer"), desk.access.set_enabled(ADMIN, "root", False)):
         with pytest.raises(RefusedError) as refused:
             await ask
         assert refused.value.code == "last_administrator"

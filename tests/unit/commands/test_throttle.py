@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.commands import throttle
-from control_plane.commands.throttle import Limit
+from control_plane.commands.throttle import Limit, Rate
 from control_plane.errors import NotSignedInError, StorageUnavailableError, TooManyError
 from tests.support.fleet import PASSWORD, Desk
 
@@ -128,3 +128,36 @@ async def test_what_was_refused_is_in_the_log() -> None:
     desk = await a_desk()
     await tries(desk, 6, "ada")
     assert desk.kinds()[-6:] == ["login.failed"] * 5 + ["access.denied"]
+
+
+# --- requests
+
+
+@given(pauses_ms=st.lists(st.integers(0, 2000), max_size=100), per_s=st.sampled_from([0.5, 1, 5, 20]))
+def test_no_stretch_of_time_has_more_requests_than_a_rate_and_its_burst(pauses_ms: list[int], per_s: float) -> None:
+    rate, now_s, let_in = Rate(per_s), 0.0, []
+    for pause_ms in pauses_ms:
+        now_s += pause_ms / 1000
+        wait_s = rate.take("key", now_s)
+        assert 0 <= wait_s <= 1 / per_s
+        if wait_s == 0:
+            let_in.append(now_s)
+    most = max(1.0, per_s * throttle.BURST_S)
+    for first, begins_s in enumerate(let_in):
+        for last, ends_s in enumerate(let_in[first:], start=first):
+            assert last - first + 1 <= most + (ends_s - begins_s) * per_s + 1e-6
+
+
+def test_a_rate_lets_in_who_has_waited_and_remembers_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "MAX_KEYS", 2)
+    rate = Rate(1)
+    assert [rate.take("a", 0) for _ in range(3)] == [0, 0, 1]
+    assert rate.take("a", 1) == 0
+    assert rate.take("b", 1) == rate.take("c", 1) == 0
+    assert len(rate._left) == 2
+
+
+def test_a_rate_of_nothing_is_no_limit_and_takes_no_memory() -> None:
+    rate = Rate(0)
+    assert {rate.take(key, 0) for key in range(1000)} == {0}
+    assert not rate._left

@@ -1,0 +1,140 @@
+"""The commands `control-plane users` and `tokens`, for who has root here; heavy imports stay inside, as in `cli`.
+
+No route of the API makes the first administrator, or lets one in again who is locked out: this does.
+"""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from control_plane.cli_log import Add, Commands
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from control_plane.administration import Office
+
+ROLES = ("viewer", "operator", "approver", "auditor", "host-admin", "security-admin", "administrator")
+
+
+def add_commands(commands: Commands, add: Add) -> None:
+    users = commands.add_parser("users", help="people: list, create, disable, enable, password, role").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    add(users, "list", _users_list, "everybody, with role and state")
+    create = add(users, "create", _users_create, "a new user, the first administrator too")
+    create.add_argument("username")
+    create.add_argument("--role", required=True, choices=ROLES)
+    password_argument(create)
+    disable = add(users, "disable", _users_disable, "let nobody in by that name; ends its sessions and tokens")
+    disable.add_argument("username")
+    enable = add(users, "enable", _users_enable, "let a disabled user in again")
+    enable.add_argument("username")
+    set_password = add(users, "password", _users_password, "set a user's password; ends the user's sessions")
+    set_password.add_argument("username")
+    password_argument(set_password)
+    role = add(users, "role", _users_role, "change a user's role; ends the user's sessions")
+    role.add_argument("username")
+    role.add_argument("role", choices=ROLES)
+
+    tokens = commands.add_parser("tokens", help="API tokens: list, create, revoke").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    add(tokens, "list", _tokens_list, "every token that has not ended: whose, what for, when and from where used last")
+    token = add(tokens, "create", _tokens_create, "print a new API token; it is shown this once")
+    token.add_argument("--user", required=True, metavar="NAME")
+    token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
+    token.add_argument("--days", type=int, default=90, help="until it expires, at most 365 (default: %(default)s)")
+    token.add_argument(
+        "--permission",
+        action="append",
+        metavar="NAME",
+        help="all that it is for, such as tasks.read; may be repeated (default: all that its user may)",
+    )
+    token.add_argument(
+        "--address", action="append", metavar="NETWORK", help="that it counts from; may be repeated (default: any)"
+    )
+    revoke = add(tokens, "revoke", _tokens_revoke, "end a token at once")
+    revoke.add_argument("token_id", metavar="ID", help="the part of the token between cp_ and the next _")
+
+
+def password_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--password-stdin", action="store_true", required=True, help="read the password from standard input"
+    )
+
+
+def password() -> str:
+    return sys.stdin.readline().rstrip("\n")
+
+
+def _office() -> "AbstractAsyncContextManager[Office]":
+    from control_plane.administration import opened
+    from control_plane.settings import load
+
+    return opened(load())
+
+
+async def _users_list(_: argparse.Namespace) -> None:
+    async with _office() as office:
+        for user in await office.users():
+            print(f"{user.username:<32} {user.role:<14} {'enabled' if user.enabled else 'disabled'}")
+
+
+async def _users_create(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.create_user(arguments.username, arguments.role, password())
+
+
+async def _users_disable(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.set_enabled(arguments.username, enabled=False)
+
+
+async def _users_enable(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.set_enabled(arguments.username, enabled=True)
+
+
+async def _users_password(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.set_password(arguments.username, password())
+
+
+async def _users_role(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.set_role(arguments.username, arguments.role)
+
+
+async def _tokens_list(_: argparse.Namespace) -> None:
+    async with _office() as office:
+        uses = await office.core.access.uses.all()
+        for token in await office.tokens():
+            use = uses.get(token.token_id)
+            used = "never used" if use is None else f"used {_time(use.used_us)} from {use.address or 'here'}"
+            scope = "everything" if token.permissions is None else ", ".join(sorted(token.permissions))
+            where = f" from {', '.join(map(str, token.networks))}" if token.networks else ""
+            print(f"{token.token_id}  {token.username:<16} {used}; for {scope}{where}; {token.name}")
+
+
+def _time(micros: int) -> str:
+    return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+async def _tokens_create(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        print(
+            await office.create_token(
+                arguments.user,
+                arguments.name,
+                arguments.days,
+                permissions=arguments.permission,
+                addresses=arguments.address,
+            )
+        )
+
+
+async def _tokens_revoke(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.revoke_token(arguments.token_id)

@@ -1,0 +1,453 @@
+"""Who may manage whom: nobody gets more than he has by managing people, tokens or rules."""
+
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from control_plane.commands import passwords
+from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Principal
+from control_plane.commands.handlers.tasks import known_task
+from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
+from tests.support.fleet import PASSWORD, Desk, a_request
+from tests.unit.commands.test_rules import a_rule
+
+MANAGERS: Final = {"security-admin", "administrator"}
+CHANGES: Final[dict[str, Callable[[Desk, Principal, str], Awaitable[Any]]]] = {
+    "role": lambda desk, by, name: desk.access.set_role(by, name, "approver"),
+    "promote": lambda desk, by, name: desk.access.set_role(by, name, "administrator"),
+    "password": lambda desk, by, name: desk.access.set_password(by, name, "another long one"),
+    "disable": lambda desk, by, name: desk.access.set_enabled(by, name, False),
+    "token": lambda desk, by, name: desk.access.create_token(by, username=name, name="x", days=1),
+}
+
+
+async def a_desk() -> Desk:
+    """With one user in each role, called for it with `some-` before, and a second administrator."""
+    desk = Desk()
+    for role in ROLES:
+        await desk.access.create_user(CONSOLE, f"some-{role}", role=role, password=PASSWORD)
+    await desk.access.create_user(CONSOLE, "root", role="administrator", password=PASSWORD)
+    return desk
+
+
+async def is_let(ask: Awaitable[Any]) -> bool:
+    try:
+        await ask
+    except NotAllowedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_an_administrator_is_changed_by_administrators_alone_and_others_by_who_may_write_people(
+    change: str,
+) -> None:
+    desk = await a_desk()
+    outcomes = {}
+    for by, target in itertools.product(ROLES, ROLES):
+        principal = Principal(username=f"by-{by}", role=by)
+        # Each on a user of its own: what one does must not be in the next one's way.
+        name = f"{by[:3]}-{target}"
+        await desk.access.create_user(CONSOLE, name, role=target, password=PASSWORD)
+        outcomes[by, target] = await is_let(CHANGES[change](desk, principal, name))
+
+    needs_administrator = {"administrator"} if change != "promote" else set(ROLES)
+    assert outcomes == {
+        (by, target): by == "administrator" or (by in MANAGERS and target not in needs_administrator)
+        for by, target in outcomes
+    }
+
+
+async def test_every_role_is_given_by_who_may_write_people_and_that_of_an_administrator_by_one() -> None:
+    desk = await a_desk()
+    for by, role in itertools.product(ROLES, ROLES):
+        principal = Principal(username="x", role=by)
+        made = await is_let(desk.access.create_user(principal, f"{by[:3]}-{role}", role=role, password=PASSWORD))
+        assert made == (by == "administrator" or (by in MANAGERS and role != "administrator"))
+
+
+@pytest.mark.parametrize("role", sorted(MANAGERS))
+async def test_nobody_changes_his_own_role_nor_sets_his_own_password_but_the_console(role: str) -> None:
+    desk = await a_desk()
+    oneself = Principal(username=f"some-{role}", role=role)
+
+    for to in ROLES:
+        assert not await is_let(desk.access.set_role(oneself, oneself.username, to))
+    assert not await is_let(desk.access.set_password(oneself, oneself.username, "another long one"))
+    assert await is_let(desk.access.set_role(CONSOLE, oneself.username, "viewer"))
+
+
+async def test_who_becomes_an_administrator_meanwhile_is_one() -> None:
+    """Another replica promotes the user between the look at who it is and the record of the change."""
+    desk = await a_desk()
+    beside, manager = desk.beside(), Principal(username="some-security-admin", role="security-admin")
+    await beside.authority.refresh()
+    append, promoted = desk.log.append, []
+
+    async def append_late(events: Any) -> Any:
+        if not promoted:
+            promoted.append(True)
+            await beside.access.set_role(CONSOLE, "some-operator", "administrator")
+        return await append(events)
+
+    desk.log.append = append_late  # type: ignore[method-assign]
+    with pytest.raises(NotAllowedError):
+        await desk.access.set_password(manager, "some-operator", "another long one")
+
+    assert desk.kinds().count("user.password_changed") == 0
+    assert desk.kinds()[-1] == "access.denied"
+    assert await desk.access.login("some-operator", PASSWORD, address=None)
+
+
+async def test_each_refusal_is_in_the_log() -> None:
+    desk = await a_desk()
+    manager = Principal(username="some-security-admin", role="security-admin")
+
+    for change in CHANGES.values():
+        assert not await is_let(change(desk, manager, "root"))
+
+    assert desk.kinds()[-len(CHANGES) :] == ["access.denied"] * len(CHANGES)
+
+
+@pytest.mark.parametrize("subject", ["user:some-security-admin", "role:security-admin"])
+async def test_who_may_write_rules_writes_none_about_himself(subject: str) -> None:
+    desk = await a_desk()
+    manager = Principal(username="some-security-admin", role="security-admin")
+    denial, _ = await desk.rules.create(CONSOLE, a_rule(effect="deny", subject=subject, all_hosts=True))
+
+    assert not await is_let(desk.rules.create(manager, a_rule(subject=subject, all_hosts=True)))
+    assert not await is_let(desk.rules.delete(manager, denial))
+    assert await is_let(desk.rules.create(manager, a_rule(subject="role:operator", all_hosts=True)))
+    assert await is_let(desk.rules.delete(Principal(username="root", role="administrator"), denial))
+
+
+# --- tokens
+
+
+async def a_token(desk: Desk, username: str, by: Principal | None = None, **given: Any) -> Principal:
+    """Who comes by a new token of that user."""
+    made = await desk.access.create_token(by or CONSOLE, username=username, name="x", **{"days": 1, **given})
+    return desk.access.by_token(made.text, address="10.1.2.3")
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_token_may_what_it_is_for_and_its_owner_may(role: str) -> None:
+    desk = await a_desk()
+
+    for permission in sorted(ADMINISTRATOR):
+        token = await a_token(desk, f"some-{role}", permissions=[permission])
+        assert token.permissions == {permission} & ROLES[role]
+        for asked in sorted(ADMINISTRATOR):
+            let = await is_let(desk.handling.check(token, asked, "x"))
+            assert let == (asked == permission and asked in ROLES[role])
+
+
+async def test_a_token_s_permissions_are_those_of_its_owner_when_it_is_used() -> None:
+    desk = await a_desk()
+    token = await desk.access.create_token(
+        CONSOLE, username="some-operator", name="x", days=1, permissions=["tasks.run", "hosts.edit"]
+    )
+    assert desk.access.by_token(token.text).permissions == {"tasks.run"}
+
+    await desk.access.set_role(CONSOLE, "some-operator", "host-admin")
+
+    assert desk.access.by_token(token.text).permissions == {"hosts.edit"}
+
+
+async def test_a_rule_gives_nothing_to_a_token_that_is_not_for_it() -> None:
+    desk = await a_desk()
+    await desk.register("web1")
+    await desk.rules.create(CONSOLE, a_rule(subject="user:some-viewer", all_hosts=True))
+    reads, runs = [
+        await a_token(desk, "some-viewer", permissions=[permission]) for permission in ("hosts.read", "tasks.run")
+    ]
+    facts = desk.authority.rules
+
+    assert facts.permissions(reads) == {"hosts.read"}
+    assert facts.permissions(runs) == {"tasks.run"}
+    assert not await is_let(desk.tasks.create(reads, a_request("t1")))
+    assert await is_let(desk.tasks.create(runs, a_request("t2")))
+    assert not await is_let(desk.tasks.cancel(runs, "t2", None))
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"permissions": []}, "permissions"),
+        ({"permissions": ["hosts.reed"]}, "permissions"),
+        ({"permissions": ["hosts.read", "*"]}, "permissions"),
+        ({"addresses": []}, "addresses"),
+        ({"addresses": ["10.0.0.0/33"]}, "addresses"),
+        ({"addresses": ["10.0.0.1/8"]}, "addresses"),
+        ({"addresses": ["web1"]}, "addresses"),
+        ({"addresses": [""]}, "addresses"),
+        ({"addresses": ["1" * 10_000]}, "addresses"),
+        ({"addresses": ["::1/129"]}, "addresses"),
+        ({"addresses": ["10.0.0.0/8"] * 65}, "addresses"),
+        ({"days": 366}, "days"),
+        ({"days": 0}, "days"),
+    ],
+)
+async def test_a_token_that_is_for_nothing_or_from_nowhere_is_not_made(given: dict[str, Any], field: str) -> None:
+    desk = await a_desk()
+
+    with pytest.raises(RefusedError, match=field) as refused:
+        await a_token(desk, "some-operator", **given)
+
+    assert refused.value.code == "invalid_request"
+
+
+ADDRESSES: Final = [
+    (["10.0.0.0/8"], "10.1.2.3", True),
+    (["10.0.0.0/8"], "::ffff:10.1.2.3", True),
+    (["10.0.0.0/8"], "11.1.2.3", False),
+    (["10.0.0.0/8"], "::ffff:11.1.2.3", False),
+    (["10.0.0.0/8"], "::a01:203", False),
+    (["10.1.2.3"], "10.1.2.3", True),
+    (["10.1.2.3"], "10.1.2.4", False),
+    (["2001:db8::/32"], "2001:db8::1", True),
+    (["2001:db8::/32"], "2001:db9::1", False),
+    (["2001:db8::/32"], "10.1.2.3", False),
+    (["192.0.2.0/24", "10.0.0.0/8"], "10.1.2.3", True),
+    (["0.0.0.0/0"], "::1", False),
+    (["10.0.0.0/8"], None, False),
+    (["10.0.0.0/8"], "testclient", False),
+    (["10.0.0.0/8"], "010.1.2.3", False),
+]
+
+
+@pytest.mark.parametrize(("networks", "address", "counts"), ADDRESSES)
+async def test_a_token_counts_from_its_networks_and_from_nowhere_else(
+    networks: list[str], address: str | None, counts: bool
+) -> None:
+    desk = await a_desk()
+    token = await desk.access.create_token(CONSOLE, username="some-viewer", name="x", days=1, addresses=networks)
+
+    if counts:
+        assert desk.access.by_token(token.text, address=address)
+        return
+    with pytest.raises(NotSignedInError) as refused:
+        desk.access.by_token(token.text, address=address)
+    assert (refused.value.code, refused.value.detail) == (NotSignedInError().code, NotSignedInError().detail)
+
+
+async def test_a_token_makes_none_that_is_for_more_than_itself() -> None:
+    desk = await a_desk()
+    token = await a_token(
+        desk, "some-operator", permissions=["hosts.read", "tasks.read"], addresses=["10.0.0.0/8"], days=2
+    )
+
+    for given in (
+        {"permissions": ["tasks.run"]},
+        {"permissions": ["hosts.read", "tasks.run"]},
+        {"addresses": ["0.0.0.0/0"]},
+        {"addresses": ["10.0.0.0/7"]},
+        {"addresses": ["10.1.2.3", "::/0"]},
+    ):
+        assert not await is_let(a_token(desk, "some-operator", token, **given))
+    same = await a_token(desk, "some-operator", token, days=365)
+    less = await a_token(desk, "some-operator", token, permissions=["hosts.read"], addresses=["10.1.0.0/16"])
+
+    assert same.permissions == {"hosts.read", "tasks.read"}
+    assert less.permissions == {"hosts.read"}
+    tokens = desk.authority.access.tokens
+    assert len({tokens[each.token_id or ""].expires_at for each in (token, same)}) == 1
+    assert [str(network) for network in tokens[same.token_id or ""].networks] == ["10.0.0.0/8"]
+
+
+async def test_a_token_for_somebody_else_may_no_more_than_who_made_it_whatever_its_owner_becomes() -> None:
+    desk = await a_desk()
+    manager = Principal(username="some-security-admin", role="security-admin")
+
+    token = await desk.access.create_token(manager, username="some-operator", name="x", days=1)
+    assert not await is_let(a_token(desk, "some-operator", manager, permissions=["tasks.run"]))
+    assert desk.access.by_token(token.text).permissions == ROLES["operator"] & ROLES["security-admin"]
+
+    await desk.access.set_role(CONSOLE, "some-operator", "administrator")
+    assert desk.access.by_token(token.text).permissions == ROLES["security-admin"]
+    assert not await is_let(desk.access.set_role(desk.access.by_token(token.text), "some-viewer", "administrator"))
+
+
+@pytest.mark.parametrize("permission", ["users.write", "tokens.others", "rules.write"])
+async def test_an_administrator_s_token_for_one_thing_is_no_administrator(permission: str) -> None:
+    desk = await a_desk()
+    token = await a_token(desk, "root", permissions=[permission])
+
+    for change in CHANGES.values():
+        assert not await is_let(change(desk, token, "some-administrator"))
+    assert not await is_let(desk.access.create_user(token, "mallory", role="administrator", password=PASSWORD))
+    for subject in ("user:root", "role:administrator"):
+        assert not await is_let(desk.rules.create(token, a_rule(subject=subject, all_hosts=True)))
+    assert not await is_let(a_token(desk, "root", token, permissions=["tasks.run"]))
+
+
+async def test_a_token_that_is_not_for_everything_ends_itself_and_no_other() -> None:
+    desk = await a_desk()
+    token, other = [await a_token(desk, "some-viewer", permissions=["hosts.read"]) for _ in range(2)]
+
+    assert not await is_let(desk.access.revoke_token(token, other.token_id or ""))
+    assert await is_let(desk.access.revoke_token(token, token.token_id or ""))
+
+
+async def test_what_waits_of_a_token_that_was_revoked_is_not_sent() -> None:
+    desk = await a_desk()
+    await desk.register("web1")
+    revoked, expires = [await a_token(desk, "some-operator", permissions=["tasks.run"]) for _ in range(2)]
+    tasks = {}
+    for task_id, by in (("t1", revoked), ("t2", expires)):
+        await desk.tasks.create(by, a_request(task_id))
+        _, tasks[task_id] = await known_task(desk.log, task_id)
+
+    await desk.access.revoke_token(CONSOLE, revoked.token_id or "")
+    desk.clock.advance(2 * 86_400)
+
+    said = {task_id: desk.authority.withdrawn(task, ["web1"]) for task_id, task in tasks.items()}
+    assert said == {
+        "t1": {"web1": "some-operator may not run this any more: the API token that it was asked for with is revoked"},
+        "t2": {},
+    }
+
+
+# --- one's own password
+
+
+async def test_a_new_password_ends_every_other_session_and_opens_one() -> None:
+    desk = await a_desk()
+    other = await desk.access.login("some-viewer", PASSWORD, address="::1")
+    mine = await desk.access.login("some-viewer", PASSWORD, address="::1")
+
+    opened = await desk.access.change_password(mine.principal, PASSWORD, "another long one")
+
+    for ended in (mine, other):
+        with pytest.raises(NotSignedInError):
+            desk.access.by_session(ended.secret)
+    assert desk.access.by_session(opened.secret).username == "some-viewer"
+    with pytest.raises(NotSignedInError):
+        await desk.access.login("some-viewer", PASSWORD, address="::1")
+    assert await desk.access.login("some-viewer", "another long one", address="::1")
+
+
+async def test_a_wrong_current_password_counts_and_is_recorded_as_a_login_with_it() -> None:
+    desk = await a_desk()
+    mine = await desk.access.login("some-viewer", PASSWORD, address="::1")
+
+    for number in range(5):
+        with pytest.raises(NotSignedInError, match="login_failed"):
+            await desk.access.change_password(mine.principal, f"wrong {number}", "another long one")
+    for password in (PASSWORD, "wrong"):
+        with pytest.raises(TooManyError):
+            await desk.access.change_password(mine.principal, password, "another long one")
+
+    assert desk.kinds().count("login.failed") == 5
+    assert desk.kinds().count("user.password_changed") == 0
+    assert desk.access.by_session(mine.secret)
+
+
+@pytest.mark.parametrize("new", ["short", "", "x" * 129])
+async def test_a_new_password_that_is_none_changes_nothing(new: str) -> None:
+    desk = await a_desk()
+    mine = await desk.access.login("some-viewer", PASSWORD, address="::1")
+
+    with pytest.raises(RefusedError, match="weak_password"):
+        await desk.access.change_password(mine.principal, PASSWORD, new)
+
+    assert desk.access.by_session(mine.secret)
+    assert await desk.access.login("some-viewer", PASSWORD, address="::1")
+
+
+async def test_a_token_changes_no_password() -> None:
+    desk = await a_desk()
+    token = await a_token(desk, "root")
+
+    assert not await is_let(desk.access.change_password(token, PASSWORD, "another long one"))
+
+    assert desk.kinds()[-1] == "access.denied"
+
+
+# --- a sign-in of a moment ago
+
+
+async def test_a_session_is_recent_for_five_minutes_and_a_token_always() -> None:
+    desk = await a_desk()
+    session = (await desk.access.login("some-administrator", PASSWORD, address=None)).principal
+    token = await a_token(desk, "some-administrator")
+
+    desk.clock.advance(RECENT_S)
+    desk.access.check_recent(session)
+    desk.clock.advance(1)
+    beside = desk.beside()
+    await beside.authority.refresh()
+    for replica in (desk, beside):
+        with pytest.raises(NotAllowedError, match="sign_in_again"):
+            replica.access.check_recent(session)
+    desk.access.check_recent(token)
+    desk.access.check_recent((await desk.access.login("some-administrator", PASSWORD, address=None)).principal)
+
+
+async def test_a_session_that_has_just_ended_is_not_recent() -> None:
+    desk = await a_desk()
+    session = (await desk.access.login("some-administrator", PASSWORD, address=None)).principal
+    await desk.access.logout(session)
+
+    with pytest.raises(NotSignedInError):
+        desk.access.check_recent(session)
+
+
+async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> None:
+    desk = await a_desk()
+    session = (await desk.access.login_by_link("link", address=None)).principal
+
+    desk.clock.advance(RECENT_S + 1)
+
+    desk.access.check_recent(session)
+
+
+# --- who there is
+
+
+@pytest.mark.parametrize("who", ["unknown", "disabled", "without a password", "with another's hash", "known"])
+async def test_whoever_it_is_one_password_is_evaluated_and_the_answer_is_the_same(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await a_desk()
+    name = "nobody" if who == "unknown" else "some-viewer"
+    if who == "disabled":
+        await desk.access.set_enabled(CONSOLE, name, False)
+    elif who == "without a password":
+        del desk.credentials.rows[name]
+    elif who == "with another's hash":
+        desk.credentials.rows[name] = desk.credentials.rows["root"]
+    verify, evaluated = passwords._verify, []
+
+    def counted(text: str, phc: str) -> bool:
+        evaluated.append(phc.split("$")[1:4])
+        return verify(text, phc)
+
+    monkeypatch.setattr(passwords, "_verify", counted)
+    with pytest.raises(NotSignedInError) as refused:
+        await desk.access.login(name, PASSWORD if who != "known" else "wrong password", address=None)
+
+    assert evaluated == [["argon2id", "v=19", "m=64,t=1,p=1"]]
+    assert (refused.value.code, refused.value.detail) == ("login_failed", "user or password are wrong")
+    assert desk.kinds()[-1] == "login.failed"
+
+
+async def test_who_may_not_manage_people_does_not_learn_who_there_is() -> None:
+    desk = await a_desk()
+    viewer = Principal(username="some-viewer", role="viewer")
+    told = []
+    for name in ("root", "nobody"):
+        for change in CHANGES.values():
+            with pytest.raises(NotAllowedError) as refused:
+                await change(desk, viewer, name)
+            told.append((refused.value.code, refused.value.detail))
+
+    assert told[: len(CHANGES)] == told[len(CHANGES) :]
+
+
+def test_a_principal_without_a_token_has_no_scope() -> None:
+    assert replace(CONSOLE, scope=None).is_administrator
+    assert not replace(CONSOLE, scope=frozenset({"hosts.read"})).is_administrator
