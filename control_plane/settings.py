@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         100_000, ge=1, description="executions that may wait for an answer of their hosts; beyond, no task is accepted"
     )
+    pending_hosts: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="hosts that may wait at once to be accepted by fingerprint; 0: a token is needed",
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")

@@ -3,6 +3,7 @@
 AgentError
 ├─ JournalError         cannot be made durable: neither acknowledge nor run
 ├─ EnrolmentError       one clear line, exit 1: a person must look at it
+│  └─ NotNowError       it is not reached, or has too much to do: who has time asks again
 └─ ConfigurationError   only at start: one clear line for each thing that is wrong, exit 2
 """
 
@@ -20,6 +21,10 @@ class JournalError(AgentError):
 
 
 class EnrolmentError(AgentError):
+    pass
+
+
+class NotNowError(EnrolmentError):
     pass
 
 

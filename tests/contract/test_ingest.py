@@ -353,7 +353,8 @@ class IngestContract:
 
         assert await plane.events(FINISHED) == []
         [(_, headers)] = await plane.left_in(RESULT_DEAD_QUEUE)
-        assert headers["reason"] == "no registered host web1"
+        assert headers["reason"] == "web1 is revoked: its results do not count"
+        assert len(await plane.events(REJECTED)) == 1  # what it said is evidence
 
     async def test_what_was_dead_lettered_into_this_routing_key_is_not_believed(
         self, plane: Plane, somebody: Session
