@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from control_plane.bootstrap import accounts_of
+from control_plane.bootstrap import accounts_of, pending_hosts_of
 from control_plane.commands.access import CONSOLE, Token, User
+from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.hosts import Host
+from control_plane.commands.pending_hosts import PendingHost
 from control_plane.commands.rules import Rule
 from control_plane.commands.signatures import Signatures
 from control_plane.core import LOGS, Core, open_core
@@ -128,6 +130,7 @@ class Office:
     def __init__(self, core: Core) -> None:
         self.core = core
         self._rules = RuleHandler(core.handling)
+        self._pending = pending_hosts_of(core, EnrolmentHandler(core.handling, accounts_of(core.settings)))
 
     async def users(self) -> list[User]:
         return await self.core.access.users(CONSOLE)
@@ -177,6 +180,15 @@ class Office:
 
     async def delete_rule(self, rule_id: str) -> None:
         await self._rules.delete(CONSOLE, rule_id)
+
+    async def pending_hosts(self) -> list[PendingHost]:
+        return await self._pending.waiting(CONSOLE)
+
+    async def accept_host(self, fingerprint: str, hostname: str, groups: Sequence[str]) -> None:
+        await self._pending.accept(CONSOLE, fingerprint, hostname=hostname, groups=groups)
+
+    async def refuse_host(self, fingerprint: str) -> None:
+        await self._pending.refuse(CONSOLE, fingerprint)
 
     async def admit(self, hostname: str) -> str | None:
         """The broker's address with the host's own account, or with the one that all share; None without a broker.

@@ -14,8 +14,10 @@ from control_plane.api.services import Probe, Services
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder
@@ -52,6 +54,7 @@ from control_plane.projections.upkeep import maintain
 from control_plane.settings import Settings
 from control_plane.storage.engine import open_database
 from control_plane.storage.leases import Leases
+from control_plane.storage.pending_hosts import PendingHostTable
 from control_plane_wire.lifecycle import Service, run_until_stopped
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.rabbitmq import RabbitTransport
@@ -92,7 +95,7 @@ def services_of(
         Ingest, transport=transport, log=core.log, authority=core.authority, count=count, failpoints=core.failpoints
     )
     results = ingest(Results(core.log, core.authority, count))
-    heartbeats = ingest(Heartbeats(core.authority), meanwhile=partial(leases.hold, HEARING))
+    heartbeats = ingest(Heartbeats(), meanwhile=partial(leases.hold, HEARING))
 
     rooms = Rooms(core.database)
     signing = _signing(core, leases, count)
@@ -220,6 +223,7 @@ def services_of_api(
     dev: bool = False,
 ) -> Services:
     settings = core.settings
+    enrolment = EnrolmentHandler(core.handling, accounts_of(settings))
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
     return Services(
         settings=settings,
@@ -229,7 +233,9 @@ def services_of_api(
         keyring=core.keyring,
         checkpoints=core.checkpoints,
         access=core.access,
-        enrolment=EnrolmentHandler(core.handling, accounts_of(settings)),
+        enrolment=enrolment,
+        pending=pending_hosts_of(core, enrolment),
+        rotations=RotationHandler(core.handling, enrolment),
         hosts=HostHandler(core.handling),
         tasks=TaskHandler(
             core.handling,
@@ -255,6 +261,11 @@ def services_of_api(
         live_output=live_output,
         dev=dev,
     )
+
+
+def pending_hosts_of(core: Core, enrolment: EnrolmentHandler) -> PendingHostHandler:
+    table = PendingHostTable(core.database)
+    return PendingHostHandler(core.handling, enrolment, table, most=core.settings.pending_hosts)
 
 
 def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:

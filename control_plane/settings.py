@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     token_rate: float = Field(
         100.0, ge=0, le=10_000, description="and one API token; of either two seconds' worth may come at once"
     )
+    pending_hosts: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="hosts that may wait at once to be accepted by fingerprint; 0: a token is needed",
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")

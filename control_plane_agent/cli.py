@@ -9,23 +9,26 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from control_plane_agent import assembly, enrolment, identity, settings
+from control_plane_agent import assembly, enrolment, identity, rotation, settings
+from control_plane_agent.disk import RealDisk
 from control_plane_agent.errors import AgentError, ConfigurationError
 from control_plane_agent.journal import LIVE
-from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_agent.simulated_fleet import MAX_SIMULATED, identities_of
 from control_plane_agent.watchdog import Watchdog
 from control_plane_wire.errors import WireError
-from control_plane_wire.lifecycle import run_until_stopped
+from control_plane_wire.lifecycle import Service, run_until_stopped
 from control_plane_wire.transport.rabbitmq import RabbitTransport
 
 DONE, FAILED, USAGE = 0, 1, 2
 DRAIN_S: Final = 5.0
 LOCK: Final = "lock"
+ROTATING: Final = "rotating"
+MAX_WAIT_S: Final = 86_400
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    enrol = _add(commands, "enrol", _enrol, "make this host known to a control plane, by a single-use token")
+    enrol = _add(commands, "enrol", _enrol, "make this host known to a control plane, by a token or by its fingerprint")
     enrol.add_argument("--server", required=True, metavar="URL", help="the control plane's address")
     enrol.add_argument(
         "--token",
-        default="-",
         metavar="TOKEN",
-        help="single use; without it, or as -, the first line of standard input, which no list of processes shows",
+        help="single use; as -, or where it is left out, the first line of standard input, which no list of processes "
+        "shows; where there is none, the host asks to be accepted by its fingerprint",
+    )
+    enrol.add_argument(
+        "--wait", type=_seconds, default=3600, metavar="SECONDS", help="to be accepted (default: %(default)s)"
     )
     enrol.add_argument("--hostname", metavar="NAME", help="default: this machine's full name")
 
     _add(commands, "run", _run, "take and run commands until it is told to stop; what runs then goes on")
+    rotate = _add(commands, "rotate-key", _rotate_key, "give this host a new key, while its agent runs or not")
+    rotate.add_argument("--server", required=True, metavar="URL", help="the control plane's address")
     _add(commands, "status", _status, "who this host is, and what its journal holds")
 
     simulate = _add(commands, "simulate", _simulate, "be N hosts that run nothing and answer as if; for load and tests")
@@ -99,6 +107,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MAX_WAIT_S:
+        raise argparse.ArgumentTypeError(f"a number of seconds from 1 to {MAX_WAIT_S}")
+    return int(text)
+
+
 def _configure_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
@@ -121,23 +135,70 @@ class _Lines(logging.Formatter):
 
 
 def _enrol(given: Settings, arguments: argparse.Namespace) -> None:
-    token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105 - no password
-    server = enrolment.Server(arguments.server)
-    if server.is_exposed:
-        _say(f"{arguments.server} is not encrypted: who sits between can give this host another key to trust")
+    token = _token(arguments.token)
+    server = _server(arguments.server)
     with _state_directory(given.state_dir):
-        who = enrolment.enrol(given.state_dir, server, token, arguments.hostname)
+        if token is None:
+            tell = partial(print, flush=True)
+            who = enrolment.request(given.state_dir, server, arguments.hostname, wait_s=arguments.wait, tell=tell)
+        else:
+            who = enrolment.enrol(given.state_dir, server, token, arguments.hostname)
     print(f"{who.hostname} is enrolled, groups: {', '.join(sorted(who.groups)) or 'none'}")
     print("next: control-plane-agent run")
 
 
+def _token(given: str | None) -> str | None:
+    """The token that was given, by argument or on standard input; None where there is none."""
+    if given is None and sys.stdin.isatty():
+        return None
+    if given in {None, "-"}:
+        return sys.stdin.readline().strip() or given
+    return given
+
+
+def _server(url: str) -> enrolment.Server:
+    server = enrolment.Server(url)
+    if server.is_exposed:
+        _say(f"{url} is not encrypted: who sits between can give this host another key to trust")
+    return server
+
+
 def _run(given: Settings, arguments: argparse.Namespace) -> None:
-    with _state_directory(given.state_dir):
-        who = identity.load(given.state_dir)
-        url = given.amqp_url or who.amqp_url
-        if not settings.is_broker(url):
-            raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
-        _serve([assembly.real_agent(given, who, RabbitTransport(url))])
+    with _state_directory(given.state_dir), _disk(given.state_dir) as disk:
+        has_new_key = True
+        while has_new_key:
+            if rotation.take(disk):
+                log.info("new key taken")
+            who = identity.load(given.state_dir)
+            url = given.amqp_url or who.amqp_url
+            if not settings.is_broker(url):
+                raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
+            watch = rotation.RotationWatch(disk)
+            _serve([assembly.real_agent(given, who, RabbitTransport(url)), watch])
+            has_new_key = watch.is_due
+
+
+def _rotate_key(given: Settings, arguments: argparse.Namespace) -> None:
+    identity.load(given.state_dir)  # says clearly what is wrong, if anything is
+    server = _server(arguments.server)
+    with _disk(given.state_dir) as disk, _alone(given.state_dir / ROTATING):
+        new = rotation.ask(disk, server, prescribed_url=given.amqp_url)
+    try:
+        with _state_directory(given.state_dir), _disk(given.state_dir) as disk:
+            rotation.take(disk)
+    except ConfigurationError:
+        print(f"the running agent takes the new key {new.key.key_id} within some seconds")
+    else:
+        print(f"the new key is {new.key.key_id}")
+
+
+@contextmanager
+def _disk(state_dir: Path) -> Iterator[RealDisk]:
+    disk = RealDisk(str(state_dir))
+    try:
+        yield disk
+    finally:
+        disk.close()
 
 
 def _status(given: Settings, arguments: argparse.Namespace) -> None:
@@ -168,12 +229,12 @@ def _simulate(given: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
-def _serve(agents: Iterable[Agent]) -> None:
+def _serve(services: Iterable[Service]) -> None:
     async def run() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await run_until_stopped([*agents, Watchdog.of(os.environ)], stop=stop, drain_s=DRAIN_S)
+        await run_until_stopped([*services, Watchdog.of(os.environ)], stop=stop, drain_s=DRAIN_S)
 
     try:
         asyncio.run(run())
@@ -190,14 +251,24 @@ def _state_directory(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+    except OSError as error:
+        raise ConfigurationError(f"CONTROL_PLANE_AGENT_STATE_DIR: {error.filename}: {error.strerror}") from error
+    with _alone(path / LOCK, f"another agent works on {path}; stop it first"):
+        yield
+
+
+@contextmanager
+def _alone(path: Path, otherwise: str = "the key is being rotated just now") -> Iterator[None]:
+    """Hold a lock. Raises ConfigurationError where it cannot be made, or another process has it."""
+    try:
+        lock = path.open("w")
     except OSError as error:
         raise ConfigurationError(f"CONTROL_PLANE_AGENT_STATE_DIR: {error.filename}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(f"another agent works on {path}; stop it first") from error
+            raise ConfigurationError(otherwise) from error
         yield
 
 

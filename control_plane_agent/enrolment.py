@@ -1,12 +1,17 @@
-"""Makes this host known to the control plane: a key of its own, a single-use token, a proof that it has the key."""
+"""Makes this host known to the control plane: a key of its own, a proof that it has it, and a single-use token.
+
+Without a token it waits until somebody has compared the key's fingerprint.
+"""
 
 import hashlib
 import http.client
 import ipaddress
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -14,10 +19,10 @@ from urllib.parse import urlsplit
 
 from control_plane_agent import identity as identities
 from control_plane_agent.disk import RealDisk
-from control_plane_agent.errors import ConfigurationError, EnrolmentError, TooFastError
+from control_plane_agent.errors import ConfigurationError, EnrolmentError, NotNowError, TooFastError
 from control_plane_agent.identity import Identity
 from control_plane_agent.settings import is_address
-from control_plane_wire import strict_json
+from control_plane_wire import proofs, strict_json
 from control_plane_wire.errors import WireError
 from control_plane_wire.fields import Fields
 from control_plane_wire.messages import MAX_KEYS
@@ -27,6 +32,11 @@ from control_plane_wire.topology import is_name
 
 TIMEOUT_S: Final = 20
 MAX_ANSWER_BYTES: Final = 1024 * 1024
+NOT_NOW: Final = frozenset({429, 502, 503, 504})
+POLL_S: Final = 5.0  # and later, when nobody sits there and waits:
+SELDOM_S: Final = 15.0
+SELDOM_AFTER_S: Final = 120.0
+TELL_S: Final = 60.0
 
 
 class Server:
@@ -52,7 +62,7 @@ class Server:
         return self._call("GET", path, None)
 
     def _call(self, method: str, path: str, data: bytes | None) -> JsonObject:
-        """Raises EnrolmentError with what the server says, TooFastError where that is to come again."""
+        """Raises EnrolmentError with what the server says, NotNowError where it may say otherwise later."""
         request = urllib.request.Request(  # noqa: S310 - http and https only, checked above
             f"{self._url}/api/v1{path}", data=data, headers=self._headers, method=method
         )
@@ -63,9 +73,10 @@ class Server:
             wait = error.headers.get("Retry-After", "")
             if error.code == HTTPStatus.TOO_MANY_REQUESTS and wait.isdecimal():
                 raise TooFastError(f"refused: {_detail(error)}", float(wait[:4])) from error
-            raise EnrolmentError(f"refused: {_detail(error)}") from error
+            is_for_now = error.code in NOT_NOW
+            raise (NotNowError if is_for_now else EnrolmentError)(f"refused: {_detail(error)}") from error
         except (urllib.error.URLError, OSError, UnicodeError) as error:  # the last one for what can be no host's name
-            raise EnrolmentError(f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
+            raise NotNowError(f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
         except http.client.HTTPException as error:
             raise EnrolmentError(f"{self._url} does not answer like a control plane: no HTTP") from error
         except WireError as error:
@@ -93,15 +104,79 @@ def enrol(state_dir: Path, server: Server, token: str, hostname: str | None) -> 
     Raises:
         EnrolmentError: refused, or not reached; the text says what to do.
     """
-    name = (hostname or socket.getfqdn()).lower()
-    if not is_name(name):
-        raise EnrolmentError(f"{name} is no hostname of the protocol; give one with --hostname")
+    name = _name(hostname)
     key = identities.create_key(state_dir)
     who: JsonObject = {"hostname": name, "public_key": encode_base64(key.public_key), "token": token}
     nonce = Fields(server.post("/enrol/begin", who)).text("nonce", most_bytes=1024)
     answer = server.post("/enrol/finish", {**who, "nonce": nonce, "proof": _proof(key, name, token, nonce)})
-    identity = _identity(answer, key)
-    identities.save(RealDisk(str(state_dir)), identity)
+    return _saved(state_dir, _identity(answer, key))
+
+
+def request(
+    state_dir: Path,
+    server: Server,
+    hostname: str | None,
+    *,
+    wait_s: float,
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Identity:
+    """Ask to be let in without a token, and wait until somebody has accepted this host by its fingerprint.
+
+    Args:
+        tell: takes a line of progress, for people.
+
+    Raises:
+        EnrolmentError: refused, or not reached, or nobody has decided in time; the same again goes on waiting.
+    """
+    name = _name(hostname)
+    key = identities.create_key(state_dir)
+    tell(f"{name} asks to be let in. Its fingerprint, to be compared by whoever accepts it:")
+    tell(f"    {proofs.in_groups(proofs.fingerprint(key.public_key))}")
+    waited_s = told_s = 0.0
+    has_asked = False
+    while True:
+        try:
+            answer = _ask(server, name, key)
+        except NotNowError as error:
+            if not has_asked:
+                raise
+            tell(str(error))
+        else:
+            has_asked = True
+            if "fingerprint" not in answer:
+                return _saved(state_dir, _identity(answer, key))
+        if waited_s >= wait_s:
+            raise EnrolmentError(f"nobody has accepted {name} within {wait_s:g} s; the same again goes on waiting")
+        if waited_s == 0 or waited_s - told_s >= TELL_S:
+            told_s = waited_s
+            tell(f"waiting to be accepted, for {(wait_s - waited_s) / 60:.0f} more minutes")
+        pause_s = min(POLL_S if waited_s < SELDOM_AFTER_S else SELDOM_S, wait_s - waited_s)
+        sleep(pause_s)
+        waited_s += pause_s
+
+
+def _ask(server: Server, name: str, key: SigningKey) -> JsonObject:
+    who: JsonObject = {"hostname": name, "public_key": encode_base64(key.public_key)}
+    nonce = Fields(server.post("/enrol/begin", who)).text("nonce", most_bytes=1024)
+    body = proofs.of_request(name, key.public_key, nonce)
+    proof = encode_base64(key.sign(ENROL, sender=name, recipient=CONTROL_PLANE, body=body))
+    return server.post("/enrol/request", {**who, "nonce": nonce, "proof": proof})
+
+
+def _name(hostname: str | None) -> str:
+    name = (hostname or socket.getfqdn()).lower()
+    if not is_name(name):
+        raise EnrolmentError(f"{name} is no hostname of the protocol; give one with --hostname")
+    return name
+
+
+def _saved(state_dir: Path, identity: Identity) -> Identity:
+    disk = RealDisk(str(state_dir))
+    try:
+        identities.save(disk, identity)
+    finally:
+        disk.close()
     return identity
 
 

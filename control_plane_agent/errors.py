@@ -3,6 +3,8 @@
 AgentError
 ├─ JournalError         cannot be made durable: neither acknowledge nor run
 ├─ EnrolmentError       one clear line, exit 1: a person must look at it
+│  └─ NotNowError       it is not reached, or has too much to do: who has time asks again
+│     └─ TooFastError   too often: the same again is right after `wait_s`
 └─ ConfigurationError   only at start: one clear line for each thing that is wrong, exit 2
 """
 
@@ -23,7 +25,11 @@ class EnrolmentError(AgentError):
     pass
 
 
-class TooFastError(EnrolmentError):
+class NotNowError(EnrolmentError):
+    pass
+
+
+class TooFastError(NotNowError):
     """Asked too often: the same again is right after `wait_s` seconds."""
 
     def __init__(self, detail: str, wait_s: float) -> None:

@@ -95,7 +95,7 @@ def create_key(state_dir: Path) -> SigningKey:
     try:
         _make_dir(disk)
         if KEY.rpartition("/")[2] not in disk.names(DIRECTORY):
-            _replace(disk, KEY, SigningKey.generate().to_bytes().hex().encode() + b"\n")
+            replace_file(disk, KEY, written(SigningKey.generate()))
     finally:
         disk.close()
     return _load_key(state_dir)
@@ -114,7 +114,7 @@ def save(disk: Disk, identity: Identity) -> None:
         "amqp_url": identity.amqp_url,
     }
     _make_dir(disk)
-    _replace(disk, IDENTITY, strict_json.canonical(document) + b"\n")
+    replace_file(disk, IDENTITY, strict_json.canonical(document) + b"\n")
 
 
 def load(state_dir: Path) -> Identity:
@@ -125,8 +125,7 @@ def load(state_dir: Path) -> Identity:
     """
     path = state_dir / IDENTITY
     try:
-        key = _load_key(state_dir)
-        return _parse(strict_json.parse(path.read_bytes(), max_bytes=MAX_BYTES), key)
+        return parse(path.read_bytes(), _load_key(state_dir))
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"not enrolled, {error.filename} is missing: run `control-plane-agent enrol`"
@@ -135,8 +134,9 @@ def load(state_dir: Path) -> Identity:
         raise ConfigurationError(f"{path.parent} cannot be read: {error}") from error
 
 
-def _parse(document: JsonObject, key: SigningKey) -> Identity:
-    read = Fields(document)
+def parse(data: bytes, key: SigningKey) -> Identity:
+    """What `save` has written; raises MalformedMessageError, SignatureError."""
+    read = Fields(strict_json.parse(data, max_bytes=MAX_BYTES))
 
     def keys(name: str) -> dict[str, bytes]:
         found = (decode_public_key(text) for text in read.texts(name, most=MAX_KEYS, most_bytes=64))
@@ -160,7 +160,17 @@ def _load_key(state_dir: Path) -> SigningKey:
     path = state_dir / KEY
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigurationError(f"{path} may be read by others: chmod 600 it")
-    return SigningKey.from_bytes(bytes.fromhex(path.read_text().strip()))
+    return read_key(path.read_bytes())
+
+
+def written(key: SigningKey) -> bytes:
+    """A private key, as its file has it."""
+    return key.to_bytes().hex().encode() + b"\n"
+
+
+def read_key(data: bytes) -> SigningKey:
+    """Raises ValueError."""
+    return SigningKey.from_bytes(bytes.fromhex(data.decode("ascii").strip()))
 
 
 def _make_dir(disk: Disk) -> None:
@@ -169,7 +179,7 @@ def _make_dir(disk: Disk) -> None:
         disk.sync_dir(".")
 
 
-def _replace(disk: Disk, path: str, data: bytes) -> None:
+def replace_file(disk: Disk, path: str, data: bytes) -> None:
     """Put a whole file in the place of another: either one is there, at any moment."""
     disk.remove(f"{path}.new")
     disk.create(f"{path}.new", data)

@@ -26,6 +26,8 @@ PUBLIC: Final = frozenset(
         ("POST", "/api/v1/auth/login"),
         ("POST", "/api/v1/enrol/begin"),
         ("POST", "/api/v1/enrol/finish"),
+        ("POST", "/api/v1/enrol/request"),
+        ("POST", "/api/v1/enrol/rotate"),
         ("GET", "/api/v1/keys"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),

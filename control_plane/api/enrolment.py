@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from fastapi import Path
+from fastapi import Path, Response
 from fastapi import Request as HttpRequest
 from pydantic import Field, StrictInt, StrictStr
 
@@ -24,6 +24,8 @@ from control_plane.api.keys import PublicKey, public_key_of_state
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.enrolment import MAX_TOKEN_S
+from control_plane.commands.handlers import enrolment as handlers
+from control_plane.commands.pending_hosts import PendingHost
 from control_plane_wire.signing import decode_signature
 
 MAX_TEXT: Final = 512
@@ -55,17 +57,32 @@ class EnrolmentToken(Answer):
     created_by: str
 
 
-class BeginEnrolment(Request):
-    token: StrictStr = Field(max_length=MAX_TEXT)
+class KeyOfHost(Request):
     hostname: Name
     public_key: StrictStr = Field(max_length=64)
 
 
-class FinishEnrolment(BeginEnrolment):
-    """Attributes: `proof`: the host's signature over the enrolment, with its private key."""
+class BeginEnrolment(KeyOfHost):
+    """Attributes: `token`: left out where the nonce is for a request, or for a new key."""
+
+    token: StrictStr | None = Field(None, max_length=MAX_TEXT)
+
+
+class AskToEnrol(KeyOfHost):
+    """Attributes: `proof`: the host's signature over what it wants, with its private key."""
 
     nonce: StrictStr = Field(max_length=MAX_TEXT)
     proof: StrictStr = Field(max_length=128)
+
+
+class FinishEnrolment(AskToEnrol):
+    token: StrictStr = Field(max_length=MAX_TEXT)
+
+
+class RotateKey(AskToEnrol):
+    """Attributes: `public_key`: the new one; `proof`: by the key that the host has; `new_proof`: by the new one."""
+
+    new_proof: StrictStr = Field(max_length=128)
 
 
 class Nonce(Answer):
@@ -80,6 +97,13 @@ class Enrolled(Answer):
     groups: Mapping[str, int]
     keys: list[PublicKey]
     amqp_url: str | None
+
+
+class Waiting(Answer):
+    """Nobody has decided yet: the same is asked again. Attributes: `fingerprint`: what the administrator is shown."""
+
+    fingerprint: str
+    expires_at: Time
 
 
 @tokens.get("")
@@ -142,6 +166,42 @@ async def finish_enrolment(request: HttpRequest, services: Given, body: FinishEn
         proof=decoded("proof", body.proof, decode_signature),
         address=address_of(request),
     )
+    return enrolled_of(enrolled)
+
+
+@router.post("/request", responses={202: {"model": Waiting}})
+async def ask_to_enrol(
+    request: HttpRequest, response: Response, services: Given, body: AskToEnrol
+) -> Enrolled | Waiting:
+    """Ask to be let in without a token: 202 until somebody has accepted the host by its fingerprint."""
+    answer = await services.pending.ask(
+        hostname=body.hostname,
+        public_key=public_key_of(body.public_key),
+        nonce=body.nonce,
+        proof=decoded("proof", body.proof, decode_signature),
+        address=address_of(request),
+    )
+    if isinstance(answer, PendingHost):
+        response.status_code = 202
+        return Waiting(fingerprint=answer.fingerprint, expires_at=at_s(answer.expires_at))
+    return enrolled_of(answer)
+
+
+@router.post("/rotate")
+async def rotate_key(request: HttpRequest, services: Given, body: RotateKey) -> Enrolled:
+    """Bring another key: both count until the first message that is signed with the new one."""
+    enrolled = await services.rotations.rotate(
+        hostname=body.hostname,
+        public_key=public_key_of(body.public_key),
+        nonce=body.nonce,
+        proof=decoded("proof", body.proof, decode_signature),
+        new_proof=decoded("new_proof", body.new_proof, decode_signature),
+        address=address_of(request),
+    )
+    return enrolled_of(enrolled)
+
+
+def enrolled_of(enrolled: handlers.Enrolled) -> Enrolled:
     return Enrolled(
         hostname=enrolled.hostname,
         as_of=enrolled.as_of,

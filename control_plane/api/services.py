@@ -11,8 +11,10 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
@@ -82,6 +84,8 @@ class Services:
     checkpoints: Checkpoints
     access: AccessHandler
     enrolment: EnrolmentHandler
+    pending: PendingHostHandler
+    rotations: RotationHandler
     hosts: HostHandler
     tasks: TaskHandler
     rollouts: RolloutHandler

@@ -20,7 +20,7 @@ from control_plane.commands.rules import RuleState, withdrawn
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
-from control_plane.events.envelope import EVENT, StoredEvent
+from control_plane.events.envelope import EVENT, NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.clock import Clock, SystemClock
@@ -107,6 +107,11 @@ class Authority:
                 pause_s = RETRY_S
                 log.warning("the authority cannot read the log", exc_info=True)
             await wait_for_any(stop, timeout_s=pause_s)
+
+    def signed(self, event: Event, *, actor: str) -> NewEvent:
+        """An event that gives authority, as it is recorded."""
+        signature, key_id = self._keyring.sign_event(event), self._keyring.active.key_id
+        return event.to_new_event(actor=actor, signature=signature, key_id=key_id)
 
     def withdrawn(self, task: TaskAccepted, hostnames: Sequence[str]) -> Mapping[str, str]:
         """On which of these hosts of an accepted task, and why, who asked for it may not run it any more."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,7 +11,9 @@ from control_plane.commands.access import ROLES, new_token, token_id_of
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
-from control_plane.errors import NotSignedInError, RefusedError
+from control_plane.commands.pending_hosts import network_of
+from control_plane.commands.throttle import ADDRESS_S, Limit
+from control_plane.errors import NotSignedInError, RefusedError, TooManyError
 from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -21,6 +24,7 @@ PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
+NONCES_OF_ADDRESS: Final = 60  # in a minute
 KEPT_S: Final = 86_400  # a token is remembered beyond its end: a clock may be set back
 
 
@@ -125,17 +129,33 @@ def new_nonce(key: SigningKey, now_s: int) -> str:
     return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
 
 
-def check_nonce(nonce: str, key: SigningKey, now_s: int) -> None:
-    """Raises RefusedError unless this is a nonce of ours that has not ended."""
+class NonceThrottle:
+    """How often an address may ask for a nonce without a token; all times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._limit = Limit(NONCES_OF_ADDRESS, ADDRESS_S)
+
+    def check(self, address: str | None, now_s: float) -> None:
+        """Count it. Raises TooManyError."""
+        sender = network_of(address)
+        if (wait_s := self._limit.wait_s(sender, now_s)) > 0:
+            detail = f"too many requests of this address: try again in {math.ceil(wait_s)} s"
+            raise TooManyError("too_many_requests", detail, wait_s)
+        self._limit.count(sender, now_s)
+
+
+def check_nonce(nonce: str, key: SigningKey, now_s: int) -> int:
+    """When it ends, in Unix seconds. Raises RefusedError unless this is a nonce of ours that has not ended."""
     head, _, signature = nonce.rpartition(".")
     try:
         raw = base64.urlsafe_b64decode(signature)
         verify(key.public_key, raw, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
-        has_ended = int(head.partition(".")[0]) < now_s
+        ends = int(head.partition(".")[0])
     except (SignatureError, binascii.Error, ValueError) as error:
         raise RefusedError("nonce_expired", "this is no nonce of this control plane; begin again") from error
-    if has_ended:
+    if ends < now_s:
         raise RefusedError("nonce_expired", "the nonce has ended; begin again")
+    return ends
 
 
 def check_proof(proof: bytes, *, token: str, hostname: str, public_key: bytes, nonce: str) -> None:
@@ -148,6 +168,11 @@ def check_proof(proof: bytes, *, token: str, hostname: str, public_key: bytes, n
             "token_sha256": digest(token),
         }
     )
+    check_signed(proof, public_key, hostname, body)
+
+
+def check_signed(proof: bytes, public_key: bytes, hostname: str, body: bytes) -> None:
+    """Raises RefusedError unless the private key has signed this body for this host."""
     try:
         verify(public_key, proof, ENROL, sender=hostname, recipient=CONTROL_PLANE, body=body)
     except SignatureError as error:

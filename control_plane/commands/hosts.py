@@ -9,6 +9,8 @@ from control_plane.errors import NotFoundError, RefusedError
 from control_plane.events.event import Event
 from control_plane.events.hosts import (
     HostGroupsChanged,
+    HostKeyRotated,
+    HostKeySwitched,
     HostLabelsChanged,
     HostMaintenanceChanged,
     HostQuarantined,
@@ -24,7 +26,13 @@ MAX_GROUPS: Final = 64
 MAX_LABELS: Final = 64
 
 _Changed: TypeAlias = (
-    HostGroupsChanged | HostLabelsChanged | HostMaintenanceChanged | HostRevoked | HostRetired | HostQuarantineLifted
+    HostGroupsChanged
+    | HostLabelsChanged
+    | HostMaintenanceChanged
+    | HostRevoked
+    | HostRetired
+    | HostQuarantineLifted
+    | HostKeyRotated
 )
 
 
@@ -35,9 +43,12 @@ class Host:
     Attributes:
         registered_seq, changed_seq: the events of its registration, and of its last change.
         groups: each with the log position at which it was assigned.
-        is_enrolled: it came by a token, so its agent speaks more than the required fields.
+        is_enrolled: it came by a token or asked by itself, so its agent speaks more than the required fields.
         status: registered, revoked or retired.
         quarantine: why no commands go to it; None where they do.
+        new_key: another key of its own that counts as well, until it is the only one.
+        rotated_seq, nonce_ends: the event that brought that; until when its nonce was good, in Unix seconds.
+        old_keys: those that it has had since its registration.
     """
 
     hostname: str
@@ -51,6 +62,19 @@ class Host:
     maintenance: bool = False
     status: str = "registered"
     quarantine: str | None = None
+    new_key: bytes | None = None
+    rotated_seq: int = 0
+    nonce_ends: int = 0
+    old_keys: frozenset[bytes] = frozenset()
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Its own."""
+        return (self.public_key,) if self.new_key is None else (self.public_key, self.new_key)
+
+    def by_each_key(self) -> "tuple[Host, ...]":
+        """This host by each of its keys, as if it had that one alone."""
+        return tuple(replace(self, public_key=key, new_key=None) for key in self.keys)
 
     @property
     def is_active(self) -> bool:
@@ -83,6 +107,8 @@ class FleetState:
                 return self._stand(self._registered(event, seq))
             case HostQuarantined():
                 return self._quarantine(event)
+            case HostKeySwitched():
+                return self._switch(event, seq)
             case (
                 HostGroupsChanged()
                 | HostLabelsChanged()
@@ -90,6 +116,7 @@ class FleetState:
                 | HostRevoked()
                 | HostRetired()
                 | HostQuarantineLifted()
+                | HostKeyRotated()
             ):
                 return self._stand(self._changed(event, seq))
         return True
@@ -120,7 +147,7 @@ class FleetState:
             registered_seq=seq,
             changed_seq=seq,
             groups=dict.fromkeys(event.groups, seq),
-            is_enrolled=event.enrolment_token_id is not None,
+            is_enrolled=event.enrolment_token_id is not None or event.fingerprint is not None,
         )
 
     def _quarantine(self, event: HostQuarantined) -> bool:
@@ -129,6 +156,16 @@ class FleetState:
         if host is None or host.status == "retired" or key_id(host.public_key) != event.key_id:
             return False
         self.hosts[event.hostname] = replace(host, quarantine=event.reason)
+        return True
+
+    def _switch(self, event: HostKeySwitched, seq: int) -> bool:
+        """It is found, too; another rotation meanwhile makes it void."""
+        host = self.hosts.get(event.hostname)
+        if host is None or host.new_key is None or host.rotated_seq != event.rotated_seq:
+            return False
+        old = host.old_keys | {host.public_key}
+        self.hosts[event.hostname] = replace(host, public_key=host.new_key, new_key=None, old_keys=old)
+        self.changed_seq = seq
         return True
 
     def _changed(self, event: _Changed, seq: int) -> Host | None:
@@ -149,6 +186,11 @@ class FleetState:
                 return replace(host, changed_seq=seq, status="retired")
             case HostQuarantineLifted():
                 return replace(host, changed_seq=seq, quarantine=None)
+            case HostKeyRotated(public_key=public_key, nonce_ends=nonce_ends):
+                new_key = decode_public_key(public_key)
+                old = host.old_keys | (set(host.keys) - {host.public_key, new_key})
+                rotated = replace(host, new_key=new_key, rotated_seq=seq, nonce_ends=nonce_ends, old_keys=old)
+                return replace(rotated, changed_seq=seq)
 
     def at(self, seq: int) -> "FleetState | None":
         """The fleet as it stood at an earlier log position, None where that is forgotten; for looking at only."""
@@ -185,6 +227,11 @@ class FleetState:
         host = self.hosts.get(hostname)
         return host.public_key if host is not None and host.is_active else None
 
+    def public_keys(self, hostname: str) -> tuple[bytes, ...]:
+        """The keys whose signatures count for this host: two while it rotates, none where it is not active."""
+        host = self.hosts.get(hostname)
+        return host.keys if host is not None and host.is_active else ()
+
     def is_quarantined(self, hostname: str) -> bool:
         """Whether no command is to reach it, for now."""
         host = self.hosts.get(hostname)
@@ -203,6 +250,7 @@ def decide_register(
     groups: Collection[str],
     by: str,
     enrolment_token_id: str | None = None,
+    fingerprint: str | None = None,
 ) -> HostRegistered | None:
     """The registration, or None where the host is registered already with this very key.
 
@@ -210,13 +258,10 @@ def decide_register(
         RefusedError: `host_exists`: the name belongs to another key; it is never taken over silently. `weak_key`:
             signatures under this key could be forged.
     """
-    try:
-        check_public_key(public_key)
-    except SignatureError as error:
-        raise RefusedError("weak_key", error.reason) from error
+    _check_strong(public_key)
     before = fleet.hosts.get(hostname)
     if before is not None and before.status != "retired":
-        if before.is_active and before.public_key == public_key:
+        if before.is_active and public_key in before.keys:
             return None
         raise RefusedError(
             "host_exists", f"{hostname} is {before.status} with another key; retire it first to register the name again"
@@ -228,7 +273,42 @@ def decide_register(
         groups=checked_groups(groups),
         registered_by=by,
         enrolment_token_id=enrolment_token_id,
+        fingerprint=fingerprint,
     )
+
+
+def decide_rotate(fleet: FleetState, host: Host, public_key: bytes, nonce_ends: int) -> HostKeyRotated:
+    """Another key for a host that has proved to have both. The same again, with a new nonce, is one more event.
+
+    Raises:
+        RefusedError: `weak_key`; `key_known`: it is, or was, this host's or another's; `nonce_expired`: it was used.
+    """
+    check_new_key(fleet, public_key, host.hostname)
+    if public_key == host.public_key or public_key in host.old_keys:
+        raise RefusedError("key_known", f"{host.hostname} has, or has had, this key: a new one is needed")
+    if nonce_ends <= host.nonce_ends:
+        raise RefusedError("nonce_expired", "a nonce as old as this was used already; begin again")
+    return HostKeyRotated(
+        hostname=host.hostname,
+        based_on=host.changed_seq,
+        public_key=encode_base64(public_key),
+        nonce_ends=nonce_ends,
+    )
+
+
+def check_new_key(fleet: FleetState, public_key: bytes, hostname: str) -> None:
+    """Raises RefusedError where signatures under a key could be forged, or where it is, or was, another host's."""
+    _check_strong(public_key)
+    for other in fleet.hosts.values():
+        if other.hostname != hostname and (public_key in other.keys or public_key in other.old_keys):
+            raise RefusedError("key_known", "another host has, or has had, this key: each makes its own")
+
+
+def _check_strong(public_key: bytes) -> None:
+    try:
+        check_public_key(public_key)
+    except SignatureError as error:
+        raise RefusedError("weak_key", error.reason) from error
 
 
 def decide_groups(fleet: FleetState, hostname: str, groups: Collection[str]) -> HostGroupsChanged | None:

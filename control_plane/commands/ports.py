@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from control_plane.commands.hosts import Host
 from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
+
+PendingRow: TypeAlias = tuple[str, bytes, str | None, int, bool]
 
 
 class Head(Protocol):
@@ -70,6 +72,25 @@ class BrokerAccounts(Protocol):
 
     async def dismiss(self, hosts: Collection[Host]) -> int:
         """Delete the accounts of hosts that are none any more; how many there were. Raises BrokerApiError."""
+        ...
+
+
+class PendingHosts(Protocol):
+    """Requests of hosts, in numbered places: two at once cannot become more than there are places for.
+
+    A row has the fields of `commands.pending_hosts.PendingHost`, in their order.
+    """
+
+    async def places(self) -> Mapping[int, PendingRow]: ...
+
+    async def put(self, place: int, row: PendingRow, *, instead: PendingRow | None) -> None:
+        """Put a request into a place that is empty, or has `instead`; StorageUnavailableError where it has another."""
+        ...
+
+    async def refuse(self, fingerprint: str) -> None: ...
+
+    async def forget(self, hostname: str) -> None:
+        """Remove all requests for a name."""
         ...
 
 

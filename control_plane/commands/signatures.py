@@ -33,7 +33,7 @@ class Signatures:
 
     keyring: Keyring
     _fleet: FleetState = field(default_factory=FleetState)
-    _keys: dict[str, list[tuple[int, bytes | None]]] = field(default_factory=dict)
+    _keys: dict[str, list[tuple[int, tuple[bytes, ...]]]] = field(default_factory=dict)
 
     def learn(self, events: Sequence[StoredEvent]) -> None:
         """Take in which keys the control plane has registered and revoked; events of other kinds are passed over."""
@@ -42,8 +42,8 @@ class Signatures:
                 continue
             event = registry.decode(stored)
             if event is not None and stored.hostname is not None and self._fleet.apply(event, stored.seq):
-                public_key = self._fleet.public_key(stored.hostname)
-                self._keys.setdefault(stored.hostname, []).append((stored.recorded_us, public_key))
+                keys = self._fleet.public_keys(stored.hostname)
+                self._keys.setdefault(stored.hostname, []).append((stored.recorded_us, keys))
 
     def wrong(self, events: Sequence[StoredEvent]) -> list[tuple[int, str]]:
         """The seq of each event whose signature is missing or does not hold, and why. For a thread of its own."""
@@ -84,6 +84,7 @@ class Signatures:
         ends = [since_us for since_us, _ in versions[1:]] + [at_us + SLACK_US]
         return [
             public_key
-            for (since_us, public_key), end_us in zip(versions, ends, strict=True)
-            if public_key is not None and since_us - SLACK_US <= at_us <= end_us + SLACK_US
+            for (since_us, keys), end_us in zip(versions, ends, strict=True)
+            if since_us - SLACK_US <= at_us <= end_us + SLACK_US
+            for public_key in keys
         ]

@@ -22,6 +22,7 @@ class HostRegistered(Event):
         groups: all that it is in, sorted.
         registered_by: the user who did it, or made the enrolment token.
         enrolment_token_id: the token that it came by, if it came by one.
+        fingerprint: hex SHA-256 of its key, if it asked without a token and was accepted by that.
     """
 
     KIND: ClassVar[str] = "host.registered"
@@ -33,6 +34,7 @@ class HostRegistered(Event):
     groups: tuple[str, ...]
     registered_by: str
     enrolment_token_id: str | None = None
+    fingerprint: str | None = None
 
     def key(self) -> Key:
         return Key(self.hostname, self.KIND, self.hostname, str(self.generation))
@@ -124,6 +126,65 @@ class HostRetired(_HostChanged):
     GIVES_AUTHORITY: ClassVar[bool] = True
 
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyRotated(_HostChanged):
+    """The host has brought a new key, by proofs of both: either counts until a message signed with the new one comes.
+
+    Attributes:
+        public_key: the new one, base64 of 32 bytes.
+        nonce_ends: of the nonce that was signed, in Unix seconds: an older one is not taken any more.
+    """
+
+    KIND: ClassVar[str] = "host.key_rotated"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    public_key: str
+    nonce_ends: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeySwitched(Event):
+    """A message signed with the new key has come: the one before it counts no more.
+
+    Attributes:
+        hostname: the host's name.
+        rotated_seq: the event that brought the new key.
+        key_id: of the new key.
+    """
+
+    KIND: ClassVar[str] = "host.key_switched"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    hostname: str
+    rotated_seq: int
+    key_id: str
+
+    def key(self) -> Key:
+        return Key(self.hostname, self.KIND, self.hostname, str(self.rotated_seq))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRequestRefused(Event):
+    """A host that asked to be let in without a token is not.
+
+    Attributes:
+        hostname: the name that it asked for.
+        fingerprint: hex SHA-256 of its key.
+        asked_at: Unix seconds.
+        address: where it asked from.
+    """
+
+    KIND: ClassVar[str] = "host.request_refused"
+
+    hostname: str
+    fingerprint: str
+    asked_at: int
+    address: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.fingerprint, self.KIND, self.hostname, str(self.asked_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEv
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
-from control_plane.messaging.broker_accounts import is_account, is_account_of
 from control_plane.messaging.dead_letters import DeadLetter
+from control_plane.messaging.senders import UNKNOWN_HOST, signer_of, switches
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
@@ -46,18 +46,18 @@ CHUNK: Final = 64
 CACHED_TASKS: Final = 2000
 LATE_S: Final = 5.0  # less than an interval of heartbeats: what waits longer to be recorded is late
 LOOK_S: Final = 0.25
-UNKNOWN_HOST: Final = "no registered host"
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A decoded message, and whose it must be."""
+    """A decoded message, whose it is, and by which of its keys."""
 
     delivery: Delivery
     signed: Signed
     hostname: str
+    public_key: bytes
 
 
 class Stream(Protocol):
@@ -195,6 +195,7 @@ class Ingest:
 
     async def _record(self, batch: Sequence[Delivery]) -> list[DeadLetter]:
         received, dead = await self._verified(batch)
+        await self._switch(received)
         wanted = await self._stream.events(received)
         dead += [item for item in wanted if isinstance(item, DeadLetter)]
         pairs = [(r, e) for r, e in zip(received, wanted, strict=True) if isinstance(e, NewEvent)]
@@ -205,6 +206,12 @@ class Ingest:
         if forged := [letter for letter in dead if letter.is_forged]:
             await self._log.append([self._rejected(letter) for letter in forged])
         return dead
+
+    async def _switch(self, received: Sequence[Received]) -> None:
+        """Record which new keys have come into use, before what was signed with them: a repeat finds it done."""
+        if due := switches(self._authority.fleet, [(r.hostname, r.public_key) for r in received]):
+            await self._log.append([self._authority.signed(event, actor=self.name) for event in due])
+            await self._authority.refresh()
 
     async def _append(self, pairs: list[tuple[Received, NewEvent]]) -> list[DeadLetter]:
         """Append, without the ones that the database will not have; those are dead letters."""
@@ -252,18 +259,12 @@ class Ingest:
                 )
             signed = messages.decode(delivery.body, max_bytes=stream.max_bytes, tag=stream.tag)
             hostname = stream.sender(delivery, signed)
-            public_key = self._authority.fleet.public_key(hostname)
-            if public_key is None:
-                return DeadLetter(delivery=delivery, reason=f"{UNKNOWN_HOST} {hostname}")
-            if is_account(user := delivery.user_id or "") and not is_account_of(user, public_key):
-                reason = f"it was published by {user}, which is another host's account"
-                return DeadLetter(delivery=delivery, reason=reason, is_forged=True)
-            signed.verify(public_key, stream.tag, sender=hostname, recipient=signing.CONTROL_PLANE)
+            public_key = signer_of(self._authority.fleet, hostname, delivery, signed, stream.tag)
         except MalformedMessageError as error:
             return DeadLetter(delivery=delivery, reason=error.reason)
         except SignatureError as error:
             return DeadLetter(delivery=delivery, reason=error.reason, is_forged=True)
-        return Received(delivery=delivery, signed=signed, hostname=hostname)
+        return Received(delivery=delivery, signed=signed, hostname=hostname, public_key=public_key)
 
     def _rejected(self, letter: DeadLetter) -> NewEvent:
         return MessageRejected(
@@ -296,15 +297,14 @@ def unsigned(signed: Signed) -> JsonObject:
     return {name: value for name, value in signed.message.items() if name != "signature"}
 
 
-def vouched(event: Event, received: Received, authority: Authority) -> NewEvent:
+def vouched(event: Event, received: Received) -> NewEvent:
     """An event that the host's own signature vouches for."""
-    public_key = authority.fleet.public_key(received.hostname)
     timestamp = received.signed.message.get("timestamp")
     return event.to_new_event(
         actor=received.hostname,
         occurred_us=timestamp * 1_000_000 if isinstance(timestamp, int) else None,
         signature=received.signed.signature,
-        key_id=None if public_key is None else signing.key_id(public_key),
+        key_id=signing.key_id(received.public_key),
     )
 
 
@@ -318,14 +318,11 @@ class Heartbeats:
     max_bytes = messages.MAX_HEARTBEAT_BYTES
     prefetch = 2000
 
-    def __init__(self, authority: Authority) -> None:
-        self._authority = authority
-
     def sender(self, delivery: Delivery, signed: Signed) -> str:
         return messages.parse_heartbeat(signed.message).hostname
 
     async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
-        return [vouched(HeartbeatReceived(message=unsigned(r.signed)), r, self._authority) for r in received]
+        return [vouched(HeartbeatReceived(message=unsigned(r.signed)), r) for r in received]
 
     async def settle(
         self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
@@ -384,7 +381,7 @@ class Results:
                 event = tasks.ExecutionStarted(message=message, hostname=received.hostname)
             case messages.ResultMessage():
                 event = tasks.ExecutionFinished(message=message, hostname=received.hostname)
-        return vouched(event, received, self._authority)
+        return vouched(event, received)
 
     def _unexpected(self, hostname: str, frozen: Frozen | None) -> str | None:
         """Why nobody asked this host for it; None where somebody did."""
@@ -437,7 +434,7 @@ class Results:
 
     def _late(self, received: Received) -> NewEvent:
         late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
-        return vouched(late, received, self._authority)
+        return vouched(late, received)
 
 
 def _conflict(received: Received, first_seq: int) -> NewEvent:

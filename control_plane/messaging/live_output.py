@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from control_plane.commands.authority import Authority
 from control_plane.messaging.latest import MOST_UNREAD, Execution, Latest
+from control_plane.messaging.senders import signer_of
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
 from control_plane_wire.backoff import Backoff
@@ -184,8 +185,5 @@ class LiveOutput:
             raise MalformedMessageError("it names another host than its routing key")
         if (piece.task_id, hostname) not in self._heard:
             return None
-        public_key = self._authority.fleet.public_key(hostname)
-        if public_key is None:
-            raise SignatureError(f"no registered host {hostname}")
-        signed.verify(public_key, signing.OUTPUT, sender=hostname, recipient=signing.CONTROL_PLANE)
+        signer_of(self._authority.fleet, hostname, delivery, signed, signing.OUTPUT)
         return piece

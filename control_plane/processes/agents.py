@@ -52,6 +52,8 @@ class Agents:
         match event:
             case hosts.HostRegistered(hostname=hostname, public_key=public_key):
                 self.keys[hostname] = key_id(decode_public_key(public_key))
+            case hosts.HostKeySwitched():
+                self.keys[event.hostname] = event.key_id
             case hosts.HostRetired(hostname=hostname):
                 self.keys.pop(hostname, None)
 

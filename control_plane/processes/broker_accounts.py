@@ -59,7 +59,8 @@ class BrokerAccounts:
         while not stop.is_set():
             fleet, before = self._authority.fleet, seen
             seen = fleet.changed_seq
-            out = [host for host in fleet.hosts.values() if host.changed_seq > before and not host.is_active]
+            gone = [host for host in fleet.hosts.values() if host.changed_seq > before and not host.is_active]
+            out = [each for host in gone for each in host.by_each_key()]
             if seen != before and out:
                 try:
                     self._count("broker_accounts_changed", await self._accounts.dismiss(out))
@@ -86,6 +87,6 @@ class BrokerAccounts:
             await wait_for_any(stop, timeout_s=pause_s)
 
     async def _hosts(self) -> Collection[Host]:
-        """Who is in the fleet now: whoever has an account by now was registered before."""
+        """Who is in the fleet now, by each key: whoever has an account by now was registered before."""
         await self._authority.refresh()
-        return [host for host in self._authority.fleet.hosts.values() if host.is_active]
+        return [each for host in self._authority.fleet.hosts.values() if host.is_active for each in host.by_each_key()]

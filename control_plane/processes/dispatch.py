@@ -178,7 +178,7 @@ class Dispatch:
             case hosts.HostWentOnline():
                 self._configures.came_online(event, stored.seq)
                 self._open.online(event.hostname, stored.seq)
-            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired():
+            case hosts.HostRegistered() | hosts.HostRevoked() | hosts.HostRetired() | hosts.HostKeySwitched():
                 self._keyring.verify_event(stored)
                 self._fleet_seq = stored.seq
             case hosts.HostQuarantined():

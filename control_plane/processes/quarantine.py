@@ -17,7 +17,14 @@ from control_plane_wire.signing import decode_public_key, key_id
 LOOK_BACK: Final = 6  # heartbeats of a host, so those of a minute
 PAGE: Final = 1000
 KINDS: Final = frozenset(
-    cls.KIND for cls in (hosts.HostRegistered, hosts.HostRetired, hosts.HostQuarantined, hosts.HostQuarantineLifted)
+    cls.KIND
+    for cls in (
+        hosts.HostRegistered,
+        hosts.HostKeySwitched,
+        hosts.HostRetired,
+        hosts.HostQuarantined,
+        hosts.HostQuarantineLifted,
+    )
 )
 
 
@@ -80,6 +87,8 @@ class Doubts:
             case hosts.HostRegistered(public_key=public_key):
                 own_key_id = key_id(decode_public_key(public_key))
                 self._trusts[hostname] = _Trust(key_id=own_key_id, since_us=stored.recorded_us)
+            case hosts.HostKeySwitched() if trust is not None:
+                self._trusts[hostname] = replace(trust, key_id=event.key_id)
             case hosts.HostRetired():
                 self._trusts.pop(hostname, None)
             case hosts.HostQuarantined() if trust is not None and trust.key_id == event.key_id:

@@ -247,6 +247,8 @@ def _changes(row: Mapping[str, Any], stored: StoredEvent, event: Event) -> Row:
             return {"labels": dict(labels)}
         case hosts.HostMaintenanceChanged(maintenance=maintenance):
             return {"maintenance": int(maintenance)}
+        case hosts.HostKeySwitched(key_id=own_key_id):
+            return {"key_id": own_key_id}
         case hosts.HostQuarantined(reason=reason) if event.key_id == row["key_id"]:
             return {"quarantined_us": stored.recorded_us, "quarantine_reason": reason}
         case hosts.HostQuarantineLifted():

@@ -22,7 +22,14 @@ from control_plane_wire.signing import decode_public_key, key_id
 FIRST_LINE_CHARACTERS = 200
 GOING = ("running", "paused")  # states of a task in which it may be paused, resumed, cancelled and sent
 OF_HOSTS = frozenset(
-    cls.KIND for cls in (hosts.HostRegistered, hosts.HostWentOnline, hosts.HostQuarantined, hosts.HostQuarantineLifted)
+    cls.KIND
+    for cls in (
+        hosts.HostRegistered,
+        hosts.HostKeySwitched,
+        hosts.HostWentOnline,
+        hosts.HostQuarantined,
+        hosts.HostQuarantineLifted,
+    )
 )
 
 
@@ -138,6 +145,8 @@ class TasksProjection(Projection):
                 self._turn(rows, stored, event)
             case hosts.HostRegistered():
                 self._of_host(rows, event.hostname, key_id=key_id(decode_public_key(event.public_key)))
+            case hosts.HostKeySwitched():
+                self._of_host(rows, event.hostname, key_id=event.key_id)
             case hosts.HostWentOnline():
                 self._of_host(rows, event.hostname, online_seq=stored.seq, called_seq=stored.seq)
             case hosts.HostQuarantined():

@@ -224,11 +224,25 @@ token_use = Table(
     **EXACT,
 )
 
+pending_host = Table(
+    "pending_host",
+    metadata,
+    Column("place", Int32, primary_key=True, autoincrement=False, comment="from 1; so many may wait at once"),
+    Column("fingerprint", Identifier(64), nullable=False, unique=True, comment="hex SHA-256 of the public key"),
+    Column("hostname", Identifier(), nullable=False, comment="the name that it asked for"),
+    Column("public_key", Bytes(32), nullable=False, comment="Ed25519, raw"),
+    Column("address", Identifier(64), comment="where it asked from"),
+    Column("asked_at", Int64, nullable=False, comment="Unix seconds; a day later it is over"),
+    Column("refused", Int16, nullable=False, comment="1 where somebody has said no"),
+    **EXACT,
+)
+
 # What the application's account may do; the read schema is its own. A log is only ever added to.
 RIGHTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("event", "heartbeat_event", "event_key", "heartbeat_key"), "SELECT, INSERT"),
     **dict.fromkeys(("log_tile", "checkpoint"), "SELECT, INSERT"),
     "log_head": "SELECT, UPDATE",
+    "pending_host": "SELECT, INSERT, UPDATE, DELETE",
     "follower": "SELECT, INSERT, UPDATE, DELETE",  # with the copies that a rebuild makes
     **dict.fromkeys(("lease", "credential", "token_use"), "SELECT, INSERT, UPDATE"),
     **dict.fromkeys(("heartbeat_kept", "log_segment", "alembic_version"), "SELECT"),

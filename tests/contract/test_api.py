@@ -26,6 +26,8 @@ PUBLIC = {
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/enrol/begin"),
     ("POST", "/api/v1/enrol/finish"),
+    ("POST", "/api/v1/enrol/request"),
+    ("POST", "/api/v1/enrol/rotate"),
     ("GET", "/api/v1/keys"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
@@ -42,6 +44,7 @@ OF_EVERYBODY = {
 NOT_FOR_VIEWERS = {
     "/api/v1/users",
     "/api/v1/enrolment-tokens",
+    "/api/v1/pending-hosts",
     "/api/v1/rules",
     "/api/v1/events/export",
     "/api/v1/audit/proof/{seq}",
@@ -51,6 +54,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/v1/hosts/{hostname}"): {"maintenance": True},
     ("POST", "/api/v1/hosts/{hostname}/lift-quarantine"): {"reason": "it was restored"},
     ("POST", "/api/v1/enrolment-tokens"): {},
+    ("POST", "/api/v1/pending-hosts/{fingerprint}/accept"): {"hostname": "web9"},
     ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
     ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
     ("POST", "/api/v1/tasks/{task_id}/retry"): {"states": ["failed"]},
@@ -93,6 +97,7 @@ def address(path: str) -> str:
         "username": "eve",
         "name": "none",
         "rule_id": "0",
+        "fingerprint": "0" * 64,
     }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 
@@ -399,7 +404,8 @@ async def test_a_body_that_anybody_may_send_is_small(api: ApiUnderTest) -> None:
             yield b" " * 1000
 
     headers = {"content-type": "application/json"}
-    for path in ("/api/v1/auth/login", "/api/v1/enrol/begin", "/api/v1/enrol/finish"):
+    for path in ("auth/login", "enrol/begin", "enrol/finish", "enrol/request", "enrol/rotate"):
+        path = f"/api/v1/{path}"
         said = await api.client(None).post(path, content=b" " * 16_385, headers=headers)
         unsaid = await api.client(None).post(path, content=chunks(), headers=headers)
         largest = await api.client(None).post(path, content=b"{}".ljust(16_384), headers=headers)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from control_plane.commands.hosts import decide_rotate
 from control_plane.events import access, hosts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.messaging.publisher import Publisher
@@ -353,7 +354,36 @@ class IngestContract:
 
         assert await plane.events(FINISHED) == []
         [(_, headers)] = await plane.left_in(RESULT_DEAD_QUEUE)
-        assert headers["reason"] == "no registered host web1"
+        assert headers["reason"] == "web1 is revoked: its results do not count"
+        assert len(await plane.events(REJECTED)) == 1  # what it said is evidence
+
+    async def test_of_two_keys_the_old_one_counts_until_the_first_message_signed_with_the_new_one(
+        self, plane: Plane, somebody: Session
+    ) -> None:
+        new, switched = host_key("web1-new"), hosts.HostKeySwitched.KIND
+        fleet = plane.authority.fleet
+        await plane.handling.decide_and_record(
+            lambda: decide_rotate(fleet, fleet.host("web1"), new.public_key, AT), actor="web1"
+        )
+        async with plane.serving(plane.results(), plane.heartbeats()):
+            await self.send(somebody, a_heartbeat("web1", sequence=1))
+            await plane.counted("heartbeats_received")
+            assert await plane.rows(switched) == []
+
+            await self.send(somebody, of_host("web1", a_result("t1", "web1", key=new)))
+            await plane.recorded(FINISHED)
+            await self.send(somebody, a_heartbeat("web1", sequence=2))  # captured, and kept back until now
+            await self.send(somebody, of_host("web1", a_result("t1", "web1", stdout="forged", timestamp=AT + 1)))
+            await plane.recorded(REJECTED, number=2)
+            await self.send(somebody, of_host("web1", a_result("t1", "web1", key=new)))
+            await plane.counted("duplicates")
+
+        [row] = await plane.rows(FINISHED)
+        [at_once] = await plane.rows(switched)
+        assert row.key_id == new.key_id
+        assert at_once.seq < row.seq
+        assert len(await plane.rows(hosts.HeartbeatReceived.KIND, log=HEARTBEAT_EVENT)) == 1
+        assert fleet.public_keys("web1") == (new.public_key,)
 
     async def test_what_was_dead_lettered_into_this_routing_key_is_not_believed(
         self, plane: Plane, somebody: Session

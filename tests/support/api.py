@@ -21,8 +21,10 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
@@ -49,6 +51,7 @@ from control_plane.settings import Settings
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
+from control_plane.storage.pending_hosts import PendingHostTable
 from control_plane.storage.token_uses import TokenUseRows
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.messages import HeartbeatMessage
@@ -215,6 +218,7 @@ def _services(
         login_token=LOGIN_TOKEN,
         login_user="root",
     )
+    enrolment = EnrolmentHandler(handling, SharedAccount("amqp://broker"))
     hub, task_queries = Hub(database), TaskQueries(database)
     services = Services(
         settings=settings,
@@ -224,7 +228,9 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
-        enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
+        enrolment=enrolment,
+        pending=PendingHostHandler(handling, enrolment, PendingHostTable(database), most=settings.pending_hosts),
+        rotations=RotationHandler(handling, enrolment),
         hosts=HostHandler(handling),
         tasks=TaskHandler(
             handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()

@@ -115,6 +115,9 @@ EXAMPLES: tuple[Event, ...] = (
     hosts.HostMaintenanceChanged(hostname=HOST, based_on=5, maintenance=True),
     hosts.HostRevoked(hostname=HOST, based_on=6, reason="stolen"),
     hosts.HostRetired(hostname=HOST, based_on=7),
+    hosts.HostKeyRotated(hostname=HOST, based_on=8, public_key=PUBLIC_KEY, nonce_ends=AT + 120),
+    hosts.HostKeySwitched(hostname=HOST, rotated_seq=9, key_id="9f86d081884c7d65"),
+    hosts.HostRequestRefused(hostname=HOST, fingerprint=SHA, asked_at=AT, address="192.0.2.7"),
     hosts.HostQuarantined(
         hostname=HOST,
         heartbeat_seq=11,

@@ -8,18 +8,22 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.passwords import PasswordHasher
-from control_plane.commands.ports import Presence
+from control_plane.commands.ports import PendingRow, Presence
 from control_plane.commands.targets import All, Target
 from control_plane.commands.tasks import CreateTask, RequirePreview
+from control_plane.errors import StorageUnavailableError
 from control_plane.events.event import Event
 from control_plane.events.hosts import HostRegistered
 from control_plane.messaging.broker_accounts import SharedAccount
+from control_plane_wire import proofs
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 from control_plane_wire.signing import SigningKey, encode_base64
 from tests.support.clock import ManualClock
@@ -72,6 +76,30 @@ class MemoryCredentials:
         self.rows[username] = phc
 
 
+class MemoryPendingHosts:
+    """See `commands.ports.PendingHosts`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, PendingRow] = {}
+
+    async def places(self) -> Mapping[int, PendingRow]:
+        return dict(self.rows)
+
+    async def put(self, place: int, row: PendingRow, *, instead: PendingRow | None) -> None:
+        self.rows = {at: there for at, there in self.rows.items() if there[1] != row[1]}
+        if self.rows.get(place) not in (None, instead):
+            raise StorageUnavailableError("somebody else has that place")
+        self.rows[place] = row
+
+    async def refuse(self, fingerprint: str) -> None:
+        for place, row in self.rows.items():
+            if proofs.fingerprint(row[1]) == fingerprint:
+                self.rows[place] = (*row[:4], True)
+
+    async def forget(self, hostname: str) -> None:
+        self.rows = {place: row for place, row in self.rows.items() if row[0] != hostname}
+
+
 class MemoryPresences:
     def __init__(self) -> None:
         self.rows: dict[str, Presence] = {}
@@ -108,6 +136,8 @@ class Desk:
     executions: MemoryExecutions = field(default_factory=MemoryExecutions)
     require_preview: RequirePreview = "off"
     failpoints: Failpoints = NO_FAILPOINTS
+    requests: MemoryPendingHosts = field(default_factory=MemoryPendingHosts)
+    pending_hosts: int = 8
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.log, self.keyring, self.clock)
@@ -123,6 +153,8 @@ class Desk:
         self.rules = RuleHandler(self.handling)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
+        self.pending = PendingHostHandler(self.handling, self.enrolment, self.requests, most=self.pending_hosts)
+        self.rotations = RotationHandler(self.handling, self.enrolment)
         self.access = AccessHandler(
             self.handling,
             self.credentials,
@@ -132,7 +164,13 @@ class Desk:
         )
 
     def beside(self) -> "Desk":
-        return Desk(clock=self.clock, log=self.log, keyring=self.keyring, credentials=self.credentials)
+        return Desk(
+            clock=self.clock,
+            log=self.log,
+            keyring=self.keyring,
+            credentials=self.credentials,
+            requests=self.requests,
+        )
 
     def kinds(self) -> list[str]:
         """What was recorded, in order."""

@@ -261,7 +261,7 @@ class Plane:
         return self._ingest(Results(self.log, self.authority, self.count))
 
     def heartbeats(self) -> Ingest:
-        return self._ingest(Heartbeats(self.authority), meanwhile=partial(self.leases.hold, HEARING))
+        return self._ingest(Heartbeats(), meanwhile=partial(self.leases.hold, HEARING))
 
     def _ingest(self, stream: Results | Heartbeats, **given: Any) -> Ingest:
         return Ingest(stream, self.transport, self.log, self.authority, count=self.count, **given)

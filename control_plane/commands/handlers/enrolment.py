@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control_plane.commands import enrolment as decisions
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
-from control_plane.commands.hosts import decide_register
+from control_plane.commands.hosts import Host, decide_register
 from control_plane.commands.ports import BrokerAccounts
 from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
@@ -45,6 +45,7 @@ class EnrolmentHandler:
     def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
         self._accounts = accounts
+        self._throttle = decisions.NonceThrottle()
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
@@ -73,14 +74,18 @@ class EnrolmentHandler:
             raise NotFoundError("unknown_token", "there is no such enrolment token")
         await self._handling.record_new(EnrolmentTokenRevoked(token_id=token_id), actor=principal.username)
 
-    async def begin(self, *, token: str, hostname: str, public_key: bytes, address: str | None = None) -> str:
-        """A nonce to sign, for somebody who holds a token that is good for this host.
+    async def begin(self, *, token: str | None, hostname: str, public_key: bytes, address: str | None = None) -> str:
+        """A nonce to sign: for a token that is good for this host, or, without one, for a request or a new key.
 
         Raises:
             NotSignedInError: the token is not good for it; that is recorded.
+            TooManyError: without a token, too many of that address; recorded, too.
         """
-        async with self._recorded(hostname, address):
-            await self._check_token(token, hostname, public_key)
+        async with self.recorded(hostname, address):
+            if token is None:
+                self._throttle.check(address, self._handling.clock.monotonic_s())
+            else:
+                await self._check_token(token, hostname, public_key)
         return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
 
     async def finish(
@@ -93,11 +98,11 @@ class EnrolmentHandler:
             RefusedError: nonce or proof are wrong, or the name belongs to another key; that is recorded, too.
             BrokerApiError: it is registered, and has no account at the broker yet: the same call again makes it.
         """
-        async with self._recorded(hostname, address):
+        async with self.recorded(hostname, address):
             return await self._finish(token, hostname, public_key, nonce, proof)
 
     @asynccontextmanager
-    async def _recorded(self, hostname: str, address: str | None) -> AsyncIterator[None]:
+    async def recorded(self, hostname: str, address: str | None) -> AsyncIterator[None]:
         """Record what is refused."""
         try:
             yield
@@ -131,18 +136,28 @@ class EnrolmentHandler:
         handling.failpoints.hit("enrolment.token_used")
         await handling.decide_and_record(decide, actor=found.created_by)
         handling.failpoints.hit("enrolment.registered")
-        host = handling.authority.fleet.host(hostname)
-        amqp_url = await self._accounts.admit(host)
-        await handling.authority.refresh()
-        now = handling.authority.fleet.host(hostname)
-        if not now.is_active or now.registered_seq != host.registered_seq:  # and its account may be younger than that
-            await self._accounts.dismiss([host])
-            raise RefusedError("host_revoked", f"{hostname} was {now.status} while it enrolled")
+        return await self.welcome(handling.authority.fleet.host(hostname), public_key)
+
+    async def welcome(self, host: Host, public_key: bytes) -> Enrolled:
+        """What a host is told that has proved to have this key, which is its own; it gets an account for that.
+
+        Raises:
+            RefusedError: `host_revoked` meanwhile.
+            BrokerApiError: there is no account: the same again makes it.
+        """
+        authority, mine = self._handling.authority, replace(host, public_key=public_key)
+        amqp_url = await self._accounts.admit(mine)
+        await authority.refresh()
+        now = authority.fleet.hosts[host.hostname]
+        # Its account may be younger than whatever has happened meanwhile.
+        if now.registered_seq != host.registered_seq or public_key not in authority.fleet.public_keys(host.hostname):
+            await self._accounts.dismiss([mine])
+            raise RefusedError("host_revoked", f"{host.hostname} was {now.status} while it enrolled")
         return Enrolled(
-            hostname=hostname,
+            hostname=host.hostname,
             as_of=host.registered_seq,
             groups=dict(host.groups),
-            keys=handling.keyring.states(),
+            keys=self._handling.keyring.states(),
             amqp_url=amqp_url,
         )
 

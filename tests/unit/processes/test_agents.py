@@ -55,6 +55,9 @@ def test_a_quarantine_means_the_machine_that_was_registered_last() -> None:
     agents.note(a_registration(HOST), 9)
     assert (agents.is_meant(of("old")), agents.is_meant(of(HOST))) == (False, True)
 
+    agents.note(hosts.HostKeySwitched(hostname=HOST, rotated_seq=10, key_id=host_key("new").key_id), 11)
+    assert (agents.is_meant(of(HOST)), agents.is_meant(of("new"))) == (False, True)
+
 
 def test_before_it_is_heard_only_who_came_by_a_token_has_shown_that_it_knows_more() -> None:
     assert Agents().is_basic(a_host(is_enrolled=False))

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from control_plane.commands.hosts import Host
+from control_plane.commands.hosts import Host, decide_rotate
 from control_plane.errors import BrokerApiError
+from control_plane.messaging.broker_accounts import account_of
+from control_plane.messaging.senders import switches
 from control_plane.processes.broker_accounts import CHECK_S, REST, BrokerAccounts
 from tests.support.clock import ManualClock
-from tests.support.fleet import ADMIN, Desk
+from tests.support.fleet import ADMIN, Desk, host_key
 
 
 class Held:
@@ -31,6 +33,7 @@ class SlowAccounts:
     refuses: bool = False
     passes: list[float] = field(default_factory=list)
     dismissed: list[str] = field(default_factory=list)
+    dismissed_accounts: list[str] = field(default_factory=list)
 
     async def keep(self, hosts: Callable[[], Awaitable[Collection[Host]]]) -> int:
         self.passes.append(self.clock.monotonic_s())
@@ -41,6 +44,7 @@ class SlowAccounts:
 
     async def dismiss(self, hosts: Collection[Host]) -> int:
         self.dismissed += [host.hostname for host in hosts]
+        self.dismissed_accounts += [account_of(host) for host in hosts]
         if self.refuses:
             raise BrokerApiError("refused")
         return len(hosts)
@@ -100,3 +104,40 @@ async def test_whoever_is_revoked_waits_for_no_pass(monkeypatch: pytest.MonkeyPa
         assert accounts.goes_on is not None
         accounts.goes_on.set()
         await until(lambda: len(accounts.passes) > 1)  # which finds what was refused
+
+
+async def test_a_host_that_takes_a_new_key_has_two_accounts_until_then_and_both_go_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, accounts, new = Desk(), SlowAccounts(ManualClock()), host_key("web1-new")
+    await desk.register("web1")
+    async with running(desk, accounts, monkeypatch) as process:
+        fleet = desk.authority.fleet
+        await desk.handling.decide_and_record(
+            lambda: decide_rotate(fleet, fleet.host("web1"), new.public_key, 1), actor="web1"
+        )
+        both = {account_of(host) for host in await process._hosts()}
+        await desk.hosts.revoke(ADMIN, "web1", "stolen")
+        await until(lambda: accounts.dismissed)
+
+    assert both == {f"h-{host_key('web1').key_id}-1", f"h-{new.key_id}-1"}
+    assert set(accounts.dismissed_accounts) == both
+
+
+async def test_once_the_new_key_is_in_use_the_account_of_the_old_one_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, accounts, new = Desk(), SlowAccounts(ManualClock()), host_key("web1-new")
+    await desk.register("web1")
+    async with running(desk, accounts, monkeypatch) as process:
+        fleet = desk.authority.fleet
+        await desk.handling.decide_and_record(
+            lambda: decide_rotate(fleet, fleet.host("web1"), new.public_key, 1), actor="web1"
+        )
+        await until(lambda: len(accounts.passes) > 1)
+        before = len(accounts.passes)
+        [switched] = switches(fleet, [("web1", new.public_key)])
+        await desk.handling.record_new(switched, actor="web1")
+        await until(lambda: len(accounts.passes) > before)  # at once, and not because it is time to look
+
+        assert [account_of(host) for host in await process._hosts()] == [f"h-{new.key_id}-1"]

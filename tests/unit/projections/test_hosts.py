@@ -13,7 +13,7 @@ from control_plane.projections.usage import BLOCK_US, entries
 from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.strict_json import Json, JsonObject
 from tests.support.clock import START_US
-from tests.support.events import AT, EXAMPLES, HEARTBEAT
+from tests.support.events import AT, EXAMPLES, HEARTBEAT, PUBLIC_KEY
 from tests.support.fleet import a_registration, host_key
 from tests.support.folds import Folded
 
@@ -367,3 +367,13 @@ def test_only_a_heartbeat_that_counts_moves_the_usages_and_their_position(beats:
         assert folded.host["pos"] == 0
         assert any(at == START_US + number * 1_000_000 for at, _, _ in folded.usages()) == has_counted
         usage_pos = folded.host["usage_pos"]
+
+
+def test_a_host_is_shown_with_the_key_that_has_come_into_use(folded: FoldedHosts) -> None:
+    key_id = host_key("new").key_id
+    folded.then(hosts.HostKeyRotated(hostname=WEB, based_on=1, public_key=PUBLIC_KEY, nonce_ends=AT))
+    assert folded.host["key_id"] == host_key(WEB).key_id
+
+    folded.then(hosts.HostKeySwitched(hostname=WEB, rotated_seq=2, key_id=key_id))
+
+    assert folded.host["key_id"] == key_id
