@@ -24,6 +24,7 @@ from control_plane.events.log import EventLog
 from control_plane.events.pages import Page, next_seq, read_gapless
 from control_plane.events.segments import Progress
 from control_plane.events.verification import Report, Verification
+from control_plane.key_office import KeyOffice
 from control_plane.messaging.broker_accounts import commands_for, virtual_host_of
 from control_plane.projections.compare import TableComparison
 from control_plane.projections.every import PROJECTIONS, projection_named
@@ -92,7 +93,7 @@ async def _administered(settings: Settings) -> AsyncIterator[Database]:
 async def initialise(settings: Settings, username: str, password: str) -> str:
     """Schema, signing key and the first administrator; what was done, in lines. May be repeated."""
     told = await migrate(settings)
-    key = signing_key.create(settings.state_dir)
+    key = signing_key.store_of(settings).create()
     async with opened(settings) as office:
         event = KeyAdded(key_id=key.key_id, public_key=encode_base64(key.public_key))
         await office.core.handling.record(event, actor=CONSOLE.username)
@@ -129,6 +130,7 @@ class Office:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self.keys = KeyOffice(core)
         self._rules = RuleHandler(core.handling)
         self._pending = pending_hosts_of(core, EnrolmentHandler(core.handling, accounts_of(core.settings)))
 

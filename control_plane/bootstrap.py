@@ -316,7 +316,16 @@ def _probes(
         names = core.authority.fleet.quarantined()
         return f"no commands go to {in_words(names)}" if names else None
 
-    probes = [Probe("logs", logs), Probe("quarantine", quarantine, warns=True)]
+    async def signing_key() -> str | None:
+        missing = core.keyring.missing
+        places = ", ".join(str(core.keys.path(key_id)) for key_id in missing)
+        return f"not here, though it is to sign: {places}" if missing else None
+
+    probes = [
+        Probe("logs", logs),
+        Probe("quarantine", quarantine, warns=True),
+        Probe("signing key", signing_key),
+    ]
     if {"processes", "ingest"} & set(roles):
         probes.append(Probe("broker", broker))
     return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes

@@ -8,6 +8,7 @@ from typing import Final
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.keyring import first_key
 from control_plane.commands.token_uses import TokenUses
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
@@ -43,6 +44,7 @@ class Core:
     clock: Clock
     failpoints: Failpoints
     keyring: Keyring
+    keys: signing_key.KeyStore
     checkpoints: Checkpoints
     authority: Authority
     handling: Handling
@@ -74,13 +76,16 @@ async def open_core(
         raise ConfigurationError("CONTROL_PLANE_DATABASE_URL is not set")
     clock = SystemClock()
     failpoints = Failpoints(settings.failpoint, settings.failpoint_log)
-    keyring = Keyring(signing_key.load(settings.state_dir))
+    keys = signing_key.store_of(settings)
+    held = keys.load()
     url = settings.database_url.get_secret_value()
     async with open_database(url, pool_size=settings.database_pool_size) as database:
         if not await migrate.is_current(database):
             raise ConfigurationError("the database's schema is not this program's; run `control-plane migrate`")
         async with EventLog.open(database, clock=clock, failpoints=failpoints, opens_closed=opens_closed) as log:
-            authority = Authority(log, keyring, clock)
+            added = await log.read(EVENT, after=0, kinds={KeyAdded.KIND})
+            keyring = Keyring(*held, first=first_key(added, held))
+            authority = Authority(log, keyring, clock, find=keys.find)
             await authority.refresh()
             handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock, failpoints=failpoints)
             hub = Hub(database)
@@ -91,8 +96,12 @@ async def open_core(
                 clock=clock,
                 failpoints=failpoints,
                 keyring=keyring,
+                keys=keys,
                 checkpoints=Checkpoints(
-                    database, installation=await installation_of(log, keyring), public_keys=keyring.public_keys
+                    database,
+                    installation=await installation_of(log, keyring),
+                    public_keys=keyring.public_keys,
+                    counting=keyring.keys_for,
                 ),
                 authority=authority,
                 handling=handling,
@@ -113,7 +122,7 @@ async def open_core(
 async def installation_of(log: EventLog, keyring: Keyring) -> str:
     """What names this installation in its checkpoints, for ever: the id of the first key that it signed with."""
     first = await log.read(EVENT, after=0, kinds={KeyAdded.KIND}, limit=1)
-    return (first[0].key_id if first else None) or keyring.active.key_id
+    return (first[0].key_id if first else None) or keyring.chain[0].key_id
 
 
 @asynccontextmanager

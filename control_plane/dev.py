@@ -36,7 +36,7 @@ from control_plane_agent.identity import Identity, create_key
 from control_plane_agent.policy import own_account
 from control_plane_agent.settings import Settings as AgentSettings
 from control_plane_wire.lifecycle import Service, wait_for_any
-from control_plane_wire.signing import SigningKey, key_id
+from control_plane_wire.signing import SigningKey
 from control_plane_wire.topology import is_name
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.inprocess import InProcessBroker
@@ -47,7 +47,12 @@ TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.js
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
 # Of an environment that is another installation's, whose broker keeps its accounts and who has its own address.
-NOT_OURS: Final = dict.fromkeys(("amqp_url", "agents_amqp_url", "broker_api_url", "tls_certificate", "tls_key"))
+NOT_OURS: Final = dict.fromkeys(
+    (
+        *("amqp_url", "agents_amqp_url", "broker_api_url", "tls_certificate", "tls_key"),
+        *("signing_key", "key_passphrase", "key_passphrase_file"),
+    )
+)
 
 
 async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
@@ -153,11 +158,11 @@ async def _identity(core: Core, hostname: str, key: SigningKey, groups: tuple[st
             await handler.retire(CONSOLE, hostname, "another key in a new state directory")
         await handler.register(CONSOLE, hostname=hostname, public_key=key.public_key, groups=groups)
     host = core.authority.fleet.host(hostname)
-    control_plane_key = core.keyring.active.public_key
     return Identity(
         hostname=hostname,
         key=key,
-        keys={key_id(control_plane_key): control_plane_key},
+        keys={own.key_id: own.public_key for own in core.keyring.trusted},
+        announced=core.keyring.announced,
         groups=dict(host.groups),
         enrolled_as_of=host.registered_seq,
     )

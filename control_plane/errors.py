@@ -12,7 +12,8 @@
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
     │  ├─ DuplicateKeyError            the row is there already, nothing was written: look, then the same again
-    │  └─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
+    │  ├─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
+    │  └─ KeyMissingError(detail)      this process has not the key that signs now: nothing is signed until it has
     ├─ BrokerApiError                  the broker's management API refused or did not answer: the same again later; 503
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
@@ -131,6 +132,10 @@ class LogClosedError(StorageUnavailableError):
         super().__init__(f"{log} {why}: restore it, or stop the servers and run control-plane log accept-loss")
         self.log = log
         self.why = why
+
+
+class KeyMissingError(StorageUnavailableError):
+    """This process does not hold the private half of the key that has to sign; another one may, and go on."""
 
 
 class BrokerApiError(ControlPlaneError):

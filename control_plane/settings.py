@@ -60,6 +60,15 @@ class Settings(BaseSettings):
         Path("/var/lib/control-plane"),
         description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
     )
+    signing_key: SecretStr | None = Field(
+        None,
+        description="the signing key itself, base64 of 32 bytes, in place of <state_dir>/signing.key; while it is"
+        " rotated both, separated by a comma",
+    )
+    key_passphrase: SecretStr | None = Field(None, description="what files of signing keys are encrypted with")
+    key_passphrase_file: Path | None = Field(
+        None, description="the same, in a file that this account alone may read; it wins"
+    )
     checkpoint_syslog: str | None = Field(
         None, description="ADDRESS:PORT (UDP) or a socket's path: a syslog that is sent each signed checkpoint too"
     )

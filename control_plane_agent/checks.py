@@ -21,7 +21,15 @@ class Refused:
 
 
 def opened(body: bytes, route: str, keys: Iterable[bytes]) -> JsonObject:
+    """As `opened_by`, whoever of them it is."""
+    return opened_by(body, route, keys)[1]
+
+
+def opened_by(body: bytes, route: str, keys: Iterable[bytes]) -> tuple[bytes, JsonObject]:
     """Decode and verify a message of the control plane; its recipient is the routing key that it came by.
+
+    Returns:
+        The key that signed it, and the message.
 
     Raises:
         MalformedMessageError: it is no message.
@@ -33,7 +41,7 @@ def opened(body: bytes, route: str, keys: Iterable[bytes]) -> JsonObject:
             signed.verify(public_key, COMMAND, sender=CONTROL_PLANE, recipient=route)
         except SignatureError:
             continue
-        return signed.message
+        return public_key, signed.message
     raise SignatureError("not signed by a key of the control plane for this recipient")
 
 

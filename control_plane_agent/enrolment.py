@@ -202,11 +202,12 @@ def _identity(answer: JsonObject, key: SigningKey) -> Identity:
         groups={group: Fields(groups).integer(group) for group in groups},
         enrolled_as_of=read.integer("as_of"),
         amqp_url=read.optional("amqp_url", lambda name: read.text(name, most_bytes=4096)) or "",
+        announced=read.optional("next_key_sha256", read.digest),
     )
 
 
 def trusted_keys(read: Fields, name: str = "keys") -> dict[str, bytes]:
-    """The control plane's active keys, by key_id."""
+    """The control plane's active keys, by key_id, the oldest first."""
     found = {}
     for key in read.objects(name, most=MAX_KEYS):
         if key.text("state", most_bytes=16) == "active":

@@ -8,11 +8,12 @@ from typing import Final
 
 from control_plane_agent.disk import Disk, RealDisk
 from control_plane_agent.errors import ConfigurationError
+from control_plane_agent.trust import TrustedKeys
 from control_plane_agent.witness import objection
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.fields import Fields
-from control_plane_wire.messages import MAX_KEYS, ConfigureMessage, KeyState
+from control_plane_wire.messages import MAX_KEYS, ConfigureMessage
 from control_plane_wire.signing import SigningKey, decode_public_key, encode_base64, key_id
 from control_plane_wire.strict_json import Json, JsonObject
 
@@ -27,8 +28,9 @@ class Identity:
     """What enrolment gave this host, and what `configure` has changed since.
 
     Attributes:
-        keys: the control plane's that may sign commands, by key_id.
+        keys: the control plane's that may sign commands, by key_id, the oldest first.
         retired: its earlier ones: they still verify what is in the journal.
+        announced: hex SHA-256 of its next one.
         groups: each with the log position of its assignment; an older command to that group is not for us.
         enrolled_as_of: the log position of the registration; an older command to everybody is not for us.
         configured_as_of: of the last `configure` that was taken since the registration.
@@ -45,35 +47,39 @@ class Identity:
     retired: Mapping[str, bytes] = field(default_factory=dict)
     checkpoint: str | None = None
     amqp_url: str = field(default="", repr=False)
+    announced: str | None = None
+
+    @property
+    def own_keys(self) -> TrustedKeys:
+        return TrustedKeys(self.keys, self.retired, self.announced)
 
     @property
     def as_of(self) -> int:
         """The log position that this is the control plane's word of; an older word changes nothing."""
         return max(self.enrolled_as_of, self.configured_as_of)
 
-    def objection(self, message: ConfigureMessage) -> str | None:
+    def objection(self, message: ConfigureMessage, keys: TrustedKeys) -> str | None:
         """Why the checkpoint of a `configure` does not follow the one that is kept; None where it does."""
         if message.checkpoint is None:
             return None
-        keys = self.keys.values() if message.keys is None else [key.public_key for key in message.keys]
-        return objection(self.checkpoint, message.checkpoint, keys)
+        return objection(self.checkpoint, message.checkpoint, [*keys.keys.values(), *keys.retired.values()])
 
-    def configured(self, message: ConfigureMessage) -> "Identity":
-        """What a `configure` makes of it. A checkpoint that does not follow the one that is kept is left out."""
-        checkpoint = message.checkpoint if self.objection(message) is None else None
-        changed = replace(
+    def configured(self, message: ConfigureMessage, keys: TrustedKeys) -> "Identity":
+        """What a `configure` makes of it. A checkpoint that does not follow the one that is kept is left out.
+
+        Args:
+            keys: what the message makes of the control plane's keys.
+        """
+        checkpoint = message.checkpoint if self.objection(message, keys) is None else None
+        return replace(
             self,
             groups=dict(message.groups),
             configured_as_of=message.as_of,
             checkpoint=checkpoint or self.checkpoint,
+            keys=keys.keys,
+            retired=keys.retired,
+            announced=keys.announced,
         )
-        if message.keys is None:
-            return changed
-        return replace(changed, keys=keys_in(message.keys, "active"), retired=keys_in(message.keys, "retired"))
-
-
-def keys_in(keys: tuple[KeyState, ...], state: str) -> dict[str, bytes]:
-    return {key_id(key.public_key): key.public_key for key in keys if key.state == state}
 
 
 class Identities:
@@ -112,6 +118,7 @@ def save(disk: Disk, identity: Identity) -> None:
         "configured_as_of": identity.configured_as_of,
         "checkpoint": identity.checkpoint,
         "amqp_url": identity.amqp_url,
+        "next_key_sha256": identity.announced,
     }
     _make_dir(disk)
     replace_file(disk, IDENTITY, strict_json.canonical(document) + b"\n")
@@ -153,6 +160,7 @@ def parse(data: bytes, key: SigningKey) -> Identity:
         configured_as_of=read.integer("configured_as_of"),
         checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=4096)),
         amqp_url=read.text("amqp_url", most_bytes=4096),
+        announced=read.optional("next_key_sha256", read.digest),
     )
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from control_plane_agent.checks import opened
+from control_plane_agent.checks import opened_by
 from control_plane_agent.disk_thread import DiskThread
 from control_plane_agent.errors import JournalError
 from control_plane_agent.executions import Executions
@@ -210,6 +210,8 @@ class Agent:
             checkpoint=identity.checkpoint if is_witness else None,
             journal_head=self._journal.head_s if self._keeps_journal else None,
             session=self._session_id,
+            keys=tuple(identity.keys),
+            next_key=None if identity.announced is None else identity.announced[:16],
             **self._facts.read(),
         )
         body = messages.seal(
@@ -237,7 +239,8 @@ class Agent:
         self._failpoints.hit("agent.received")
         body, route = delivery.body, delivery.routing_key
         try:
-            wanted = messages.parse_command(opened(body, route, self._identities.current.keys.values()))
+            signer, message = opened_by(body, route, self._identities.current.keys.values())
+            wanted = messages.parse_command(message)
         except (MalformedMessageError, SignatureError) as error:
             self.counters[type(error).__name__] += 1
             log.warning("message ignored", extra={"routing_key": route, "reason": error.reason})
@@ -251,7 +254,7 @@ class Agent:
             case CancelMessage():
                 await self._cancel(wanted, body, route)
             case ConfigureMessage():
-                await self._configure(wanted, session)
+                await self._configure(wanted, signer, session)
         delivery.ack()
         self._failpoints.hit("agent.acked")
         await self._executions.until_room()
@@ -289,17 +292,21 @@ class Agent:
             # The control plane sends it again as long as the execution is open.
             log.error("cancel not journalled", extra={"task_id": cancel.task_id, "reason": str(error)})  # noqa: TRY400
 
-    async def _configure(self, message: ConfigureMessage, session: Session) -> None:
+    async def _configure(self, message: ConfigureMessage, signer: bytes, session: Session) -> None:
         """Take new groups and keys: durable first, then the bindings, then say so."""
         before = self._identities.current
         if message.as_of < before.as_of:
             log.warning("configure ignored", extra={"reason": "older than the last one taken, or than the enrolment"})
             return
-        if (objection := before.objection(message)) is not None:
+        keys = before.own_keys.told(message, signer)
+        if keys.objection is not None:
+            self.counters["KeysRefused"] += 1
+            log.error("keys refused", extra={"hostname": before.hostname, "reason": keys.objection})
+        if (objection := before.objection(message, keys)) is not None:
             self.counters["CheckpointRefused"] += 1
             log.error("checkpoint refused", extra={"hostname": before.hostname, "reason": objection})
         try:
-            await self._disk.do(self._identities.replace, before.configured(message))
+            await self._disk.do(self._identities.replace, before.configured(message, keys))
         except OSError as error:  # the heartbeat goes on saying the old groups, so it is sent again
             log.error("configure not written", extra={"reason": str(error)})  # noqa: TRY400
             return

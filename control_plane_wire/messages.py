@@ -119,6 +119,8 @@ def _plain(value: object) -> Json:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, KeyState):
+        return value.to_json()
     if isinstance(value, str | int | float):
         return value
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -176,7 +178,10 @@ class KeyState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigureMessage(_Message):
-    """A host's groups with the log position of each assignment, the control plane's keys, the newest checkpoint."""
+    """A host's groups with the log position of each assignment, the control plane's keys, the newest checkpoint.
+
+    `next_key_sha256` is of the public key that will come after these; an agent takes no other.
+    """
 
     task_id: str
     timestamp: int
@@ -184,15 +189,10 @@ class ConfigureMessage(_Message):
     groups: Mapping[str, int]
     keys: tuple[KeyState, ...] | None = None
     checkpoint: str | None = None
+    next_key_sha256: str | None = None
 
     def to_json(self) -> JsonObject:
-        message: JsonObject = {"kind": "configure", "task_id": self.task_id, "timestamp": self.timestamp}
-        message |= {"as_of": self.as_of, "groups": dict(self.groups)}
-        if self.keys is not None:
-            message["keys"] = [key.to_json() for key in self.keys]
-        if self.checkpoint is not None:
-            message["checkpoint"] = self.checkpoint
-        return message
+        return {"kind": "configure", **_Message.to_json(self)}
 
 
 ToAgent: TypeAlias = CommandMessage | CancelMessage | ConfigureMessage
@@ -254,6 +254,7 @@ def _parse_configure(read: Fields) -> ConfigureMessage:
         groups={name: positions.integer(name) for name in names},
         keys=read.optional("keys", lambda name: tuple(map(_parse_key, read.objects(name, most=MAX_KEYS)))),
         checkpoint=read.optional("checkpoint", lambda name: read.text(name, most_bytes=MAX_CHECKPOINT_BYTES)),
+        next_key_sha256=read.optional("next_key_sha256", read.digest),
     )
 
 
@@ -392,6 +393,8 @@ class HeartbeatMessage(_Message):
     session: int | None = None
     runs_as: str | None = None
     limits_missing: tuple[str, ...] | None = None
+    keys: tuple[str, ...] | None = None
+    next_key: str | None = None
 
     @property
     def is_basic(self) -> bool:
@@ -439,4 +442,6 @@ def parse_heartbeat(message: JsonObject) -> HeartbeatMessage:
         session=read.optional("session", read.integer),
         runs_as=read.optional("runs_as", short),
         limits_missing=read.optional("limits_missing", lambda name: read.texts(name, most=16, most_bytes=64)),
+        keys=read.optional("keys", lambda name: read.texts(name, most=MAX_KEYS, most_bytes=64)),
+        next_key=read.optional("next_key", lambda name: read.text(name, most_bytes=64)),
     )

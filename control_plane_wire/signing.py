@@ -24,6 +24,7 @@ ENROL: Final = "enrol"
 AUTHORISATION: Final = "authorisation"
 EVENT: Final = "event"
 CHECKPOINT: Final = "checkpoint"
+KEY: Final = "key"
 
 CONTROL_PLANE: Final = "control-plane"
 

@@ -90,13 +90,20 @@ class Nonce(Answer):
 
 
 class Enrolled(Answer):
-    """Attributes: `groups`: with the log position of each assignment; `amqp_url`: where the broker is."""
+    """What an agent keeps.
+
+    Attributes:
+        groups: with the log position of each assignment.
+        amqp_url: where the broker is.
+        next_key_sha256: hex SHA-256 of the public key that may come after `keys`, where it is announced.
+    """
 
     hostname: str
     as_of: int
     groups: Mapping[str, int]
     keys: list[PublicKey]
     amqp_url: str | None
+    next_key_sha256: str | None = None
 
 
 class Waiting(Answer):
@@ -208,4 +215,5 @@ def enrolled_of(enrolled: handlers.Enrolled) -> Enrolled:
         groups=enrolled.groups,
         keys=[public_key_of_state(key) for key in enrolled.keys],
         amqp_url=enrolled.amqp_url,
+        next_key_sha256=enrolled.next_key_sha256,
     )

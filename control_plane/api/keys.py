@@ -10,7 +10,7 @@ router = noun("/keys", "keys")
 
 
 class PublicKey(Answer):
-    """Attributes: `public_key`: base64 of 32 raw bytes; `state`: active, next or retired."""
+    """Attributes: `public_key`: base64 of 32 raw bytes; `state`: active or retired."""
 
     key_id: str
     public_key: str
@@ -21,7 +21,15 @@ def public_key_of_state(key: KeyState) -> PublicKey:
     return PublicKey(key_id=key_id(key.public_key), public_key=encode_base64(key.public_key), state=key.state)
 
 
+class Keys(Items[PublicKey]):
+    """Attributes: `next_key_sha256`: hex SHA-256 of the public key that comes after these, where it is announced."""
+
+    next_key_sha256: str | None
+
+
 @router.get("")
-async def list_keys(services: Given, min_seq: Seq | None = None) -> Items[PublicKey]:
+async def list_keys(services: Given, min_seq: Seq | None = None) -> Keys:
+    """Those that sign now, oldest first, and those before them."""
     await wait_for_authority(services, min_seq)
-    return Items(items=[public_key_of_state(key) for key in services.keyring.states()])
+    items = [public_key_of_state(key) for key in services.keyring.states()]
+    return Keys(items=items, next_key_sha256=services.keyring.announced)

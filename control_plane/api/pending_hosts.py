@@ -7,7 +7,7 @@ from pydantic import Field
 
 from control_plane.api.fields import Answer, Items, Name, Request, Seq, Time, at_s, wait_for_authority
 from control_plane.api.hosts import HostChange
-from control_plane.api.routing import noun
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane_wire.signing import encode_base64
 
@@ -53,7 +53,7 @@ async def list_pending_hosts(services: Given, caller: Caller, min_seq: Seq | Non
     )
 
 
-@router.post("/{fingerprint}/accept")
+@router.post("/{fingerprint}/accept", dependencies=SENSITIVE)
 async def accept_pending_host(
     services: Given, caller: Caller, fingerprint: Fingerprint, body: AcceptHost
 ) -> HostChange:

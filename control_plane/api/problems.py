@@ -19,6 +19,7 @@ from control_plane.errors import (
     BrokerApiError,
     ControlPlaneError,
     InvalidFieldError,
+    KeyMissingError,
     LogClosedError,
     NotAllowedError,
     NotFoundError,
@@ -184,6 +185,8 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     _logger.warning("storage unavailable", extra={"reason": str(error)})
     if isinstance(error, LogClosedError):
         return problem(request, 503, "log_closed", str(error))
+    if isinstance(error, KeyMissingError):
+        return problem(request, 503, "signing_key_missing", str(error), headers=RETRY_AFTER)
     detail = "the database does not answer; the same request again is safe"
     return problem(request, 503, "storage_unavailable", detail, headers=RETRY_AFTER)
 

@@ -7,17 +7,18 @@ does not follow from what stands, is counted and has no effect. No read table is
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from control_plane.commands.access import AccessState
 from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
+from control_plane.commands.keyring import KINDS as OF_KEYS
+from control_plane.commands.keyring import Keyring
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.rules import RuleState, withdrawn
-from control_plane.errors import StorageUnavailableError
+from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.events import registry
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, NewEvent, StoredEvent
@@ -26,9 +27,9 @@ from control_plane.events.tasks import TaskAccepted
 from control_plane_wire.clock import Clock, SystemClock
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 from control_plane_wire.lifecycle import wait_for_any
-from control_plane_wire.messages import KeyState
-from control_plane_wire.signing import CONTROL_PLANE, SigningKey, verify
-from control_plane_wire.signing import EVENT as EVENT_TAG
+from control_plane_wire.signing import SigningKey
+
+__all__ = ["FLEET_US", "KINDS", "MARK_US", "PAGE", "POLL_S", "RETRY_S", "Authority", "Keyring"]
 
 # Tasks carry authority too, but each for itself: dispatch verifies them one by one.
 KINDS: Final = frozenset(
@@ -39,40 +40,9 @@ MARK_US: Final = 60 * 1_000_000
 PAGE: Final = 1000
 POLL_S: Final = 0.25  # how late another replica's decision may be seen here
 RETRY_S: Final = 1.0
+FIND_S: Final = 5.0  # between two looks for a key that is missing here
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Keyring:
-    """The control plane's keys: one signs, and those before it verify what they signed.
-
-    Attributes:
-        retired: their public keys by key_id.
-    """
-
-    active: SigningKey
-    retired: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def public_keys(self) -> Mapping[str, bytes]:
-        """All of them by key_id, to verify with."""
-        return {**self.retired, self.active.key_id: self.active.public_key}
-
-    def states(self) -> tuple[KeyState, ...]:
-        """All of them, as agents and the API are told."""
-        retired = (KeyState(public_key=public_key, state="retired") for public_key in self.retired.values())
-        return (KeyState(public_key=self.active.public_key, state="active"), *retired)
-
-    def sign_event(self, event: Event) -> bytes:
-        return self.active.sign(EVENT_TAG, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=event.body())
-
-    def verify_event(self, stored: StoredEvent) -> None:
-        """Raises SignatureError unless one of our keys signed this body for this kind."""
-        public_key = self.public_keys.get(stored.key_id or "")
-        if public_key is None or stored.signature is None:
-            raise SignatureError("not signed by a key of this control plane")
-        verify(public_key, stored.signature, EVENT_TAG, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=stored.body)
 
 
 class Authority:
@@ -80,12 +50,22 @@ class Authority:
 
     Args:
         clock: tells what is over and need not be remembered.
+        find: the private half of a key by its id, where this process has one; it may take a second.
     """
 
     name = "authority"
 
-    def __init__(self, log: Log, keyring: Keyring, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        keyring: Keyring,
+        clock: Clock | None = None,
+        *,
+        find: Callable[[str], SigningKey | None] | None = None,
+    ) -> None:
         self._log = log
+        self._find = find
+        self._looked_s, self._looked_version = 0.0, -1  # for a missing key, by the monotonic clock
         self._keyring = keyring
         self._clock = clock or SystemClock()
         self._lock = asyncio.Lock()
@@ -123,12 +103,35 @@ class Authority:
             head = await self._log.head(EVENT)
             while self.position < head.seq:
                 page = await self._log.read(EVENT, after=self.position, limit=PAGE, kinds=KINDS, upto=head.seq)
+                keys = [stored for stored in page if stored.kind in OF_KEYS]
+                for stored in keys:  # first, since a key may have signed what comes after it
+                    self._keyring.take_in(stored)
                 # A start reads them all; a thousand signatures take about 0.1 s, too long for the loop.
                 for stored, event in await asyncio.to_thread(self._authentic, page) if page else ():
                     self._pass(stored)
                     self.refused += event is None or not self._take_in(event, stored.seq)
                 self.position = page[-1].seq if len(page) == PAGE else head.seq
+                self._keyring.position = max(self._keyring.position, self.position)
+            await self._look_for_keys()
             return self.position
+
+    async def _look_for_keys(self) -> None:
+        """Take what is to sign from its file as soon as it is there, so that nothing need be restarted."""
+        if self._find is None or not self._keyring.missing:
+            return
+        now_s = self._clock.monotonic_s()
+        if now_s < self._looked_s + FIND_S and self._keyring.version == self._looked_version:
+            return
+        self._looked_s, self._looked_version = now_s, self._keyring.version
+        for key_id in self._keyring.missing:
+            try:
+                found = await asyncio.to_thread(self._find, key_id)
+            except ConfigurationError as error:
+                log.error("a signing key cannot be read", extra={"key_id": key_id, "reason": str(error)})  # noqa: TRY400
+                continue
+            if found is not None:
+                self._keyring.hold(found)
+                log.info("a signing key was taken", extra={"key_id": key_id})
 
     def _pass(self, stored: StoredEvent) -> None:
         """Forget what the fleet was before any preview that still holds."""
@@ -143,6 +146,8 @@ class Authority:
         return [(stored, self._authenticated(stored)) for stored in page]
 
     def _authenticated(self, stored: StoredEvent) -> Event | None:
+        if stored.kind in OF_KEYS and not self._keyring.take_in(stored):
+            return None
         try:
             self._keyring.verify_event(stored)
             return registry.decode(stored)

@@ -4,6 +4,8 @@ import base64
 import binascii
 import math
 import secrets
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -144,18 +146,31 @@ class NonceThrottle:
         self._limit.count(sender, now_s)
 
 
-def check_nonce(nonce: str, key: SigningKey, now_s: int) -> int:
-    """When it ends, in Unix seconds. Raises RefusedError unless this is a nonce of ours that has not ended."""
+def check_nonce(nonce: str, public_keys: Collection[bytes], now_s: int) -> int:
+    """When it ends, in Unix seconds.
+
+    Raises:
+        RefusedError: it is no nonce of ours, by any of the keys that sign now, or has ended.
+    """
     head, _, signature = nonce.rpartition(".")
     try:
         raw = base64.urlsafe_b64decode(signature)
-        verify(key.public_key, raw, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
+        _verify_any(public_keys, raw, head.encode())
         ends = int(head.partition(".")[0])
     except (SignatureError, binascii.Error, ValueError) as error:
         raise RefusedError("nonce_expired", "this is no nonce of this control plane; begin again") from error
     if ends < now_s:
         raise RefusedError("nonce_expired", "the nonce has ended; begin again")
     return ends
+
+
+def _verify_any(public_keys: Collection[bytes], signature: bytes, body: bytes) -> None:
+    """While a key is rotated, another process may sign with another one."""
+    for public_key in public_keys:
+        with suppress(SignatureError):
+            verify(public_key, signature, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=body)
+            return
+    raise SignatureError("wrong signature of a nonce")
 
 
 def check_proof(proof: bytes, *, token: str, hostname: str, public_key: bytes, nonce: str) -> None:

@@ -52,7 +52,7 @@ class Signatures:
     def _wrong(self, stored: StoredEvent) -> str | None:
         try:
             if stored.kind == TaskAccepted.KIND:
-                verify_authorisation(stored, self.keyring.public_keys)
+                verify_authorisation(stored, self.keyring.keys_at(stored.seq))
             elif stored.kind in AUTHORITY:
                 self.keyring.verify_event(stored)
             elif stored.kind in HOSTS:

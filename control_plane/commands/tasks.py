@@ -208,7 +208,7 @@ def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) 
     """The task of a stored `task.accepted`, if the control plane has authorised exactly this.
 
     Args:
-        public_keys: the control plane's own, by key_id.
+        public_keys: the control plane's own that counted there, by key_id (`Keyring.keys_at`).
 
     Raises:
         SignatureError: it has not; nothing of it may be published.

@@ -227,11 +227,13 @@ class LoginFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyAdded(Event):
-    """A signing key of the control plane, vouched for by itself.
+    """A signing key of the control plane. The first is signed by itself, each other one by the one before it.
 
     Attributes:
         key_id: the first 16 hex digits of the key's digest, as messages and events name it.
         public_key: base64 of 32 bytes.
+        predecessors: base64 of the public keys before it, the first one first; None: it is the first.
+        possession: base64 of its own signature over the three above; None: it is the first.
     """
 
     KIND: ClassVar[str] = "key.added"
@@ -239,6 +241,48 @@ class KeyAdded(Event):
 
     key_id: str
     public_key: str
+    predecessors: tuple[str, ...] | None = None
+    possession: str | None = None
+
+    def key(self) -> Key:
+        return Key(self.key_id, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyAnnounced(Event):
+    """Which key comes after the one that signs this. Said once for each: whoever steals a key cannot name another.
+
+    Attributes:
+        announced_by: the id of the key that signs this.
+        public_key_sha256: hex SHA-256 of the next public key, whose private half may be kept offline until then.
+    """
+
+    KIND: ClassVar[str] = "key.announced"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    announced_by: str
+    public_key_sha256: str
+
+    def key(self) -> Key:
+        return Key(self.announced_by, self.KIND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRetired(Event):
+    """An earlier key ends: what it signed before this stands, and nothing that it signs after.
+
+    Attributes:
+        key_id: of the key that ends.
+        heartbeats: how many heartbeats there were: its checkpoints of that log count up to there.
+        reason: why, for people.
+    """
+
+    KIND: ClassVar[str] = "key.retired"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    key_id: str
+    heartbeats: int
+    reason: str | None = None
 
     def key(self) -> Key:
         return Key(self.key_id, self.KIND)

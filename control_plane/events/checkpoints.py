@@ -6,7 +6,7 @@ it fit. It has the note as it was signed, and nothing else.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from control_plane.events.tiles import TILE, StoredTree, Tile
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import checkpoint as table
 from control_plane.storage.tables import log_tile
-from control_plane_wire.checkpoints import Checkpoint, verified
+from control_plane_wire.checkpoints import Checkpoint, parse, verified
 from control_plane_wire.errors import SignatureError, WireError
 
 PAGE: Final = 100
@@ -71,12 +71,21 @@ class Checkpoints:
 
     Args:
         public_keys: the control plane's own, by key_id.
+        counting: those whose checkpoints count that are of a log and over so many events; all, where it is left out.
     """
 
-    def __init__(self, database: Database, *, installation: str, public_keys: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        installation: str,
+        public_keys: Mapping[str, bytes],
+        counting: Callable[[LogName, int], Collection[bytes]] | None = None,
+    ) -> None:
         self._database = database
         self._installation = installation
         self._public_keys = public_keys
+        self._counting = counting or (lambda _log, _size: self._public_keys.values())
 
     def origin(self, log: LogName) -> str:
         return origin_of(self._installation, log)
@@ -88,7 +97,7 @@ class Checkpoints:
             MalformedMessageError: it is none.
             SignatureError: it is not signed by us, or is of another log.
         """
-        checkpoint = verified(note, self._public_keys.values())
+        checkpoint = verified(note, self._counting(log, parse(note).size))
         if checkpoint.origin != self.origin(log):
             raise SignatureError(f"the checkpoint is of {checkpoint.origin}, not of {self.origin(log)}")
         return Signed(checkpoint, note, recorded_us)

@@ -64,6 +64,8 @@ OF_MESSAGES: Final[Mapping[str, str]] = {
     "journal_head": "the highest timestamp of a command in the agent's journal.",
     "session": "grows with each queue that the agent declares in a boot: what was in the one before may be lost.",
     "runs_as": "the account of an agent that is not root, which runs nothing as any other.",
+    "keys": "ids of the control plane's keys that it trusts, the oldest first.",
+    "next_key": "id of the one that was announced to it.",
     "limits_missing": "in what the host cannot limit a command though it should: pids, memory.",
 }
 TYPES: Final[Mapping[object, str]] = {

@@ -18,6 +18,7 @@ from control_plane_wire.messages import (
     DEFAULT_INTERVAL_S,
     MAX_CHECKPOINT_BYTES,
     MAX_GROUPS,
+    MAX_KEYS,
     HeartbeatMessage,
 )
 from control_plane_wire.strict_json import MAX_INTEGER
@@ -30,6 +31,7 @@ Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Short = Annotated[str, Meta(max_length=256)]
 Address = Annotated[str, Meta(max_length=64)]
 Resource = Annotated[str, Meta(max_length=64)]
+OwnKeyId = Annotated[str, Meta(max_length=64)]
 Load = Annotated[float, Meta(ge=0, le=1e12)]
 
 _NUL: Final = b"\\u0000"
@@ -65,6 +67,8 @@ class Heartbeat(Struct, Event, gc=False):
     session: Whole | None = None
     runs_as: Short | None = None
     limits_missing: Annotated[list[Resource], Meta(max_length=16)] | None = None
+    keys: Annotated[list[OwnKeyId], Meta(max_length=MAX_KEYS)] | None = None
+    next_key: OwnKeyId | None = None
 
     @property
     def interval_s(self) -> int:
@@ -95,7 +99,7 @@ def glance(stored: StoredEvent) -> Heartbeat | None:
 def _is_short(beat: Heartbeat) -> bool:
     """Whether its texts are, in bytes: what the decoder has counted are characters."""
     shorts = (beat.agent_version, beat.boot_id, beat.os, beat.kernel, beat.runs_as)
-    shorter = (*(beat.addresses or ()), *(beat.limits_missing or ()))
+    shorter = (*(beat.addresses or ()), *(beat.limits_missing or ()), *(beat.keys or ()), beat.next_key)
     limits = [*((text, 256) for text in shorts), *((text, 64) for text in shorter)]
     limits.append((beat.checkpoint, MAX_CHECKPOINT_BYTES))
     return all(len(text.encode()) <= most_bytes for text, most_bytes in limits if text is not None)

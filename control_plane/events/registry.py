@@ -62,6 +62,8 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.AccessDenied,
     access.LoginFailed,
     access.KeyAdded,
+    access.KeyAnnounced,
+    access.KeyRetired,
     access.LogLossAccepted,
     access.MessageRejected,
     rules.RuleCreated,

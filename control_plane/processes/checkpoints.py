@@ -122,6 +122,7 @@ class Signer:
                 self.name, head.seq, f"has a head whose tree is not that of the events after {self._size}"
             )
         root = head.tree.root()
+        await self._keyring.catch_up(self._log)  # a key that is retired by then must not sign it
         await self._sign(Checkpoint(self._checkpoints.origin(self.name), head.seq, root))
         return True
 

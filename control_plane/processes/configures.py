@@ -1,13 +1,13 @@
 """Which hosts are to be told their groups, the control plane's keys and the newest checkpoint, and when."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.events import hosts
 from control_plane.processes.post import Send
 from control_plane.processes.witnesses import Rounds
-from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.hosts import HostQueries, KeysSaid, said_of
 from control_plane_wire.clock import Clock
 from control_plane_wire.messages import ConfigureMessage
 from control_plane_wire.topology import command_key
@@ -40,12 +40,14 @@ class Configures:
         self._rounds = rounds
         self._is_basic = is_basic
         self._due: dict[str, int] = {}
+        self._known: dict[str, Collection[str]] = {}  # which of our keys a host trusts, where it is another than all
         self._not_before_s = 0.0  # by the monotonic clock, as is the next
         self._drift_s = 0.0  # when to look for it again
 
     async def restart(self, there: Iterable[str], seq: int) -> None:
         """Whoever did this before may have died with groups untold, so who has bound others is told again."""
         self._due = {host.hostname: seq for host in await self._host_queries.drifted()}
+        await self._look_for_untold(seq)
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
         self._rounds.restart(there, self._clock.monotonic_s())
 
@@ -53,12 +55,20 @@ class Configures:
         """Its groups are others from this event on."""
         self._due[hostname] = seq
 
+    def keys_changed(self) -> None:
+        """Hosts have yet to be told: it is looked at once who they are."""
+        self._drift_s = self._clock.monotonic_s()
+
     def came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
         """A basic agent is told nothing, and is passed over when it is due."""
         host = self._authority.fleet.hosts.get(event.hostname)
         assigned = set(host.groups) if host else set()
         bound = event.heartbeat.get("groups")
         if isinstance(bound, list | tuple) and set(map(str, bound)) != assigned:
+            self._due[event.hostname] = seq
+        keys = event.heartbeat.get("keys")
+        if isinstance(keys, list | tuple) and not self._is_told(told := said_of(event.heartbeat)):
+            self._known[event.hostname] = told.keys or ()
             self._due[event.hostname] = seq
         self._rounds.online(event.hostname, self._clock.monotonic_s())
 
@@ -81,8 +91,10 @@ class Configures:
                     groups=dict(self._authority.fleet.hosts[hostname].groups),
                     keys=self._keyring.states(),
                     checkpoint=note,
+                    next_key_sha256=self._keyring.announced,
                 ),
                 configures=(hostname, seq),
+                signer=self._keyring.introducer(self._known.get(hostname, ())),
             )
             for hostname, seq in wanted.items()
             if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
@@ -95,6 +107,23 @@ class Configures:
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
         for host in await self._host_queries.drifted():
             self._due.setdefault(host.hostname, host.pos)
+        await self._look_for_untold(self._authority.position)
+
+    def _is_told(self, said: KeysSaid) -> bool:
+        ours = self._keyring
+        return said.keys == tuple(key.key_id for key in ours.trusted) and (
+            ours.announced is None or said.next_key == ours.announced[:16]
+        )
+
+    async def _look_for_untold(self, seq: int) -> None:
+        """Whoever is there and trusts other keys of ours than it should, or has not heard which comes next."""
+        if len(self._keyring.chain) == 1 and self._keyring.announced is None:
+            return  # nobody can know anything else
+        said = await self._host_queries.said_of_keys(("online", "stale"))
+        untold = {hostname: keys for hostname, keys in said.items() if not self._is_told(keys)}
+        self._known = {hostname: keys.keys or () for hostname, keys in untold.items()}
+        for hostname in untold:
+            self._due.setdefault(hostname, seq)
 
     def told(self, send: Send) -> None:
         """The broker has it."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.commands.keyring import KINDS as OF_KEYS
 from control_plane.commands.rules import RIGHTS
 from control_plane.commands.tasks import message_of, verify_authorisation
 from control_plane.events import hosts, registry, rollouts, tasks
@@ -99,9 +100,11 @@ class Dispatch:
         await self._leases.keep("process:dispatch", lambda _lease: self._work(stop), stop=stop)
 
     async def _work(self, stop: asyncio.Event) -> None:
+        await self._keyring.catch_up(self._log)
         self._after = await self._take_over(stop)
         self._failpoints.hit("dispatch.took_over")
         while not stop.is_set():
+            _ = self._keyring.messenger  # without it nothing may be sent, and another process goes on
             has_news = await self._listen()
             await self._publish(await self._configures.sends())
             await self._publish_ready()
@@ -160,10 +163,12 @@ class Dispatch:
             )
 
     def _fold(self, stored: StoredEvent) -> None:
+        if stored.kind in OF_KEYS and self._keyring.take_in(stored):
+            self._configures.keys_changed()
         event = registry.decode(stored)
         match event:
             case TaskAccepted():
-                task = verify_authorisation(stored, self._keyring.public_keys)
+                task = verify_authorisation(stored, self._keyring.keys_at(stored.seq))
                 self._remember(task)
                 self._open.accept(task, stored.seq)
             case tasks.TaskCancelRequested(task_id=task_id):
@@ -224,7 +229,7 @@ class Dispatch:
         seq = (await self._log.find(EVENT, [key])).get(key)
         stored = None if seq is None else await self._log.read_one(EVENT, seq)
         try:
-            task = None if stored is None else verify_authorisation(stored, self._keyring.public_keys)
+            task = None if stored is None else verify_authorisation(stored, self._keyring.keys_at(stored.seq))
         except (SignatureError, MalformedMessageError) as error:
             _logger.error("task refused", extra={"task_id": task_id, "reason": str(error)})  # noqa: TRY400
             return None

@@ -11,7 +11,7 @@ from control_plane.processes.ports import Publisher
 from control_plane_wire.clock import Clock
 from control_plane_wire.errors import PublishUnconfirmedError, TransportUnavailableError
 from control_plane_wire.messages import CancelMessage, CommandMessage, ConfigureMessage, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE
+from control_plane_wire.signing import COMMAND, CONTROL_PLANE, SigningKey
 from control_plane_wire.topology import COMMAND_EXCHANGE, agent_queue
 from control_plane_wire.transport.base import Confirmed, Message
 
@@ -29,6 +29,7 @@ class Send:
     Attributes:
         skips: whoever is offline is to be left out.
         configures: the host, and the event for which it is told its groups.
+        signer: where it is another key than the one that all hosts trust.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Send:
     expires_at: int | None = None
     skips: bool = False
     configures: tuple[str, int] | None = None
+    signer: SigningKey | None = None
 
     def left_s(self, now_s: int) -> float | None:
         """How long it may still be delivered; None for ever."""
@@ -72,8 +74,11 @@ class Post:
         return await asyncio.to_thread(self._seal_all, sends)
 
     def _seal_all(self, sends: Iterable[Send]) -> list[bytes]:
-        key = self._keyring.active
-        return [seal(send.message.to_json(), key, COMMAND, sender=CONTROL_PLANE, recipient=send.key) for send in sends]
+        key = self._keyring.messenger
+        return [
+            seal(send.message.to_json(), send.signer or key, COMMAND, sender=CONTROL_PLANE, recipient=send.key)
+            for send in sends
+        ]
 
     async def _publish(self, send: Send, body: bytes) -> Fate:
         message = Message(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from control_plane.commands.authority import Keyring
+from control_plane.commands.keyring import KINDS as OF_KEYS
 from control_plane.events import hosts, registry
 from control_plane.events.continuity import Trace, follow
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, NewEvent, StoredEvent
@@ -243,6 +244,7 @@ class Presence:
 
     async def _work(self, _lease: object, stop: asyncio.Event) -> None:
         as_of, heard = await self._queries.heard()
+        await self._keyring.catch_up(self._log)
         looked_s = self._clock.monotonic_s()
         doubts = Doubts(heard)
         await doubts.look_back(self._log, as_of.heartbeat)
@@ -276,6 +278,8 @@ class Presence:
 
     def _take_in(self, fleet: Fleet, stored: StoredEvent) -> None:
         """Fold one event; what is wrong with it is counted, and stops nothing else."""
+        if stored.kind in OF_KEYS:
+            self._keyring.take_in(stored)
         if stored.kind not in KINDS | quarantine.KINDS:
             return
         try:

@@ -156,6 +156,8 @@ EXAMPLES: tuple[Event, ...] = (
     access.AccessDenied(denial_id="d1", actor="ada", action="tasks.run", resource="targets", address="127.0.0.1"),
     access.LoginFailed(attempt_id="a1", username="ada", address="127.0.0.1"),
     access.KeyAdded(key_id="34750f98bd59fcfc", public_key=PUBLIC_KEY),
+    access.KeyAnnounced(announced_by="34750f98bd59fcfc", public_key_sha256=SHA),
+    access.KeyRetired(key_id="34750f98bd59fcfc", heartbeats=42, reason="a disk was lost"),
     access.LogLossAccepted(
         log="heartbeat_event", size=40, root=SHA, lost_size=42, lost_root=SHA, reason="nodes lost their disks"
     ),

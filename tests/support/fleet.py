@@ -15,6 +15,7 @@ from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
+from control_plane.commands.keyring import decide_announce, decide_retire, decide_rotate
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import PendingRow, Presence
 from control_plane.commands.targets import All, Target
@@ -163,14 +164,32 @@ class Desk:
             login_user="root",
         )
 
-    def beside(self) -> "Desk":
+    def beside(self, keyring: Keyring | None = None) -> "Desk":
+        """Args: `keyring`: with a fold of its own, where it is given."""
         return Desk(
             clock=self.clock,
             log=self.log,
-            keyring=self.keyring,
+            keyring=keyring or self.keyring,
             credentials=self.credentials,
             requests=self.requests,
         )
+
+    async def announce(self, new: SigningKey) -> None:
+        await self.handling.record_new(decide_announce(self.keyring, new.public_key), actor="console")
+
+    async def rotate_to(self, new: SigningKey) -> None:
+        """Announce a key, and make it the one that signs."""
+        await self.announce(new)
+        added = decide_rotate(self.keyring, lambda _: new)
+        assert added is not None
+        await self.handling.record_new(added, actor="console")
+        self.keyring.hold(new)
+
+    async def retire_first(self) -> int:
+        """End the first key; the seq of that."""
+        ended = decide_retire(self.keyring, self.keyring.chain[0].key_id, heartbeats=0, reason=None)
+        assert ended is not None
+        return await self.handling.record_new(ended, actor="console")
 
     def kinds(self) -> list[str]:
         """What was recorded, in order."""

@@ -32,6 +32,7 @@ class Enrolled:
 
     Attributes:
         amqp_url: where the broker is, with the agent's account; None where there is none.
+        next_key_sha256: hex SHA-256 of the control plane's next public key, where that is announced.
     """
 
     hostname: str
@@ -39,6 +40,7 @@ class Enrolled:
     groups: Mapping[str, int]
     keys: Sequence[KeyState]
     amqp_url: str | None
+    next_key_sha256: str | None = None
 
 
 class EnrolmentHandler:
@@ -114,7 +116,7 @@ class EnrolmentHandler:
     async def _finish(self, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes) -> Enrolled:
         handling = self._handling
         found = await self._check_token(token, hostname, public_key)
-        decisions.check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
+        decisions.check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
         decisions.check_proof(proof, token=token, hostname=hostname, public_key=public_key, nonce=nonce)
 
         def decide() -> HostRegistered | None:
@@ -159,6 +161,7 @@ class EnrolmentHandler:
             groups=dict(host.groups),
             keys=self._handling.keyring.states(),
             amqp_url=amqp_url,
+            next_key_sha256=self._handling.keyring.announced,
         )
 
     async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:

@@ -39,7 +39,7 @@ class PendingHostHandler:
             handling = self._handling
             if not self._most:
                 raise NotAllowedError("pending_hosts_off", "this control plane lets no host in without a token")
-            check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
+            check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
             check_signed(proof, public_key, hostname, of_request(hostname, public_key, nonce))
             await handling.authority.refresh()
             fleet = handling.authority.fleet

@@ -38,7 +38,7 @@ class RotationHandler:
         """
         async with self._enrolment.recorded(hostname, address):
             handling = self._handling
-            ends = check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
+            ends = check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
             await handling.authority.refresh()
             body = of_rotation(hostname, public_key, nonce)
             own = self._own(hostname, proof, body)

@@ -177,7 +177,7 @@ class TaskHandler:
         """A task whose words are signed anew: whoever can write to the database must not get a signature that way."""
         stored = await _stored_at(self._handling.log, await _known_seq(self._handling.log, task_id))
         try:
-            task = verify_authorisation(stored, self._handling.keyring.public_keys)
+            task = verify_authorisation(stored, self._handling.keyring.keys_at(stored.seq))
         except (SignatureError, MalformedMessageError) as error:
             raise RefusedError("not_authorised", f"the task {task_id} is not as it was authorised: {error}") from error
         if task.task_id != task_id:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import orjson
 from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
 
 from control_plane.events.continuity import Trace
@@ -63,6 +64,23 @@ class HostView:
 
 def drifts(groups: Sequence[str], groups_bound: Sequence[str] | None) -> bool:
     return groups_bound is not None and set(groups_bound) != set(groups)
+
+
+class KeysSaid(NamedTuple):
+    """What a host's agent said of the control plane's keys.
+
+    Attributes:
+        keys: the ids of those that it trusts, the oldest first; None where it does not say.
+        next_key: the id of the one that was announced to it.
+    """
+
+    keys: tuple[str, ...] | None = None
+    next_key: str | None = None
+
+
+def said_of(heartbeat: Mapping[str, Any]) -> KeysSaid:
+    keys, next_key = heartbeat.get("keys"), heartbeat.get("next_key")
+    return KeysSaid(None if keys is None else tuple(map(str, keys)), None if next_key is None else str(next_key))
 
 
 class Member(NamedTuple):
@@ -167,6 +185,15 @@ class HostQueries:
         t = self._host
         differs = (t.c.state.in_(["online", "stale"]), t.c.groups_bound.is_not(None), t.c.groups_bound != t.c.groups)
         return [host for host in await self._select(*differs) if host.drift]
+
+    async def said_of_keys(self, states: Collection[str]) -> dict[str, KeysSaid]:
+        """What each host in these states said last, by hostname; basic agents are left out."""
+        t = self._host
+        wanted = select(t.c.hostname, t.c.heartbeat).where(t.c.pos > 0, t.c.state.in_(list(states)))
+        async with self._database.read() as connection:
+            rows = [(row.hostname, row.heartbeat) for row in await connection.execute(wanted)]
+        said = {hostname: orjson.loads(heartbeat) for hostname, heartbeat in rows if heartbeat is not None}
+        return {name: said_of(each) for name, each in said.items() if each.get("agent_version") is not None}
 
     async def heard(self) -> tuple[Positions, list[HeardHost]]:
         """A position of both logs, and every registered host, at least as new as that."""

@@ -66,11 +66,13 @@ def test_a_refused_one_is_not_kept_and_the_rest_of_the_message_is_taken() -> Non
         checkpoint=sign(replace(KEPT, size=39), KEY),
     )
 
-    changed = identity.configured(message)
+    keys = identity.own_keys.told(message, KEY.public_key)
 
-    assert identity.objection(message) is not None
+    changed = identity.configured(message, keys)
+
+    assert identity.objection(message, keys) is not None
     assert changed.checkpoint == sign(KEPT, KEY)
     assert changed.groups == {"web": 5}
     newer = replace(message, checkpoint=sign(replace(KEPT, size=41), KEY))
-    assert identity.configured(newer).checkpoint == newer.checkpoint
-    assert identity.configured(replace(message, checkpoint=None)).checkpoint == identity.checkpoint
+    assert identity.configured(newer, keys).checkpoint == newer.checkpoint
+    assert identity.configured(replace(message, checkpoint=None), keys).checkpoint == identity.checkpoint

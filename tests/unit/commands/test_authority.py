@@ -18,7 +18,7 @@ from control_plane.events.event import Event
 from control_plane_wire.signing import SigningKey, encode_base64
 from tests.support.clock import ManualClock
 from tests.support.events import AT, EXAMPLES, SHA
-from tests.support.fleet import ADMIN, PASSWORD, Desk, a_registration, host_key
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, PASSWORD, Desk, a_registration, host_key
 from tests.support.memory_log import MemoryLog
 from tests.unit.commands.test_rules import a_rule
 
@@ -171,9 +171,10 @@ async def test_two_replicas_that_read_the_same_log_agree() -> None:
 async def test_history_signed_by_a_retired_key_still_counts_and_the_new_key_signs() -> None:
     desk = await a_desk()
     new = SigningKey.generate()
-    desk.keyring = Keyring(new, {desk.keyring.active.key_id: desk.keyring.active.public_key})
+    await desk.rotate_to(new)
+    await desk.retire_first()
 
-    beside = desk.beside()
+    beside = desk.beside(Keyring(new, first=CONTROL_PLANE_KEY.public_key))
     await beside.register("web1")
 
     assert {"web9", "web1"} == beside.authority.fleet.hosts.keys()
