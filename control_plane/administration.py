@@ -144,6 +144,9 @@ class Office:
     async def set_role(self, username: str, role: str) -> None:
         await self.core.access.set_role(CONSOLE, username, role)
 
+    async def remove_passkeys(self, username: str) -> None:
+        await self.core.access.remove_passkeys(CONSOLE, username)
+
     async def create_token(self, username: str, name: str, days: int) -> str:
         """The token's text, which is shown this once."""
         return (await self.core.access.create_token(CONSOLE, username=username, name=name, days=days)).text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from control_plane import cli_broker, cli_log, cli_rules
+from control_plane import cli_broker, cli_log, cli_passkeys, cli_rules
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -110,6 +110,8 @@ def _people_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     role = _add(users, "role", _users_role, "change a user's role")
     role.add_argument("username")
     role.add_argument("role", choices=ROLES)
+
+    cli_passkeys.add_command(users, _add)
 
     tokens = commands.add_parser("tokens", help="API tokens: create").add_subparsers(required=True, metavar="ACTION")
     token = _add(tokens, "create", _tokens_create, "print a new API token; it is shown this once")

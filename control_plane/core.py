@@ -8,6 +8,7 @@ from typing import Final
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.passkeys import relying_party_of
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints, lost
@@ -95,7 +96,11 @@ async def open_core(
                 authority=authority,
                 handling=handling,
                 access=AccessHandler(
-                    handling, CredentialTable(database), login_token=login_token, login_user=login_user
+                    handling,
+                    CredentialTable(database),
+                    login_token=login_token,
+                    login_user=login_user,
+                    relying_party=relying_party_of(settings.url),
                 ),
                 host_queries=HostQueries(database),
                 task_queries=TaskQueries(database),

@@ -17,7 +17,9 @@ from control_plane.api import (
     groups,
     health,
     hosts,
+    identity,
     keys,
+    passkeys,
     problems,
     projections,
     rollouts,
@@ -34,6 +36,7 @@ from control_plane.api.authentication import (
     PUBLIC,
     Authenticator,
     SessionCookie,
+    TransactionCookie,
     public_routes,
 )
 from control_plane.api.edge import AllowedHosts, Edge
@@ -45,6 +48,10 @@ from control_plane.api.ui import StaticUi
 
 ROUTERS: Final = (
     sessions.router,
+    identity.router,
+    identity.returns,
+    passkeys.router,
+    passkeys.users,
     hosts.router,
     groups.router,
     keys.router,
@@ -86,6 +93,7 @@ def create_app(services: Services, live: Live, dashboard: StaticUi) -> FastAPI:
     app.state.live = live
     app.state.ui = dashboard
     app.state.cookie = cookie
+    app.state.transaction_cookie = TransactionCookie(services.settings.url)
     app.state.authenticator = Authenticator(services.access, services.authority, cookie)
     app.state.checks = Checks(services)
     app.state.public_routes = public_routes(services.settings) | {("GET", path) for path in (*ui.PAGES, ui.FILES)}

@@ -12,6 +12,7 @@ from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
 from control_plane.api.ui import StaticUi
 from control_plane.commands.access import Principal
+from control_plane.commands.handlers.access import LoggedIn
 
 MAX_TEXT: Final = 512
 
@@ -60,6 +61,11 @@ async def login(request: HttpRequest, response: Response, services: Given, body:
         opened = await services.access.login_by_link(body.login_token, address=address)
     else:
         opened = await services.access.login(body.username or "", body.password or "", address=address)
+    return signed_in(request, response, services, opened)
+
+
+def signed_in(request: HttpRequest, response: Response, services: Services, opened: LoggedIn) -> Me:
+    """The answer to who has just proved who they are, with the session's cookie."""
     _cookie(request).write(response, opened.secret)
     return _me(request, services, opened.principal, opened.secret)
 

@@ -14,6 +14,7 @@ from typing import Final
 from control_plane.commands.access import AccessState
 from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
+from control_plane.commands.passkeys import PasskeyState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.rules import RuleState, withdrawn
@@ -95,6 +96,7 @@ class Authority:
         self.fleet = FleetState()
         self.enrolment = EnrolmentState()
         self.rules = RuleState()
+        self.passkeys = PasskeyState()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -150,6 +152,7 @@ class Authority:
             self.enrolment.forget(self._clock.now_s())
         try:
             states = (self.access, self.fleet, self.rules)
-            return all(state.apply(event, seq) for state in states) and self.enrolment.apply(event)
+            applied = all(state.apply(event, seq) for state in states)
+            return applied and self.enrolment.apply(event) and self.passkeys.apply(event)
         except SignatureError:  # a public key that is none
             return False

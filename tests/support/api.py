@@ -16,16 +16,20 @@ from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.live import Live
 from control_plane.api.services import LiveOutput, Probe, Services
 from control_plane.api.ui import StaticUi
+from control_plane.bootstrap import provider_of
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.identity import IdentityHandler
+from control_plane.commands.handlers.passkeys import PasskeyHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.passkeys import relying_party_of
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
 from control_plane.events.checkpoints import Checkpoints
@@ -202,7 +206,14 @@ def _services(
     handling = Handling(log=log, authority=authority, keyring=keyring, clock=clock)
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
-    access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
+    access = AccessHandler(
+        handling,
+        CredentialTable(database),
+        hasher,
+        login_token=LOGIN_TOKEN,
+        login_user="root",
+        relying_party=relying_party_of(settings.url),
+    )
     hub, task_queries = Hub(database), TaskQueries(database)
     services = Services(
         settings=settings,
@@ -212,6 +223,10 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
+        passkeys=PasskeyHandler(handling, access),
+        identity=IdentityHandler(
+            handling, access, provider_of(settings, clock, metrics.happenings()), settings.oidc_name
+        ),
         enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
         hosts=HostHandler(handling),
         tasks=TaskHandler(
