@@ -33,7 +33,7 @@ from control_plane_wire.clock import Clock
 
 # Whatever the provider's document or a token offers besides: a shared secret or none at all proves nothing here.
 ALGORITHMS: Final[Mapping[str, str]] = {"RS256": "sha256", "PS256": "sha256", "ES256": "sha256", "EdDSA": "sha512"}
-KEY_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
+KEY_TYPES: Final = ("RSA", "EC", "OKP")
 MIN_RSA_BITS: Final = 2048
 MAX_KEYS: Final = 100
 MAX_ANSWER_BYTES: Final = 256 * 1024
@@ -256,7 +256,8 @@ class OpenIdProvider:
         if claims["nonce"] != nonce:  # the library would also take a list with it
             raise IdentityRefusedError("the ID token is not for this sign-in: nonce")
         audience, party = claims["aud"], claims.get("azp")
-        if (isinstance(audience, list) and len(audience) > 1 and party is None) or party not in {None, self._client_id}:
+        is_one_of_several = isinstance(audience, list) and len(audience) > 1
+        if party != self._client_id and (is_one_of_several or party is not None):
             raise IdentityRefusedError("the ID token was made for another client")
         if not is_subject(claims["sub"]):
             raise IdentityRefusedError("the ID token's subject is none")

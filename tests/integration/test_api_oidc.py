@@ -16,9 +16,12 @@ from joserfc.jwk import RSAKey
 from control_plane import identity_provider
 from control_plane.api.authentication import CSRF_HEADER
 from control_plane.commands.identity import TRANSACTION_S, Transaction
+from control_plane.events.passkeys import PasskeyAdded
 from control_plane.identity_provider import OpenIdProvider
 from tests.support.api import PASSWORD, URL, ApiUnderTest, an_api
+from tests.support.certificates import a_certificate
 from tests.support.clock import ManualClock
+from tests.support.events import SHA
 from tests.support.oidc_provider import (
     ALGORITHMS,
     CLIENT_ID,
@@ -214,6 +217,15 @@ CLAIMS: dict[str, tuple[Callable[[Claims], Claims], str]] = {
     "an empty subject": (but(sub=""), "sub"),
     "a subject that is a number": (but(sub=248289761001), "sub"),
     "a subject that is a list": (but(sub=[SUBJECT]), "sub"),
+    "a party that is a list": (but(azp=[CLIENT_ID]), "another client"),
+    "a party that is an object": (but(azp={}), "another client"),
+    "an audience that is an object": (but(aud={CLIENT_ID: 1}), "aud"),
+    "an audience that is a number": (but(aud=1), "aud"),
+    "an audience of objects": (but(aud=[{}, {}]), "aud"),
+    "an end that is not a number at all": (but(exp=float("nan")), "exp"),
+    "an end that never comes": (but(exp=float("inf")), "exp"),
+    "an end that is an object": (but(exp={}), "exp"),
+    "an issuer that is a list": (lambda claims: {**claims, "iss": [claims["iss"]]}, "iss"),
     "a subject that is too long": (but(sub="x" * 256), "subject"),
     "a subject in another script": (but(sub="２48289761001"), "subject"),
 }
@@ -285,6 +297,10 @@ FORGERIES: dict[str, Callable[[Provider, Claims, Claims], str]] = {
     "a name that is a list": lambda _, head, claims: unsigned({**head, "kid": ["x"]}, claims) + ".AAAA",
     "what must be understood and is not": lambda _, head, claims: by_another_key(head, claims, crit=["exp"]),
     "another algorithm with the same key": lambda it, _, claims: _honest(it).token(claims, alg="RS512"),
+    "an algorithm that is a list": lambda _, head, claims: unsigned({**head, "alg": ["RS256"]}, claims) + ".AAAA",
+    "an algorithm that is an object": lambda _, head, claims: unsigned({**head, "alg": {}}, claims) + ".AAAA",
+    "claims that are a list": lambda it, head, _: _honest(it).token([], **head),
+    "claims that nest": lambda it, head, _: _honest(it).signed(head, "[" * 20_000),
     "two parts": lambda _, head, claims: unsigned(head, claims),
     "five parts": lambda _, head, claims: unsigned(head, claims) + ".AAAA.AAAA.AAAA",
     "no token": lambda _, head, claims: "",
@@ -609,11 +625,55 @@ async def test_keys_of_other_kinds_are_passed_over(api: ApiUnderTest, provider: 
         {"kty": "RSA", "n": 7, "e": []},
         {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
         {"kty": None},
+        {"kty": ["RSA"]},
+        {"kty": {}, "use": []},
+        {"kty": "RSA", "kid": {}},
+        {"kty": "EC", "crv": [], "x": {}, "y": 1},
         "x",
     ]
     provider.publish = {"keys": lambda it: {"keys": [*others, *it["keys"]]}}
 
     assert (await sign_in(api)).headers["location"] == "/"
+
+
+async def test_a_device_of_the_user_is_not_asked_for_besides(api: ApiUnderTest, provider: Provider) -> None:
+    added = PasskeyAdded(
+        passkey_id=SHA, username="gil", name="x", credential_id="AA", public_key="AA==", sign_count=0, added_at=1
+    )
+    root = api.client("root")
+    await root.post("/api/v1/users", json={"username": "gil", "role": "viewer", "password": PASSWORD})
+    await api.services.access._handling.record_new(added, actor="gil")
+    await link(api, "gil", "of-gil")
+    provider.subject = "of-gil"
+
+    assert (await sign_in(api)).headers["location"] == "/"
+
+
+async def test_a_provider_behind_tls_is_verified_by_the_authority_that_is_set(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("tls")
+    made, other = a_certificate(directory / "made"), a_certificate(directory / "other")
+    with a_provider(certificate=made) as provider:
+        settings = {"oidc_issuer": provider.url, "oidc_client_id": CLIENT_ID}
+        for ca_file, is_trusted in ((made.authority, True), (other.authority, False), (None, False)):
+            place = tmp_path_factory.mktemp("api")
+            async with an_api(place, oidc_ca_file=ca_file, **settings) as api:
+                begun = await api.client(None).get(BEGIN)
+                assert begun.headers["location"].startswith(f"{provider.url}/authorize" if is_trusted else UNAVAILABLE)
+
+
+async def test_behind_tls_the_cookie_of_a_sign_in_is_bound_to_this_host(
+    tmp_path_factory: pytest.TempPathFactory, provider: Provider
+) -> None:
+    settings = {"oidc_issuer": provider.url, "oidc_client_id": CLIENT_ID, "public_url": "https://control.example"}
+    async with an_api(tmp_path_factory.mktemp("tls"), **settings) as api:
+        begun = await api.client(None, host="control.example").get(BEGIN)
+
+    assert "redirect_uri=https%3A%2F%2Fcontrol.example%2Fapi%2Fv1" in begun.headers["location"]
+    cookie = begun.headers["set-cookie"]
+    assert cookie.startswith("__Host-control_plane_sign_in=")
+    assert "secure" in cookie.lower()
 
 
 # --- how often

@@ -21,6 +21,7 @@ from joserfc import jws
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from tests.support.certificates import Certificate
 from tests.support.servers import wait_until
 
 CLIENT_ID = "control-plane"
@@ -119,13 +120,16 @@ class Provider:
             "token_endpoint_auth_methods_supported": ["client_secret_basic"],
         }
 
-    def token(self, claims: Claims, **header: Any) -> str:
+    def token(self, claims: Claims | list[Any], **header: Any) -> str:
         """An ID token, signed as it should be."""
         head = {"alg": self.algorithm, "typ": "JWT", "kid": self.kids[self.algorithm], **self.header, **header}
         if self.forge is not None:
             return self.forge(head, claims)
+        return self.signed(head, json.dumps(claims))
+
+    def signed(self, head: dict[str, Any], payload: str) -> str:
         registry = AnyAlgorithm(strict_check_header=False)
-        return jws.serialize_compact(head, json.dumps(claims), self.keys[self.algorithm], registry=registry)
+        return jws.serialize_compact(head, payload, self.keys[self.algorithm], registry=registry)
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -187,12 +191,14 @@ class Provider:
 
 
 @contextmanager
-def a_provider(host: str = "127.0.0.1") -> Iterator[Provider]:
-    """A provider that answers, on a free port."""
-    provider = Provider()
+def a_provider(certificate: Certificate | None = None) -> Iterator[Provider]:
+    """A provider that answers, on a free port; by TLS where a certificate is given, and then to anybody."""
+    provider = Provider(client_secret=CLIENT_SECRET if certificate is None else None)
+    files = {} if certificate is None else {"ssl_certfile": certificate.certificate, "ssl_keyfile": certificate.key}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        provider.url = f"http://{host}:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(provider.app(), lifespan="off", log_config=None, access_log=False))
+        provider.url = f"http{'s' if files else ''}://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(provider.app(), lifespan="off", log_config=None, access_log=False, **files)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
         thread.start()
         wait_until(lambda: server.started, timeout_s=10, what="the provider listens")

@@ -478,6 +478,24 @@ async def test_a_forged_passkey_counts_for_nothing() -> None:
     assert desk.authority.refused == 1
 
 
+async def test_a_copy_of_an_old_row_brings_no_passkey_back() -> None:
+    desk, _ = await a_desk()
+    genuine = next(row for row in desk.log.rows if row.kind == "passkey.added")
+    await desk.access.remove_passkeys(CONSOLE, "ada")
+
+    desk.log.rows.append(genuine._replace(seq=len(desk.log.rows) + 1))
+    for at in (desk, desk.beside()):
+        await at.authority.refresh()
+        assert at.authority.passkeys.of("ada") == []
+        assert at.authority.refused == 1
+
+
+async def test_a_device_that_vouches_for_itself_is_taken() -> None:
+    desk, _ = await a_desk()
+
+    assert await add(desk, Device(ORIGIN), "ben", fmt="packed", vouches=True)
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
