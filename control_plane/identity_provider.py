@@ -176,7 +176,7 @@ class OpenIdProvider:
                 document = await self._document()
                 self._known = _Known(document, await self._keys(document), now_s, now_s)
             except (IdentityProviderError, asyncio.CancelledError):  # the latter when it takes too long
-                self._failed_s = now_s
+                self._failed_s = self._clock.monotonic_s()
                 raise
             self._failed_s = None
             return self._known

@@ -1,5 +1,6 @@
 """Sign-in at an identity provider that is really there: its keys are real, and it lies where a test says so."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -570,16 +571,24 @@ async def test_a_provider_that_is_down_leaves_the_password(api: ApiUnderTest, pr
     assert 'what="identity_provider_failed"' in metrics
 
 
-async def test_a_provider_that_hangs_is_waited_for_so_long_and_no_longer(
+async def test_a_provider_that_hangs_is_waited_for_so_long_and_then_not_asked_again_at_once(
     api: ApiUnderTest, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity_provider, "WHOLE_S", 0.05)
-    mine = forget(api)
-    await mine._asking.acquire()
-    try:
+    monkeypatch.setattr(identity_provider, "WHOLE_S", 0.2)
+    mine, clock = forget(api), ManualClock(api.services.clock.now_us())
+    asked = 0
+
+    async def hang(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        clock.advance(6)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(mine, "_clock", clock)
+    monkeypatch.setattr(mine, "_ask", hang)
+    for _ in range(3):
         assert (await api.client(None).get(BEGIN)).headers["location"] == UNAVAILABLE
-    finally:
-        mine._asking.release()
+    assert asked == 1
 
 
 async def test_what_failed_is_not_asked_again_at_once(api: ApiUnderTest, provider: Provider) -> None:

@@ -8,7 +8,6 @@ from control_plane.commands.passkeys import (
     Challenge,
     Passkey,
     PasskeyRefusedError,
-    Purpose,
     RelyingParty,
     check_challenge,
     check_shown,
@@ -50,7 +49,7 @@ class PasskeyHandler:
             TooManyError: as for passwords.
         """
         handling, throttle = self._handling, self._access.throttle
-        asked = await self._checked(challenge, "sign in", address=address)
+        asked = await self._checked(challenge, address)
         await self._access.check_rate(asked.username, address)
         try:
             await handling.authority.refresh()
@@ -80,14 +79,12 @@ class PasskeyHandler:
             raise PasskeyRefusedError("the user was changed since the password was given")
         return check_shown(self._party(), challenge, credential, self._handling.authority.passkeys.of(user.username))
 
-    async def _checked(
-        self, challenge: str, purpose: Purpose, *, address: str | None, username: str | None = None
-    ) -> Challenge:
+    async def _checked(self, challenge: str, address: str | None) -> Challenge:
         """Raises NotSignedInError, and records it."""
         try:
-            return check_challenge(challenge, self._handling.keyring.active, purpose, self._handling.clock.now_s())
+            return check_challenge(challenge, self._handling.keyring.active, "sign in", self._handling.clock.now_s())
         except NotSignedInError as error:
-            await self._handling.deny(username, "login", "passkey", address=address, code=error.code)
+            await self._handling.deny(None, "login", "passkey", address=address, code=error.code)
             raise
 
     # --- one's own ----------------------------------------------------------------------------------------------
