@@ -10,7 +10,7 @@ from control_plane.api.authentication import TransactionCookie, address_of
 from control_plane.api.fields import Answer
 from control_plane.api.routing import API, GuardedRoute, noun
 from control_plane.api.services import Given
-from control_plane.api.sessions import signed_in
+from control_plane.api.sessions import welcome
 from control_plane.commands.handlers.identity import Returned
 from control_plane.errors import IdentityProviderError, IdentityRefusedError, NotSignedInError, TooManyError
 
@@ -86,7 +86,7 @@ async def callback(
         response = _to(FAILED_PAGE + refused.code)
     else:
         response = _to(PAGE)
-        signed_in(request, response, services, opened)
+        await welcome(request, response, services, opened)
     _cookie(request).clear(response)
     return response
 

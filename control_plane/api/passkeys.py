@@ -12,7 +12,7 @@ from control_plane.api.authentication import Authenticator, address_of
 from control_plane.api.fields import Answer, Items, Line, Request, Seq, Time, Username, at_s, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
-from control_plane.api.sessions import Me, signed_in
+from control_plane.api.sessions import Me, welcome
 from control_plane.commands.passkeys import MAX_CHALLENGE
 
 MAX_ID: Final = 2048  # characters of base64url
@@ -99,7 +99,7 @@ async def show_passkey(request: HttpRequest, response: Response, services: Given
     await authenticator.check_origin(request)
     credential = body.credential.text()
     opened = await services.passkeys.sign_in(body.challenge, credential, address=address_of(request))
-    return signed_in(request, response, services, opened)
+    return await welcome(request, response, services, opened)
 
 
 @router.get("/passkeys")

@@ -61,11 +61,11 @@ async def login(request: HttpRequest, response: Response, services: Given, body:
         opened = await services.access.login_by_link(body.login_token, address=address)
     else:
         opened = await services.access.login(body.username or "", body.password or "", address=address)
-    return signed_in(request, response, services, opened)
+    return await welcome(request, response, services, opened)
 
 
-def signed_in(request: HttpRequest, response: Response, services: Services, opened: LoggedIn) -> Me:
-    """The answer to who has just proved who they are, with the session's cookie."""
+async def welcome(request: HttpRequest, response: Response, services: Services, opened: LoggedIn) -> Me:
+    """Hand a new session over."""
     _cookie(request).write(response, opened.secret)
     return _me(request, services, opened.principal, opened.secret)
 

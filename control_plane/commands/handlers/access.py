@@ -142,6 +142,13 @@ class AccessHandler:
             PasskeyRequiredError: the password was right; the user has passkeys, one of which has to be shown.
             TooManyError: by that address or for that account it was tried too often; no password was looked at.
         """
+        user = await self._verified(username, password, address)
+        await self._ask_for_passkey(user, address)
+        self.throttle.succeeded(username, address)
+        return await self.open_session(user, address)
+
+    async def _verified(self, username: str, password: str, address: str | None) -> User:
+        """The user of that name and password, as `login` says. It counts as a try until somebody says otherwise."""
         await self.check_rate(username, address)
         try:
             await self._handling.authority.refresh()
@@ -155,9 +162,7 @@ class AccessHandler:
         if not await self._hasher.verify(password, phc if is_ours else None) or user is None:
             await self.failed(user, address=address)
             raise NotSignedInError("login_failed", "user or password are wrong")
-        await self._ask_for_passkey(user, address)
-        self.throttle.succeeded(username, address)
-        return await self.open_session(user, address)
+        return user
 
     async def _ask_for_passkey(self, user: User, address: str | None) -> None:
         """Where the user has passkeys, raise PasskeyRequiredError. The try counts until one of them was shown."""
