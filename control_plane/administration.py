@@ -149,6 +149,9 @@ class Office:
     async def set_role(self, username: str, role: str) -> None:
         await self.core.access.set_role(CONSOLE, username, role)
 
+    async def remove_passkeys(self, username: str) -> None:
+        await self.core.access.remove_passkeys(CONSOLE, username)
+
     async def tokens(self) -> list[Token]:
         """Those that count still."""
         now_s = self.core.clock.now_s()

@@ -9,11 +9,14 @@ from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from typing import Final
 
+from control_plane.api.identity import CALLBACK_PATH
 from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.identity import IdentityHandler
+from control_plane.commands.handlers.passkeys import PasskeyHandler
 from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
@@ -29,6 +32,7 @@ from control_plane.events.checkpoints import CheckpointFile
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.segments import Rooms
 from control_plane.events.tiles import StoredTree
+from control_plane.identity_provider import OpenIdProvider
 from control_plane.messaging.broker_accounts import ManagedAccounts, SharedAccount
 from control_plane.messaging.ingest import Heartbeats, Ingest, Results
 from control_plane.messaging.live_output import LiveOutput
@@ -55,6 +59,7 @@ from control_plane.settings import Settings
 from control_plane.storage.engine import open_database
 from control_plane.storage.leases import Leases
 from control_plane.storage.pending_hosts import PendingHostTable
+from control_plane_wire.clock import Clock
 from control_plane_wire.lifecycle import Service, run_until_stopped
 from control_plane_wire.transport.base import Transport
 from control_plane_wire.transport.rabbitmq import RabbitTransport
@@ -187,6 +192,26 @@ def accounts_of(settings: Settings) -> ManagedAccounts | SharedAccount:
     return ManagedAccounts(settings.broker_api_url.get_secret_value(), url)
 
 
+def provider_of(settings: Settings, clock: Clock, count: Count) -> OpenIdProvider | None:
+    """The identity provider, where one is set. Raises ConfigurationError where its authority's file is of no use."""
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    secret = settings.oidc_client_secret
+    try:
+        return OpenIdProvider(
+            issuer=settings.oidc_issuer,
+            client_id=settings.oidc_client_id,
+            client_secret=secret.get_secret_value() if secret else None,
+            scopes=settings.oidc_scopes,
+            redirect_uri=settings.url + CALLBACK_PATH,
+            ca_file=settings.oidc_ca_file,
+            clock=clock,
+            count=count,
+        )
+    except OSError as error:
+        raise ConfigurationError(f"CONTROL_PLANE_OIDC_CA_FILE: {settings.oidc_ca_file}: {error.strerror}") from error
+
+
 def _accounts(core: Core, leases: Leases, count: Count) -> list[BrokerAccounts]:
     """Only where the broker's management API is given, and the broker is this control plane's own."""
     accounts = accounts_of(core.settings)
@@ -233,6 +258,10 @@ def services_of_api(
         keyring=core.keyring,
         checkpoints=core.checkpoints,
         access=core.access,
+        passkeys=PasskeyHandler(core.handling, core.access),
+        identity=IdentityHandler(
+            core.handling, core.access, provider_of(settings, core.clock, metrics.happenings()), settings.oidc_name
+        ),
         enrolment=enrolment,
         pending=pending_hosts_of(core, enrolment),
         rotations=RotationHandler(core.handling, enrolment),

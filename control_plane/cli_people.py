@@ -37,6 +37,10 @@ def add_commands(commands: Commands, add: Add) -> None:
     role = add(users, "role", _users_role, "change a user's role; ends the user's sessions")
     role.add_argument("username")
     role.add_argument("role", choices=ROLES)
+    passkeys = add(
+        users, "remove-passkeys", _users_remove_passkeys, "of a user who has lost them: then the password is enough"
+    )
+    passkeys.add_argument("username")
 
     tokens = commands.add_parser("tokens", help="API tokens: list, create, revoke").add_subparsers(
         required=True, metavar="ACTION"
@@ -105,6 +109,11 @@ async def _users_password(arguments: argparse.Namespace) -> None:
 async def _users_role(arguments: argparse.Namespace) -> None:
     async with _office() as office:
         await office.set_role(arguments.username, arguments.role)
+
+
+async def _users_remove_passkeys(arguments: argparse.Namespace) -> None:
+    async with _office() as office:
+        await office.remove_passkeys(arguments.username)
 
 
 async def _tokens_list(_: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.keyring import first_key
+from control_plane.commands.passkeys import relying_party_of
 from control_plane.commands.token_uses import TokenUses
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
@@ -111,6 +112,7 @@ async def open_core(
                     uses=TokenUses(TokenUseRows(database), clock),
                     login_token=login_token,
                     login_user=login_user,
+                    relying_party=relying_party_of(settings.url),
                 ),
                 host_queries=HostQueries(database),
                 task_queries=TaskQueries(database),

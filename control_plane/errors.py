@@ -8,6 +8,7 @@
     │  ├─ NotFoundError                404
     │  ├─ BacklogFullError(number)     too much waits already: 503, the same again later
     │  ├─ TooManyError(wait_s)         429: the same again after that
+    │  ├─ IdentityRefusedError(detail) what the identity provider said of somebody does not hold: begin again
     │  ├─ KeyConflictError(key, seq)   same idempotency key, other digest or actor: 409; the first stands
     │  └─ UnstorableError(index)       the database refuses a value of that event: set it aside, append the rest again
     ├─ StorageUnavailableError         deadlock, lost connection, unknown COMMIT: same batch again; at the API 503
@@ -15,6 +16,7 @@
     │  ├─ LogClosedError(log)          the log has lost its end: nothing is appended until somebody has decided
     │  └─ KeyMissingError(detail)      this process has not the key that signs now: nothing is signed until it has
     ├─ BrokerApiError                  the broker's management API refused or did not answer: the same again later; 503
+    ├─ IdentityProviderError           the identity provider does not answer, or not as it must: again later
     ├─ LeaseLostError(name)            stop this loop, write nothing more; the new holder goes on
     ├─ LogDamagedError(log, seq)       hole below the head, or another tree than the signed one: halt, alarm, never skip
     ├─ ArchiveDamagedError(line)       an archive is not what was written: keep it, use another copy
@@ -100,6 +102,13 @@ class TooManyError(RefusedError):
         self.wait_s = wait_s
 
 
+class IdentityRefusedError(RefusedError):
+    """What came from the identity provider proves nothing; `detail` is for the record, the browser is told less."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("oidc_failed", detail)
+
+
 class KeyConflictError(RefusedError):
     """The key was used before for something else; `seq` is the event that stands."""
 
@@ -140,6 +149,10 @@ class KeyMissingError(StorageUnavailableError):
 
 class BrokerApiError(ControlPlaneError):
     """The broker's management API refused, or did not answer; all that is done with it may be done again."""
+
+
+class IdentityProviderError(ControlPlaneError):
+    """The identity provider did not answer, or not as it must."""
 
 
 class LeaseLostError(ControlPlaneError):

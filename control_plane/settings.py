@@ -56,6 +56,18 @@ class Settings(BaseSettings):
         None, description="PEM file of the server's certificate and its chain: then it answers https by itself"
     )
     tls_key: Path | None = Field(None, description="PEM file of that certificate's private key, for this account alone")
+    oidc_issuer: str | None = Field(
+        None, description="https address of an identity provider (OpenID Connect), exactly as it calls itself"
+    )
+    oidc_client_id: str | None = Field(None, description="what that provider calls this control plane")
+    oidc_client_secret: SecretStr | None = Field(
+        None, description="the secret that it has given (default: none, a public client)"
+    )
+    oidc_name: str = Field("Single sign-on", max_length=64, description="what people call that provider")
+    oidc_scopes: str = Field("openid", description="what it is asked for, separated by spaces")
+    oidc_ca_file: Path | None = Field(
+        None, description="PEM file of whom to trust as that provider (default: the machine's own store)"
+    )
     state_dir: Path = Field(
         Path("/var/lib/control-plane"),
         description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
@@ -139,6 +151,28 @@ class Settings(BaseSettings):
             raise ValueError("must be http://user:password@host:port, or https")
         return value
 
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _known_issuer(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+            is_whole = parts.hostname and parts.port != 0 and not (parts.query or parts.fragment or parts.username)
+        except ValueError:
+            is_safe = is_whole = False
+        if not (is_safe and is_whole):
+            raise ValueError("must be https://host, perhaps with a port and a path")
+        return value
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def _has_openid(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("must have openid among them")
+        return value
+
     @field_validator("checkpoint_syslog")
     @classmethod
     def _syslog(cls, value: str | None) -> str | None:
@@ -158,6 +192,8 @@ class Settings(BaseSettings):
     def _has_both(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
+        if (self.oidc_issuer is None) != (self.oidc_client_id is None):
+            raise ValueError(f"{PREFIX}OIDC_ISSUER and {PREFIX}OIDC_CLIENT_ID go together")
         return self
 
     @property

@@ -8,10 +8,11 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 from control_plane.api.fields import Answer, Items, Line, Request, Seq, Time, Username, at, at_s, wait_for_authority
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
+from control_plane.commands import access
 from control_plane.commands.access import ADMINISTRATOR, ROLES
 from control_plane.commands.access import Token as ApiToken
 from control_plane.commands.token_uses import TokenUse
-from control_plane.commands.users import MAX_ADDRESSES, MAX_TOKEN_DAYS
+from control_plane.commands.users import MAX_ADDRESSES, MAX_SUBJECT, MAX_TOKEN_DAYS
 
 DEFAULT_TOKEN_DAYS = 90
 
@@ -23,10 +24,21 @@ roles = noun("/roles", "access")
 tokens = noun("/tokens", "access")
 
 
+class Identity(Answer):
+    """Who a user is at an identity provider."""
+
+    issuer: str
+    subject: str
+
+
 class User(Answer):
+    """Attributes: `passkeys`: how many the user has."""
+
     username: str
     role: str
     enabled: bool
+    identity: Identity | None
+    passkeys: int
 
 
 class CreateUser(Request):
@@ -35,17 +47,31 @@ class CreateUser(Request):
     password: StrictStr = Field(max_length=512)
 
 
+class Subject(Request):
+    """What the identity provider calls a user."""
+
+    subject: StrictStr = Field(max_length=MAX_SUBJECT)
+
+
 class ChangeUser(Request):
+    """Attributes: `identity`: null takes it away."""
+
     role: StrictStr | None = Field(None, max_length=64)
     enabled: StrictBool | None = None
     password: StrictStr | None = Field(None, max_length=512)
+    identity: Subject | None = None
 
     @model_validator(mode="after")
     def _changes_one_thing(self) -> Self:
         """Each is an event of its own, so two at once could be half done."""
-        if sum(value is not None for value in (self.role, self.enabled, self.password)) != 1:
-            raise ValueError("exactly one of role, enabled and password is needed")
+        given = sum(value is not None for value in (self.role, self.enabled, self.password))
+        if given + self.changes_identity != 1:
+            raise ValueError("exactly one of role, enabled, password and identity is needed")
         return self
+
+    @property
+    def changes_identity(self) -> bool:
+        return "identity" in self.model_fields_set
 
 
 class UserChange(Answer):
@@ -105,7 +131,22 @@ class NewToken(Answer):
 async def list_users(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[User]:
     await wait_for_authority(services, min_seq)
     found = await services.access.users(caller)
-    return Items(items=[User(username=user.username, role=user.role, enabled=user.enabled) for user in found])
+    return Items(
+        items=[
+            User(
+                username=user.username,
+                role=user.role,
+                enabled=user.enabled,
+                identity=_identity(user.identity),
+                passkeys=len(services.authority.passkeys.of(user.username)),
+            )
+            for user in found
+        ]
+    )
+
+
+def _identity(found: access.Identity | None) -> Identity | None:
+    return None if found is None else Identity(issuer=found.issuer, subject=found.subject)
 
 
 @users.post("", status_code=201, dependencies=SENSITIVE)
@@ -122,6 +163,9 @@ async def change_user(
         seq = await services.access.set_role(caller, username, body.role)
     elif body.password is not None:
         seq = await services.access.set_password(caller, username, body.password)
+    elif body.changes_identity:
+        identity = None if body.identity is None else services.identity.identity(body.identity.subject)
+        seq = await services.access.set_identity(caller, username, identity)
     else:
         seq = await services.access.set_enabled(caller, username, bool(body.enabled))
     return UserChange(username=username, seq=seq)

@@ -17,7 +17,9 @@ from control_plane.api import (
     groups,
     health,
     hosts,
+    identity,
     keys,
+    passkeys,
     pending_hosts,
     problems,
     projections,
@@ -35,6 +37,7 @@ from control_plane.api.authentication import (
     PUBLIC,
     Authenticator,
     SessionCookie,
+    TransactionCookie,
     public_routes,
 )
 from control_plane.api.edge import AllowedHosts, Edge
@@ -47,6 +50,10 @@ from control_plane.commands.throttle import RequestThrottle
 
 ROUTERS: Final = (
     sessions.router,
+    identity.router,
+    identity.returns,
+    passkeys.router,
+    passkeys.users,
     hosts.router,
     groups.router,
     keys.router,
@@ -91,6 +98,7 @@ def create_app(services: Services, live: Live, dashboard: StaticUi) -> FastAPI:
     app.state.cookie = cookie
     settings = services.settings
     throttle = RequestThrottle(session_per_s=settings.session_rate, token_per_s=settings.token_rate)
+    app.state.transaction_cookie = TransactionCookie(settings.url)
     app.state.authenticator = Authenticator(services.access, services.authority, cookie, throttle, services.clock)
     app.state.checks = Checks(services)
     app.state.public_routes = public_routes(services.settings) | {("GET", path) for path in (*ui.PAGES, ui.FILES)}

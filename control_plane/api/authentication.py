@@ -12,6 +12,7 @@ from control_plane.api.problems import ProblemError
 from control_plane.commands.access import SESSION_S, Principal
 from control_plane.commands.authority import Authority
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.identity import TRANSACTION_S
 from control_plane.commands.throttle import RequestThrottle
 from control_plane.errors import ElsewhereError, NotSignedInError, TooManyError
 from control_plane.settings import Settings
@@ -24,6 +25,10 @@ CSRF_HEADER: Final = "x-csrf-token"
 PUBLIC: Final = frozenset(
     {
         ("POST", "/api/v1/auth/login"),
+        ("POST", "/api/v1/auth/passkey"),
+        ("GET", "/api/v1/auth/providers"),
+        ("GET", "/api/v1/auth/oidc/begin"),
+        ("GET", "/api/v1/auth/oidc/callback"),
         ("POST", "/api/v1/enrol/begin"),
         ("POST", "/api/v1/enrol/finish"),
         ("POST", "/api/v1/enrol/request"),
@@ -70,6 +75,25 @@ class SessionCookie:
 
     def clear(self, response: Response) -> None:
         response.delete_cookie(self.name, path="/", secure=self._secure, httponly=True, samesite="strict")
+
+
+class TransactionCookie:
+    """The cookie of a sign-in at the identity provider, which comes back from there: so it cannot be `Strict`."""
+
+    def __init__(self, url: str) -> None:
+        self._secure = url.startswith("https://")
+        self.name = "__Host-control_plane_sign_in" if self._secure else "control_plane_sign_in"
+
+    def read(self, request: Request) -> str | None:
+        return request.cookies.get(self.name)
+
+    def write(self, response: Response, text: str) -> None:
+        response.set_cookie(
+            self.name, text, max_age=TRANSACTION_S, path="/", secure=self._secure, httponly=True, samesite="lax"
+        )
+
+    def clear(self, response: Response) -> None:
+        response.delete_cookie(self.name, path="/", secure=self._secure, httponly=True, samesite="lax")
 
 
 class Authenticator:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from control_plane.commands.passkeys import PasskeyRequiredError
 from control_plane.commands.previews import TargetChangedError
 from control_plane.commands.rules import ForbiddenError
 from control_plane.errors import (
@@ -44,9 +45,11 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "bad_position": 400,
     **dict.fromkeys(
         (
+            "challenge_expired",
             "changed_meanwhile",
             "host_exists",
             "host_replaced",
+            "identity_taken",
             "key_conflict",
             "key_known",
             "last_administrator",
@@ -56,6 +59,9 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "not_to_retry",
             "nothing_to_pause",
             "nothing_to_retry",
+            "oidc_off",
+            "passkey_exists",
+            "passkeys_off",
             "preview_expired",
             "preview_required",
             "request_exists",
@@ -63,6 +69,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "task_cancelled",
             "task_expired",
             "task_finished",
+            "too_many_passkeys",
             "user_exists",
         ),
         409,
@@ -175,6 +182,8 @@ async def _refused(request: Request, error: Exception) -> Response:
             "more_hosts": error.more_hosts,
             "rules": error.rules,
         }
+    elif isinstance(error, PasskeyRequiredError):
+        more = {"challenge": error.challenge, "options": orjson.loads(error.options)}
     elif isinstance(error, BacklogFullError):
         more = {"waiting": error.waiting, "most": error.most}
     errors = [{"field": error.field, "message": error.rule}] if isinstance(error, InvalidFieldError) else []

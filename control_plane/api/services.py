@@ -11,6 +11,8 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.identity import IdentityHandler
+from control_plane.commands.handlers.passkeys import PasskeyHandler
 from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
@@ -83,6 +85,8 @@ class Services:
     keyring: Keyring
     checkpoints: Checkpoints
     access: AccessHandler
+    passkeys: PasskeyHandler
+    identity: IdentityHandler
     enrolment: EnrolmentHandler
     pending: PendingHostHandler
     rotations: RotationHandler

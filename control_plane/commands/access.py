@@ -86,6 +86,14 @@ def may(principal: Principal, permission: str) -> bool:
     return permission in principal.permissions
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is elsewhere: at the identity provider `issuer`, which calls nobody else `subject`."""
+
+    issuer: str
+    subject: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """A user as one event left it. Attributes: `changed_seq`: that event."""
@@ -95,6 +103,7 @@ class User:
     changed_seq: int
     phc_sha256: str | None = None
     enabled: bool = True
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,19 @@ class Token:
 
 
 UserChange: TypeAlias = (
-    access.UserCreated | access.UserRoleChanged | access.UserDisabled | access.UserEnabled | access.UserPasswordChanged
+    access.UserCreated
+    | access.UserRoleChanged
+    | access.UserDisabled
+    | access.UserEnabled
+    | access.UserPasswordChanged
+    | access.UserIdentityChanged
+)
+# What changes who somebody is or what they may: nobody goes on with what was opened before it.
+ENDS_SESSIONS: Final = (
+    access.UserRoleChanged,
+    access.UserDisabled,
+    access.UserPasswordChanged,
+    access.UserIdentityChanged,
 )
 
 
@@ -154,6 +175,7 @@ class AccessState:
                 | access.UserDisabled()
                 | access.UserEnabled()
                 | access.UserPasswordChanged()
+                | access.UserIdentityChanged()
             ):
                 return self._change(event, seq)
             case access.SessionOpened():
@@ -173,8 +195,13 @@ class AccessState:
         changed = _changed(user, event, seq)
         if changed is None:
             return False
+        other = self.by_identity(changed.identity) if changed.identity else None
+        if other is not None and other.username != event.username and user is not None:
+            # Two were given it at the same moment: the first has it. The second is changed by this event all the same,
+            # since the next change has to be based on it.
+            changed = replace(changed, identity=user.identity)
         self.users[event.username] = changed
-        if isinstance(event, access.UserRoleChanged | access.UserDisabled | access.UserPasswordChanged):
+        if isinstance(event, ENDS_SESSIONS):
             self._end_sessions([sha for sha, session in self.sessions.items() if session.username == event.username])
         if isinstance(event, access.UserDisabled):
             self._end_tokens([token.token_id for token in self.tokens.values() if token.username == event.username])
@@ -252,6 +279,9 @@ class AccessState:
             username=username, role=user.role, session_sha256=session_sha256, token_id=token_id, scope=scope
         )
 
+    def by_identity(self, identity: Identity) -> User | None:
+        return next((user for user in self.users.values() if user.identity == identity), None)
+
     def user(self, username: str) -> User:
         """Raises NotFoundError where there is none."""
         user = self.users.get(username)
@@ -277,6 +307,9 @@ def _changed(user: User | None, event: UserChange, seq: int) -> User | None:
             return replace(user, changed_seq=seq, enabled=True)
         case access.UserPasswordChanged(phc_sha256=phc_sha256):
             return replace(user, changed_seq=seq, phc_sha256=phc_sha256)
+        case access.UserIdentityChanged(issuer=issuer, subject=subject):
+            identity = None if issuer is None or subject is None else Identity(issuer, subject)
+            return replace(user, changed_seq=seq, identity=identity)
 
 
 def new_secret() -> str:

@@ -15,6 +15,7 @@ from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.keyring import KINDS as OF_KEYS
 from control_plane.commands.keyring import Keyring
+from control_plane.commands.passkeys import PasskeyState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.rules import RuleState, withdrawn
@@ -75,6 +76,7 @@ class Authority:
         self.fleet = FleetState()
         self.enrolment = EnrolmentState()
         self.rules = RuleState()
+        self.passkeys = PasskeyState()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -160,6 +162,7 @@ class Authority:
             self.enrolment.forget(self._clock.now_s())
         try:
             states = (self.access, self.fleet, self.rules)
-            return all(state.apply(event, seq) for state in states) and self.enrolment.apply(event)
+            applied = all(state.apply(event, seq) for state in states)
+            return applied and self.enrolment.apply(event) and self.passkeys.apply(event)
         except SignatureError:  # a public key that is none
             return False

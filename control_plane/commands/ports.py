@@ -94,6 +94,23 @@ class PendingHosts(Protocol):
         ...
 
 
+class IdentityProvider(Protocol):
+    """Who says who somebody is. Both methods raise IdentityProviderError where it does not answer as it must."""
+
+    @property
+    def issuer(self) -> str:
+        """What it calls itself."""
+        ...
+
+    async def address(self, *, state: str, nonce: str, code_challenge: str) -> str:
+        """Where to send a browser."""
+        ...
+
+    async def subject(self, code: str, *, verifier: str, nonce: str) -> str:
+        """What it calls whom it sent back with this code. Raises IdentityRefusedError where that is not proved."""
+        ...
+
+
 class Presences(Protocol):
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]: ...
 

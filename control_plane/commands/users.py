@@ -8,6 +8,7 @@ from control_plane.commands.access import (
     ROLES,
     TOKEN_PREFIX,
     AccessState,
+    Identity,
     Principal,
     User,
     new_token,
@@ -20,6 +21,7 @@ from control_plane.events import access
 
 MAX_TOKEN_DAYS: Final = 365
 MAX_ADDRESSES: Final = 64  # networks of one token
+MAX_SUBJECT: Final = 255
 
 
 def check_change(state: AccessState, principal: Principal, username: str, *, role: str | None = None) -> None:
@@ -72,6 +74,27 @@ def decide_enabled(state: AccessState, username: str, enabled: bool) -> access.U
         return access.UserEnabled(username=username, based_on=user.changed_seq)
     _keep_one_administrator(state, user)
     return access.UserDisabled(username=username, based_on=user.changed_seq)
+
+
+def decide_identity(state: AccessState, username: str, identity: Identity | None) -> access.UserIdentityChanged | None:
+    """Who the user is at the identity provider. Raises RefusedError `identity_taken`, `invalid_request`."""
+    user = state.user(username)
+    if user.identity == identity:
+        return None
+    if identity is None:
+        return access.UserIdentityChanged(username=username, based_on=user.changed_seq)
+    if not is_subject(identity.subject):
+        raise invalid("identity.subject", f"1 to {MAX_SUBJECT} printable ASCII characters")
+    if (other := state.by_identity(identity)) is not None:
+        raise RefusedError("identity_taken", f"{other.username} is {identity.subject} there")
+    return access.UserIdentityChanged(
+        username=username, based_on=user.changed_seq, issuer=identity.issuer, subject=identity.subject
+    )
+
+
+def is_subject(text: object) -> bool:
+    """Whether this can be what an identity provider calls somebody."""
+    return isinstance(text, str) and 1 <= len(text) <= MAX_SUBJECT and text.isascii() and text.isprintable()
 
 
 def decide_token(

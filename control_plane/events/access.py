@@ -86,14 +86,34 @@ class UserPasswordChanged(_OfUser):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserIdentityChanged(_OfUser):
+    """Who the user is at an identity provider. Ends all sessions.
+
+    Attributes:
+        issuer: the provider, as it names itself; None with `subject`: the user does not sign in by one any more.
+        subject: what the provider calls the user, for ever and never another one.
+    """
+
+    KIND: ClassVar[str] = "user.identity_changed"
+    GIVES_AUTHORITY: ClassVar[bool] = True
+
+    issuer: str | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOpened(Event):
-    """A sign-in with a cookie.
+    """A sign-in with a cookie. Its key has the session's digest where there is no `once`.
 
     Attributes:
         session_sha256: hex SHA-256 of the cookie's secret.
         username: who signed in.
         expires_at: Unix seconds.
         address: where the request came from.
+        method: passkey (after the password) or oidc; None: the password alone, or the embedded mode's link.
+        once: of what may open one session only, its id: a passkey's challenge, a sign-in at the identity provider.
+        passkey_id: the passkey that was shown.
+        sign_count: what that one counts its signatures to, 0 where it does not count.
     """
 
     KIND: ClassVar[str] = "session.opened"
@@ -103,9 +123,13 @@ class SessionOpened(Event):
     username: str
     expires_at: int
     address: str | None = None
+    method: str | None = None
+    once: str | None = None
+    passkey_id: str | None = None
+    sign_count: int | None = None
 
     def key(self) -> Key:
-        return Key(self.session_sha256, self.KIND)
+        return Key(self.session_sha256, self.KIND) if self.once is None else Key(self.once, self.KIND, "", "once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,12 +231,14 @@ class AccessDenied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailed(Event):
-    """Name or password was wrong, or the user is disabled.
+    """Name, password, passkey or what the identity provider said was wrong, or the user is disabled.
 
     Attributes:
         attempt_id: tells one attempt from the next.
-        username: the name that was given, whether or not there is such a user.
+        username: whose sign-in it would have been, where there is such a user.
         address: where the request came from.
+        method: passkey or oidc; None: the password.
+        reason: what was wrong with that, for people.
     """
 
     KIND: ClassVar[str] = "login.failed"
@@ -220,6 +246,8 @@ class LoginFailed(Event):
     attempt_id: str
     username: str
     address: str | None = None
+    method: str | None = None
+    reason: str | None = None
 
     def key(self) -> Key:
         return Key(self.attempt_id, self.KIND)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from control_plane.events import access, enrolment, hosts, rollouts, rules, tasks, upcasts
+from control_plane.events import access, enrolment, hosts, passkeys, rollouts, rules, tasks, upcasts
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -55,6 +55,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.UserDisabled,
     access.UserEnabled,
     access.UserPasswordChanged,
+    access.UserIdentityChanged,
     access.SessionOpened,
     access.SessionClosed,
     access.TokenCreated,
@@ -66,6 +67,8 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.KeyRetired,
     access.LogLossAccepted,
     access.MessageRejected,
+    passkeys.PasskeyAdded,
+    passkeys.PasskeyRemoved,
     rules.RuleCreated,
     rules.RuleDeleted,
 )

@@ -5,20 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from control_plane.administration import initialise
 from control_plane.api.server import bound
-from control_plane.bootstrap import ROLES, services_of, services_of_api
+from control_plane.bootstrap import ROLES, provider_of, services_of, services_of_api
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.targets import Group
 from control_plane.core import open_core, open_leases, prepare
+from control_plane.errors import ConfigurationError, NotSignedInError
+from control_plane.events.passkeys import PasskeyAdded
 from control_plane.observability import Metrics
 from control_plane.projections.rebuilder import Rebuilder
 from control_plane.settings import Settings
+from control_plane_wire.clock import SystemClock
 from control_plane_wire.lifecycle import run_until_stopped
 from control_plane_wire.transport.inprocess import InProcessBroker
 from tests.support.database import sqlite_url
+from tests.support.events import SHA
 from tests.support.fleet import PASSWORD, host_key
+from tests.support.programs import run
 
 
 def settings_of(directory: Path, **given: Any) -> Settings:
@@ -69,3 +75,30 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
     except httpx.HTTPError:
         return False
     return all(answer.status_code == 200 for answer in answers)
+
+
+async def test_the_command_line_removes_the_passkeys_of_who_has_lost_them(tmp_path: Path) -> None:
+    await initialise(settings_of(tmp_path), "root", PASSWORD)
+    added = PasskeyAdded(
+        passkey_id=SHA, username="root", name="x", credential_id="AA", public_key="AA==", sign_count=0, added_at=1
+    )
+    async with open_core(settings_of(tmp_path)) as core:
+        await core.handling.record_new(added, actor="root")
+        with pytest.raises(NotSignedInError) as refused:
+            await core.access.login("root", PASSWORD, address=None)
+        assert refused.value.code == "passkeys_off"  # by an address
+
+    environment = {"CONTROL_PLANE_DATABASE_URL": sqlite_url(tmp_path), "CONTROL_PLANE_STATE_DIR": str(tmp_path)}
+    run(["control-plane", "users", "remove-passkeys", "root"], environment=environment, cwd=tmp_path)
+
+    async with open_core(settings_of(tmp_path)) as core:
+        assert (await core.access.login("root", PASSWORD, address=None)).principal.username == "root"
+
+
+@pytest.mark.parametrize("file", ["not there", "no certificate"])
+def test_an_authority_of_the_identity_provider_that_is_of_no_use_is_told(tmp_path: Path, file: str) -> None:
+    (tmp_path / "no certificate").write_text("x")
+    given = {"oidc_issuer": "https://sso.example.com", "oidc_client_id": "x", "oidc_ca_file": tmp_path / file}
+
+    with pytest.raises(ConfigurationError, match="CONTROL_PLANE_OIDC_CA_FILE"):
+        provider_of(settings_of(tmp_path, **given), SystemClock(), Metrics().happenings())

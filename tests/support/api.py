@@ -16,11 +16,14 @@ from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.live import Live
 from control_plane.api.services import LiveOutput, Probe, Services
 from control_plane.api.ui import StaticUi
+from control_plane.bootstrap import provider_of
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.identity import IdentityHandler
+from control_plane.commands.handlers.passkeys import PasskeyHandler
 from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
@@ -28,6 +31,7 @@ from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.passkeys import relying_party_of
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
 from control_plane.commands.token_uses import TokenUses
@@ -217,6 +221,7 @@ def _services(
         uses=TokenUses(TokenUseRows(database), clock),
         login_token=LOGIN_TOKEN,
         login_user="root",
+        relying_party=relying_party_of(settings.url),
     )
     enrolment = EnrolmentHandler(handling, SharedAccount("amqp://broker"))
     hub, task_queries = Hub(database), TaskQueries(database)
@@ -228,6 +233,10 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
+        passkeys=PasskeyHandler(handling, access),
+        identity=IdentityHandler(
+            handling, access, provider_of(settings, clock, metrics.happenings()), settings.oidc_name
+        ),
         enrolment=enrolment,
         pending=PendingHostHandler(handling, enrolment, PendingHostTable(database), most=settings.pending_hosts),
         rotations=RotationHandler(handling, enrolment),

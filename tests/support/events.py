@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from control_plane.events import access, enrolment, hosts, rollouts, rules, tasks
+from control_plane.events import access, enrolment, hosts, passkeys, rollouts, rules, tasks
 from control_plane.events.envelope import NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire.strict_json import Json, JsonObject
@@ -147,6 +147,7 @@ EXAMPLES: tuple[Event, ...] = (
     access.UserDisabled(username="ada", based_on=9),
     access.UserEnabled(username="ada", based_on=10),
     access.UserPasswordChanged(username="ada", based_on=11, phc_sha256=SHA),
+    access.UserIdentityChanged(username="ada", based_on=12, issuer="https://sso.example.com", subject="248289761001"),
     access.SessionOpened(session_sha256=SHA, username="ada", expires_at=AT + 43_200, address="127.0.0.1"),
     access.SessionClosed(session_sha256=SHA, username="ada"),
     access.TokenCreated(
@@ -164,6 +165,16 @@ EXAMPLES: tuple[Event, ...] = (
     access.MessageRejected(
         message_sha256=SHA, queue="cmd.result", routing_key=f"result.node.{HOST}", reason="wrong signature of db1"
     ),
+    passkeys.PasskeyAdded(
+        passkey_id=SHA,
+        username="ada",
+        name="the key on my ring",
+        credential_id="Vgp0aHJlZS1tb3VzZQ",
+        public_key="pQECAyYgASFYIA==",
+        sign_count=4,
+        added_at=AT,
+    ),
+    passkeys.PasskeyRemoved(passkey_id=SHA, username="ada"),
     rules.RuleCreated(
         rule_id="0123456789abcdef",
         effect="allow",

@@ -8,6 +8,7 @@ from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.passkeys import PasskeyHandler
 from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
@@ -16,6 +17,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.keyring import decide_announce, decide_retire, decide_rotate
+from control_plane.commands.passkeys import RelyingParty
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import PendingRow, Presence
 from control_plane.commands.targets import All, Target
@@ -34,6 +36,7 @@ ADMIN = Principal(username="root", role="administrator", address="127.0.0.1")
 OPERATOR = Principal(username="ada", role="operator", address="127.0.0.1")
 VIEWER = Principal(username="eve", role="viewer", address="127.0.0.1")
 PASSWORD = "correct horse battery"
+PARTY = RelyingParty("control.example", "https://control.example")
 CONTROL_PLANE_KEY = SigningKey.from_bytes(b"\x01" * 32)
 
 
@@ -135,6 +138,7 @@ class Desk:
     credentials: MemoryCredentials = field(default_factory=MemoryCredentials)
     presences: MemoryPresences = field(default_factory=MemoryPresences)
     executions: MemoryExecutions = field(default_factory=MemoryExecutions)
+    relying_party: RelyingParty | None = PARTY
     require_preview: RequirePreview = "off"
     failpoints: Failpoints = NO_FAILPOINTS
     requests: MemoryPendingHosts = field(default_factory=MemoryPendingHosts)
@@ -162,7 +166,9 @@ class Desk:
             PasswordHasher(memory_kib=64, iterations=1, lanes=1),
             login_token="link",
             login_user="root",
+            relying_party=self.relying_party,
         )
+        self.passkeys = PasskeyHandler(self.handling, self.access)
 
     def beside(self, keyring: Keyring | None = None) -> "Desk":
         """Args: `keyring`: with a fold of its own, where it is given."""

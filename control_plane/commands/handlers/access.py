@@ -10,6 +10,7 @@ from control_plane.commands.access import (
     RECENT_S,
     SESSION_S,
     AccessState,
+    Identity,
     Principal,
     Session,
     Token,
@@ -19,6 +20,7 @@ from control_plane.commands.access import (
 )
 from control_plane.commands.denials import UNKNOWN
 from control_plane.commands.handling import Handling
+from control_plane.commands.passkeys import PasskeyRequiredError, RelyingParty, new_challenge, request_options
 from control_plane.commands.passwords import PasswordHasher, digest
 from control_plane.commands.ports import Credentials
 from control_plane.commands.throttle import LoginThrottle
@@ -28,10 +30,12 @@ from control_plane.errors import (
     NotAllowedError,
     NotFoundError,
     NotSignedInError,
+    RefusedError,
     StorageUnavailableError,
     TooManyError,
 )
-from control_plane.events import access
+from control_plane.events import access, passkeys
+from control_plane.events.envelope import Conflict
 from control_plane.events.event import Event
 
 
@@ -54,12 +58,16 @@ class NewToken:
 
 
 class AccessHandler:
-    """Everything on people.
+    """What people come in by, and what is done about them.
 
     Args:
         uses: takes down when and from where tokens were used.
         login_token: what the login link of the embedded mode carries; good until the process ends.
         login_user: whom it signs in. There is no password to ask that one for.
+        relying_party: what passkeys are bound to; None where browsers know none.
+
+    Attributes:
+        throttle: how often somebody may try to sign in.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class AccessHandler:
         uses: TokenUses | None = None,
         login_token: str | None = None,
         login_user: str | None = None,
+        relying_party: RelyingParty | None = None,
     ) -> None:
         self._handling = handling
         self._credentials = credentials
@@ -78,7 +87,8 @@ class AccessHandler:
         self.uses = uses or TokenUses(None, handling.clock)
         self._login_token_sha256 = digest(login_token) if login_token else None
         self._login_user = login_user
-        self._throttle = LoginThrottle()
+        self.throttle = LoginThrottle()
+        self.relying_party = relying_party
         self._started_s = handling.clock.now_s()
         self._last_seen_s: dict[str, int] = {}
 
@@ -162,29 +172,29 @@ class AccessHandler:
 
         Raises:
             NotSignedInError: alike, and after the same work, for whatever was wrong.
+            PasskeyRequiredError: the password was right; the user has passkeys, one of which has to be shown.
             TooManyError: by that address or for that account it was tried too often; no password was looked at.
         """
-        return await self._open_session(await self._verified(username, password, address), address)
+        user = await self._verified(username, password, address)
+        await self._ask_for_passkey(user, address)
+        self.throttle.succeeded(username, address)
+        return await self.open_session(user, address)
 
     async def _verified(self, username: str, password: str, address: str | None) -> User:
-        """The user of that name and password, as `login` says."""
-        await self._check_rate(username, address)
+        """The user of that name and password, as `login` says. It counts as a try until somebody says otherwise."""
+        await self.check_rate(username, address)
         try:
             await self._handling.authority.refresh()
             phc = await self._credentials.get(username)
         except StorageUnavailableError:
-            self._throttle.take_back(username, address)
+            self.throttle.take_back(username, address)
             raise
         user = self._handling.authority.access.users.get(username)
         # The hash lies in a table that a database's administrator can write; its digest is in a signed event.
         is_ours = user is not None and user.enabled and phc is not None and user.phc_sha256 == digest(phc)
         if not await self._hasher.verify(password, phc if is_ours else None) or user is None:
-            # What is no user's name is not kept: people type passwords into the wrong field.
-            name = user.username if user is not None else UNKNOWN
-            failed = access.LoginFailed(attempt_id=secrets.token_hex(16), username=name, address=address)
-            await self._handling.record(failed, actor=None)
+            await self.failed(user, address=address)
             raise NotSignedInError("login_failed", "user or password are wrong")
-        self._throttle.succeeded(username, address)
         return user
 
     async def change_password(self, principal: Principal, current: str, new: str) -> LoggedIn:
@@ -200,14 +210,43 @@ class AccessHandler:
             if principal.session_sha256 is None:
                 raise NotAllowedError("not_allowed", "an API token changes no password of its owner")
         await self._verified(username, current, principal.address)
+        self.throttle.succeeded(username, principal.address)
         phc = await self._hasher.hash(new)
         await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
         await self._credentials.put(username, phc)
-        return await self._open_session(self._handling.authority.access.user(username), principal.address)
+        return await self.open_session(self._handling.authority.access.user(username), principal.address)
 
-    async def _check_rate(self, username: str, address: str | None) -> None:
+    async def _ask_for_passkey(self, user: User, address: str | None) -> None:
+        """Where the user has passkeys, raise PasskeyRequiredError. The try counts until one of them was shown."""
+        handling = self._handling
+        if not (known := handling.authority.passkeys.of(user.username)):
+            return
+        code = "passkey_required"
+        # Recorded: whoever comes no further than this had the right password.
+        await self.deny(user.username, "login", "passkey", address=address, code=code)
+        if self.relying_party is None:
+            detail = "passkeys need the server's name and https: an administrator may set CONTROL_PLANE_PUBLIC_URL"
+            raise NotSignedInError("passkeys_off", detail)
+        challenge = new_challenge(handling.keyring.active, "sign in", user, handling.clock.now_s())
+        raise PasskeyRequiredError(challenge, request_options(self.relying_party, challenge, known))
+
+    async def failed(
+        self, user: User | None, *, address: str | None, method: str | None = None, reason: str | None = None
+    ) -> None:
+        """Record that a sign-in failed. What is no user's name is not kept: people type passwords into that field."""
+        event = access.LoginFailed(
+            attempt_id=secrets.token_hex(16),
+            username=UNKNOWN if user is None else user.username,
+            address=address,
+            method=method,
+            reason=reason,
+        )
+        await self._handling.record(event, actor=None)
+
+    async def check_rate(self, username: str, address: str | None) -> None:
+        """Count a try to sign in. Raises TooManyError, and records it."""
         try:
-            self._throttle.check(username, address, self._handling.clock.monotonic_s())
+            self.throttle.check(username, address, self._handling.clock.monotonic_s())
         except TooManyError as error:
             await self.deny(None, "login", "password", address=address, code=error.code)
             raise
@@ -219,15 +258,40 @@ class AccessHandler:
             await self.deny(None, "login", "login link", address=address, code="login_failed")
             raise NotSignedInError("login_failed", "this login link has ended; start the program again for a new one")
         await self._handling.authority.refresh()
-        return await self._open_session(self._handling.authority.access.user(self._login_user or ""), address)
+        return await self.open_session(self._handling.authority.access.user(self._login_user or ""), address)
 
-    async def _open_session(self, user: User, address: str | None) -> LoggedIn:
+    async def open_session(
+        self,
+        user: User,
+        address: str | None,
+        *,
+        method: str | None = None,
+        once: str | None = None,
+        passkey_id: str | None = None,
+        sign_count: int | None = None,
+    ) -> LoggedIn:
+        """Open a session for who has proved to be that user; see `events.access.SessionOpened`.
+
+        Raises:
+            NotSignedInError: what may open one session only has opened another one, here or at another replica.
+        """
         handling, secret = self._handling, new_secret()
         expires_at = handling.clock.now_s() + SESSION_S
         event = access.SessionOpened(
-            session_sha256=digest(secret), username=user.username, expires_at=expires_at, address=address
+            session_sha256=digest(secret),
+            username=user.username,
+            expires_at=expires_at,
+            address=address,
+            method=method,
+            once=once,
+            passkey_id=passkey_id,
+            sign_count=sign_count,
         )
-        await handling.record_new(event, actor=user.username)
+        outcome = await handling.record(event, actor=user.username)
+        await handling.authority.refresh()
+        if isinstance(outcome, Conflict):
+            await self.failed(user, address=address, method=method, reason="it has opened a session already")
+            raise NotSignedInError("login_failed", "this was used already; begin again")
         open_sessions = handling.authority.access.sessions
         self._last_seen_s = {sha: seen_s for sha, seen_s in self._last_seen_s.items() if sha in open_sessions}
         return LoggedIn(principal=self.by_session(secret, address=address), secret=secret, expires_at=expires_at)
@@ -276,6 +340,31 @@ class AccessHandler:
         """Let a user in again, or no longer: disabling ends every session and token of the user."""
         await self._admit_to_users(principal, username)
         return await self._change(principal, username, lambda state: decisions.decide_enabled(state, username, enabled))
+
+    async def set_identity(self, principal: Principal, username: str, identity: Identity | None) -> int:
+        """Say who a user is at the identity provider, which ends all sessions of the user.
+
+        Raises:
+            RefusedError: `identity_taken`, `invalid_request`.
+        """
+        await self._admit_to_users(principal, username)
+        seq = await self._change(
+            principal, username, lambda state: decisions.decide_identity(state, username, identity)
+        )
+        if self._handling.authority.access.user(username).identity != identity:  # of two at once, the other one has it
+            raise RefusedError("identity_taken", "another user was given it just now")
+        return seq
+
+    async def remove_passkeys(self, principal: Principal, username: str) -> int:
+        """Remove all passkeys of a user who has lost them: from now on the password alone is enough."""
+        await self._admit_to_users(principal, username)
+        authority = self._handling.authority
+        authority.access.user(username)
+        seq = authority.position
+        for passkey in authority.passkeys.of(username):
+            event = passkeys.PasskeyRemoved(passkey_id=passkey.passkey_id, username=username)
+            seq = await self._handling.record_new(event, actor=principal.username)
+        return seq
 
     async def _admit_to_users(
         self, principal: Principal, username: str, *, role: str | None = None, of_oneself: str = ""

@@ -1,0 +1,130 @@
+"""Sign-in at an identity provider (OpenID Connect), for users whom an administrator has linked to its subjects."""
+
+from dataclasses import dataclass
+
+from control_plane.commands.access import Identity, User
+from control_plane.commands.handlers.access import AccessHandler, LoggedIn
+from control_plane.commands.handling import Handling
+from control_plane.commands.identity import Transaction, check_returned, shown
+from control_plane.commands.ports import IdentityProvider
+from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, Limit
+from control_plane.errors import (
+    IdentityProviderError,
+    IdentityRefusedError,
+    NotFoundError,
+    RefusedError,
+    TooManyError,
+)
+
+METHOD = "oidc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """What a browser brings back from the provider.
+
+    Attributes:
+        transaction: of the sign-in that was begun in it, where it still has it.
+        code, error, issuer: the provider's; None where the address has none.
+    """
+
+    transaction: str | None
+    state: str
+    code: str | None
+    error: str | None
+    issuer: str | None
+
+
+class IdentityHandler:
+    """Args: `provider`: None where there is none; `name`: what people call it."""
+
+    def __init__(
+        self,
+        handling: Handling,
+        access: AccessHandler,
+        provider: IdentityProvider | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._handling = handling
+        self._access = access
+        self._provider = provider
+        self.name = name if provider is not None else None
+        self._tries = Limit(LOGINS_OF_ADDRESS, ADDRESS_S)
+
+    def identity(self, subject: str) -> Identity:
+        """Somebody at the provider. Raises RefusedError `oidc_off` where there is none."""
+        if self._provider is None:
+            raise RefusedError("oidc_off", "CONTROL_PLANE_OIDC_ISSUER is not set")
+        return Identity(self._provider.issuer, subject)
+
+    async def begin(self) -> tuple[str, Transaction]:
+        """Where to send the browser, and what it keeps meanwhile.
+
+        Raises:
+            NotFoundError: there is no provider.
+            IdentityProviderError: it does not answer.
+        """
+        provider, begun = self._known(), Transaction.begun(self._handling.clock.now_s())
+        address = await provider.address(state=begun.state, nonce=begun.nonce, code_challenge=begun.code_challenge)
+        return address, begun
+
+    async def finish(self, returned: Returned, *, address: str | None) -> LoggedIn:
+        """Open a session for who comes back. Whatever fails is recorded with its reason; its caller tells nothing.
+
+        No passkey is asked for: a second factor is the provider's matter, which knows its own.
+
+        Raises:
+            NotFoundError: there is no provider.
+            IdentityRefusedError, NotSignedInError: it proves nothing, or is nobody who may sign in.
+            IdentityProviderError: the provider does not answer.
+            TooManyError: there were too many such tries from that address; nobody was asked.
+        """
+        provider = self._known()
+        await self._check_rate(address)
+        user: User | None = None
+        try:
+            transaction, subject = await self._subject(provider, returned)
+            await self._handling.authority.refresh()
+            user = self._handling.authority.access.by_identity(Identity(provider.issuer, subject))
+            allowed = _allowed(user, subject)
+        except (IdentityRefusedError, IdentityProviderError) as error:
+            reason = error.detail if isinstance(error, IdentityRefusedError) else str(error)
+            await self._access.failed(user, address=address, method=METHOD, reason=shown(reason))
+            raise
+        opened = await self._access.open_session(allowed, address, method=METHOD, once=transaction.state)
+        self._tries.take_back(address)
+        return opened
+
+    async def _subject(self, provider: IdentityProvider, returned: Returned) -> tuple[Transaction, str]:
+        transaction, code = check_returned(
+            Transaction(returned.transaction) if returned.transaction else None,
+            state=returned.state,
+            code=returned.code,
+            error=returned.error,
+            issuer=returned.issuer,
+            ours=provider.issuer,
+            now_s=self._handling.clock.now_s(),
+        )
+        return transaction, await provider.subject(code, verifier=transaction.verifier, nonce=transaction.nonce)
+
+    def _known(self) -> IdentityProvider:
+        if self._provider is None:
+            raise NotFoundError("oidc_off", "there is no identity provider here")
+        return self._provider
+
+    async def _check_rate(self, address: str | None) -> None:
+        now_s = self._handling.clock.monotonic_s()
+        if (wait_s := self._tries.wait_s(address, now_s)) > 0:
+            error = TooManyError("too_many_logins", f"too many tries to sign in: try again in {wait_s:.0f} s", wait_s)
+            await self._handling.deny(None, "login", METHOD, address=address, code=error.code)
+            raise error
+        self._tries.count(address, now_s)
+
+
+def _allowed(user: User | None, subject: str) -> User:
+    """The user, if there is one who may sign in; nobody is made, and no name or address of theirs is compared."""
+    if user is None:
+        raise IdentityRefusedError(f"no user is linked to the subject {subject}")
+    if not user.enabled:
+        raise IdentityRefusedError("the user is disabled")
+    return user
