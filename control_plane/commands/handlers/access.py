@@ -164,10 +164,12 @@ class AccessHandler:
             NotSignedInError: alike, and after the same work, for whatever was wrong.
             TooManyError: by that address or for that account it was tried too often; no password was looked at.
         """
-        return await self._open_session(await self._verified(username, password, address), address)
+        user = await self._verified(username, password, address)
+        self._throttle.succeeded(username, address)
+        return await self._open_session(user, address)
 
     async def _verified(self, username: str, password: str, address: str | None) -> User:
-        """The user of that name and password, as `login` says."""
+        """The user of that name and password. Raises as `login` does; the try counts until it `succeeded`."""
         await self._check_rate(username, address)
         try:
             await self._handling.authority.refresh()
@@ -184,7 +186,6 @@ class AccessHandler:
             failed = access.LoginFailed(attempt_id=secrets.token_hex(16), username=name, address=address)
             await self._handling.record(failed, actor=None)
             raise NotSignedInError("login_failed", "user or password are wrong")
-        self._throttle.succeeded(username, address)
         return user
 
     async def change_password(self, principal: Principal, current: str, new: str) -> LoggedIn:
@@ -200,6 +201,7 @@ class AccessHandler:
             if principal.session_sha256 is None:
                 raise NotAllowedError("not_allowed", "an API token changes no password of its owner")
         await self._verified(username, current, principal.address)
+        self._throttle.succeeded(username, principal.address)
         phc = await self._hasher.hash(new)
         await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
         await self._credentials.put(username, phc)
