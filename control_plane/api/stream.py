@@ -83,6 +83,8 @@ async def stream(
     place = last_event_id or after
     positions = Positions.parse(place) if place else None
     wanted = parse_topics(topics)
+    if "projections.read" not in services.authority.rules.permissions(caller):
+        wanted -= {"system"}  # which every page asks for
     for permission in permissions_for(wanted):
         await services.access.check(caller, permission, "GET /api/v1/stream")
     shown = await _shown(services, executions_in(wanted))

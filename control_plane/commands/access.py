@@ -54,7 +54,7 @@ class Principal:
     Attributes:
         session_sha256, token_id: of what it came by; neither for the server's own command line.
         address: where the request came from, for the record.
-        scope: all that its token is for, whatever role and rules give to the user; None: that is all the same.
+        token_permissions: all that its token is for, whatever role and rules give to the user; None: everything.
     """
 
     username: str
@@ -62,12 +62,12 @@ class Principal:
     session_sha256: str | None = None
     token_id: str | None = None
     address: str | None = None
-    scope: frozenset[str] | None = None
+    token_permissions: frozenset[str] | None = None
 
     @property
     def permissions(self) -> frozenset[str]:
         its = ROLES.get(self.role, frozenset())
-        return its if self.scope is None else its & self.scope
+        return its if self.token_permissions is None else its & self.token_permissions
 
     @property
     def is_administrator(self) -> bool:
@@ -75,7 +75,7 @@ class Principal:
         return self.permissions >= ADMINISTRATOR
 
     def is_for(self, permission: str) -> bool:
-        return self.scope is None or permission in self.scope
+        return self.token_permissions is None or permission in self.token_permissions
 
 
 # Root on the server's own command line can read the signing key, so it needs nobody's permission.
@@ -262,7 +262,7 @@ class AccessState:
         token = self.tokens.get(token_id) if token_id else None
         if token is None or token.expires_at <= now_s or not secrets.compare_digest(token.token_sha256, digest(text)):
             return None
-        return self._principal(token.username, token_id=token.token_id, scope=token.permissions)
+        return self._principal(token.username, token_id=token.token_id, token_permissions=token.permissions)
 
     def _principal(
         self,
@@ -270,13 +270,17 @@ class AccessState:
         *,
         session_sha256: str | None = None,
         token_id: str | None = None,
-        scope: frozenset[str] | None = None,
+        token_permissions: frozenset[str] | None = None,
     ) -> Principal | None:
         user = self.users.get(username)
         if user is None or not user.enabled:
             return None
         return Principal(
-            username=username, role=user.role, session_sha256=session_sha256, token_id=token_id, scope=scope
+            username=username,
+            role=user.role,
+            session_sha256=session_sha256,
+            token_id=token_id,
+            token_permissions=token_permissions,
         )
 
     def by_identity(self, identity: Identity) -> User | None:

@@ -16,7 +16,7 @@ from control_plane.commands.access import (
 from control_plane.commands.grammar import checked_line, checked_login, checked_number, invalid
 from control_plane.commands.networks import Network, checked_network, is_part
 from control_plane.commands.passwords import digest
-from control_plane.errors import NotAllowedError, RefusedError
+from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane.events import access
 
 MAX_TOKEN_DAYS: Final = 365
@@ -119,15 +119,18 @@ def decide_token(
 
     Raises:
         NotFoundError: there is no such user.
+        NotSignedInError: the token that it is made with has ended by now.
         RefusedError: `invalid_request` with the field.
         NotAllowedError: it would be for more than its maker may give.
     """
     state.user(username)
     checked_number("days", days, least=1, most=MAX_TOKEN_DAYS)
     by = state.tokens.get(maker.token_id or "")
+    if maker.token_id is not None and by is None:  # revoked since the request came in
+        raise NotSignedInError
     token_id, text = new_token(TOKEN_PREFIX)
     expires_at = now_s + days * 86_400
-    scope = _scope(permissions, bound)
+    chosen = _permissions(permissions, bound)
     networks = _networks(addresses, by.networks if by else ())
     event = access.TokenCreated(
         token_id=token_id,
@@ -135,21 +138,21 @@ def decide_token(
         username=username,
         name=checked_line("name", name),
         expires_at=min(expires_at, by.expires_at) if by else expires_at,
-        permissions=None if scope is None else tuple(sorted(scope)),
+        permissions=None if chosen is None else tuple(sorted(chosen)),
         addresses=tuple(map(str, networks)) or None,
     )
     return event, text
 
 
-def _scope(wanted: Collection[str] | None, bound: frozenset[str] | None) -> frozenset[str] | None:
+def _permissions(wanted: Collection[str] | None, bound: frozenset[str] | None) -> frozenset[str] | None:
     if wanted is None:
         return bound
-    scope = frozenset(wanted)
-    if not scope or not scope <= ADMINISTRATOR:
+    chosen = frozenset(wanted)
+    if not chosen or not chosen <= ADMINISTRATOR:
         raise invalid("permissions", f"one or several of {', '.join(sorted(ADMINISTRATOR))}")
-    if bound is not None and not scope <= bound:
-        raise NotAllowedError("not_allowed", f"you cannot give {', '.join(sorted(scope - bound))} to a token")
-    return scope
+    if bound is not None and not chosen <= bound:
+        raise NotAllowedError("not_allowed", f"you cannot give {', '.join(sorted(chosen - bound))} to a token")
+    return chosen
 
 
 def _networks(wanted: Collection[str] | None, bound: tuple[Network, ...]) -> tuple[Network, ...]:

@@ -138,10 +138,21 @@ TOPICS: Final = {
     "tasks": "hosts.read tasks.read",
     "task:t1": "hosts.read tasks.read",
     "events": "hosts.read events.read",
-    "system": "hosts.read projections.read",
     "output:t1:web1": "hosts.read tasks.output",
     "hosts,events": "hosts.read events.read",
 }
+
+
+async def test_who_may_not_see_the_projections_goes_without_that_topic(api: ApiUnderTest) -> None:
+    made = await api.services.access.create_token(
+        CONSOLE, username="some-viewer", name="x", days=1, permissions=["hosts.read"]
+    )
+    async with a_stream(api, "hosts,system", token=made.text) as one, a_stream(api, "hosts,system") as other:
+        assert await one.next(skip=())
+        assert await other.next(skip=())
+        topics = {subscription.topics for subscription in api.live._subscriptions}
+
+    assert topics == {frozenset({"hosts"}), frozenset({"hosts", "system"})}
 
 
 @pytest.mark.parametrize(("topics", "needed"), TOPICS.items())

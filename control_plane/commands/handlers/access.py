@@ -142,7 +142,7 @@ class AccessHandler:
         return token is not None and token.expires_at > now_s
 
     def check_recent(self, principal: Principal) -> None:
-        """Let pass who has signed in a moment ago, or comes by a token: its scope says what it is for.
+        """Let pass who has signed in a moment ago, or comes by a token: its permissions say what it is for.
 
         Raises:
             NotAllowedError: `sign_in_again`.
@@ -422,7 +422,7 @@ class AccessHandler:
         resource, is_own = f"users/{username}/tokens", username == principal.username
         await self._admit_to_tokens_of(principal, username, is_own=is_own)
         authority, now_s = self._handling.authority, self._handling.clock.now_s()
-        is_free = principal.scope is None if is_own else principal.is_administrator
+        is_free = principal.token_permissions is None if is_own else principal.is_administrator
         async with self._handling.recording(principal, resource, "tokens.others"):
             if not is_own:
                 decisions.check_change(authority.access, principal, username)
@@ -449,7 +449,7 @@ class AccessHandler:
         token = self._handling.authority.access.tokens.get(token_id)
         if token is None:
             raise NotFoundError("unknown_token", "there is no such token")
-        is_own = token.username == principal.username and principal.scope is None
+        is_own = token.username == principal.username and principal.token_permissions is None
         await self._admit_to_tokens_of(principal, token.username, is_own=is_own or token_id == principal.token_id)
         event = access.TokenRevoked(token_id=token_id, username=token.username)
         await self._handling.record_new(event, actor=principal.username)

@@ -258,6 +258,15 @@ async def test_a_token_makes_none_that_is_for_more_than_itself() -> None:
     assert [str(network) for network in tokens[same.token_id or ""].networks] == ["10.0.0.0/8"]
 
 
+async def test_a_token_that_was_revoked_a_moment_ago_makes_none() -> None:
+    desk = await a_desk()
+    token = await a_token(desk, "some-operator", addresses=["10.0.0.0/8"])
+    await desk.access.revoke_token(CONSOLE, token.token_id or "")
+
+    with pytest.raises(NotSignedInError):
+        await a_token(desk, "some-operator", token)
+
+
 async def test_a_token_for_somebody_else_may_no_more_than_who_made_it_whatever_its_owner_becomes() -> None:
     desk = await a_desk()
     manager = Principal(username="some-security-admin", role="security-admin")
@@ -448,6 +457,6 @@ async def test_who_may_not_manage_people_does_not_learn_who_there_is() -> None:
     assert told[: len(CHANGES)] == told[len(CHANGES) :]
 
 
-def test_a_principal_without_a_token_has_no_scope() -> None:
-    assert replace(CONSOLE, scope=None).is_administrator
-    assert not replace(CONSOLE, scope=frozenset({"hosts.read"})).is_administrator
+def test_a_principal_without_a_token_may_all_that_its_role_may() -> None:
+    assert replace(CONSOLE, token_permissions=None).is_administrator
+    assert not replace(CONSOLE, token_permissions=frozenset({"hosts.read"})).is_administrator
