@@ -155,7 +155,7 @@ class Office:
     async def tokens(self) -> list[Token]:
         """Those that count still."""
         now_s = self.core.clock.now_s()
-        return [token for token in await self.core.access.tokens(CONSOLE) if token.expires_at > now_s]
+        return [token for token in await self.core.tokens.tokens(CONSOLE) if token.expires_at > now_s]
 
     async def create_token(
         self,
@@ -167,13 +167,13 @@ class Office:
         addresses: Sequence[str] | None = None,
     ) -> str:
         """The token's text, which is shown this once."""
-        made = await self.core.access.create_token(
+        made = await self.core.tokens.create(
             CONSOLE, username=username, name=name, days=days, permissions=permissions, addresses=addresses
         )
         return made.text
 
     async def revoke_token(self, token_id: str) -> None:
-        await self.core.access.revoke_token(CONSOLE, token_id)
+        await self.core.tokens.revoke(CONSOLE, token_id)
 
     async def rules(self) -> list[Rule]:
         return await self._rules.rules(CONSOLE)

@@ -258,6 +258,7 @@ def services_of_api(
         keyring=core.keyring,
         checkpoints=core.checkpoints,
         access=core.access,
+        tokens=core.tokens,
         passkeys=PasskeyHandler(core.handling, core.access),
         identity=IdentityHandler(
             core.handling, core.access, provider_of(settings, core.clock, metrics.happenings()), settings.oidc_name

@@ -7,6 +7,7 @@ from typing import Final
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.keyring import first_key
 from control_plane.commands.passkeys import relying_party_of
@@ -50,6 +51,7 @@ class Core:
     authority: Authority
     handling: Handling
     access: AccessHandler
+    tokens: TokenHandler
     host_queries: HostQueries
     task_queries: TaskQueries
     projection_queries: ProjectionQueries
@@ -114,6 +116,7 @@ async def open_core(
                     login_user=login_user,
                     relying_party=relying_party_of(settings.url),
                 ),
+                tokens=TokenHandler(handling),
                 host_queries=HostQueries(database),
                 task_queries=TaskQueries(database),
                 projection_queries=ProjectionQueries(database, log, hub, clock),

@@ -24,8 +24,8 @@ from control_plane.api.server import bound
 from control_plane.bootstrap import ROLES, services_of
 from control_plane.bootstrap import run as run_services
 from control_plane.commands.access import CONSOLE
-from control_plane.commands.handlers.access import AccessHandler, NewToken
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.handlers.tokens import NewToken, TokenHandler
 from control_plane.commands.users import MAX_TOKEN_DAYS
 from control_plane.core import Core, open_core, open_leases, prepare
 from control_plane.errors import ConfigurationError, NotFoundError, RefusedError
@@ -210,20 +210,20 @@ class _Greeting:
 
 
 async def _greeting(core: Core, settings: Settings, login_token: str, hosts: int) -> _Greeting:
-    token = await _new_token(core.access)
+    token = await _new_token(core.tokens)
     return _Greeting(
         url=settings.url,
         address=(settings.listen_host, settings.listen_port),
         document={"url": settings.url, "login_url": f"{settings.url}/login#token={login_token}", "token": token.text},
         path=settings.state_dir / "dev.json",
         hosts=hosts,
-        revoke_token=partial(core.access.revoke_token, CONSOLE, token.token_id),
+        revoke_token=partial(core.tokens.revoke, CONSOLE, token.token_id),
     )
 
 
-async def _new_token(access: AccessHandler) -> NewToken:
+async def _new_token(tokens: TokenHandler) -> NewToken:
     """A token that is good until this process ends; one that a killed process has left ends now."""
-    for token in await access.tokens(CONSOLE):
+    for token in await tokens.tokens(CONSOLE):
         if (token.username, token.name) == (USERNAME, TOKEN_NAME):
-            await access.revoke_token(CONSOLE, token.token_id)
-    return await access.create_token(CONSOLE, username=USERNAME, name=TOKEN_NAME, days=MAX_TOKEN_DAYS)
+            await tokens.revoke(CONSOLE, token.token_id)
+    return await tokens.create(CONSOLE, username=USERNAME, name=TOKEN_NAME, days=MAX_TOKEN_DAYS)

@@ -182,7 +182,7 @@ async def list_tokens(services: Given, caller: Caller, min_seq: Seq | None = Non
     """One's own; everybody's for an administrator."""
     await wait_for_authority(services, min_seq)
     uses = await services.access.uses.all()
-    return Items(items=[_token_of(token, uses.get(token.token_id)) for token in await services.access.tokens(caller)])
+    return Items(items=[_token_of(token, uses.get(token.token_id)) for token in await services.tokens.tokens(caller)])
 
 
 def _token_of(token: ApiToken, use: TokenUse | None) -> Token:
@@ -200,7 +200,7 @@ def _token_of(token: ApiToken, use: TokenUse | None) -> Token:
 
 @tokens.post("", status_code=201, dependencies=SENSITIVE)
 async def create_token(services: Given, caller: Caller, body: CreateToken) -> NewToken:
-    made = await services.access.create_token(
+    made = await services.tokens.create(
         caller,
         username=body.username or caller.username,
         name=body.name,
@@ -213,4 +213,4 @@ async def create_token(services: Given, caller: Caller, body: CreateToken) -> Ne
 
 @tokens.delete("/{token_id}", status_code=204)
 async def revoke_token(services: Given, caller: Caller, token_id: Annotated[str, Path(max_length=64)]) -> None:
-    await services.access.revoke_token(caller, token_id)
+    await services.tokens.revoke(caller, token_id)

@@ -19,6 +19,7 @@ from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
 from control_plane.events.checkpoints import Checkpoints
@@ -85,6 +86,7 @@ class Services:
     keyring: Keyring
     checkpoints: Checkpoints
     access: AccessHandler
+    tokens: TokenHandler
     passkeys: PasskeyHandler
     identity: IdentityHandler
     enrolment: EnrolmentHandler

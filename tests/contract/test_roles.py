@@ -84,9 +84,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiUnde
 
 
 async def client_of(api: ApiUnderTest, role: str, permissions: Collection[str] | None = None) -> httpx.AsyncClient:
-    made = await api.services.access.create_token(
-        CONSOLE, username=f"some-{role}", name="x", days=1, permissions=permissions
-    )
+    made = await api.services.tokens.create(CONSOLE, username=f"some-{role}", name="x", days=1, permissions=permissions)
     return api.client(None, authorization=f"Bearer {made.text}")
 
 
@@ -144,7 +142,7 @@ TOPICS: Final = {
 
 
 async def test_who_may_not_see_the_projections_goes_without_that_topic(api: ApiUnderTest) -> None:
-    made = await api.services.access.create_token(
+    made = await api.services.tokens.create(
         CONSOLE, username="some-viewer", name="x", days=1, permissions=["hosts.read"]
     )
     async with a_stream(api, "hosts,system", token=made.text) as one, a_stream(api, "hosts,system") as other:
@@ -162,9 +160,7 @@ async def test_a_stream_shows_no_more_than_its_token_may_ask_for(api: ApiUnderTe
         client = await client_of(api, "administrator", scope or ["users.read"])
         answer = await client.get("/api/v1/stream", params={"topics": topics})
         assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed")
-    made = await api.services.access.create_token(
-        CONSOLE, username="some-administrator", name="x", days=1, permissions=words
-    )
+    made = await api.services.tokens.create(CONSOLE, username="some-administrator", name="x", days=1, permissions=words)
     async with asyncio.timeout(10), a_stream(api, topics, token=made.text) as reader:
         while not reader.status:
             await asyncio.sleep(0)

@@ -235,10 +235,10 @@ async def test_a_process_without_a_broker_says_so(tmp_path: Path) -> None:
 
 
 async def test_a_token_that_is_revoked_sees_nothing_more(api: ApiUnderTest, output: FakeLiveOutput) -> None:
-    made = await api.services.access.create_token(access.CONSOLE, username="eve", name="test", days=1)
+    made = await api.services.tokens.create(access.CONSOLE, username="eve", name="test", days=1)
     async with a_stream(api, "output:t1:web1", token=made.text) as reader:
         await reader.next(skip=())
-        await api.services.access.revoke_token(access.CONSOLE, made.token_id)
+        await api.services.tokens.revoke(access.CONSOLE, made.token_id)
         assert await reader.next() is None
     async with asyncio.timeout(5):
         while output.watched:

@@ -156,9 +156,7 @@ async def test_the_address_is_what_a_trusted_proxy_has_seen(
 ) -> None:
     settings, listener = free
     async with an_api(tmp_path, listen=settings.listen, trusted_proxies=trusted) as api:
-        made = await api.services.access.create_token(
-            CONSOLE, username="eve", name="x", days=1, addresses=["10.0.0.0/8"]
-        )
+        made = await api.services.tokens.create(CONSOLE, username="eve", name="x", days=1, addresses=["10.0.0.0/8"])
         headers = {"authorization": f"Bearer {made.text}", **({"x-forwarded-for": forwarded} if forwarded else {})}
         stop, url = asyncio.Event(), f"http://127.0.0.1:{settings.listen_port}"
         async with asyncio.timeout(20), asyncio.TaskGroup() as group, httpx.AsyncClient(base_url=url) as client:

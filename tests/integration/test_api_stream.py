@@ -185,10 +185,10 @@ async def test_the_system_s_readers_see_the_projections(api: ApiUnderTest) -> No
 
 
 async def test_a_stream_ends_soon_after_its_token_is_revoked(api: ApiUnderTest) -> None:
-    made = await api.services.access.create_token(CONSOLE, username="eve", name="test", days=1)
+    made = await api.services.tokens.create(CONSOLE, username="eve", name="test", days=1)
     async with a_stream(api, "hosts", token=made.text) as ended, a_stream(api, "hosts") as other:
         await ended.next(skip=())
-        await api.services.access.revoke_token(CONSOLE, made.token_id)
+        await api.services.tokens.revoke(CONSOLE, made.token_id)
         assert await ended.next() is None
         assert await other.next(skip=()) is not None
 

@@ -30,6 +30,7 @@ from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passkeys import relying_party_of
 from control_plane.commands.passwords import PasswordHasher
@@ -233,6 +234,7 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
+        tokens=TokenHandler(handling),
         passkeys=PasskeyHandler(handling, access),
         identity=IdentityHandler(
             handling, access, provider_of(settings, clock, metrics.happenings()), settings.oidc_name
@@ -264,7 +266,7 @@ async def _people(services: Services) -> dict[str, str]:
     tokens = {}
     for username, role in PEOPLE.items():
         await services.access.create_user(CONSOLE, username, role=role, password=PASSWORD)
-        tokens[username] = (await services.access.create_token(CONSOLE, username=username, name="test", days=1)).text
+        tokens[username] = (await services.tokens.create(CONSOLE, username=username, name="test", days=1)).text
     return tokens
 
 

@@ -14,6 +14,7 @@ from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.keyring import decide_announce, decide_retire, decide_rotate
@@ -168,6 +169,7 @@ class Desk:
             login_user="root",
             relying_party=self.relying_party,
         )
+        self.tokens = TokenHandler(self.handling)
         self.passkeys = PasskeyHandler(self.handling, self.access)
 
     def beside(self, keyring: Keyring | None = None) -> "Desk":

@@ -1,7 +1,7 @@
 """People: login and logout, users, API tokens; and who stands behind a cookie or a token."""
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from control_plane.commands import users as decisions
@@ -13,9 +13,7 @@ from control_plane.commands.access import (
     Identity,
     Principal,
     Session,
-    Token,
     User,
-    may,
     new_secret,
 )
 from control_plane.commands.denials import UNKNOWN
@@ -28,7 +26,6 @@ from control_plane.commands.token_uses import TokenUses
 from control_plane.errors import (
     ElsewhereError,
     NotAllowedError,
-    NotFoundError,
     NotSignedInError,
     RefusedError,
     StorageUnavailableError,
@@ -45,15 +42,6 @@ class LoggedIn:
 
     principal: Principal
     secret: str
-    expires_at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewToken:
-    """A new API token: `text` is shown this once; `expires_at` in Unix seconds."""
-
-    token_id: str
-    text: str
     expires_at: int
 
 
@@ -394,68 +382,3 @@ class AccessHandler:
     async def _record(self, principal: Principal, decide: Callable[[AccessState], Event | None]) -> int:
         state = self._handling.authority.access
         return await self._handling.decide_and_record(lambda: decide(state), actor=principal.username)
-
-    # --- API tokens ---------------------------------------------------------------------------------------------
-
-    async def tokens(self, principal: Principal) -> list[Token]:
-        """The principal's tokens; everybody's for whoever may manage those."""
-        await self._handling.authority.refresh()
-        may_see_all = may(principal, "tokens.others")
-        tokens = self._handling.authority.access.tokens.values()
-        return [token for token in tokens if may_see_all or token.username == principal.username]
-
-    async def create_token(
-        self,
-        principal: Principal,
-        *,
-        username: str,
-        name: str,
-        days: int,
-        permissions: Collection[str] | None = None,
-        addresses: Collection[str] | None = None,
-    ) -> NewToken:
-        """A token that may what its user may, for one's own user or, with the permission, for another.
-
-        One for another user never may more than who makes it, unless that is an administrator.
-        Raises as `decide_token`.
-        """
-        resource, is_own = f"users/{username}/tokens", username == principal.username
-        await self._admit_to_tokens_of(principal, username, is_own=is_own)
-        authority, now_s = self._handling.authority, self._handling.clock.now_s()
-        is_free = principal.token_permissions is None if is_own else principal.is_administrator
-        async with self._handling.recording(principal, resource, "tokens.others"):
-            if not is_own:
-                decisions.check_change(authority.access, principal, username)
-            event, text = decisions.decide_token(
-                authority.access,
-                principal,
-                username=username,
-                name=name,
-                days=days,
-                now_s=now_s,
-                permissions=permissions,
-                addresses=addresses,
-                bound=None if is_free else authority.rules.permissions(principal),
-            )
-        await self._handling.record_new(event, actor=principal.username)
-        return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
-
-    async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        """End a token, one's own or, with the permission, another's. Raises NotFoundError.
-
-        A token that is not for everything ends itself, and no other one without the permission.
-        """
-        await self._handling.authority.refresh()
-        token = self._handling.authority.access.tokens.get(token_id)
-        if token is None:
-            raise NotFoundError("unknown_token", "there is no such token")
-        is_own = token.username == principal.username and principal.token_permissions is None
-        await self._admit_to_tokens_of(principal, token.username, is_own=is_own or token_id == principal.token_id)
-        event = access.TokenRevoked(token_id=token_id, username=token.username)
-        await self._handling.record_new(event, actor=principal.username)
-
-    async def _admit_to_tokens_of(self, principal: Principal, username: str, *, is_own: bool) -> None:
-        if is_own:
-            await self._handling.authority.refresh()
-        else:
-            await self._handling.admit(principal, "tokens.others", f"users/{username}/tokens")

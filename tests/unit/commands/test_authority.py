@@ -94,11 +94,11 @@ async def test_an_edited_row_no_longer_counts() -> None:
 async def test_a_copy_of_an_old_row_brings_nothing_back() -> None:
     desk = await a_desk()
     session = await desk.access.login("ada", PASSWORD, address=None)
-    token = await desk.access.create_token(session.principal, username="ada", name="ci", days=1)
+    token = await desk.tokens.create(session.principal, username="ada", name="ci", days=1)
     await desk.hosts.set_groups(ADMIN, "web9", ["prod"])
     await desk.hosts.set_groups(ADMIN, "web9", [])
     genuine = list(desk.log.rows)
-    await desk.access.revoke_token(session.principal, token.token_id)
+    await desk.tokens.revoke(session.principal, token.token_id)
     await desk.access.logout(session.principal)
     await desk.hosts.revoke(ADMIN, "web9", None)
 

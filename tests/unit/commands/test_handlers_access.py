@@ -216,7 +216,7 @@ async def test_a_change_of_rights_or_password_ends_the_sessions() -> None:
 async def test_disabling_ends_sessions_and_tokens_for_good() -> None:
     desk = await a_desk()
     principal = desk.access.by_session(await login(desk))
-    token = await desk.access.create_token(principal, username="ada", name="ci", days=1)
+    token = await desk.tokens.create(principal, username="ada", name="ci", days=1)
 
     await desk.access.set_enabled(ADMIN, "ada", False)
     assert not desk.access.still_valid(principal)
@@ -294,7 +294,7 @@ async def test_only_an_administrator_manages_users_and_each_attempt_is_recorded(
 
 async def test_a_token_may_what_its_owner_may_at_its_use() -> None:
     desk = await a_desk()
-    token = await desk.access.create_token(CONSOLE, username="ada", name="ci", days=1)
+    token = await desk.tokens.create(CONSOLE, username="ada", name="ci", days=1)
     assert may(desk.access.by_token(token.text), "tasks.run")
 
     await desk.access.set_role(ADMIN, "ada", "viewer")
@@ -307,14 +307,14 @@ async def test_a_token_may_what_its_owner_may_at_its_use() -> None:
 async def test_a_token_ends_at_its_time_or_when_it_is_revoked() -> None:
     desk = await a_desk()
     ada = Principal(username="ada", role="operator")
-    short = await desk.access.create_token(ada, username="ada", name="short", days=1)
-    long = await desk.access.create_token(ada, username="ada", name="long", days=2)
+    short = await desk.tokens.create(ada, username="ada", name="short", days=1)
+    long = await desk.tokens.create(ada, username="ada", name="long", days=2)
 
     desk.clock.advance(86_400)
     with pytest.raises(NotSignedInError):
         desk.access.by_token(short.text)
     principal = desk.access.by_token(long.text)
-    await desk.access.revoke_token(ada, long.token_id)
+    await desk.tokens.revoke(ada, long.token_id)
 
     with pytest.raises(NotSignedInError):
         desk.access.by_token(long.text)
@@ -323,7 +323,7 @@ async def test_a_token_ends_at_its_time_or_when_it_is_revoked() -> None:
 
 async def test_a_token_with_one_character_changed_is_none() -> None:
     desk = await a_desk()
-    text = (await desk.access.create_token(CONSOLE, username="ada", name="ci", days=1)).text
+    text = (await desk.tokens.create(CONSOLE, username="ada", name="ci", days=1)).text
 
     assert text.startswith("cp_")
     for at in range(len(text)):
@@ -336,21 +336,21 @@ async def test_a_token_with_one_character_changed_is_none() -> None:
 async def test_people_see_and_end_their_own_tokens_and_an_administrator_everybodys() -> None:
     desk = await a_desk()
     ada, root = Principal(username="ada", role="operator"), Principal(username="root", role="administrator")
-    of_root = await desk.access.create_token(root, username="root", name="mine", days=1)
-    of_ada = await desk.access.create_token(root, username="ada", name="for ada", days=1)
+    of_root = await desk.tokens.create(root, username="root", name="mine", days=1)
+    of_ada = await desk.tokens.create(root, username="ada", name="for ada", days=1)
 
-    assert [token.token_id for token in await desk.access.tokens(ada)] == [of_ada.token_id]
-    assert len(await desk.access.tokens(root)) == 2
+    assert [token.token_id for token in await desk.tokens.tokens(ada)] == [of_ada.token_id]
+    assert len(await desk.tokens.tokens(root)) == 2
     for ask in (
-        desk.access.revoke_token(ada, of_root.token_id),
-        desk.access.create_token(ada, username="root", name="x", days=1),
+        desk.tokens.revoke(ada, of_root.token_id),
+        desk.tokens.create(ada, username="root", name="x", days=1),
     ):
         with pytest.raises(NotAllowedError):
             await ask
     assert desk.kinds()[-2:] == ["access.denied"] * 2
-    await desk.access.revoke_token(root, of_ada.token_id)
+    await desk.tokens.revoke(root, of_ada.token_id)
     with pytest.raises(NotFoundError):
-        await desk.access.revoke_token(root, of_ada.token_id)
+        await desk.tokens.revoke(root, of_ada.token_id)
 
 
 @pytest.mark.parametrize(("name", "days"), [("ci", 0), ("ci", 366), ("", 1), ("a\nb", 1)])
@@ -358,4 +358,4 @@ async def test_a_token_that_breaks_a_rule_is_not_made(name: str, days: int) -> N
     desk = await a_desk()
 
     with pytest.raises(RefusedError, match=r"name|days"):
-        await desk.access.create_token(CONSOLE, username="ada", name=name, days=days)
+        await desk.tokens.create(CONSOLE, username="ada", name=name, days=days)

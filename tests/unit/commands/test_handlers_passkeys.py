@@ -410,7 +410,7 @@ async def test_of_two_last_ones_at_the_same_moment_one_is_told_that_it_is_too_ma
 
 async def test_a_token_says_nothing_about_how_its_owner_signs_in() -> None:
     desk, _ = await a_desk()
-    token = await desk.access.create_token(CONSOLE, username="ada", name="ci", days=1)
+    token = await desk.tokens.create(CONSOLE, username="ada", name="ci", days=1)
     principal = desk.access.by_token(token.text)
     [mine] = desk.authority.passkeys.of("ada")
 

@@ -258,7 +258,7 @@ async def test_no_rule_locks_an_administrator_out_of_people_and_rules() -> None:
         await desk.rules.create(root, a_rule(effect="deny", subject=subject, actions=ALL))
 
     await desk.access.create_user(root, "bob", role="viewer", password=PASSWORD)
-    await desk.access.create_token(root, username="bob", name="ci", days=1)
+    await desk.tokens.create(root, username="bob", name="ci", days=1)
     for rule_id in list(desk.authority.rules.rules):
         await desk.rules.delete(root, rule_id)
 
@@ -266,7 +266,7 @@ async def test_no_rule_locks_an_administrator_out_of_people_and_rules() -> None:
 async def test_a_token_may_what_its_owner_may() -> None:
     desk = await a_desk()
     ann = (await desk.access.login("ann", PASSWORD, address=None)).principal
-    made = await desk.access.create_token(ann, username="ann", name="ci", days=1)
+    made = await desk.tokens.create(ann, username="ann", name="ci", days=1)
     await allow(desk, hostnames={"web1"})
     by_token = desk.access.by_token(made.text)
 

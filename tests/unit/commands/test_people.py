@@ -20,7 +20,7 @@ CHANGES: Final[dict[str, Callable[[Desk, Principal, str], Awaitable[Any]]]] = {
     "promote": lambda desk, by, name: desk.access.set_role(by, name, "administrator"),
     "password": lambda desk, by, name: desk.access.set_password(by, name, "another long one"),
     "disable": lambda desk, by, name: desk.access.set_enabled(by, name, False),
-    "token": lambda desk, by, name: desk.access.create_token(by, username=name, name="x", days=1),
+    "token": lambda desk, by, name: desk.tokens.create(by, username=name, name="x", days=1),
 }
 
 
@@ -129,7 +129,7 @@ async def test_who_may_write_rules_writes_none_about_himself(subject: str) -> No
 
 async def a_token(desk: Desk, username: str, by: Principal | None = None, **given: Any) -> Principal:
     """Who comes by a new token of that user."""
-    made = await desk.access.create_token(by or CONSOLE, username=username, name="x", **{"days": 1, **given})
+    made = await desk.tokens.create(by or CONSOLE, username=username, name="x", **{"days": 1, **given})
     return desk.access.by_token(made.text, address="10.1.2.3")
 
 
@@ -147,7 +147,7 @@ async def test_a_token_may_what_it_is_for_and_its_owner_may(role: str) -> None:
 
 async def test_a_token_s_permissions_are_those_of_its_owner_when_it_is_used() -> None:
     desk = await a_desk()
-    token = await desk.access.create_token(
+    token = await desk.tokens.create(
         CONSOLE, username="some-operator", name="x", days=1, permissions=["tasks.run", "hosts.edit"]
     )
     assert desk.access.by_token(token.text).permissions == {"tasks.run"}
@@ -224,7 +224,7 @@ async def test_a_token_counts_from_its_networks_and_from_nowhere_else(
     networks: list[str], address: str | None, counts: bool
 ) -> None:
     desk = await a_desk()
-    token = await desk.access.create_token(CONSOLE, username="some-viewer", name="x", days=1, addresses=networks)
+    token = await desk.tokens.create(CONSOLE, username="some-viewer", name="x", days=1, addresses=networks)
 
     if counts:
         assert desk.access.by_token(token.text, address=address)
@@ -261,7 +261,7 @@ async def test_a_token_makes_none_that_is_for_more_than_itself() -> None:
 async def test_a_token_that_was_revoked_a_moment_ago_makes_none() -> None:
     desk = await a_desk()
     token = await a_token(desk, "some-operator", addresses=["10.0.0.0/8"])
-    await desk.access.revoke_token(CONSOLE, token.token_id or "")
+    await desk.tokens.revoke(CONSOLE, token.token_id or "")
 
     with pytest.raises(NotSignedInError):
         await a_token(desk, "some-operator", token)
@@ -271,7 +271,7 @@ async def test_a_token_for_somebody_else_may_no_more_than_who_made_it_whatever_i
     desk = await a_desk()
     manager = Principal(username="some-security-admin", role="security-admin")
 
-    token = await desk.access.create_token(manager, username="some-operator", name="x", days=1)
+    token = await desk.tokens.create(manager, username="some-operator", name="x", days=1)
     assert not await is_let(a_token(desk, "some-operator", manager, permissions=["tasks.run"]))
     assert desk.access.by_token(token.text).permissions == ROLES["operator"] & ROLES["security-admin"]
 
@@ -297,8 +297,8 @@ async def test_a_token_that_is_not_for_everything_ends_itself_and_no_other() -> 
     desk = await a_desk()
     token, other = [await a_token(desk, "some-viewer", permissions=["hosts.read"]) for _ in range(2)]
 
-    assert not await is_let(desk.access.revoke_token(token, other.token_id or ""))
-    assert await is_let(desk.access.revoke_token(token, token.token_id or ""))
+    assert not await is_let(desk.tokens.revoke(token, other.token_id or ""))
+    assert await is_let(desk.tokens.revoke(token, token.token_id or ""))
 
 
 async def test_what_waits_of_a_token_that_was_revoked_is_not_sent() -> None:
@@ -310,7 +310,7 @@ async def test_what_waits_of_a_token_that_was_revoked_is_not_sent() -> None:
         await desk.tasks.create(by, a_request(task_id))
         _, tasks[task_id] = await known_task(desk.log, task_id)
 
-    await desk.access.revoke_token(CONSOLE, revoked.token_id or "")
+    await desk.tokens.revoke(CONSOLE, revoked.token_id or "")
     desk.clock.advance(2 * 86_400)
 
     said = {task_id: desk.authority.withdrawn(task, ["web1"]) for task_id, task in tasks.items()}
