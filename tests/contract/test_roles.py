@@ -18,11 +18,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 OF_EVERYBODY: Final = {
     ("POST", "/auth/logout"),
     ("GET", "/auth/me"),
+    ("GET", "/auth/passkeys"),
     ("GET", "/roles"),
     ("GET", "/tokens"),
     ("POST", "/tokens"),
 }
-OF_SESSIONS: Final = {("POST", "/auth/password")}
+OF_SESSIONS: Final = {
+    ("POST", "/auth/password"),
+    ("POST", "/auth/passkeys/begin"),
+    ("POST", "/auth/passkeys"),
+    ("DELETE", "/auth/passkeys/{passkey_id}"),
+}
 NEEDS: Final = {
     ("GET", "/hosts"): "hosts.read",
     ("POST", "/hosts"): "hosts.read hosts.enrol",
@@ -39,6 +45,9 @@ NEEDS: Final = {
     ("GET", "/enrolment-tokens"): "hosts.enrol",
     ("POST", "/enrolment-tokens"): "hosts.enrol",
     ("DELETE", "/enrolment-tokens/{token_id}"): "hosts.enrol",
+    ("GET", "/pending-hosts"): "hosts.enrol",
+    ("POST", "/pending-hosts/{fingerprint}/accept"): "hosts.enrol",
+    ("POST", "/pending-hosts/{fingerprint}/refuse"): "hosts.enrol",
     ("POST", "/targets/preview"): "tasks.run",
     ("GET", "/tasks"): "tasks.read",
     ("POST", "/tasks"): "tasks.read tasks.run",
@@ -62,6 +71,7 @@ NEEDS: Final = {
     ("GET", "/users"): "users.read",
     ("POST", "/users"): "users.write",
     ("PATCH", "/users/{username}"): "users.write",
+    ("DELETE", "/users/{username}/passkeys"): "users.write",
     ("GET", "/rules"): "rules.read",
     ("POST", "/rules"): "rules.write",
     ("DELETE", "/rules/{rule_id}"): "rules.write",
@@ -71,7 +81,15 @@ ASKED: Final = {  # but the stream, which would not end
 }
 PERMISSIONS: Final = frozenset[str]().union(*ASKED.values())
 # What is not there, so that nothing changes whoever may.
-NOBODY = {"hostname": "no-host", "task_id": "no-task", "group": "no-group", "seq": "1", "token_id": "0", "rule_id": "0"}
+NOBODY = {
+    "hostname": "no-host",
+    "task_id": "no-task",
+    "group": "no-group",
+    "seq": "1",
+    "token_id": "0",
+    "rule_id": "0",
+    "fingerprint": "0" * 64,
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
