@@ -52,7 +52,6 @@ class RotationHandler:
                 return decide_rotate(fleet, fleet.hosts[hostname], public_key, ends)
 
             await handling.decide_and_record(decide, actor=hostname)
-            handling.failpoints.hit("enrolment.rotated")
             return await self._enrolment.welcome(handling.authority.fleet.host(hostname), public_key)
 
     def _own(self, hostname: str, proof: bytes, body: bytes) -> bytes:
