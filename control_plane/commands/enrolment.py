@@ -26,7 +26,7 @@ PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
-NONCES_OF_ADDRESS: Final = 60  # in a minute
+REQUESTS_OF_ADDRESS: Final = 120  # in a minute
 KEPT_S: Final = 86_400  # a token is remembered beyond its end: a clock may be set back
 
 
@@ -143,11 +143,11 @@ def new_nonce(key: SigningKey, now_s: int) -> str:
     return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
 
 
-class NonceThrottle:
-    """How often an address may ask for a nonce without a token; all times are monotonic seconds."""
+class RequestThrottle:
+    """How often an address may ask without a token, for a nonce or by one; all times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._limit = Limit(NONCES_OF_ADDRESS, ADDRESS_S)
+        self._limit = Limit(REQUESTS_OF_ADDRESS, ADDRESS_S)
 
     def check(self, address: str | None, now_s: float) -> None:
         """Count it. Raises TooManyError."""

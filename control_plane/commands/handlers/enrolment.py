@@ -45,7 +45,7 @@ class EnrolmentHandler:
     def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
         self._accounts = accounts
-        self._throttle = decisions.NonceThrottle()
+        self._throttle = decisions.RequestThrottle()
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
@@ -85,7 +85,7 @@ class EnrolmentHandler:
         """
         async with self.recorded(hostname, address):
             if token is None:
-                self._throttle.check(address, self._handling.clock.monotonic_s())
+                self.count(address)
             else:
                 await self._check_token(token, hostname, public_key)
         return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
@@ -102,6 +102,10 @@ class EnrolmentHandler:
         """
         async with self.recorded(hostname, address):
             return await self._finish(token, hostname, public_key, nonce, proof)
+
+    def count(self, address: str | None) -> None:
+        """Count what somebody asks without a token. Raises TooManyError."""
+        self._throttle.check(address, self._handling.clock.monotonic_s())
 
     @asynccontextmanager
     async def recorded(self, hostname: str, address: str | None) -> AsyncIterator[None]:

@@ -37,6 +37,7 @@ class PendingHostHandler:
         """
         async with self._enrolment.recorded(hostname, address):
             handling = self._handling
+            self._enrolment.count(address)
             if not self._most:
                 raise NotAllowedError("pending_hosts_off", "this control plane lets no host in without a token")
             check_nonce(nonce, handling.keyring.active, handling.clock.now_s())
