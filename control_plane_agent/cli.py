@@ -17,6 +17,7 @@ from control_plane_agent import assembly, enrolment, identity, rotation, setting
 from control_plane_agent.disk import RealDisk
 from control_plane_agent.errors import AgentError, ConfigurationError
 from control_plane_agent.journal import LIVE
+from control_plane_agent.session import Agent
 from control_plane_agent.settings import Settings
 from control_plane_agent.simulated_fleet import MAX_SIMULATED, identities_of
 from control_plane_agent.watchdog import Watchdog
@@ -165,17 +166,22 @@ def _server(url: str) -> enrolment.Server:
 
 def _run(given: Settings, arguments: argparse.Namespace) -> None:
     with _state_directory(given.state_dir), _disk(given.state_dir) as disk:
-        has_new_key = True
-        while has_new_key:
-            if rotation.take(disk):
-                log.info("new key taken")
-            who = identity.load(given.state_dir)
-            url = given.amqp_url or who.amqp_url
-            if not settings.is_broker(url):
-                raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
-            watch = rotation.RotationWatch(disk)
-            _serve([assembly.real_agent(given, who, RabbitTransport(url)), watch])
-            has_new_key = watch.is_due
+        again = partial(_agent, given, disk)
+        _serve([rotation.Renewed(disk, again(), again, drain_s=DRAIN_S)])
+
+
+def _agent(given: Settings, disk: RealDisk) -> Agent:
+    """This host's agent, by its new key if there is one to take."""
+    try:
+        if rotation.take(disk):
+            log.info("new key taken")
+    except ConfigurationError as error:  # the one before counts as long as the new one was not used
+        log.error("new key not taken", extra={"reason": str(error)})  # noqa: TRY400 - said all
+    who = identity.load(given.state_dir)
+    url = given.amqp_url or who.amqp_url
+    if not settings.is_broker(url):
+        raise ConfigurationError("enrolment gave no address of the broker: set CONTROL_PLANE_AGENT_AMQP_URL")
+    return assembly.real_agent(given, who, RabbitTransport(url))
 
 
 def _rotate_key(given: Settings, arguments: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ counts, and until the first message with the new one both do; so whatever is kil
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -17,13 +19,15 @@ from control_plane_agent.identity import DIRECTORY, IDENTITY, KEY, parse, read_k
 from control_plane_wire import proofs, strict_json
 from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.fields import Fields
-from control_plane_wire.lifecycle import wait_for_any
+from control_plane_wire.lifecycle import Service, run_until_stopped, wait_for_any
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64
 from control_plane_wire.strict_json import JsonObject
 
 ROTATION: Final = f"{DIRECTORY}/rotation.json"
 MAX_BYTES: Final = 8192
 LOOK_S: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class Server(Protocol):
@@ -117,20 +121,51 @@ def _write(disk: Disk, rotation: Rotation) -> None:
     replace_file(disk, ROTATION, strict_json.canonical(document) + b"\n")
 
 
-class RotationWatch:
-    """A service that stops all others when there is a new key to take. Attributes: `is_due`: whether it has."""
+class Renewed:
+    """An agent as a service, and another one in its place as soon as there is a new key to take.
+
+    Args:
+        again: takes the key, and makes an agent that has it.
+        drain_s: what the one before may take to end in order.
+    """
+
+    name = "agent"
+
+    def __init__(self, disk: Disk, agent: Service, again: Callable[[], Service], *, drain_s: float) -> None:
+        self._disk = disk
+        self._agent = agent
+        self._again = again
+        self._drain_s = drain_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while True:
+            watch = _Watch(self._disk, stop)
+            try:
+                await run_until_stopped([self._agent, watch], stop=asyncio.Event(), drain_s=self._drain_s)
+            except TimeoutError:
+                log.warning("not ended in order", extra={"seconds": self._drain_s})
+            if stop.is_set():
+                return
+            self._agent = self._again()
+
+
+class _Watch:
+    """Ends the services beside it when there is a new key to take, or when `outer` is set."""
 
     name = "rotation"
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, outer: asyncio.Event) -> None:
         self._disk = disk
-        self.is_due = False
+        self._outer = outer
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await wait_for_any(stop, timeout_s=LOOK_S)
-            with contextlib.suppress(ConfigurationError, OSError):
-                found = find(self._disk)
-                if not stop.is_set() and found is not None and found.is_known:
-                    self.is_due = True
-                    stop.set()
+            await wait_for_any(self._outer, stop, timeout_s=LOOK_S)
+            if self._outer.is_set() or self._is_due():
+                stop.set()
+
+    def _is_due(self) -> bool:
+        with contextlib.suppress(ConfigurationError, OSError):
+            found = find(self._disk)
+            return found is not None and found.is_known
+        return False

@@ -20,7 +20,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from aiormq.exceptions import ChannelLockedResource
+from aiormq.exceptions import AuthenticationError, ChannelLockedResource, ProbableAuthenticationError
 from pamqp.commands import Basic
 from pamqp.common import FieldValue
 
@@ -114,6 +114,8 @@ def _is_cancelled() -> bool:
 def _describe(error: BaseException) -> str:
     if "Connection.OpenOk" in str(error):  # all that the library says of it
         return "the broker does not let this account into this virtual host"
+    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+        return "the broker refuses this account or its password: a revoked host has none any more"
     return f"{type(error).__name__} {error}".rstrip()
 
 

@@ -385,6 +385,24 @@ class IngestContract:
         assert len(await plane.rows(hosts.HeartbeatReceived.KIND, log=HEARTBEAT_EVENT)) == 1
         assert fleet.public_keys("web1") == (new.public_key,)
 
+    async def test_a_result_by_the_old_key_that_is_taken_after_the_switch_counts_when_it_is_signed_anew(
+        self, plane: Plane, somebody: Session
+    ) -> None:
+        new, fleet = host_key("web1-new"), plane.authority.fleet
+        await plane.handling.decide_and_record(
+            lambda: decide_rotate(fleet, fleet.host("web1"), new.public_key, AT), actor="web1"
+        )
+        await self.send(somebody, of_host("web1", a_result("t1", "web1")))  # it waits in its queue
+        async with plane.serving(plane.heartbeats()):
+            await self.send(somebody, a_heartbeat("web1", by="web1-new"))
+            await plane.recorded(hosts.HostKeySwitched.KIND)
+        async with plane.serving(plane.results()):
+            await plane.recorded(REJECTED)
+            await self.send(somebody, *[of_host("web1", a_result("t1", "web1", key=new))] * 2)
+            await plane.counted("duplicates")
+
+        assert len(await plane.rows(FINISHED)) == 1
+
     async def test_what_was_dead_lettered_into_this_routing_key_is_not_believed(
         self, plane: Plane, somebody: Session
     ) -> None:

@@ -47,7 +47,7 @@ class EnrolmentHandler:
     def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
         self._accounts = accounts
-        self._throttle = decisions.NonceThrottle()
+        self._throttle = decisions.RequestThrottle()
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
@@ -60,6 +60,8 @@ class EnrolmentHandler:
             by=principal.username,
             now_s=self._handling.clock.now_s(),
         )
+        async with self._handling.recording(principal, "enrolment-tokens"):
+            decisions.check_groups(self._handling.authority.rules, principal, hostname or "a new host", event.groups)
         await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
@@ -85,7 +87,7 @@ class EnrolmentHandler:
         """
         async with self.recorded(hostname, address):
             if token is None:
-                self._throttle.check(address, self._handling.clock.monotonic_s())
+                self.count(address)
             else:
                 await self._check_token(token, hostname, public_key)
         return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
@@ -102,6 +104,10 @@ class EnrolmentHandler:
         """
         async with self.recorded(hostname, address):
             return await self._finish(token, hostname, public_key, nonce, proof)
+
+    def count(self, address: str | None) -> None:
+        """Count what somebody asks without a token. Raises TooManyError."""
+        self._throttle.check(address, self._handling.clock.monotonic_s())
 
     @asynccontextmanager
     async def recorded(self, hostname: str, address: str | None) -> AsyncIterator[None]:

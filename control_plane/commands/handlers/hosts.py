@@ -6,11 +6,12 @@ from typing import TypeAlias
 
 from control_plane.commands import hosts as decisions
 from control_plane.commands.access import Principal
+from control_plane.commands.enrolment import check_groups
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.rules import ACTIONS, host_facts
 from control_plane.events.event import Event
-from control_plane.events.hosts import HostGroupsChanged
+from control_plane.events.hosts import HostGroupsChanged, HostRegistered
 
 Decide: TypeAlias = Callable[[FleetState], Event | None]
 
@@ -116,4 +117,6 @@ class HostHandler:
         event = decide(fleet)
         if isinstance(event, HostGroupsChanged):
             rules.check_groups(principal, fleet, event)
+        if isinstance(event, HostRegistered):
+            check_groups(rules, principal, hostname, event.groups)
         return event

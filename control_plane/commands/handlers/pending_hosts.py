@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from control_plane.commands.access import Principal
-from control_plane.commands.enrolment import PERMISSION, check_nonce, check_signed
+from control_plane.commands.enrolment import PERMISSION, check_groups, check_nonce, check_signed
 from control_plane.commands.handlers.enrolment import Enrolled, EnrolmentHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import check_new_key, decide_register
@@ -37,6 +37,7 @@ class PendingHostHandler:
         """
         async with self._enrolment.recorded(hostname, address):
             handling = self._handling
+            self._enrolment.count(address)
             if not self._most:
                 raise NotAllowedError("pending_hosts_off", "this control plane lets no host in without a token")
             check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
@@ -83,6 +84,7 @@ class PendingHostHandler:
         Raises:
             NotFoundError: nobody who waits has this fingerprint.
             RefusedError: it asked for another name; `host_exists`; `key_known`.
+            ForbiddenError: a rule names one of the groups.
         """
         handling = self._handling
         row = await self._row(principal, fingerprint)
@@ -100,6 +102,8 @@ class PendingHostHandler:
                 fingerprint=fingerprint,
             )
 
+        async with handling.recording(principal, f"pending-hosts/{fingerprint}"):
+            check_groups(handling.authority.rules, principal, hostname, groups)
         seq = await handling.decide_and_record(decide, actor=principal.username)
         await self._table.forget(hostname)
         return seq

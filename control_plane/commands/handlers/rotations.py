@@ -33,11 +33,13 @@ class RotationHandler:
 
         Raises:
             NotSignedInError: `rotation_refused`: no active host of that name has the key of the proof.
-            RefusedError: nonce or proof of the new key are wrong; `weak_key`, `key_known`. All of these are recorded.
+            RefusedError: nonce or proof of the new key are wrong; `weak_key`, `key_known`.
+            TooManyError: of that address. All of these are recorded.
             BrokerApiError: there is no account yet: the same again, with a new nonce, makes it.
         """
         async with self._enrolment.recorded(hostname, address):
             handling = self._handling
+            self._enrolment.count(address)
             ends = check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
             await handling.authority.refresh()
             body = of_rotation(hostname, public_key, nonce)
@@ -52,7 +54,6 @@ class RotationHandler:
                 return decide_rotate(fleet, fleet.hosts[hostname], public_key, ends)
 
             await handling.decide_and_record(decide, actor=hostname)
-            handling.failpoints.hit("enrolment.rotated")
             return await self._enrolment.welcome(handling.authority.fleet.host(hostname), public_key)
 
     def _own(self, hostname: str, proof: bytes, body: bytes) -> bytes:

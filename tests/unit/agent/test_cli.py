@@ -1,16 +1,19 @@
 """What is wrong with how the agent was called is one line each, and exit status 2."""
 
 import asyncio
+import io
 import logging
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from control_plane_agent import cli, identity
+from control_plane_agent import cli, identity, rotation
 from control_plane_agent.cli import main
 from control_plane_agent.disk import RealDisk
+from control_plane_wire.signing import SigningKey
 from tests.support.agent import an_identity
 
 
@@ -26,6 +29,67 @@ def enrolled(state_dir: Path, **changes: object) -> None:
     disk = RealDisk(str(state_dir))
     identity.save(disk, an_identity(key=key, **changes))
     disk.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "token"),
+    [
+        (["--token", "cpe_1_2"], "", "cpe_1_2"),
+        ([], "cpe_1_2\n", "cpe_1_2"),
+        (["--token", "-"], " cpe_1_2 \nmore", "cpe_1_2"),
+        (["--token", "-"], "", "-"),  # which is none, and refused
+        ([], "", None),
+        ([], "\n", None),
+    ],
+)
+def test_a_token_comes_by_argument_or_on_standard_input_and_without_one_the_host_asks(
+    arguments: list[str], typed: str, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def enrol(_path: Path, _server: object, text: str, _hostname: str) -> identity.Identity:
+        asked.append(text)
+        return an_identity()
+
+    def request(_path: Path, _server: object, _hostname: str, **_given: object) -> identity.Identity:
+        asked.append(None)
+        return an_identity()
+
+    monkeypatch.setattr("control_plane_agent.enrolment.enrol", enrol)
+    monkeypatch.setattr("control_plane_agent.enrolment.request", request)
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+
+    assert main(["enrol", "--server", "https://h", *arguments, "--hostname", "web1"]) == 0
+
+    assert asked == [token]
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_new_key_is_taken_at_once_or_left_to_the_agent_that_runs(
+    is_running: bool, state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enrolled(state_dir)
+    before, new = identity.load(state_dir).key, SigningKey.generate()
+
+    def ask(disk: RealDisk, _server: object, *, prescribed_url: str | None) -> rotation.Rotation:
+        known = rotation.Rotation(key=new, is_known=True)
+        rotation._write(disk, known)
+        return known
+
+    monkeypatch.setattr("control_plane_agent.rotation.ask", ask)
+    with cli._state_directory(state_dir) if is_running else nullcontext():
+        assert main(["rotate-key", "--server", "https://h"]) == 0
+
+    said = capsys.readouterr().out
+    assert ("the running agent takes" in said) is is_running
+    assert new.key_id in said
+    assert identity.load(state_dir).key.key_id == (before if is_running else new).key_id
+
+
+def test_a_host_that_is_not_enrolled_has_no_key_to_rotate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rotate-key", "--server", "https://h"]) == 2
+
+    assert "not enrolled" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["http://h:abc", "http://h:70000", "http://[", "http://", "ftp://h", "h"])

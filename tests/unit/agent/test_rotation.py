@@ -9,7 +9,7 @@ import pytest
 from control_plane_agent import rotation
 from control_plane_agent.errors import ConfigurationError, EnrolmentError
 from control_plane_agent.identity import IDENTITY, KEY, Identity, parse, read_key, replace_file, save, written
-from control_plane_agent.rotation import ROTATION, RotationWatch, ask, find, take
+from control_plane_agent.rotation import ROTATION, Renewed, ask, find, take
 from control_plane_wire.signing import SigningKey
 from tests.support.agent import an_identity
 from tests.support.crash_disk import Choose, CrashDisk, PowerLost, by_chance, nothing
@@ -137,26 +137,59 @@ def test_a_file_that_is_none_is_told_and_nothing_is_taken(text: bytes) -> None:
         take(disk)
 
 
-async def test_the_running_agent_stops_to_take_a_new_key_as_soon_as_the_control_plane_knows_it(
-    monkeypatch: pytest.MonkeyPatch,
+class Working:
+    """An agent that works until it is told to stop, or that never ends."""
+
+    name = "agent"
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.has_started, self.has_ended, self._hangs = asyncio.Event(), False, hangs
+
+    async def run(self, stop: asyncio.Event) -> None:
+        self.has_started.set()
+        await (asyncio.Event() if self._hangs else stop).wait()
+        self.has_ended = True
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_the_running_agent_is_followed_by_another_as_soon_as_the_control_plane_knows_the_new_key(
+    hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotation, "LOOK_S", 0.01)
     disk, stop, looks = a_disk(), asyncio.Event(), asyncio.Semaphore(0)
-    read = disk.read
+    first, second, read = Working(hangs=hangs), Working(), disk.read
 
     def counted(path: str) -> bytes:
         looks.release()
         return read(path)
 
+    def again() -> Working:
+        assert take(disk)
+        return second
+
     monkeypatch.setattr(disk, "read", counted)
-    watch = RotationWatch(disk)
     new = rotation.Rotation(key=SigningKey.generate())
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         rotation._write(disk, new)
-        tasks.create_task(watch.run(stop))
+        tasks.create_task(Renewed(disk, first, again, drain_s=0.05).run(stop))
         for _ in range(3):
             await looks.acquire()
-        assert not stop.is_set()
+        assert not second.has_started.is_set()
         rotation._write(disk, rotation.Rotation(key=new.key, is_known=True))
+        await second.has_started.wait()
+        assert first.has_ended is not hangs
+        assert not second.has_ended
+        stop.set()
 
-    assert (stop.is_set(), watch.is_due) == (True, True)
+    assert second.has_ended
+    assert next_start(disk).key.public_key == new.key.public_key
+
+
+async def test_an_agent_that_ends_by_itself_is_no_reason_for_another() -> None:
+    class Failing(Working):
+        async def run(self, stop: asyncio.Event) -> None:
+            return
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.timeout(30):
+            await Renewed(a_disk(), Failing(), Working, drain_s=1).run(asyncio.Event())

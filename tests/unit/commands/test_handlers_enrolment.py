@@ -72,16 +72,21 @@ async def test_a_crash_between_the_token_and_the_registration_is_healed_by_the_r
     assert again == whole
 
 
-async def test_of_many_uses_of_a_token_at_once_one_counts() -> None:
+@pytest.mark.parametrize("has_names", [True, False], ids=["50 names and keys", "50 keys for one name"])
+async def test_of_many_uses_of_a_token_at_once_one_counts(has_names: bool) -> None:
     desk = Desk()
     token = await a_token(desk)
 
     outcomes = await asyncio.gather(
-        *(enrol(desk.beside(), token, f"web{n}") for n in range(20)), return_exceptions=True
+        *(
+            enrol(desk.beside(), token, f"web{n}" if has_names else "web1", SigningKey.from_bytes(bytes([n] * 32)))
+            for n in range(50)
+        ),
+        return_exceptions=True,
     )
 
     assert len([outcome for outcome in outcomes if isinstance(outcome, Enrolled)]) == 1
-    assert all(isinstance(outcome, Enrolled | NotSignedInError) for outcome in outcomes)
+    assert all(isinstance(outcome, Enrolled | NotSignedInError | RefusedError) for outcome in outcomes)
     assert desk.kinds().count("enrolment_token.used") == 1
     assert desk.kinds().count("host.registered") == 1
 
@@ -200,6 +205,28 @@ async def test_a_name_that_is_taken_is_refused_and_does_not_use_up_the_token() -
     assert (await enrol(desk, token, "web2")).hostname == "web2"
 
 
+async def test_the_name_of_a_revoked_host_needs_its_retirement_and_a_token_of_its_own() -> None:
+    desk = Desk()
+    used = await a_token(desk)
+    before = await enrol(desk, used)
+    await desk.hosts.revoke(ADMIN, "web1", "stolen")
+    fresh = await a_token(desk)
+
+    for key in (host_key("web1"), host_key("other")):
+        with pytest.raises(RefusedError, match="retire it first"):
+            await enrol(desk, fresh, key=key)
+    await desk.hosts.retire(ADMIN, "web1", None)
+    for key in (host_key("web1"), host_key("other")):
+        with pytest.raises(NotSignedInError):
+            await enrol(desk, used, key=key)
+    again = await enrol(desk, fresh, key=host_key("other"))
+
+    assert again.as_of > before.as_of
+    assert desk.authority.fleet.public_keys("web1") == (host_key("other").public_key,)
+    assert desk.authority.fleet.is_replaced("web1", before.as_of)  # so nothing from before is its own
+    assert desk.kinds().count("host.registered") == 2
+
+
 @pytest.mark.parametrize(
     ("hostname", "groups", "expires_in"),
     [("*", (), 60), (None, ("#",), 60), (None, (), 0), (None, (), 3601)],
@@ -209,6 +236,19 @@ async def test_a_token_that_breaks_a_rule_is_not_made(
 ) -> None:
     with pytest.raises(RefusedError):
         await Desk().enrolment.create_token(ADMIN, hostname=hostname, groups=groups, expires_in=expires_in)
+
+
+async def test_a_token_is_for_at_most_64_groups_and_for_names_alone() -> None:
+    desk = Desk()
+
+    with pytest.raises(RefusedError, match="at most 64 groups"):
+        await a_token(desk, groups=tuple(f"g{n}" for n in range(65)))
+    for name in ("web1/..", "web 1", "-web", "x" * 201, "web1\n", "cmd.#", ""):
+        with pytest.raises(RefusedError, match="hostname"):
+            await a_token(desk, hostname=name)
+        with pytest.raises(RefusedError, match="groups"):
+            await a_token(desk, groups=(name,))
+    assert desk.kinds() == []
 
 
 async def test_the_log_never_has_a_token_itself() -> None:

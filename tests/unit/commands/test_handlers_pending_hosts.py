@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from control_plane.commands.enrolment import NONCES_OF_ADDRESS
+from control_plane.commands.enrolment import REQUESTS_OF_ADDRESS
 from control_plane.commands.handlers.enrolment import Enrolled
 from control_plane.commands.pending_hosts import WAIT_S, PendingHost, network_of
 from control_plane.errors import NotAllowedError, NotFoundError, RefusedError, StorageUnavailableError, TooManyError
@@ -212,17 +212,23 @@ async def test_a_request_is_proved_by_its_own_key_for_its_own_name_and_nonce(wro
     assert (desk.requests.rows, desk.kinds()) == ({}, ["access.denied"])
 
 
-async def test_an_address_gets_so_many_nonces_without_a_token_and_not_more_in_a_minute() -> None:
+async def test_an_address_asks_so_often_without_a_token_and_not_more_in_a_minute() -> None:
     desk, key = Desk(), host_key("web1").public_key
 
     async def nonce(address: str) -> str:
         return await desk.enrolment.begin(token=None, hostname="web1", public_key=key, address=address)
 
-    for number in range(NONCES_OF_ADDRESS):
+    for number in range(REQUESTS_OF_ADDRESS):
         await nonce(f"2001:db8::{number:x}")
-    with pytest.raises(TooManyError):
-        await nonce("2001:db8::ffff")
-    await nonce("2001:db8:0:1::1")
+    good = await nonce("2001:db8:0:1::1")
+    wrong = {"hostname": "web1", "public_key": key, "proof": b"\0" * 64, "address": "2001:db8::ffff"}
+    for attempt in (
+        nonce("2001:db8::ffff"),
+        desk.pending.ask(nonce=good, **wrong),  # type: ignore[arg-type]
+        desk.rotations.rotate(nonce=good, new_proof=b"\0" * 64, **wrong),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TooManyError):
+            await attempt
     desk.clock.advance(61)
     await nonce("2001:db8::ffff")
 

@@ -1,11 +1,11 @@
 """Every action asks the rules with the hosts that it comes to, and what they refuse is in the log with their ids."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
-from control_plane.commands.access import CONSOLE, Principal
+from control_plane.commands.access import CONSOLE, ROLES, Principal
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rules import ForbiddenError
 from control_plane.commands.targets import All, Group, OneHost
@@ -15,6 +15,7 @@ from control_plane.events import registry
 from control_plane.events.access import AccessDenied
 from control_plane.events.event import Event
 from control_plane.events.hosts import HostQuarantined
+from control_plane_wire import proofs
 from control_plane_wire.signing import key_id
 from tests.support.fleet import ADMIN, OPERATOR, PASSWORD, VIEWER, Desk, a_request, host_key
 from tests.unit.commands.test_rules import a_rule
@@ -209,6 +210,29 @@ async def test_a_group_that_a_rule_names_is_moved_only_by_whoever_may_write_rule
     await desk.hosts.set_groups(ANN, "web1", ["shop"])
     await desk.hosts.set_groups(ADMIN, "web1", ["db"])
     assert set(desk.authority.fleet.host("web1").groups) == {"db"}
+
+
+async def test_a_new_host_comes_into_such_a_group_by_nobody_else_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast("dict[str, frozenset[str]]", ROLES), "host-admin", ROLES["viewer"] | {"hosts.enrol"})
+    desk, somebody = await a_desk(), Principal(username="hanna", role="host-admin")
+    naming = await allow(desk, groups={"db"}, accounts={"root"})
+    key = host_key("new1")
+    desk.requests.rows[1] = ("new1", key.public_key, None, desk.clock.now_s(), False)
+    print_of_it = proofs.fingerprint(key.public_key)
+
+    for groups, is_refused in ((("db", "web"), True), (("web",), False)):
+        for attempt in (
+            desk.enrolment.create_token(somebody, hostname=None, groups=groups, expires_in=60),
+            desk.hosts.register(somebody, hostname="new0", public_key=host_key("new0").public_key, groups=groups),
+            desk.pending.accept(somebody, print_of_it, hostname="new1", groups=groups),
+        ):
+            if not is_refused:
+                await attempt
+                continue
+            with pytest.raises(ForbiddenError) as refused:
+                await attempt
+            assert refused.value.rules == (naming,)
+            assert isinstance(last(desk), AccessDenied)
 
 
 # --- making and deleting
