@@ -10,6 +10,8 @@ from control_plane.commands.targets import in_words
 from control_plane.core import Core
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import HEARTBEAT_EVENT
+from control_plane.projections.folding import create_tables
+from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.queries.hosts import KeysSaid
 from control_plane_wire.signing import SigningKey
 
@@ -107,6 +109,7 @@ class KeyOffice:
 
     async def heard(self) -> Heard:
         core, found = self._core, Heard()
+        await create_tables(core.database, HostsProjection())  # no server may have run yet
         said = await core.host_queries.said_of_keys(STATES)
         views = await core.host_queries.by_name(core.authority.fleet.active())
         for name in core.authority.fleet.active():
