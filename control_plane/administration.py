@@ -10,6 +10,8 @@ from typing import Final, Literal
 from control_plane.bootstrap import accounts_of
 from control_plane.commands.access import CONSOLE, User
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.hosts import Host
 from control_plane.commands.rules import Rule
 from control_plane.commands.signatures import Signatures
@@ -128,6 +130,8 @@ class Office:
     def __init__(self, core: Core) -> None:
         self.core = core
         self._rules = RuleHandler(core.handling)
+        self.stop = StopHandler(core.handling)
+        self.templates = TemplateHandler(core.handling)
 
     async def users(self) -> list[User]:
         return await self.core.access.users(CONSOLE)

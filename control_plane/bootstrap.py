@@ -12,12 +12,15 @@ from typing import Final
 from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.guard import GuardLimits
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
 from control_plane.commands.targets import in_words
@@ -220,6 +223,15 @@ def services_of_api(
 ) -> Services:
     settings = core.settings
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
+    tasks = TaskHandler(
+        core.handling,
+        _Presences(core.host_queries),
+        core.task_queries,
+        limits=limits,
+        require_preview=settings.require_preview,
+        max_waiting=settings.max_waiting,
+        count=metrics.happenings(),
+    )
     return Services(
         settings=settings,
         clock=core.clock,
@@ -230,17 +242,12 @@ def services_of_api(
         access=core.access,
         enrolment=EnrolmentHandler(core.handling, accounts_of(settings)),
         hosts=HostHandler(core.handling),
-        tasks=TaskHandler(
-            core.handling,
-            _Presences(core.host_queries),
-            core.task_queries,
-            limits=limits,
-            require_preview=settings.require_preview,
-            max_waiting=settings.max_waiting,
-            count=metrics.happenings(),
-        ),
+        tasks=tasks,
         rollouts=RolloutHandler(core.handling, core.task_queries),
         rules=RuleHandler(core.handling),
+        stop=StopHandler(core.handling),
+        templates=TemplateHandler(core.handling),
+        approvals=ApprovalHandler(core.handling, tasks),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
@@ -304,7 +311,10 @@ def _probes(
         names = core.authority.fleet.quarantined()
         return f"no commands go to {in_words(names)}" if names else None
 
-    probes = [Probe("logs", logs), Probe("quarantine", quarantine, warns=True)]
+    async def stopped() -> str | None:
+        return core.authority.stop.in_words
+
+    probes = [Probe("logs", logs), Probe("quarantine", quarantine, warns=True), Probe("stop", stopped, warns=True)]
     if {"processes", "ingest"} & set(roles):
         probes.append(Probe("broker", broker))
     return [*probes, Probe("checkpoints", checkpoints)] if "processes" in roles else probes

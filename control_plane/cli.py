@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from control_plane import cli_broker, cli_log, cli_rules
+from control_plane import cli_broker, cli_log, cli_policy, cli_rules
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _people_parser(commands)
     cli_rules.add_commands(commands, _add)
+    cli_policy.add_commands(commands, _add)
     cli_log.add_commands(commands, _add, _progress)
     cli_broker.add_commands(commands, _add)
     _projections_parser(commands)

@@ -12,7 +12,7 @@ from control_plane.events import access
 from control_plane.events.event import Event
 
 VIEWER: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.read", "projections.read"})
-OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel"}
+OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel", "stop.set"}
 ADMINISTRATOR: Final = OPERATOR | {
     "hosts.enrol",
     "hosts.edit",
@@ -23,6 +23,9 @@ ADMINISTRATOR: Final = OPERATOR | {
     "projections.rebuild",
     "rules.read",
     "rules.write",
+    "tasks.approve",
+    "templates.write",
+    "stop.lift",
 }
 ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
 

@@ -65,6 +65,7 @@ class TaskAccepted(Event):
         retry_of: the task that this one repeats, if it repeats one.
         rules: those that allowed it, a role's own as role:NAME; null in events of before it was kept.
         policy_seq: seq of the last event that had changed the rules, 0 where none had.
+        approval_id: the approval that it used, where it needed one.
     """
 
     KIND: ClassVar[str] = "task.accepted"
@@ -84,6 +85,7 @@ class TaskAccepted(Event):
     retry_of: str | None = None
     rules: tuple[str, ...] | None = None
     policy_seq: int | None = None
+    approval_id: str | None = None
 
     def key(self) -> Key:
         return Key(self.task_id, self.KIND)

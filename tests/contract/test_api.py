@@ -42,6 +42,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
     ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
     ("POST", "/api/v1/tasks/{task_id}/retry"): {"states": ["failed"]},
+    ("POST", "/api/v1/tasks/{task_id}/retry/approval"): {"states": ["failed"]},
+    ("POST", "/api/v1/approvals"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
+    ("POST", "/api/v1/stop"): {"reason": "so"},
+    ("POST", "/api/v1/templates"): {"name": "up", "argv": ["/usr/bin/uptime"], "user": "root", "timeout": 1},
     ("POST", "/api/v1/users"): {"username": "bob", "role": "viewer", "password": PASSWORD},
     ("PATCH", "/api/v1/users/{username}"): {"role": "administrator"},
     ("POST", "/api/v1/tokens"): {"name": "mine"},
@@ -81,6 +85,7 @@ def address(path: str) -> str:
         "username": "eve",
         "name": "none",
         "rule_id": "0",
+        "approval_id": "0",
     }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 
@@ -141,7 +146,8 @@ async def test_a_viewer_may_read_everything_but_people(api: ApiUnderTest) -> Non
     for method, path in operations(api.app):
         if method == "GET" and path not in {"/api/v1/stream", FILES}:
             answer = await client.get(address(path))
-            allowed = {403} if path in {"/api/v1/users", "/api/v1/enrolment-tokens", "/api/v1/rules"} else {200, 404}
+            closed = {f"/api/v1/{noun}" for noun in ("users", "enrolment-tokens", "rules", "templates")}
+            allowed = {403} if path in closed else {200, 404}
             assert answer.status_code in allowed, (path, answer.text)
 
 

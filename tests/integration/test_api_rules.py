@@ -55,6 +55,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
         "most_hosts": 3,
         "longest_timeout": 60,
         "reason": "nobody does that",
+        "patterns": ["*rm*"],
     }
 
     made = (await root.post("/api/v1/rules", json=asked)).json()
@@ -68,6 +69,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
         "built_in": False,
         "actions": ["tasks.cancel", "tasks.run"],
         "hosts": {"all": False, "groups": ["db"], "hostnames": ["web1"]},
+        "templates": [],
         "seq": made["seq"],
     }
 

@@ -19,12 +19,15 @@ from control_plane.api.ui import StaticUi
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
@@ -204,6 +207,7 @@ def _services(
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
     access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
     hub, task_queries = Hub(database), TaskQueries(database)
+    tasks = TaskHandler(handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings())
     services = Services(
         settings=settings,
         clock=clock,
@@ -214,11 +218,12 @@ def _services(
         access=access,
         enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(
-            handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
-        ),
+        tasks=tasks,
         rollouts=RolloutHandler(handling, task_queries),
         rules=RuleHandler(handling),
+        stop=StopHandler(handling),
+        templates=TemplateHandler(handling),
+        approvals=ApprovalHandler(handling, tasks),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

@@ -26,7 +26,7 @@ def test_each_role_may_what_the_one_before_it_may_and_more() -> None:
     viewer, operator, administrator = (ROLES[name] for name in ("viewer", "operator", "administrator"))
 
     assert viewer < operator < administrator
-    assert operator - viewer == {"tasks.run", "tasks.cancel"}
+    assert operator - viewer == {"tasks.run", "tasks.cancel", "stop.set"}
     assert not may(VIEWER, "tasks.run")
 
 
