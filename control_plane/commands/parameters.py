@@ -1,7 +1,7 @@
 """The typed parameters of command templates: what each may be, and the one text that a value becomes.
 
 A value becomes text within one argument of an argv. It never makes two arguments of one, no shell looks at it, and but
-for what the template itself offers as a choice it begins with no dash, so that it is no option.
+for what the template itself offers as a choice it begins with nothing that makes it an option or the name of a file.
 """
 
 import re
@@ -21,7 +21,7 @@ DEFAULT_CHARACTERS: Final = 256
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,127}", re.ASCII)
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # turns, hides or breaks what is shown
-_DASHES: Final = frozenset("-\u2212")  # beside those that Unicode calls dashes
+_LEADING: Final = frozenset("-+@\u2212")  # beside all that Unicode calls dashes: of options, and of files to read
 _OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
     "choice": frozenset({"choices"}),
     "integer": frozenset({"min", "max"}),
@@ -123,12 +123,16 @@ def checked_path(field: str, value: Json) -> str:
 
 def checked_text(field: str, value: str, *, most: int) -> str:
     """Text that shows as what it is, and is no option."""
+    if value[:1] in _LEADING or unicodedata.category(value[:1] or "x") == "Pd":
+        raise invalid(field, "without a dash, + or @ at its beginning, which could make it an option or a file to read")
+    return _checked_seen(field, value, most)
+
+
+def _checked_seen(field: str, value: str, most: int) -> str:
     if not 1 <= len(value) <= most or value != value.strip():
         raise invalid(field, f"1 to {most} characters, without space around them")
     if any(unicodedata.category(character) in _UNSEEN for character in value):
         raise invalid(field, "free of control characters and of such as are not seen")
-    if value[0] in _DASHES or unicodedata.category(value[0]) == "Pd":
-        raise invalid(field, "without a dash at its beginning, which would make it an option")
     return value
 
 
@@ -148,9 +152,8 @@ def _checked_below(field: str, value: str, prefix: str | None) -> str:
 def _choices(field: str, value: Json) -> tuple[str, ...]:
     match value:
         case [*choices] if 1 <= len(choices) <= MAX_CHOICES and all(isinstance(choice, str) for choice in choices):
-            # A dash may be: whoever makes the template offers an option by it.
-            for choice in choices:
-                checked_text(field, str(choice).removeprefix("-").removeprefix("-"), most=DEFAULT_CHARACTERS)
+            for choice in choices:  # a dash may be: whoever makes the template offers an option by it
+                _checked_seen(field, str(choice), DEFAULT_CHARACTERS)
             if len(set(choices)) == len(choices):
                 return tuple(map(str, choices))
     raise invalid(field, f"1 to {MAX_CHOICES} different texts")

@@ -149,7 +149,7 @@ def decide_create(
     Args:
         previewed: the hosts as they were at the position of the request's preview, where it has one.
         permitted: by which rules the actor may do this.
-        approval_id: of the approval that covers it, where it has one.
+        approval_id: of the approval that has to cover it, where it has one: whoever calls this looks at that.
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
@@ -163,7 +163,9 @@ def decide_create(
         raise RefusedError("no_host_matched", detail)
     if request.rollout is not None:
         check_canary(request.rollout, frozen.hosts)
-    if request.preview_id is not None:
+    if approval_id is not None:
+        pass  # it is for these hosts and no others, whatever the preview said that it was asked for after
+    elif request.preview_id is not None:
         check_preview(PreviewId.parse(request.preview_id), frozen, previewed, now_s=now_s)
     elif require_preview == "always" or (require_preview == "guarded" and guard.level > 1):
         raise RefusedError("preview_required", "preview the target first, and send its preview_id with the task")

@@ -19,6 +19,7 @@ from control_plane.commands.approvals import (
     decide_request,
 )
 from control_plane.commands.handlers.tasks import Accepted
+from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import Rollout
 from control_plane.commands.rules import ApprovalRequiredError, ForbiddenError
@@ -171,6 +172,19 @@ async def test_a_preview_says_that_an_approval_is_needed() -> None:
     shown = await desk.tasks.preview(OPERATOR, WEB, "id", asked={"user": "root", "timeout": 5})
     assert (shown.decision.allowed, shown.decision.asking_rules) == (True, (rule_id(desk),))
     assert "access.denied" not in desk.kinds()
+
+
+async def test_an_approval_outlives_the_preview_that_it_was_asked_for_after() -> None:
+    desk = await a_desk()
+    desk.tasks._require_preview = "always"
+    shown = await desk.tasks.preview(OPERATOR, WEB, "uptime", needs_full_agent="env")
+    request = asked(preview_id=shown.preview_id)
+    approval = await approved(desk, request)
+    desk.clock.advance(PREVIEW_S + 1)
+
+    await use(desk, approval, request)
+    assert await refusal(desk.approvals.request(OPERATOR, replace(request, task_id="t2"))) == "preview_expired"
+    assert await refusal(desk.approvals.request(OPERATOR, asked("t3"))) == "preview_required"
 
 
 async def test_a_rule_made_later_stops_nothing_that_was_accepted() -> None:

@@ -89,6 +89,8 @@ HOSTILE: Final = [
     "a\u2029b",
     "-rf",
     "--option",
+    "+!reboot",
+    "@/etc/passwd",
     "--option=/etc/shadow",
     "-",
     "--",
