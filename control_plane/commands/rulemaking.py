@@ -25,6 +25,7 @@ from control_plane_wire.messages import MAX_TIMEOUT_S
 MAX_RULES: Final = 1000
 MAX_LISTED: Final = 1000  # groups, hostnames or accounts of one rule
 MAX_PATTERNS: Final = 100  # of one rule
+MAX_PATTERNS_IN_ALL: Final = 1000  # each looks at each command line that is asked for
 
 
 def new_rule_id() -> str:
@@ -39,6 +40,8 @@ def decide_rule(people: AccessState, state: RuleState, rule: Rule) -> RuleCreate
     """
     if len(state.rules) >= MAX_RULES:
         raise RefusedError("too_many_rules", f"there are {MAX_RULES} rules already")
+    if rule.patterns and sum(len(each.patterns) for each in (rule, *state.rules.values())) > MAX_PATTERNS_IN_ALL:
+        raise RefusedError("too_many_rules", f"all rules together have at most {MAX_PATTERNS_IN_ALL} patterns")
     if rule.effect not in EFFECTS:
         raise invalid("effect", f"one of {', '.join(EFFECTS)}")
     _check_subject(people, rule.subject)

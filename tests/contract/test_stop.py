@@ -109,6 +109,10 @@ class StopContract(ProcessContract):
                 await self.lift(plane)
                 await web1.received()
 
+
+class MoreOfTheStop(StopContract):
+    """What does not depend on the database or the broker."""
+
     async def test_nothing_is_sent_again_meanwhile(self, plane: Plane) -> None:
         async with plane.agent("web1") as web1, plane.dispatching(), self.sentinel(plane) as db1:
             await self.begun(plane, db1)
@@ -179,7 +183,7 @@ class StopContract(ProcessContract):
         assert await plane.events(tasks.ExecutionSkipped.KIND) == []
 
 
-class TestSqliteInProcess(OnSqlite, StopContract):
+class TestSqliteInProcess(OnSqlite, MoreOfTheStop):
     pass
 
 

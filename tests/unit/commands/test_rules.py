@@ -518,6 +518,13 @@ def test_there_are_only_so_many() -> None:
         decide_rule(PEOPLE, full, a_rule())
     assert refused.value.code == "too_many_rules"
 
+    patterns = {f"{n}" for n in range(100)}
+    full = RuleState(rules={f"r{n}": a_rule(f"r{n}", patterns=patterns) for n in range(10)})
+    with pytest.raises(RefusedError) as refused:
+        decide_rule(PEOPLE, full, a_rule(effect="deny", patterns={"*"}))
+    assert refused.value.code == "too_many_rules"
+    decide_rule(PEOPLE, full, a_rule())
+
 
 def test_no_action_on_people_and_rules_is_for_rules() -> None:
     """So a lock-out is impossible, whatever rules there are."""
