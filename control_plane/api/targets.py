@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, WithJsonSchema, model_validator
 
@@ -18,6 +18,9 @@ from control_plane.errors import InvalidFieldError
 from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from control_plane_wire.strict_json import JsonObject
 
+if TYPE_CHECKING:
+    from control_plane.api.tasks import RunCommand
+
 router = noun("/targets", "tasks")
 
 
@@ -27,11 +30,16 @@ Parameters = Annotated[dict[StrictStr, Value], Field(max_length=MAX_PARAMETERS)]
 OF_TEMPLATES: Final = ("command", "argv", "timeout", "user", "env", "cwd", "stdin")
 
 
-def check_template_alone(body: object) -> None:
-    """Raises InvalidFieldError where somebody asks for a template, and says what the template says."""
+def is_of_template(body: "PreviewTarget | RunCommand") -> bool:
+    """Whether it is a template that is asked for, and nobody else says what that says. Raises InvalidFieldError."""
+    if body.template is None:
+        if body.parameters is not None:
+            raise InvalidFieldError("parameters", "are of a template")
+        return False
     for name in OF_TEMPLATES:
         if getattr(body, name) is not None:
             raise InvalidFieldError(name, "is what the template says")
+    return True
 
 
 class Target(Request):
@@ -84,16 +92,16 @@ class PreviewTarget(Request):
     def asked(self) -> JsonObject:
         """What the rules look at, as far as it is given."""
         asked: JsonObject = self.model_dump(include={"user", "timeout", "argv"}, exclude_none=True)
-        return asked | ({"command": shlex.join(self.argv) if self.argv else self.command or ""})
+        return asked | {"command": shlex.join(self.argv) if self.argv else self.command or ""}
 
     def filled(self) -> RunTemplate | None:
-        if self.template is None:
+        """What is asked for, where that is a template."""
+        if not is_of_template(self):
             return None
-        check_template_alone(self)
         return RunTemplate(
             task_id="",
             target=self.target.decided(),
-            template=self.template,
+            template=self.template or "",
             parameters=self.parameters or {},
             expires_in=DEFAULT_EXPIRY_S,
         )

@@ -36,7 +36,7 @@ from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.rollouts import Rollout, TaskChange
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
-from control_plane.api.targets import Parameters, Target, check_template_alone
+from control_plane.api.targets import Parameters, Target, is_of_template
 from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
@@ -102,12 +102,11 @@ class RunCommand(Request):
     def decided(self, task_id: str) -> CreateTask | RunTemplate:
         expires_in = self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S)
         rollout = self.rollout.decided() if self.rollout else None
-        if self.template is not None:
-            check_template_alone(self)
+        if is_of_template(self):
             return RunTemplate(
                 task_id=task_id,
                 target=self.target.decided(),
-                template=self.template,
+                template=self.template or "",
                 parameters=self.parameters or {},
                 when_offline=self.when_offline,
                 expires_in=expires_in,
@@ -115,8 +114,6 @@ class RunCommand(Request):
                 preview_id=self.preview_id,
                 rollout=rollout,
             )
-        if self.parameters is not None:
-            raise InvalidFieldError("parameters", "are of a template")
         return CreateTask(
             task_id=task_id,
             target=self.target.decided(),

@@ -1,5 +1,6 @@
 """Templates, approvals and the stop over the API: what is answered, and how hostile input fares."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -133,6 +134,12 @@ async def test_what_the_template_says_nobody_else_says(api: ApiUnderTest, field:
         assert [error["field"] for error in answer["errors"]] == [field]
 
 
+async def test_parameters_without_a_template_are_refused(api: ApiUnderTest) -> None:
+    for path in ("/tasks", "/targets/preview", "/approvals"):
+        answer = await post(api.client(), path, {**TASK, "parameters": {}}, status=422)
+        assert [error["field"] for error in answer["errors"]] == ["parameters"]
+
+
 @pytest.mark.parametrize("field", ["timeout", "user"])
 async def test_without_a_template_it_is_needed(api: ApiUnderTest, field: str) -> None:
     answer = await post(api.client(), "/tasks", {k: v for k, v in TASK.items() if k != field}, status=422)
@@ -244,6 +251,28 @@ async def test_an_approval_is_asked_for_given_and_used(api: ApiUnderTest) -> Non
     assert (used["state"], used["decided_by"], used["decided_reason"]) == ("used", "root", "agreed")
     assert (await read(root, f"/events/{accepted['seq']}"))["body"]["approval_id"] == asked["approval_id"]
     assert (await read(root, "/events", kind="approval.approved", min_seq=accepted["seq"]))["items"]
+
+
+async def test_of_50_at_once_one_decides_and_one_task_is_made(api: ApiUnderTest) -> None:
+    ada, root = api.client("ada"), api.client()
+    await post(root, "/rules", RULE, status=201)
+    asked = await post(ada, "/approvals", TASK, status=201)
+    path = f"/api/v1/approvals/{asked['approval_id']}"
+
+    said = await asyncio.gather(
+        *(root.post(f"{path}/{'refuse' if n % 2 else 'approve'}", json={"reason": f"{n}"}) for n in range(50))
+    )
+    use = {**TASK, "task_id": asked["task_id"], "approval_id": asked["approval_id"]}
+    made = await asyncio.gather(*(ada.post("/api/v1/tasks", json=use) for _ in range(50)))
+
+    assert {answer.status_code for answer in said} <= {200, 409}
+    decided = await api.log.read("event", after=0, kinds={"approval.approved", "approval.refused"}, limit=1000)
+    [one] = [row.kind for row in decided if asked["approval_id"].encode() in row.body]
+    if one == "approval.approved":
+        assert len({answer.json()["seq"] for answer in made}) == 1
+        assert sorted(answer.status_code for answer in made) == [200] * 49 + [202]
+    else:
+        assert {(answer.status_code, answer.json()["code"]) for answer in made} == {(409, "approval_refused")}
 
 
 async def test_an_administrator_does_not_approve_his_own_by_session_or_token(api: ApiUnderTest) -> None:
