@@ -8,6 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from control_plane.commands.approvals import MAX_WAITING_OF_ONE
 from tests.support.api import ApiUnderTest, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -273,6 +274,20 @@ async def test_of_50_at_once_one_decides_and_one_task_is_made(api: ApiUnderTest)
         assert sorted(answer.status_code for answer in made) == [200] * 49 + [202]
     else:
         assert {(answer.status_code, answer.json()["code"]) for answer in made} == {(409, "approval_refused")}
+
+
+async def test_of_many_that_are_asked_for_at_once_only_so_many_wait(api: ApiUnderTest) -> None:
+    ada, root = api.client("ada"), api.client()
+    await post(root, "/rules", RULE, status=201)
+    before = len((await read(ada, "/approvals"))["items"])
+
+    answers = await asyncio.gather(*(ada.post("/api/v1/approvals", json=TASK) for _ in range(40)))
+
+    assert {answer.status_code for answer in answers} == {201, 409}
+    assert [answer.status_code for answer in answers].count(201) == MAX_WAITING_OF_ONE - before
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"too_many_approvals"}
+    for item in (await read(ada, "/approvals"))["items"]:
+        await post(root, f"/approvals/{item['approval_id']}/refuse")
 
 
 async def test_an_administrator_does_not_approve_his_own_by_session_or_token(api: ApiUnderTest) -> None:

@@ -1,5 +1,6 @@
 """Approvals: asked for, listed, given and refused. What may be approved, the rules say host by host."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -41,6 +42,7 @@ class ApprovalHandler:
     def __init__(self, handling: Handling, tasks: TaskHandler) -> None:
         self._handling = handling
         self._tasks = tasks
+        self._one = asyncio.Lock()  # many at once would each find few that wait
 
     async def request(self, principal: Principal, asked: Asked) -> Approval:
         """Ask for an approval of what would otherwise be accepted. Who waits for the same already gets that one.
@@ -50,6 +52,10 @@ class ApprovalHandler:
             ForbiddenError: a second person's yes would not be enough.
             RefusedError: as of `TaskHandler.create`, and of `decide_request`.
         """
+        async with self._one:
+            return await self._request(principal, asked)
+
+    async def _request(self, principal: Principal, asked: Asked) -> Approval:
         handling, key = self._handling, Key(asked.task_id, TaskAccepted.KIND)
         await handling.admit(principal, "tasks.run", f"tasks/{asked.task_id}")
         if (seq := (await handling.log.find(EVENT, [key])).get(key)) is not None:
