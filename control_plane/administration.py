@@ -11,6 +11,8 @@ from control_plane.bootstrap import accounts_of, pending_hosts_of
 from control_plane.commands.access import CONSOLE, Token, User
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.hosts import Host
 from control_plane.commands.pending_hosts import PendingHost
 from control_plane.commands.rules import Rule
@@ -132,6 +134,8 @@ class Office:
         self.core = core
         self.keys = KeyOffice(core)
         self._rules = RuleHandler(core.handling)
+        self.stop = StopHandler(core.handling)
+        self.templates = TemplateHandler(core.handling)
         self._pending = pending_hosts_of(core, EnrolmentHandler(core.handling, accounts_of(core.settings)))
 
     async def users(self) -> list[User]:

@@ -13,6 +13,7 @@ from control_plane.api.identity import CALLBACK_PATH
 from control_plane.api.server import HttpService, bound
 from control_plane.api.services import Probe, Services
 from control_plane.commands.guard import GuardLimits
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.identity import IdentityHandler
@@ -22,7 +23,9 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
 from control_plane.commands.targets import in_words
@@ -250,6 +253,15 @@ def services_of_api(
     settings = core.settings
     enrolment = EnrolmentHandler(core.handling, accounts_of(settings))
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
+    tasks = TaskHandler(
+        core.handling,
+        _Presences(core.host_queries),
+        core.task_queries,
+        limits=limits,
+        require_preview=settings.require_preview,
+        max_waiting=settings.max_waiting,
+        count=metrics.happenings(),
+    )
     return Services(
         settings=settings,
         clock=core.clock,
@@ -267,17 +279,12 @@ def services_of_api(
         pending=pending_hosts_of(core, enrolment),
         rotations=RotationHandler(core.handling, enrolment),
         hosts=HostHandler(core.handling),
-        tasks=TaskHandler(
-            core.handling,
-            _Presences(core.host_queries),
-            core.task_queries,
-            limits=limits,
-            require_preview=settings.require_preview,
-            max_waiting=settings.max_waiting,
-            count=metrics.happenings(),
-        ),
+        tasks=tasks,
         rollouts=RolloutHandler(core.handling, core.task_queries),
         rules=RuleHandler(core.handling),
+        stop=StopHandler(core.handling),
+        templates=TemplateHandler(core.handling),
+        approvals=ApprovalHandler(core.handling, tasks),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,
@@ -351,10 +358,14 @@ def _probes(
         places = ", ".join(str(core.keys.path(key_id)) for key_id in missing)
         return f"not here, though it is to sign: {places}" if missing else None
 
+    async def stopped() -> str | None:
+        return core.authority.stop.in_words
+
     probes = [
         Probe("logs", logs),
         Probe("quarantine", quarantine, warns=True),
         Probe("signing key", signing_key),
+        Probe("stop", stopped, warns=True),
     ]
     if {"processes", "ingest"} & set(roles):
         probes.append(Probe("broker", broker))

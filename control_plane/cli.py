@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from control_plane import cli_broker, cli_hosts, cli_keys, cli_log, cli_people, cli_rules
+from control_plane import cli_broker, cli_hosts, cli_keys, cli_log, cli_people, cli_policy, cli_rules
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_people.add_commands(commands, _add)
     cli_rules.add_commands(commands, _add)
+    cli_policy.add_commands(commands, _add)
     cli_keys.add_commands(commands, _add)
     cli_log.add_commands(commands, _add, _progress)
     cli_broker.add_commands(commands, _add)

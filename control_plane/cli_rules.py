@@ -8,7 +8,7 @@ from control_plane.cli_log import Add, Commands
 if TYPE_CHECKING:
     from control_plane.commands.rules import Rule
 
-ACTIONS = ("hosts.edit", "hosts.revoke", "tasks.cancel", "tasks.run")
+ACTIONS = ("hosts.edit", "hosts.revoke", "tasks.approve", "tasks.cancel", "tasks.run")
 
 
 def add_commands(commands: Commands, add: Add) -> None:
@@ -17,14 +17,27 @@ def add_commands(commands: Commands, add: Add) -> None:
     )
     add(rules, "list", _list, "what the roles may do on hosts, and each rule")
     made = add(rules, "add", _add, "a rule on who may do what on which hosts; prints its id")
-    made.add_argument("effect", choices=("allow", "deny"))
+    made.add_argument("effect", choices=("allow", "deny", "approve"))
     made.add_argument("subject", metavar="SUBJECT", help="user:NAME or role:NAME")
     made.add_argument("--action", action="append", required=True, choices=ACTIONS, help="may be repeated")
     made.add_argument("--all-hosts", action="store_true", help="instead of groups and hosts")
     made.add_argument("--group", action="append", default=[], metavar="GROUP", help="on its hosts; may be repeated")
     made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this one; may be repeated")
     made.add_argument("--account", action="append", default=[], metavar="NAME", help="only as it; may be repeated")
-    made.add_argument("--command", choices=("shell", "argv"), default="shell", help="a limit, where it is argv")
+    made.add_argument(
+        "--command",
+        choices=("shell", "argv", "template"),
+        default="shell",
+        help="a limit, where it is another than shell",
+    )
+    made.add_argument("--template", action="append", default=[], metavar="NAME", help="of --command template")
+    made.add_argument(
+        "--pattern",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="of command lines, * is any text; may be repeated",
+    )
     made.add_argument("--most-hosts", type=int, metavar="N", help="a limit on the hosts of a request")
     made.add_argument("--longest-timeout", type=int, metavar="SECONDS", help="a limit")
     made.add_argument("--reason", metavar="TEXT", help="for people")
@@ -59,6 +72,8 @@ async def _add(arguments: argparse.Namespace) -> None:
         most_hosts=arguments.most_hosts,
         longest_timeout=arguments.longest_timeout,
         reason=arguments.reason,
+        patterns=frozenset(arguments.pattern),
+        templates=frozenset(arguments.template),
     )
     async with opened(load()) as office:
         print(await office.create_rule(rule))
@@ -76,10 +91,11 @@ def _line(rule: "Rule") -> str:
     """A rule as one line."""
     hosts = [*(f"group {name}" for name in sorted(rule.groups)), *sorted(rule.hostnames)]
     more = [f"as {', '.join(sorted(rule.accounts))}"] if rule.accounts else []
-    more += ["argv"] if rule.command == "argv" else []
+    more += [f"lines like {', '.join(sorted(rule.patterns))}"] if rule.patterns else []
+    more += [" ".join([rule.command, *sorted(rule.templates)])] if rule.command != "shell" else []
     more += [f"at most {rule.most_hosts} hosts"] if rule.most_hosts is not None else []
     more += [f"at most {rule.longest_timeout} s"] if rule.longest_timeout is not None else []
     more += [f'"{rule.reason}"'] if rule.reason is not None else []
     where = "all hosts" if rule.all_hosts else ", ".join(hosts)
-    said = f"{rule.rule_id:<18} {rule.effect:<5} {rule.subject} {', '.join(sorted(rule.actions))} on {where}"
+    said = f"{rule.rule_id:<18} {rule.effect:<7} {rule.subject} {', '.join(sorted(rule.actions))} on {where}"
     return "; ".join([said, *more])

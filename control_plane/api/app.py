@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from control_plane.api import (
     access,
+    approvals,
     audit,
     docs,
     enrolment,
@@ -26,9 +27,11 @@ from control_plane.api import (
     rollouts,
     rules,
     sessions,
+    stop,
     stream,
     targets,
     tasks,
+    templates,
     ui,
 )
 from control_plane.api.authentication import (
@@ -74,6 +77,10 @@ ROUTERS: Final = (
     access.roles,
     access.tokens,
     rules.router,
+    templates.router,
+    approvals.router,
+    approvals.retries,
+    stop.router,
     health.router,
     ui.router,
 )

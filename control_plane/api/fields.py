@@ -72,6 +72,7 @@ Text = Annotated[StrictStr, AfterValidator(_argument)]
 Command = Annotated[StrictStr, AfterValidator(_command)]
 Username = Annotated[StrictStr, Field(pattern=r"\A[a-z][a-z0-9._-]{0,63}\z")]
 Seconds = Annotated[StrictInt, Field(ge=1, le=86_400)]
+TemplateName = Annotated[StrictStr, Field(pattern=r"\A[a-z][a-z0-9_-]{0,63}\z")]
 
 Hostname = Annotated[Name, Path()]
 GroupName = Annotated[Name, Path()]

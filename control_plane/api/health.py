@@ -114,6 +114,8 @@ async def _measure(services: Services, metrics: Metrics) -> None:
     room = metrics.gauge("control_plane_log_room_events", "Events until the last planned segment is full.", "log")
     for name, left in (await services.rooms()).items() if services.rooms else ():
         room.set(left, log=name)
+    stopped = metrics.gauge("control_plane_stopped", "1 while nothing is sent to run, because somebody stopped it.")
+    stopped.set(int(services.stop.state.standing is not None))
     quarantined = metrics.gauge("control_plane_hosts_quarantined", "Hosts that no commands go to.")
     quarantined.set(len(services.authority.fleet.quarantined()))
     lag = metrics.gauge("control_plane_projection_lag_seconds", "How far a read table is behind.", "projection")

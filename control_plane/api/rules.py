@@ -5,10 +5,11 @@ from typing import Annotated, Any, Final, Literal, Self
 from fastapi import Path
 from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from control_plane.api.fields import Answer, Items, Line, Name, Request, Seconds, Seq, wait_for_authority
+from control_plane.api.fields import Answer, Items, Line, Name, Request, Seconds, Seq, TemplateName, wait_for_authority
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
-from control_plane.commands.rules import ACTIONS, MAX_LISTED, Rule
+from control_plane.commands.rulemaking import MAX_LISTED, MAX_PATTERNS
+from control_plane.commands.rules import ACTIONS, Rule
 from control_plane.commands.targets import MAX_HOSTS
 
 Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_LISTED)]
@@ -44,25 +45,31 @@ class CreateRule(Request):
     Attributes:
         effect: an allow covers what it is about as far as that is within its limits; a deny refuses what it is about,
             and with limits only what is not within them. Where no allow covers a host of the request, or a deny
-            refuses one, the whole request is refused.
+            refuses one, the whole request is refused. An approve asks for a second person's approval of what a deny
+            would refuse.
         subject: `user:NAME` or `role:NAME`.
-        actions: `tasks.run` also resumes and approves, `tasks.cancel` also pauses, `hosts.revoke` also retires and
-            lifts a quarantine. All other permissions are by role alone.
+        actions: `tasks.run` also resumes and lets a canary go on, `tasks.cancel` also pauses, `hosts.revoke` also
+            retires and lifts a quarantine. All other permissions are by role alone. An approve is about `tasks.run`.
         accounts: only what runs as one of these; any by default.
-        command: a limit, where it is `argv`: an argv whose program is an absolute path.
+        patterns: of an approve or a deny: only command lines that one of them fits as a whole; `*` is any text, and
+            letters are of either case. They remind; of a shell line they keep nobody out.
+        command: a limit, where it is `argv`: an argv whose program is an absolute path; or `template`: what is made
+            from one of `templates`, or from any where those are left out.
         most_hosts: a limit on the hosts of the whole request.
         longest_timeout: a limit in seconds.
     """
 
-    effect: Literal["allow", "deny"]
+    effect: Literal["allow", "deny", "approve"]
     subject: StrictStr = Field(min_length=1, max_length=80)
     actions: Actions
     hosts: RuleHosts
     accounts: Annotated[list[Account], Field(min_length=1, max_length=MAX_LISTED)] | None = None
-    command: Literal["shell", "argv"] = "shell"
+    command: Literal["shell", "argv", "template"] = "shell"
     most_hosts: Annotated[StrictInt, Field(ge=1, le=MAX_HOSTS)] | None = None
     longest_timeout: Seconds | None = None
     reason: Line | None = None
+    patterns: Annotated[list[Line], Field(min_length=1, max_length=MAX_PATTERNS)] | None = None
+    templates: Annotated[list[TemplateName], Field(min_length=1, max_length=MAX_LISTED)] | None = None
 
     def decided(self) -> Rule:
         return Rule(
@@ -78,6 +85,8 @@ class CreateRule(Request):
             most_hosts=self.most_hosts,
             longest_timeout=self.longest_timeout,
             reason=self.reason,
+            patterns=frozenset(self.patterns or ()),
+            templates=frozenset(self.templates or ()),
         )
 
 
@@ -92,7 +101,7 @@ class AccessRule(Answer):
 
     Attributes:
         built_in: what a role may do anyway; it cannot be deleted.
-        accounts: any, where there is none.
+        accounts, patterns, templates: any, where there is none.
         seq: the event that made it; null where it is built in.
     """
 
@@ -107,6 +116,8 @@ class AccessRule(Answer):
     most_hosts: int | None
     longest_timeout: int | None
     reason: str | None
+    patterns: list[str]
+    templates: list[str]
     seq: int | None
 
 
@@ -130,6 +141,8 @@ def rule_of(rule: Rule) -> AccessRule:
         most_hosts=rule.most_hosts,
         longest_timeout=rule.longest_timeout,
         reason=rule.reason,
+        patterns=sorted(rule.patterns),
+        templates=sorted(rule.templates),
         seq=rule.created_seq or None,
     )
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from control_plane.commands.access import Principal
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.identity import IdentityHandler
@@ -18,7 +19,9 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
@@ -96,6 +99,9 @@ class Services:
     tasks: TaskHandler
     rollouts: RolloutHandler
     rules: RuleHandler
+    stop: StopHandler
+    templates: TemplateHandler
+    approvals: ApprovalHandler
     projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries

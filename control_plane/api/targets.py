@@ -1,20 +1,45 @@
 """Targets: what may be asked for, and the preview of the exact hosts that it comes to."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictInt, StrictStr, WithJsonSchema, model_validator
 
-from control_plane.api.fields import Answer, Command, Name, Request, Seconds, Text, Time, at_s
+from control_plane.api.fields import Answer, Command, Name, Request, Seconds, TemplateName, Text, Time, at_s
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
 from control_plane.commands.targets import MAX_HOSTS, parse_target
 from control_plane.commands.targets import Target as TargetDecision
+from control_plane.commands.templates import MAX_PARAMETERS, RunTemplate
+from control_plane.errors import InvalidFieldError
+from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from control_plane_wire.strict_json import JsonObject
 
+if TYPE_CHECKING:
+    from control_plane.api.tasks import RunCommand
+
 router = noun("/targets", "tasks")
+
+
+# What they may be the template says; they are checked against it, with errors that name them.
+Value = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
+Parameters = Annotated[dict[StrictStr, Value], Field(max_length=MAX_PARAMETERS)]
+OF_TEMPLATES: Final = ("command", "argv", "timeout", "user", "env", "cwd", "stdin")
+
+
+def is_of_template(body: "PreviewTarget | RunCommand") -> bool:
+    """Whether it is a template that is asked for, and nobody else says what that says. Raises InvalidFieldError."""
+    if body.template is None:
+        if body.parameters is not None:
+            raise InvalidFieldError("parameters", "are of a template")
+        return False
+    for name in OF_TEMPLATES:
+        if getattr(body, name) is not None:
+            raise InvalidFieldError(name, "is what the template says")
+    return True
 
 
 class Target(Request):
@@ -44,6 +69,7 @@ class PreviewTarget(Request):
         command: what is going to be run, for the guard.
         user, timeout, argv: of the request, for the rules; what is left out is within no limit and no account.
         env, cwd, stdin: of the request, what basic agents lack.
+        template, parameters: in place of all these.
     """
 
     target: Target
@@ -54,6 +80,8 @@ class PreviewTarget(Request):
     env: dict[StrictStr, StrictStr] | None = None
     cwd: StrictStr | None = None
     stdin: StrictStr | None = None
+    template: TemplateName | None = None
+    parameters: Parameters | None = None
 
     @property
     def needs_full_agent(self) -> str | None:
@@ -63,7 +91,20 @@ class PreviewTarget(Request):
     @property
     def asked(self) -> JsonObject:
         """What the rules look at, as far as it is given."""
-        return self.model_dump(include={"user", "timeout", "argv"}, exclude_none=True)
+        asked: JsonObject = self.model_dump(include={"user", "timeout", "argv"}, exclude_none=True)
+        return asked | {"command": shlex.join(self.argv) if self.argv else self.command or ""}
+
+    def filled(self) -> RunTemplate | None:
+        """What is asked for, where that is a template."""
+        if not is_of_template(self):
+            return None
+        return RunTemplate(
+            task_id="",
+            target=self.target.decided(),
+            template=self.template or "",
+            parameters=self.parameters or {},
+            expires_in=DEFAULT_EXPIRY_S,
+        )
 
 
 class Excluded(Answer):
@@ -87,6 +128,7 @@ class Preview(Answer):
         quarantined: those of them that nothing is sent to until an administrator trusts them again.
         allowed: whether the rules let the caller run it, as far as it was said here.
         refusal: why not, null where they do. `rules`: those that decided, a role's own as role:NAME.
+        approval_required: it is allowed, but a second person has to approve it. `approval_rules`: that ask for it.
     """
 
     preview_id: str
@@ -101,6 +143,8 @@ class Preview(Answer):
     allowed: bool
     refusal: str | None
     rules: list[str]
+    approval_required: bool
+    approval_rules: list[str]
 
 
 def guard_of(guard: GuardDecision) -> Guard:
@@ -109,13 +153,16 @@ def guard_of(guard: GuardDecision) -> Guard:
 
 @router.post("/preview")
 async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -> Preview:
-    found = await services.tasks.preview(
-        caller,
-        body.target.decided(),
-        body.command or "",
-        needs_full_agent=body.needs_full_agent,
-        asked=body.asked,
-    )
+    if (filled := body.filled()) is not None:
+        found = await services.tasks.preview_template(caller, filled)
+    else:
+        found = await services.tasks.preview(
+            caller,
+            body.target.decided(),
+            body.command or "",
+            needs_full_agent=body.needs_full_agent,
+            asked=body.asked,
+        )
     frozen, decision = found.frozen, found.decision
     shown = await services.host_queries.by_name(frozen.hosts)
     return Preview(
@@ -131,4 +178,6 @@ async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -
         allowed=decision.allowed,
         refusal=decision.refusal,
         rules=list(decision.rules),
+        approval_required=decision.allowed and bool(decision.asking),
+        approval_rules=list(decision.asking_rules),
     )

@@ -1,7 +1,7 @@
 """Tasks: asked for, listed, cancelled."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from fastapi import Header, Query, Response
 from pydantic import Field, StrictInt, StrictStr, model_validator
@@ -19,6 +19,7 @@ from control_plane.api.fields import (
     Seconds,
     TaskId,
     TaskIdPath,
+    TemplateName,
     Text,
     Time,
     ToTime,
@@ -35,14 +36,15 @@ from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.rollouts import Rollout, TaskChange
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given, Services
-from control_plane.api.targets import Target
+from control_plane.api.targets import Parameters, Target, is_of_template
 from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
 from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
-from control_plane.errors import LogDamagedError, NotFoundError
+from control_plane.commands.templates import RunTemplate
+from control_plane.errors import InvalidFieldError, LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key, StoredEvent
 from control_plane.events.tasks import TERMINAL, TaskAccepted, last_word_s
@@ -59,12 +61,15 @@ router = noun("/tasks", "tasks", permission="tasks.read")
 
 
 class RunCommand(Request):
-    """A command for a target.
+    """A command for a target, or a template with the values of its parameters.
 
     Attributes:
+        template: in place of command, argv, timeout, user, env, cwd and stdin, all of which it says.
+        parameters: a value for each parameter of the template.
+        approval_id: of the approval to use, where rules ask for one.
         task_id: the idempotency key, chosen by the client or else by us; the same one again is the same task.
         command: a shell line; with `argv`, which runs without a shell, it may be left out.
-        timeout: seconds that it may run on a host.
+        timeout: seconds that it may run on a host; needed, like `user`, without a template.
         user: the account to run as.
         expires_in: seconds within which a host may start it; left out, ten minutes, and with a rollout a day.
         rollout: without it, it goes to all hosts at once.
@@ -72,8 +77,10 @@ class RunCommand(Request):
 
     target: Target
     command: Command | None = None
-    timeout: Seconds
-    user: StrictStr = Field(min_length=1, max_length=64)
+    timeout: Seconds | None = None
+    user: StrictStr | None = Field(None, min_length=1, max_length=64)
+    template: TemplateName | None = None
+    parameters: Parameters | None = None
     task_id: TaskId | None = None
     argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[Text, Text] | None = None
@@ -84,30 +91,54 @@ class RunCommand(Request):
     preview_id: StrictStr | None = Field(None, max_length=128)
     reason: Line | None = None
     rollout: Rollout | None = None
+    approval_id: StrictStr | None = Field(None, max_length=64)
 
     @model_validator(mode="after")
     def _says_what_to_run(self) -> Self:
-        if self.command is None and self.argv is None:
-            raise ValueError("command or argv is needed")
+        if self.command is None and self.argv is None and self.template is None:
+            raise ValueError("command, argv or template is needed")
         return self
 
-    def decided(self, task_id: str) -> CreateTask:
+    def decided(self, task_id: str) -> CreateTask | RunTemplate:
+        expires_in = self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S)
+        rollout = self.rollout.decided() if self.rollout else None
+        if is_of_template(self):
+            return RunTemplate(
+                task_id=task_id,
+                target=self.target.decided(),
+                template=self.template or "",
+                parameters=self.parameters or {},
+                when_offline=self.when_offline,
+                expires_in=expires_in,
+                reason=self.reason,
+                preview_id=self.preview_id,
+                rollout=rollout,
+            )
         return CreateTask(
             task_id=task_id,
             target=self.target.decided(),
             command=self.command or "",
-            timeout=self.timeout,
-            user=self.user,
+            timeout=needed("timeout", self.timeout),
+            user=needed("user", self.user),
             argv=tuple(self.argv) if self.argv else None,
             env=self.env,
             cwd=self.cwd,
             stdin=self.stdin,
             when_offline=self.when_offline,
-            expires_in=self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S),
+            expires_in=expires_in,
             reason=self.reason,
             preview_id=self.preview_id,
-            rollout=self.rollout.decided() if self.rollout else None,
+            rollout=rollout,
         )
+
+
+V = TypeVar("V")
+
+
+def needed(field: str, value: V | None) -> V:
+    if value is None:
+        raise InvalidFieldError(field, "is needed, unless a template says it")
+    return value
 
 
 class RetryHosts(Request):
@@ -117,6 +148,7 @@ class RetryHosts(Request):
         states: those that ended in one of these; of the lost ones none that has said since that it succeeded there.
         hosts: if given, none but these; also one that has succeeded late.
         task_id: as of a task that is asked for; the same one again is the same retry.
+        approval_id: of an approval of its own, where rules ask for one.
     """
 
     states: Annotated[list[End], Field(min_length=1, max_length=len(TERMINAL))]
@@ -124,6 +156,17 @@ class RetryHosts(Request):
     task_id: TaskId | None = None
     preview_id: StrictStr | None = Field(None, max_length=128)
     reason: Line | None = None
+    approval_id: StrictStr | None = Field(None, max_length=64)
+
+    def decided(self, retry_of: str, task_id: str) -> RetryTask:
+        return RetryTask(
+            task_id=task_id,
+            retry_of=retry_of,
+            states=frozenset(self.states),
+            hosts=tuple(self.hosts) if self.hosts else None,
+            reason=self.reason,
+            preview_id=self.preview_id,
+        )
 
 
 class Task(Answer):
@@ -131,6 +174,7 @@ class Task(Answer):
 
     Attributes:
         target: as it was asked for.
+        template: the name of the template that it was made from, null where it was none.
         rollout: as it was asked for, null where it goes to all hosts at once.
         released: hosts that it may be sent to by now.
         rollout_stopped: why it goes to no more of them, null where nothing has stopped it.
@@ -147,6 +191,7 @@ class Task(Answer):
     outcome: str | None
     command: str
     argv: Sequence[str] | None
+    template: str | None
     user: str
     timeout: int
     actor: str
@@ -180,6 +225,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         outcome=row.outcome,
         command=request["command"],
         argv=request.get("argv"),
+        template=request.get("template"),
         user=request["user"],
         timeout=request["timeout"],
         actor=row.actor,
@@ -270,7 +316,8 @@ async def create_task(
 ) -> AcceptedTask:
     """Accept a task: when this answers, it is in the log for good."""
     task_id = _chosen_id(services, body.task_id, idempotency_key)
-    return await _answer(services, response, await services.tasks.create(caller, body.decided(task_id)), caller)
+    accepted = await services.tasks.create(caller, body.decided(task_id), approval_id=body.approval_id)
+    return await _answer(services, response, accepted, caller)
 
 
 def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | None) -> str:
@@ -376,13 +423,7 @@ async def retry_task(
 
     A rollout is kept but for its canary. All states that were told before this was asked count.
     """
-    request = RetryTask(
-        task_id=_chosen_id(services, body.task_id, idempotency_key),
-        retry_of=task_id,
-        states=frozenset(body.states),
-        hosts=tuple(body.hosts) if body.hosts else None,
-        reason=body.reason,
-        preview_id=body.preview_id,
-    )
+    request = body.decided(task_id, _chosen_id(services, body.task_id, idempotency_key))
     await wait_for_seq(services, PROJECTION, (await services.log.head(EVENT)).seq)
-    return await _answer(services, response, await services.tasks.retry(caller, request), caller)
+    accepted = await services.tasks.retry(caller, request, approval_id=body.approval_id)
+    return await _answer(services, response, accepted, caller)

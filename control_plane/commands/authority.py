@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from control_plane.commands.access import AccessState
+from control_plane.commands.approvals import ApprovalState
 from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.keyring import KINDS as OF_KEYS
@@ -19,8 +20,11 @@ from control_plane.commands.passkeys import PasskeyState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.rules import RuleState, withdrawn
+from control_plane.commands.stop import StopState
+from control_plane.commands.templates import TemplateState
 from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.events import registry
+from control_plane.events.approvals import ApprovalRequested
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, NewEvent, StoredEvent
 from control_plane.events.event import Event
@@ -77,6 +81,9 @@ class Authority:
         self.enrolment = EnrolmentState()
         self.rules = RuleState()
         self.passkeys = PasskeyState()
+        self.stop = StopState()
+        self.templates = TemplateState()
+        self.approvals = ApprovalState()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -160,8 +167,10 @@ class Authority:
         """Whether it follows from what stands; each state lets pass what is not about it."""
         if isinstance(event, EnrolmentTokenCreated):
             self.enrolment.forget(self._clock.now_s())
+        elif isinstance(event, ApprovalRequested):
+            self.approvals.forget(self._clock.now_s())
         try:
-            states = (self.access, self.fleet, self.rules)
+            states = (self.access, self.fleet, self.rules, self.stop, self.templates, self.approvals)
             applied = all(state.apply(event, seq) for state in states)
             return applied and self.enrolment.apply(event) and self.passkeys.apply(event)
         except SignatureError:  # a public key that is none

@@ -92,7 +92,8 @@ def _narrowed(
 def _like(first: TaskAccepted, request: RetryTask, hostnames: Collection[str]) -> CreateTask:
     """What the first one was asked to do, for these hosts."""
     did = {name: first.request[name] for name in ("command", "timeout", "user", "when_offline", "expires_in")}
-    more = {name: first.request[name] for name in ("env", "cwd", "stdin") if name in first.request}
+    repeated = ("env", "cwd", "stdin", "template", "template_seq", "parameters")
+    more = {name: first.request[name] for name in repeated if name in first.request}
     argv, rollout = first.request.get("argv"), first.request.get("rollout")
     if isinstance(argv, list | tuple):
         more["argv"] = tuple(argv)  # type: ignore[assignment] # of texts, as they were accepted

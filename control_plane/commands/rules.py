@@ -1,41 +1,43 @@
 """Access rules: who may do what on which hosts, as which account, by which kind of command.
 
-A rule *is about* a request by its subject, its actions, its hosts and its accounts; no accounts are any account. Its
-*limits* are `command`, `most_hosts` and `longest_timeout`; what is at none of them too much is *within* it, and without
-limits everything is. Then
+A rule *is about* a request by its subject, its actions, its hosts, its accounts and its patterns; no accounts are any
+account, and no patterns any command line. Its *limits* are `command`, `most_hosts` and `longest_timeout`; what is at
+none of them too much is *within* it, and without limits everything is. Then
 
 - an **allow** covers what it is about on its hosts, as far as that is within its limits;
-- a **deny** refuses what it is about on its hosts; with limits, only what is not within them.
+- a **deny** refuses what it is about on its hosts; with limits, only what is not within them;
+- an **approve** asks for a second person's approval of what a deny would refuse.
 
-Both count the hosts of the whole request, not only their own. A request is allowed where an allow covers each of its
-hosts, and no deny refuses one of them. What a role may do is an allow on all hosts, without limits, called `role:NAME`.
+All count the hosts of the whole request, not only their own. A request is allowed where an allow covers each of its
+hosts, and no deny refuses one of them; then, where an approve asks for it on one of them, it also needs an approval.
+What a role may do is an allow on all hosts, without limits, called `role:NAME`.
 """
 
-import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from control_plane.commands.access import CONSOLE, ROLES, AccessState, Principal
-from control_plane.commands.grammar import checked_line, checked_name, checked_number, invalid
 from control_plane.commands.hosts import FleetState
-from control_plane.commands.targets import MAX_HOSTS, MAX_NAMED, in_words
-from control_plane.errors import NotAllowedError, NotFoundError, RefusedError
+from control_plane.commands.patterns import fits
+from control_plane.commands.targets import MAX_NAMED, in_words
+from control_plane.errors import NotAllowedError
 from control_plane.events import access
 from control_plane.events.event import Event
 from control_plane.events.hosts import HostGroupsChanged
 from control_plane.events.rules import RuleCreated, RuleDeleted
+from control_plane.events.stop import StopSet
 from control_plane.events.tasks import TaskAccepted
-from control_plane_wire.fields import is_account
 from control_plane_wire.strict_json import Json
 
-OF_TASKS: Final = frozenset({"tasks.run", "tasks.cancel"})
+OF_TASKS: Final = frozenset({"tasks.run", "tasks.cancel", "tasks.approve"})
+APPROVABLE: Final = frozenset({"tasks.run"})
 OF_HOSTS: Final = frozenset({"hosts.edit", "hosts.revoke"})
 ACTIONS: Final = OF_TASKS | OF_HOSTS  # all others concern no host, and are by role alone
-EFFECTS: Final = ("allow", "deny")
-COMMANDS: Final = ("shell", "argv")
+EFFECTS: Final = ("allow", "deny", "approve")
+COMMANDS: Final = ("shell", "argv", "template")
 
-# The events that say who may what, beside those of hosts.
+# The events that say who may what, beside those of hosts; of the stop, what takes it.
 RIGHTS: Final = (
     access.UserCreated,
     access.UserRoleChanged,
@@ -44,11 +46,8 @@ RIGHTS: Final = (
     access.TokenRevoked,
     RuleCreated,
     RuleDeleted,
+    StopSet,
 )
-
-MAX_RULES: Final = 1000
-MAX_LISTED: Final = 1000  # groups, hostnames or accounts of one rule
-MAX_TIMEOUT_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +55,14 @@ class Rule:
     """A rule, as the module says.
 
     Attributes:
-        effect: allow or deny.
+        effect: allow, deny or approve.
         subject: `user:NAME` or `role:NAME`.
         all_hosts: else it is about the hosts of `groups`, and those of `hostnames`.
-        command: `argv` is a limit: an argv whose program is an absolute path; `shell` is none.
+        command: `argv` is a limit: an argv whose program is an absolute path; `template` is a narrower one: what was
+            made from one of `templates`, or from any where those are none; `shell` is none.
         longest_timeout: seconds.
+        patterns: of command lines, as `fits` has it; of a shell line they are a reminder, since it has endless
+            spellings.
         created_seq: its event; 0 where it is what a role may do.
     """
 
@@ -76,6 +78,8 @@ class Rule:
     most_hosts: int | None = None
     longest_timeout: int | None = None
     reason: str | None = None
+    patterns: frozenset[str] = frozenset()
+    templates: frozenset[str] = frozenset()
     created_seq: int = 0
 
     @property
@@ -88,8 +92,10 @@ class Rule:
         return action in self.actions and self.subject in (f"user:{principal.username}", f"role:{principal.role}")
 
     def applies(self, facts: "Facts") -> bool:
-        """Whether it says anything on its hosts: an allow that it is allowed, a deny that it is not."""
+        """Whether it says anything on its hosts: an allow that it is allowed, a deny that it is not, and so on."""
         if self.accounts and facts.account not in self.accounts:
+            return False
+        if self.patterns and not any(fits(pattern, facts.line) for pattern in self.patterns):
             return False
         if self.effect == "allow":
             return self._is_within(facts)
@@ -98,10 +104,20 @@ class Rule:
     def _is_within(self, facts: "Facts") -> bool:
         is_short = facts.timeout is not None and facts.timeout <= (self.longest_timeout or 0)
         return (
-            (self.command == "shell" or facts.is_argv)
+            self._is_command(facts)
             and (self.most_hosts is None or facts.number <= self.most_hosts)
             and (self.longest_timeout is None or is_short)
         )
+
+    def _is_command(self, facts: "Facts") -> bool:
+        match self.command:
+            case "shell":
+                return True
+            case "argv":
+                return facts.is_argv
+            case "template":
+                return facts.template is not None and (not self.templates or facts.template in self.templates)
+        return False  # of a later release
 
     def to_event(self) -> RuleCreated:
         return RuleCreated(
@@ -117,6 +133,8 @@ class Rule:
             most_hosts=self.most_hosts,
             longest_timeout=self.longest_timeout,
             reason=self.reason,
+            patterns=tuple(sorted(self.patterns)) or None,
+            templates=tuple(sorted(self.templates)) or None,
         )
 
 
@@ -134,6 +152,8 @@ def _rule_of(event: RuleCreated, seq: int) -> Rule:
         most_hosts=event.most_hosts,
         longest_timeout=event.longest_timeout,
         reason=event.reason,
+        patterns=frozenset(event.patterns or ()),
+        templates=frozenset(event.templates or ()),
         created_seq=seq,
     )
 
@@ -155,6 +175,8 @@ class Facts:
         account: to run as; None where that is not said, as with all that runs nothing.
         timeout: seconds; None where that is not said.
         is_argv: it has an argv whose program is an absolute path.
+        template: the name of the template that it was made from.
+        line: what it runs, as one line; empty where that is not said.
     """
 
     hosts: Mapping[str, Collection[str]]
@@ -162,6 +184,8 @@ class Facts:
     account: str | None = None
     timeout: int | None = None
     is_argv: bool = False
+    template: str | None = None
+    line: str = ""
 
 
 def task_facts(
@@ -173,12 +197,15 @@ def task_facts(
         number: hosts of the whole task, where these are only some of them.
     """
     argv, account, timeout = request.get("argv"), request.get("user"), request.get("timeout")
+    template, line = request.get("template"), request.get("command")
     return Facts(
         hosts=_grouped(fleet, hostnames),
         number=len(hostnames) if number is None else number,
         account=account if isinstance(account, str) else None,
         timeout=timeout if isinstance(timeout, int) else None,
         is_argv=isinstance(argv, list | tuple) and bool(argv) and str(argv[0]).startswith("/"),
+        template=template if isinstance(template, str) else None,
+        line=line if isinstance(line, str) else "",
     )
 
 
@@ -199,6 +226,8 @@ class Decision:
     Attributes:
         rules: the ids of the rules that decided, sorted: where it is allowed those that allow it, else those that
             refuse it; none where nothing allows it.
+        asking: the hosts on which it needs an approval, each with the ids of the rules that ask for it; also where it
+            is refused.
         refused: the hosts that it is refused on, each with the ids of the rules that do; none where nothing allows it.
         policy_seq: the last event that changed the rules.
     """
@@ -207,7 +236,13 @@ class Decision:
     allowed: bool
     rules: tuple[str, ...]
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policy_seq: int = 0
+
+    @property
+    def asking_rules(self) -> tuple[str, ...]:
+        """The ids of the rules that ask for an approval on some host, sorted."""
+        return tuple(sorted(set().union(*self.asking.values())))
 
     @property
     def refusal(self) -> str | None:
@@ -225,12 +260,24 @@ def refused_by(rules: Collection[str]) -> str:
 class ForbiddenError(NotAllowedError):
     """The rules say no; `hosts` are the first that it is refused on, and `more_hosts` how many more there are."""
 
-    def __init__(self, decision: Decision) -> None:
-        super().__init__("not_allowed", decision.refusal or "")
+    def __init__(self, decision: Decision, code: str = "not_allowed", detail: str | None = None) -> None:
+        super().__init__(code, detail or decision.refusal or "")
         self.action = decision.action
         self.hosts = list(decision.refused)[:MAX_NAMED]
         self.more_hosts = len(decision.refused) - len(self.hosts)
         self.rules = decision.rules
+
+
+class ApprovalRequiredError(ForbiddenError):
+    """Allowed, but by two: `rules` ask for an approval on `hosts`."""
+
+    def __init__(self, decision: Decision) -> None:
+        rules, where = decision.asking_rules, in_words(decision.asking)
+        super().__init__(
+            replace(decision, allowed=False, rules=rules, refused=decision.asking),
+            "approval_required",
+            f"{decision.action} needs a second person's approval on {where}: rule {in_words(rules)}",
+        )
 
 
 class _Cover:
@@ -263,11 +310,15 @@ def decide(principal: Principal, action: str, facts: Facts, rules: Collection[Ru
     made = () if principal.username == CONSOLE.username else rules
     applying = [rule for rule in (*BUILT_IN, *made) if rule.is_for(principal, action) and rule.applies(facts)]
     allows = [rule for rule in applying if rule.effect == "allow"]
-    denies = [rule for rule in applying if rule.effect == "deny"]
-    allowing, denying = _Cover(allows), _Cover(denies)
+    allowing, denying, requiring = (
+        _Cover(rule for rule in applying if rule.effect == effect) for effect in ("allow", "deny", "approve")
+    )
     used = set() if facts.hosts else {rule.rule_id for rule in allows}
     refused: dict[str, tuple[str, ...]] = {}
+    asking: dict[str, tuple[str, ...]] = {}
     for hostname, groups in facts.hosts.items():
+        if asks := requiring.of(hostname, groups):
+            asking[hostname] = tuple(sorted(asks))
         denied, allowed = denying.of(hostname, groups), allowing.of(hostname, groups)
         if denied or not allowed:
             refused[hostname] = tuple(sorted(denied))
@@ -275,7 +326,7 @@ def decide(principal: Principal, action: str, facts: Facts, rules: Collection[Ru
             used |= allowed
     is_allowed = bool(allows) and not refused
     deciding = used if is_allowed else set().union(*refused.values())
-    return Decision(action=action, allowed=is_allowed, rules=tuple(sorted(deciding)), refused=refused)
+    return Decision(action=action, allowed=is_allowed, rules=tuple(sorted(deciding)), refused=refused, asking=asking)
 
 
 @dataclass(slots=True)
@@ -311,11 +362,21 @@ class RuleState:
         given = (action for rule in allows for action in rule.actions if rule.is_for(principal, action))
         return principal.permissions.union(given)
 
-    def check(self, principal: Principal, action: str, facts: Facts) -> Decision:
-        """The decision where it is yes. Raises ForbiddenError."""
+    def check(self, principal: Principal, action: str, facts: Facts, *, approved: bool = True) -> Decision:
+        """The decision where it is yes.
+
+        Args:
+            approved: False: nobody else has approved it yet. Whether somebody has to is asked when a task is accepted,
+                and at no time after that.
+
+        Raises:
+            ForbiddenError: also ApprovalRequiredError, where it is allowed but for that.
+        """
         decision = self.decide(principal, action, facts)
         if not decision.allowed:
             raise ForbiddenError(decision)
+        if decision.asking and not approved:
+            raise ApprovalRequiredError(decision)
         return decision
 
     def check_groups(self, principal: Principal, fleet: FleetState, change: HostGroupsChanged) -> None:
@@ -352,65 +413,3 @@ def withdrawn(
     facts = task_facts(fleet, hostnames, task.request, number=len(task.hosts))
     decision = rules.decide(Principal(username=user.username, role=user.role), "tasks.run", facts)
     return {name: said + refused_by(by) for name, by in decision.refused.items()}
-
-
-def new_rule_id() -> str:
-    return secrets.token_hex(8)
-
-
-def decide_rule(people: AccessState, state: RuleState, rule: Rule) -> RuleCreated:
-    """A new rule. The same once more is another one.
-
-    Raises:
-        RefusedError: `invalid_request` with the field, `too_many_rules`.
-    """
-    if len(state.rules) >= MAX_RULES:
-        raise RefusedError("too_many_rules", f"there are {MAX_RULES} rules already")
-    if rule.effect not in EFFECTS:
-        raise invalid("effect", f"one of {', '.join(EFFECTS)}")
-    _check_subject(people, rule.subject)
-    if not rule.actions or not rule.actions <= ACTIONS:
-        raise invalid("actions", f"one or several of {', '.join(sorted(ACTIONS))}: the others concern no host")
-    _check_hosts(rule)
-    _check_conditions(rule)
-    if rule.reason is not None:
-        checked_line("reason", rule.reason)
-    return rule.to_event()
-
-
-def decide_delete_rule(state: RuleState, rule_id: str) -> RuleDeleted:
-    """Raises NotFoundError where there is none, or it is what a role may do."""
-    if rule_id not in state.rules:
-        raise NotFoundError("unknown_rule", "there is no such rule")
-    return RuleDeleted(rule_id=rule_id)
-
-
-def _check_subject(people: AccessState, subject: str) -> None:
-    kind, _, name = subject.partition(":")
-    if kind == "user" and name in people.users:
-        return
-    if kind != "role" or name not in ROLES:
-        raise invalid("subject", f"user:NAME of a user that there is, or role: and one of {', '.join(ROLES)}")
-
-
-def _check_hosts(rule: Rule) -> None:
-    if rule.all_hosts == bool(rule.groups or rule.hostnames):
-        raise invalid("hosts", "either all, or some groups or hostnames")
-    for where, names in (("hosts.groups", rule.groups), ("hosts.hostnames", rule.hostnames)):
-        checked_number(where, len(names), least=0, most=MAX_LISTED)
-        for name in names:
-            checked_name(where, name)
-
-
-def _check_conditions(rule: Rule) -> None:
-    checked_number("accounts", len(rule.accounts), least=0, most=MAX_LISTED)
-    if not all(map(is_account, rule.accounts)):
-        raise invalid("accounts", "names of accounts")
-    if rule.command not in COMMANDS:
-        raise invalid("command", f"one of {', '.join(COMMANDS)}")
-    if rule.most_hosts is not None:
-        checked_number("most_hosts", rule.most_hosts, least=1, most=MAX_HOSTS)
-    if rule.longest_timeout is not None:
-        checked_number("longest_timeout", rule.longest_timeout, least=1, most=MAX_TIMEOUT_S)
-    if rule.actions & OF_HOSTS and (rule.accounts or rule.has_limits):
-        raise invalid("actions", f"of tasks alone, as accounts and limits are: {', '.join(sorted(OF_TASKS))}")

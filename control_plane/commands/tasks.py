@@ -29,10 +29,12 @@ from control_plane_wire.messages import (
     parse_command,
 )
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, verify
-from control_plane_wire.strict_json import JsonObject
+from control_plane_wire.strict_json import Json, JsonObject
 
 _SIGNATURE_BYTES: Final = 256  # more than the signature adds to a message
 _RUN_FIELDS: Final = ("command", "timeout", "user", "argv", "env", "cwd", "stdin")  # of a request, what hosts are told
+# Of a request, what a basic agent cannot do; of a template it would make a line for a shell.
+BEYOND_BASIC: Final = ("env", "cwd", "stdin", "template")
 
 RequirePreview = Literal["off", "guarded", "always"]
 
@@ -46,8 +48,11 @@ class CreateTask:
         expires_in: seconds within which it may be started.
         preview_id: what the preview that the request was decided on answered.
         rollout: None: to all hosts at once.
+        template, template_seq, parameters: what it was made from, where that is a template: its name, the event that
+            made that, and the values of its parameters.
         retry_of: the task that it repeats.
-        asked_sha256: of a retry, the digest of what was asked for; the rest follows from that and from its moment.
+        asked_sha256: of a retry or a template, the digest of what was asked for; the rest follows from that and from
+            its moment.
     """
 
     task_id: str
@@ -64,6 +69,9 @@ class CreateTask:
     reason: str | None = None
     preview_id: str | None = None
     rollout: Rollout | None = None
+    template: str | None = None
+    template_seq: int | None = None
+    parameters: Mapping[str, Json] | None = None
     retry_of: str | None = None
     asked_sha256: str | None = None
 
@@ -74,7 +82,7 @@ class CreateTask:
     @property
     def needs_full_agent(self) -> str | None:
         """What of it a basic agent cannot do, in words."""
-        given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
+        given = [name for name in BEYOND_BASIC if getattr(self, name) is not None]
         return ", ".join(given) or None
 
     def to_json(self) -> JsonObject:
@@ -93,12 +101,20 @@ class CreateTask:
             request["env"] = dict(self.env)
         if self.rollout is not None:
             request["rollout"] = self.rollout.to_json()
+        if self.template is not None and self.parameters is not None:
+            made = {"template": self.template, "template_seq": self.template_seq, "parameters": dict(self.parameters)}
+            request |= made
         given = {"cwd": self.cwd, "stdin": self.stdin, "reason": self.reason}
         return {**request, **{name: value for name, value in given.items() if value is not None}}
 
     @property
     def sha256(self) -> str:
-        return self.asked_sha256 or hashlib.sha256(strict_json.canonical(self.to_json())).hexdigest()
+        return self.asked_sha256 or request_digest(self.to_json())
+
+
+def request_digest(request: Mapping[str, Json]) -> str:
+    """Hex digest of a canonical request as a whole: whatever changes what is run, where and how, changes it."""
+    return hashlib.sha256(strict_json.canonical(dict(request))).hexdigest()
 
 
 def new_task_id(now_us: int) -> str:
@@ -126,12 +142,14 @@ def decide_create(
     require_preview: RequirePreview = "off",
     previewed: FrozenList | None = None,
     permitted: Decision | None = None,
+    approval_id: str | None = None,
 ) -> TaskAccepted:
     """The task, with its hosts frozen.
 
     Args:
         previewed: the hosts as they were at the position of the request's preview, where it has one.
         permitted: by which rules the actor may do this.
+        approval_id: of the approval that has to cover it, where it has one: whoever calls this looks at that.
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
@@ -145,7 +163,9 @@ def decide_create(
         raise RefusedError("no_host_matched", detail)
     if request.rollout is not None:
         check_canary(request.rollout, frozen.hosts)
-    if request.preview_id is not None:
+    if approval_id is not None:
+        pass  # it is for these hosts and no others, whatever the preview said that it was asked for after
+    elif request.preview_id is not None:
         check_preview(PreviewId.parse(request.preview_id), frozen, previewed, now_s=now_s)
     elif require_preview == "always" or (require_preview == "guarded" and guard.level > 1):
         raise RefusedError("preview_required", "preview the target first, and send its preview_id with the task")
@@ -166,6 +186,7 @@ def decide_create(
         retry_of=request.retry_of,
         rules=None if permitted is None else permitted.rules,
         policy_seq=None if permitted is None else permitted.policy_seq,
+        approval_id=approval_id,
     )
     _check_message(task)
     _check_event(task)

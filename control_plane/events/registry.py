@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from typing import Final
 
-from control_plane.events import access, enrolment, hosts, passkeys, rollouts, rules, tasks, upcasts
+from control_plane.events import (
+    access,
+    approvals,
+    enrolment,
+    hosts,
+    passkeys,
+    rollouts,
+    rules,
+    stop,
+    tasks,
+    templates,
+    upcasts,
+)
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -71,6 +83,13 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     passkeys.PasskeyRemoved,
     rules.RuleCreated,
     rules.RuleDeleted,
+    stop.StopSet,
+    stop.StopLifted,
+    templates.TemplateCreated,
+    templates.TemplateDeleted,
+    approvals.ApprovalRequested,
+    approvals.ApprovalApproved,
+    approvals.ApprovalRefused,
 )
 BY_KIND: Final[Mapping[tuple[str, int], type[Event]]] = {(cls.KIND, cls.VERSION): cls for cls in CLASSES}
 KINDS: Final = frozenset(cls.KIND for cls in CLASSES)

@@ -13,17 +13,19 @@ class RuleCreated(Event):
 
     Attributes:
         rule_id: what it is called by.
-        effect: allow or deny.
+        effect: allow, deny or approve.
         subject: user:NAME or role:NAME.
         actions: the permissions that it is about.
         all_hosts: whether it is about every host.
         groups: else it is about the hosts of these groups.
         hostnames: and about these hosts.
         accounts: the accounts to run as that it is about; any, where there is none.
-        command: shell, or argv where only an absolute program with its arguments is within it.
+        command: shell, or argv where only an absolute program with its arguments is within it, or template.
         most_hosts: a request for more is not within it; null: for any number.
         longest_timeout: seconds; a request for longer is not within it; null: for any time.
         reason: for people.
+        patterns: it is about command lines that one of these fits; any, where there is none.
+        templates: where `command` is template, those that are within it; any, where there is none.
     """
 
     KIND: ClassVar[str] = "rule.created"
@@ -41,6 +43,8 @@ class RuleCreated(Event):
     most_hosts: int | None = None
     longest_timeout: int | None = None
     reason: str | None = None
+    patterns: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
 
     def key(self) -> Key:
         return Key(self.rule_id, self.KIND)

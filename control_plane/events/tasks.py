@@ -66,6 +66,7 @@ class TaskAccepted(Event):
         rules: those that allowed it, a role's own as role:NAME; null in events of before it was kept.
         policy_seq: seq of the last event that had changed the rules, 0 where none had.
         token_id: the API token that it was asked for with, if by one; null in events of before it was kept.
+        approval_id: the approval that it used, where it needed one.
     """
 
     KIND: ClassVar[str] = "task.accepted"
@@ -86,6 +87,7 @@ class TaskAccepted(Event):
     rules: tuple[str, ...] | None = None
     policy_seq: int | None = None
     token_id: str | None = None
+    approval_id: str | None = None
 
     def key(self) -> Key:
         return Key(self.task_id, self.KIND)

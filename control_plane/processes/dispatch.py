@@ -7,21 +7,21 @@ published after `expires_at`, and nothing that came back or was never sent is ta
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.keyring import KINDS as OF_KEYS
 from control_plane.commands.rules import RIGHTS
-from control_plane.commands.tasks import message_of, verify_authorisation
-from control_plane.events import hosts, registry, rollouts, tasks
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, Key, StoredEvent
+from control_plane.commands.tasks import BEYOND_BASIC, message_of
+from control_plane.events import hosts, registry, rollouts, stop, tasks
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
 from control_plane.events.tasks import TaskAccepted
 from control_plane.observability import Count
 from control_plane.processes.agents import Agents
+from control_plane.processes.authorised import AuthorisedTasks
 from control_plane.processes.configures import Configures
 from control_plane.processes.open_executions import FIRST_RETRY_S, Due, OpenExecutions
 from control_plane.processes.ports import Leases, Publisher
@@ -42,7 +42,6 @@ from control_plane_wire.topology import command_key
 PAGE: Final = 500
 CHUNK: Final = 64  # messages that are signed, published and recorded at once
 POLL_S: Final = 0.25
-CACHED_TASKS: Final = 2000
 RETRY_S: Final = 1.0  # after a publish that was not sent, or whose outcome nobody knows; it doubles
 
 _logger = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Dispatch:
         self._log = log
         self._leases = leases
         self._hub = hub
-        self._post = Post(publisher, keyring, clock)
+        self._post = Post(publisher, keyring, clock, is_stopped=self._is_stopped)
         self._authority = authority
         self._keyring = keyring
         self._task_queries = task_queries
@@ -88,7 +87,7 @@ class Dispatch:
         self._count = count
         self._failpoints = failpoints
         self._open = OpenExecutions()
-        self._tasks: OrderedDict[str, TaskAccepted] = OrderedDict()
+        self._tasks = AuthorisedTasks(log, keyring)
         self._agents = Agents()
         self._fleet_seq = 0  # the last event that says who is who or may what: the authority must not be behind it
         self._after = 0  # the last event that was taken in
@@ -168,9 +167,7 @@ class Dispatch:
         event = registry.decode(stored)
         match event:
             case TaskAccepted():
-                task = verify_authorisation(stored, self._keyring.keys_at(stored.seq))
-                self._remember(task)
-                self._open.accept(task, stored.seq)
+                self._open.accept(self._tasks.verified(stored), stored.seq)
             case tasks.TaskCancelRequested(task_id=task_id):
                 self._keyring.verify_event(stored)
                 self._open.cancel(task_id)
@@ -198,6 +195,10 @@ class Dispatch:
             case hosts.HostGroupsChanged(hostname=hostname):
                 self._fleet_seq = stored.seq
                 self._configures.changed(hostname, stored.seq)
+            case stop.StopLifted():
+                self._keyring.verify_event(stored)
+                self._fleet_seq = stored.seq
+                self._open.look_again()
             case _ if isinstance(event, RIGHTS):
                 self._fleet_seq = stored.seq
         if event is not None:
@@ -216,27 +217,6 @@ class Dispatch:
     def _is_basic(self, hostname: str) -> bool:
         return self._agents.is_basic(self._authority.fleet.hosts.get(hostname))
 
-    def _remember(self, task: TaskAccepted) -> None:
-        self._tasks[task.task_id] = task
-        while len(self._tasks) > CACHED_TASKS:
-            self._tasks.popitem(last=False)
-
-    async def _task(self, task_id: str) -> TaskAccepted | None:
-        """The authorised task, from memory or from the log; None where there is none, and nothing is published."""
-        if task_id in self._tasks:
-            return self._tasks[task_id]
-        key = Key(task_id, TaskAccepted.KIND)
-        seq = (await self._log.find(EVENT, [key])).get(key)
-        stored = None if seq is None else await self._log.read_one(EVENT, seq)
-        try:
-            task = None if stored is None else verify_authorisation(stored, self._keyring.keys_at(stored.seq))
-        except (SignatureError, MalformedMessageError) as error:
-            _logger.error("task refused", extra={"task_id": task_id, "reason": str(error)})  # noqa: TRY400
-            return None
-        if task is not None:
-            self._remember(task)
-        return task
-
     # --- what is to be done -------------------------------------------------------------------------------------
 
     async def _publish_ready(self) -> None:
@@ -251,7 +231,7 @@ class Dispatch:
         sends: list[Send] = []
         said: list[Event] = []
         for task_id, dues in by_task.items():
-            task = await self._task(task_id)
+            task = await self._tasks.find(task_id)
             if task is not None:
                 is_over = self._clock.now_s() >= task.expires_at
                 targets = frozenset(task.hosts)  # a read table authorises nobody
@@ -268,14 +248,21 @@ class Dispatch:
         await self._publish(sends)
 
     def _not_held(self, task: TaskAccepted, dues: Iterable[Due]) -> list[Due]:
-        """Those whose command may be sent now; a paused task keeps them all until it is resumed or over."""
+        """Those whose command may be sent now.
+
+        A paused task keeps them all until it is resumed or over; and so do all tasks, while everything is stopped.
+        """
         wanted = [due for due in dues if due.is_released and not due.is_cancelled]
-        if task.task_id not in self._open.paused:
+        if task.task_id not in self._open.paused and not self._is_stopped():
             return wanted
         until_s = self._clock.monotonic_s() + task.expires_at - self._clock.now_s()
         for due in wanted:
             self._open.hold(due, until_s)
         return []
+
+    def _is_stopped(self) -> bool:
+        """As far as the authority knows, which is at most a moment behind the log, and never behind what was read."""
+        return self._authority.stop.standing is not None
 
     def _is_replaced(self, task: TaskAccepted, hostname: str) -> bool:
         return self._authority.fleet.is_replaced(hostname, task.as_of)
@@ -294,7 +281,7 @@ class Dispatch:
         will be none for this trigger any more; before that, one might follow and die with us unrecorded.
         """
         said: list[Event] = []
-        needs = [name for name in ("env", "cwd", "stdin") if name in task.request]
+        needs = [name for name in BEYOND_BASIC if name in task.request]
         for due in dues:
             known = {"task_id": due.task_id, "hostname": due.hostname}
             if due.is_cancelled and due.certainly_not_delivered:

@@ -28,7 +28,7 @@ class Due:
         was_sent: `execution.sent` is in the log.
         is_cancelled: its task is to be cancelled.
         is_released: it may be sent, as far as its task's rollout goes.
-        is_held: it would have been published, had its task not been paused.
+        is_held: it would have been published, had its task not been paused, or everything been stopped.
     """
 
     task_id: str
@@ -154,13 +154,20 @@ class OpenExecutions:
         return due.key in self.due and not due.is_cancelled and due.task_id not in self.paused
 
     def hold(self, due: Due, until_s: float) -> None:
-        """Keep back what is ready of a paused task, until it is resumed; it is looked at when its time is over."""
+        """Keep back what is ready, of a paused task or while all is stopped; it is looked at when its time is over."""
         due.is_held = True
         self.plan(due, until_s)
 
     def resume(self, task_id: str) -> None:
         self.paused.discard(task_id)
         for due in self.by_task.get(task_id, {}).values():
+            if due.is_held:
+                due.attempts = 0
+                self.plan(due, 0.0)
+
+    def look_again(self) -> None:
+        """At all that is kept back: it may be sent by now."""
+        for due in self.due.values():
             if due.is_held:
                 due.attempts = 0
                 self.plan(due, 0.0)

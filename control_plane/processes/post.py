@@ -1,7 +1,7 @@
 """Signs messages and publishes them, and tells what became of each; and whether an agent is there to get one."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -46,8 +46,13 @@ class Send:
 
 
 class Post:
-    def __init__(self, publisher: Publisher, keyring: Keyring, clock: Clock) -> None:
+    """Args: `is_stopped`: no command to run is published then, whatever has been asked of this before."""
+
+    def __init__(
+        self, publisher: Publisher, keyring: Keyring, clock: Clock, *, is_stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._publisher = publisher
+        self._is_stopped = is_stopped
         self._keyring = keyring
         self._clock = clock
 
@@ -81,6 +86,8 @@ class Post:
         ]
 
     async def _publish(self, send: Send, body: bytes) -> Fate:
+        if self._is_stopped() and isinstance(send.message, CommandMessage):
+            return "unsent"
         message = Message(
             exchange=COMMAND_EXCHANGE,
             routing_key=send.key,

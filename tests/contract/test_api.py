@@ -53,6 +53,7 @@ NOT_FOR_VIEWERS = {
     "/api/v1/enrolment-tokens",
     "/api/v1/pending-hosts",
     "/api/v1/rules",
+    "/api/v1/templates",
     "/api/v1/events/export",
     "/api/v1/audit/proof/{seq}",
 }
@@ -67,6 +68,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/v1/targets/preview"): {"target": {"all": True}},
     ("POST", "/api/v1/tasks"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
     ("POST", "/api/v1/tasks/{task_id}/retry"): {"states": ["failed"]},
+    ("POST", "/api/v1/tasks/{task_id}/retry/approval"): {"states": ["failed"]},
+    ("POST", "/api/v1/approvals"): {"target": {"all": True}, "command": "id", "timeout": 1, "user": "root"},
+    ("POST", "/api/v1/stop"): {"reason": "so"},
+    ("POST", "/api/v1/templates"): {"name": "up", "argv": ["/usr/bin/uptime"], "user": "root", "timeout": 1},
     ("POST", "/api/v1/users"): {"username": "bob", "role": "viewer", "password": PASSWORD},
     ("PATCH", "/api/v1/users/{username}"): {"role": "administrator"},
     ("POST", "/api/v1/tokens"): {"name": "mine"},
@@ -108,6 +113,7 @@ def address(path: str) -> str:
         "name": "none",
         "rule_id": "0",
         "fingerprint": "0" * 64,
+        "approval_id": "0",
     }
     return path.replace("{path:path}", "js/main.js").format(**values, digest="0")
 

@@ -20,6 +20,8 @@ OF_EVERYBODY: Final = {
     ("GET", "/auth/me"),
     ("GET", "/auth/passkeys"),
     ("GET", "/roles"),
+    ("GET", "/approvals"),
+    ("GET", "/stop"),
     ("GET", "/tokens"),
     ("POST", "/tokens"),
 }
@@ -54,6 +56,7 @@ NEEDS: Final = {
     ("GET", "/tasks/{task_id}"): "tasks.read",
     ("POST", "/tasks/{task_id}/cancel"): "tasks.read tasks.cancel",
     ("POST", "/tasks/{task_id}/retry"): "tasks.read tasks.run",
+    ("POST", "/tasks/{task_id}/retry/approval"): "tasks.run",
     ("POST", "/tasks/{task_id}/pause"): "tasks.cancel",
     ("POST", "/tasks/{task_id}/resume"): "tasks.run",
     ("GET", "/tasks/{task_id}/executions"): "tasks.read",
@@ -68,6 +71,13 @@ NEEDS: Final = {
     ("GET", "/stream"): "hosts.read",
     ("GET", "/projections"): "projections.read",
     ("POST", "/projections/{name}/rebuild"): "projections.read projections.rebuild",
+    ("POST", "/approvals"): "tasks.run",
+    ("POST", "/approvals/{approval_id}/approve"): "tasks.approve",
+    ("POST", "/approvals/{approval_id}/refuse"): "tasks.approve",
+    ("POST", "/templates"): "templates.write",
+    ("DELETE", "/templates/{name}"): "templates.write",
+    ("POST", "/stop"): "stop.set",
+    ("DELETE", "/stop"): "stop.lift",
     ("GET", "/users"): "users.read",
     ("POST", "/users"): "users.write",
     ("PATCH", "/users/{username}"): "users.write",
@@ -76,6 +86,7 @@ NEEDS: Final = {
     ("POST", "/rules"): "rules.write",
     ("DELETE", "/rules/{rule_id}"): "rules.write",
 }
+OF_EITHER: Final = {("GET", "/templates"): frozenset({"tasks.run", "templates.write"})}
 ASKED: Final = {  # but the stream, which would not end
     route: frozenset(needed.split()) for route, needed in NEEDS.items() if route[1] != "/stream"
 }
@@ -89,6 +100,7 @@ NOBODY = {
     "token_id": "0",
     "rule_id": "0",
     "fingerprint": "0" * 64,
+    "approval_id": "0",
 }
 
 
@@ -120,7 +132,7 @@ async def test_every_route_of_the_api_is_told_here(api: ApiUnderTest) -> None:
     closed = {route for route in operations(api.app) if route not in PUBLIC and route[1].startswith("/api/v1/")}
     theirs = {(method, path.removeprefix("/api/v1")) for method, path in closed}
 
-    assert theirs == NEEDS.keys() | OF_EVERYBODY | OF_SESSIONS | {("DELETE", "/tokens/{token_id}")}
+    assert theirs == NEEDS.keys() | OF_EITHER.keys() | OF_EVERYBODY | OF_SESSIONS | {("DELETE", "/tokens/{token_id}")}
     assert PERMISSIONS <= ADMINISTRATOR
 
 
@@ -145,6 +157,15 @@ async def test_a_token_of_an_administrator_may_what_it_is_for_on_every_route(
     let = {route: [await is_let(client, *route) for client in clients] for route in ASKED}
 
     assert let == {route: [needed <= scope for scope in scopes] for route, needed in ASKED.items()}
+
+
+@pytest.mark.parametrize("permission", sorted(ADMINISTRATOR))
+async def test_a_route_of_either_permission_takes_one_of_them(api: ApiUnderTest, permission: str) -> None:
+    client = await client_of(api, "administrator", {permission})
+
+    assert {route: await is_let(client, *route) for route in OF_EITHER} == {
+        route: permission in some for route, some in OF_EITHER.items()
+    }
 
 
 TOPICS: Final = {

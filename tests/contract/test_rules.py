@@ -251,9 +251,10 @@ def test_rules_are_made_listed_and_deleted_on_the_command_line(
     rule_id = capsys.readouterr().out.strip()
     assert cli.main(["rules", "list"]) == 0
     *_, last = listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["role:operator", "role:host-admin", "role:administrator", rule_id]
+    built_in = ["role:operator", "role:approver", "role:host-admin", "role:administrator"]
+    assert [line.split()[0] for line in listed] == [*built_in, rule_id]
     assert last.endswith(
-        'deny  user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'
+        'deny    user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'
     )
 
     assert cli.main(["rules", "delete", rule_id]) == 0

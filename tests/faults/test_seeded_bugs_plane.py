@@ -18,7 +18,7 @@ from control_plane.commands.targets import Group
 from control_plane.errors import DuplicateKeyError, StorageUnavailableError
 from control_plane.events import batch, registry, tasks
 from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome
-from control_plane.processes import dispatch
+from control_plane.processes import authorised, dispatch
 from control_plane.processes.open_executions import OpenExecutions
 from control_plane.processes.routes import FanOut
 from control_plane.projections import tasks as task_table
@@ -241,7 +241,7 @@ def one_message_for_whoever_has_bound_the_group(patch: Patch) -> None:
 
 
 def authorisations_are_not_verified(patch: Patch) -> None:
-    patch.setattr(dispatch, "verify_authorisation", lambda stored, _keys: registry.decode(stored))
+    patch.setattr(authorised, "verify_authorisation", lambda stored, _keys: registry.decode(stored))
 
 
 def the_time_is_in_what_a_process_says(patch: Patch) -> None:

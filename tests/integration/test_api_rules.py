@@ -55,6 +55,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
         "most_hosts": 3,
         "longest_timeout": 60,
         "reason": "nobody does that",
+        "patterns": ["*rm*"],
     }
 
     made = (await root.post("/api/v1/rules", json=asked)).json()
@@ -62,17 +63,19 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
 
     assert [item["rule_id"] for item in items] == [
         "role:operator",
+        "role:approver",
         "role:host-admin",
         "role:administrator",
         made["rule_id"],
     ]
-    assert [item["built_in"] for item in items] == [True, True, True, False]
+    assert [item["built_in"] for item in items] == [True, True, True, True, False]
     assert items[-1] == {
         **asked,
         "rule_id": made["rule_id"],
         "built_in": False,
         "actions": ["tasks.cancel", "tasks.run"],
         "hosts": {"all": False, "groups": ["db"], "hostnames": ["web1"]},
+        "templates": [],
         "seq": made["seq"],
     }
 

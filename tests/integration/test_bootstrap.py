@@ -11,6 +11,7 @@ from control_plane.administration import initialise
 from control_plane.api.server import bound
 from control_plane.bootstrap import ROLES, provider_of, services_of, services_of_api
 from control_plane.commands.access import CONSOLE
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.targets import Group
 from control_plane.core import open_core, open_leases, prepare
 from control_plane.errors import ConfigurationError, NotSignedInError
@@ -65,7 +66,14 @@ async def test_the_smallest_pool_that_is_taken_is_enough(tmp_path: Path) -> None
                     await asyncio.sleep(0)
                 while {state.state for state in await core.projection_queries.states()} != {"live"}:
                     await asyncio.sleep(0)
+                await StopHandler(core.handling).set(CONSOLE, "a test")
+                warned = (await client.get(f"{settings.url}/readyz")).json()
                 stop.set()
+
+    assert warned["status"] == "ready"
+    [check] = [check for check in warned["checks"] if check["state"] != "ok"]
+    assert (check["name"], check["state"]) == ("stop", "warning")
+    assert check["detail"].startswith("stopped by console at ")
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:

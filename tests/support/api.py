@@ -20,6 +20,7 @@ from control_plane.bootstrap import provider_of
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.identity import IdentityHandler
@@ -29,7 +30,9 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passkeys import relying_party_of
@@ -226,6 +229,7 @@ def _services(
     )
     enrolment = EnrolmentHandler(handling, SharedAccount("amqp://broker"))
     hub, task_queries = Hub(database), TaskQueries(database)
+    tasks = TaskHandler(handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings())
     services = Services(
         settings=settings,
         clock=clock,
@@ -243,11 +247,12 @@ def _services(
         pending=PendingHostHandler(handling, enrolment, PendingHostTable(database), most=settings.pending_hosts),
         rotations=RotationHandler(handling, enrolment),
         hosts=HostHandler(handling),
-        tasks=TaskHandler(
-            handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
-        ),
+        tasks=tasks,
         rollouts=RolloutHandler(handling, task_queries),
         rules=RuleHandler(handling),
+        stop=StopHandler(handling),
+        templates=TemplateHandler(handling),
+        approvals=ApprovalHandler(handling, tasks),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from control_plane.events import access, enrolment, hosts, passkeys, rollouts, rules, tasks
+from control_plane.events import (
+    access,
+    approvals,
+    enrolment,
+    hosts,
+    passkeys,
+    rollouts,
+    rules,
+    stop,
+    tasks,
+    templates,
+)
 from control_plane.events.envelope import NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire.strict_json import Json, JsonObject
@@ -190,4 +201,37 @@ EXAMPLES: tuple[Event, ...] = (
         reason="deploys the shop \u2013 and nothing else",
     ),
     rules.RuleDeleted(rule_id="0123456789abcdef"),
+    stop.StopSet(actor="ada", based_on=0, stopped_at=AT, reason="a wrong command is on its way"),
+    stop.StopLifted(actor="root", based_on=60, reason="it was cancelled"),
+    templates.TemplateCreated(
+        name="restart",
+        based_on=0,
+        argv=("/usr/bin/systemctl", "restart", "{unit}", "--job-mode={mode}"),
+        parameters=(
+            {"name": "unit", "type": "name"},
+            {"name": "mode", "type": "choice", "choices": ["fail", "replace"]},
+        ),
+        user="root",
+        timeout=60,
+        cwd="/srv",
+        env={"LANG": "C.UTF-8"},
+        description="restarts a service \u2013 and nothing else",
+    ),
+    templates.TemplateDeleted(name="restart", based_on=62),
+    approvals.ApprovalRequested(
+        approval_id="0123456789abcdef0123456789abcdef",
+        task_id=TASK,
+        request={"target": {"host": HOST}, "command": "reboot", "timeout": 30, "user": "root", "reason": "\u2013"},
+        request_sha256=SHA,
+        hosts=(HOST,),
+        hosts_sha256=SHA,
+        requester="ada",
+        requested_at=AT,
+        expires_at=AT + 900,
+        rules=("0123456789abcdef",),
+    ),
+    approvals.ApprovalApproved(
+        approval_id="0123456789abcdef0123456789abcdef", task_id=TASK, actor="eve", reason="agreed"
+    ),
+    approvals.ApprovalRefused(approval_id="fedcba9876543210fedcba9876543210", task_id=TASK, actor="eve"),
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from control_plane.commands.access import Principal
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
+from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.passkeys import PasskeyHandler
@@ -13,7 +14,9 @@ from control_plane.commands.handlers.pending_hosts import PendingHostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
+from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
@@ -157,6 +160,9 @@ class Desk:
         self.tasks = TaskHandler(self.handling, self.presences, self.executions, require_preview=self.require_preview)
         self.rollouts = RolloutHandler(self.handling, self.executions)
         self.rules = RuleHandler(self.handling)
+        self.stop = StopHandler(self.handling)
+        self.templates = TemplateHandler(self.handling)
+        self.approvals = ApprovalHandler(self.handling, self.tasks)
         self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
         self.pending = PendingHostHandler(self.handling, self.enrolment, self.requests, most=self.pending_hosts)

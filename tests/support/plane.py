@@ -11,6 +11,7 @@ from typing import Any
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
+from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence as HostPresence
@@ -204,6 +205,7 @@ class Plane:
         self.handling = Handling(log=log, authority=self.authority, keyring=self.keyring, clock=clock)
         self.hosts = HostHandler(self.handling)
         self.turns = RolloutHandler(self.handling, self.task_queries)
+        self.stop = StopHandler(self.handling)
         self.tasks = TaskHandler(self.handling, self, self.task_queries)
 
     def beside(self, owner: str = "two") -> "Plane":

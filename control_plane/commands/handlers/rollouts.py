@@ -45,9 +45,10 @@ class RolloutHandler:
 
         Raises:
             NotFoundError: there is no such task.
-            RefusedError: `not_paused`, `task_finished`, `task_cancelled`, `task_expired`.
+            RefusedError: `stopped`, `not_paused`, `task_finished`, `task_cancelled`, `task_expired`.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{task_id}")
+        self._handling.authority.stop.check()
         task, kind, seq = await self._turned(principal, "tasks.run", task_id)
         who, why = principal.username, _checked(reason)
         if kind == TaskPaused.KIND:

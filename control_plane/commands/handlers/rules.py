@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
-from control_plane.commands.rules import BUILT_IN, Rule, decide_delete_rule, decide_rule, new_rule_id
+from control_plane.commands.rulemaking import decide_delete_rule, decide_rule, new_rule_id
+from control_plane.commands.rules import BUILT_IN, Rule
 from control_plane.errors import NotAllowedError
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from control_plane.commands.access import Principal
+from control_plane.commands.approvals import check_owner, check_use
 from control_plane.commands.backlog import MOST_WAITING, Backlog
 from control_plane.commands.grammar import checked_line
 from control_plane.commands.guard import GuardLimits
@@ -11,9 +13,10 @@ from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
 from control_plane.commands.retries import RetryTask, decide_retry
-from control_plane.commands.rules import task_facts
+from control_plane.commands.rules import Decision, task_facts
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
+from control_plane.commands.templates import RunTemplate
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Conflict, Key, Recorded, StoredEvent
@@ -31,6 +34,9 @@ class Accepted:
     task_id: str
     seq: int
     created: bool
+
+
+Asked: TypeAlias = CreateTask | RunTemplate | RetryTask
 
 
 class TaskHandler:
@@ -76,42 +82,93 @@ class TaskHandler:
         decision = self._handling.authority.rules.decide(principal, "tasks.run", facts)
         return preview(frozen, guard, now_s=self._handling.clock.now_s(), decision=decision)
 
-    async def create(self, principal: Principal, request: CreateTask) -> Accepted:
-        """Authorise and record a task; the same one again is the same task.
+    async def preview_template(self, principal: Principal, request: RunTemplate) -> Preview:
+        """The same of a template, with the values of its parameters.
 
         Raises:
+            NotFoundError: there is no such template.
+        """
+        await self._handling.admit(principal, "tasks.run", "targets")
+        whole = await self._whole(request)
+        needs = whole.needs_full_agent
+        return await self.preview(
+            principal, whole.target, whole.command_line, needs_full_agent=needs, asked=whole.to_json()
+        )
+
+    async def create(
+        self, principal: Principal, request: CreateTask | RunTemplate, *, approval_id: str | None = None
+    ) -> Accepted:
+        """Authorise and record a task; the same one again is the same task.
+
+        Args:
+            approval_id: of the approval to use, where rules ask for one.
+
+        Raises:
+            NotFoundError: there is no such template, or no such approval.
             KeyConflictError: that task_id stands for another request, or for another person's.
+            ApprovalRequiredError: it needs a second person.
+            RefusedError: `stopped`; and where the approval does not cover it, as `check_use`.
             BacklogFullError: too much waits already.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
-        existing = await self._existing(principal, request.task_id, request.sha256)
-        return existing or await self._create(principal, request)
+        return await self._accept(principal, request, approval_id)
 
-    async def retry(self, principal: Principal, request: RetryTask) -> Accepted:
+    async def retry(self, principal: Principal, request: RetryTask, *, approval_id: str | None = None) -> Accepted:
         """Authorise and record a task that repeats another one on some of its hosts; the same again is the same task.
 
         Raises:
             NotFoundError: there is no such task to repeat.
             KeyConflictError: that task_id stands for another request, or for another person's.
             RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed.
-            BacklogFullError: too much waits already.
+            BacklogFullError: too much waits already. All the others of `create`, too: it needs an approval of its own.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
+        return await self._accept(principal, request, approval_id)
+
+    async def _accept(self, principal: Principal, request: Asked, approval_id: str | None) -> Accepted:
         if (existing := await self._existing(principal, request.task_id, request.sha256)) is not None:
             return existing
-        first = await self._authorised(request.retry_of)
-        states = await self._executions.states(request.retry_of)
-        late = await self._executions.succeeded_late(request.retry_of)
-        fleet = self._handling.authority.fleet
-        return await self._create(principal, decide_retry(request, first, states, fleet, succeeded_late=late))
+        self._handling.authority.stop.check()
+        event, _ = await self.draft(principal, request, approval_id=approval_id)
+        async with self.backlog.room(len(event.hosts)) as room:
+            accepted = await self._append(replace(event, token_id=principal.token_id), principal)
+            room.seq = accepted.seq if accepted.created else None
+        return accepted
 
-    async def _create(self, principal: Principal, request: CreateTask) -> Accepted:
+    async def _whole(self, asked: Asked) -> CreateTask:
+        """What a request comes to as things stand."""
+        templates = self._handling.authority.templates
+        if isinstance(asked, CreateTask):
+            return asked
+        if isinstance(asked, RunTemplate):
+            return asked.filled(templates.template(asked.template))
+        first = await self._authorised(asked.retry_of)
+        states = await self._executions.states(asked.retry_of)
+        late = await self._executions.succeeded_late(asked.retry_of)
+        whole = decide_retry(asked, first, states, self._handling.authority.fleet, succeeded_late=late)
+        if templates.still_is(whole.template, whole.template_seq):
+            return whole
+        # Of a template that is gone or another one by now, only the argv is left: whoever may run any may repeat it.
+        return replace(whole, template=None, template_seq=None, parameters=None)
+
+    async def draft(
+        self, principal: Principal, asked: Asked, *, approval_id: str | None = None, is_proposal: bool = False
+    ) -> tuple[TaskAccepted, Decision]:
+        """The task as it would be accepted now, and what the rules say of it.
+
+        Args:
+            approval_id: of the approval that has to cover it.
+            is_proposal: it is to be approved yet.
+        """
+        request = await self._whole(asked)
         fleet, target = self._handling.authority.fleet, request.target
         presences = await self._presences.presences(named_hosts(fleet, target))
         check_named(fleet, target)
         frozen = self._freeze(target, presences, request.needs_full_agent)
+        is_approved = is_proposal or approval_id is not None
         async with self._handling.recording(principal, f"tasks/{request.task_id}"):
             facts = task_facts(fleet, frozen.hosts, request.to_json())
+            permitted = self._handling.authority.rules.check(principal, "tasks.run", facts, approved=is_approved)
             event = decide_create(
                 request,
                 frozen,
@@ -120,12 +177,14 @@ class TaskHandler:
                 now_s=self._handling.clock.now_s(),
                 require_preview=self._require_preview,
                 previewed=self._previewed(request, presences),
-                permitted=self._handling.authority.rules.check(principal, "tasks.run", facts),
+                permitted=permitted,
+                approval_id=approval_id,
             )
-        async with self.backlog.room(len(event.hosts)) as room:
-            accepted = await self._append(replace(event, token_id=principal.token_id), principal)
-            room.seq = accepted.seq if accepted.created else None
-        return accepted
+            if approval_id is not None:
+                approval = self._handling.authority.approvals.approval(approval_id)
+                check_owner(approval, principal)
+                check_use(approval, event, now_s=self._handling.clock.now_s())
+        return event, permitted
 
     async def cancel(self, principal: Principal, task_id: str, reason: str | None) -> int:
         """Ask for a task to be cancelled; the seq of the request. Asking again changes nothing.

@@ -250,7 +250,7 @@ async def test_rules_are_for_administrators() -> None:
         ):
             with pytest.raises(NotAllowedError):
                 await act
-    built_in = ["role:operator", "role:host-admin", "role:administrator"]
+    built_in = ["role:operator", "role:approver", "role:host-admin", "role:administrator"]
     assert [rule.rule_id for rule in await desk.rules.rules(ADMIN)] == [*built_in, rule_id]
 
 

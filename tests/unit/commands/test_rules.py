@@ -1,5 +1,6 @@
 """Who may do what on which hosts, against an oracle that knows nothing of how it is decided."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -11,17 +12,18 @@ from hypothesis import strategies as st
 from control_plane import cli_rules
 from control_plane.commands import rules as module
 from control_plane.commands.access import CONSOLE, ROLES, AccessState, Principal, User
+from control_plane.commands.patterns import fits
+from control_plane.commands.rulemaking import MAX_RULES, decide_rule
 from control_plane.commands.rules import (
     ACTIONS,
     BUILT_IN,
-    MAX_RULES,
     OF_TASKS,
+    ApprovalRequiredError,
     Facts,
     ForbiddenError,
     Rule,
     RuleState,
     decide,
-    decide_rule,
     task_facts,
     withdrawn,
 )
@@ -33,6 +35,9 @@ from tests.support.fleet import ADMIN, OPERATOR, VIEWER, a_fleet
 HOSTS: Final = ("db1", "web1", "web2")
 GROUPS: Final = ("db", "web")
 ACCOUNTS: Final = ("deploy", "root")
+TEMPLATES: Final = ("restart", "sync")
+PATTERNS: Final = ("*", "rm *", "*rm*", "id")
+LINES: Final = ("", "id", "ID", "rm  -rf /x", "sudo rm x", "confirm")
 PRINCIPALS: Final = [Principal(username=name, role=role) for name in ("ann", "bob") for role in ROLES]
 
 
@@ -64,14 +69,16 @@ def some(names: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
 def rules(draw: st.DrawFn) -> Rule:
     return Rule(
         rule_id=draw(st.text("0123456789abcdef", min_size=4, max_size=4)),
-        effect=draw(st.sampled_from(["allow", "deny"])),
+        effect=draw(st.sampled_from(["allow", "deny", "approve"])),
         subject=draw(st.sampled_from(["user:ann", "user:bob", "role:viewer", "role:operator"])),
         actions=draw(st.frozensets(st.sampled_from(sorted(ACTIONS)), min_size=1)),
         all_hosts=draw(st.booleans()),
         groups=draw(some(GROUPS)),
         hostnames=draw(some(HOSTS)),
         accounts=draw(some(ACCOUNTS)),
-        command=draw(st.sampled_from(["shell", "argv"])),
+        command=draw(st.sampled_from(["shell", "argv", "template"])),
+        patterns=draw(some(PATTERNS)),
+        templates=draw(some(TEMPLATES)),
         most_hosts=draw(st.none() | st.integers(1, 3)),
         longest_timeout=draw(st.none() | st.sampled_from([30, 60, 90])),
     )
@@ -85,6 +92,8 @@ FACTS: Final = st.builds(
     account=st.none() | st.sampled_from([*ACCOUNTS, "nobody"]),
     timeout=st.none() | st.sampled_from([30, 60, 90, 120]),
     is_argv=st.booleans(),
+    template=st.none() | st.sampled_from([*TEMPLATES, "other"]),
+    line=st.sampled_from(LINES),
 )
 ASKED: Final = {
     "principal": st.sampled_from(PRINCIPALS),
@@ -98,12 +107,23 @@ asking: Final[Callable[..., Any]] = given(**ASKED)
 # --- the oracle: every host by every rule, and every condition of that as a line
 
 
-def oracle(principal: Principal, action: str, asked: Facts, made: Sequence[Rule]) -> tuple[bool, dict[str, list[str]]]:
-    """Whether it is allowed, and by host who refuses it."""
+FITTING: Final = {
+    "*": set(LINES),
+    "rm *": {"rm  -rf /x"},
+    "*rm*": {"rm  -rf /x", "sudo rm x", "confirm"},
+    "id": {"id", "ID"},
+}
+
+
+def oracle(
+    principal: Principal, action: str, asked: Facts, made: Sequence[Rule]
+) -> tuple[bool, dict[str, list[str]], dict[str, list[str]]]:
+    """Whether it is allowed, by host who refuses it, and by host who wants it approved."""
     refused: dict[str, list[str]] = {}
+    asking: dict[str, list[str]] = {}
     something_allows = False
     for host in ["", *asked.hosts]:  # the first stands for the request as such
-        allowed_by, denied_by = [], []
+        allowed_by, denied_by, asked_by = [], [], []
         if action in ROLES[principal.role]:
             allowed_by.append(f"role:{principal.role}")
         for rule in made:
@@ -114,12 +134,18 @@ def oracle(principal: Principal, action: str, asked: Facts, made: Sequence[Rule]
                 continue
             if len(rule.accounts) > 0 and asked.account not in list(rule.accounts):
                 continue
+            if len(rule.patterns) > 0 and not any(asked.line in FITTING[pattern] for pattern in rule.patterns):
+                continue
             is_there = rule.all_hosts or host in rule.hostnames
             if host and not is_there and not any(group in rule.groups for group in asked.hosts[host]):
                 continue
             limits = []
             if rule.command == "argv":
                 limits.append(asked.is_argv)
+            if rule.command == "template" and rule.templates:
+                limits.append(asked.template in list(rule.templates))
+            elif rule.command == "template":
+                limits.append(asked.template is not None)
             if rule.most_hosts is not None:
                 limits.append(asked.number <= rule.most_hosts)
             if rule.longest_timeout is not None:
@@ -128,20 +154,25 @@ def oracle(principal: Principal, action: str, asked: Facts, made: Sequence[Rule]
                 allowed_by.append(rule.rule_id)
             if rule.effect == "deny" and (limits == [] or False in limits):
                 denied_by.append(rule.rule_id)
+            if rule.effect == "approve" and (limits == [] or False in limits):
+                asked_by.append(rule.rule_id)
         if host == "":
             something_allows = allowed_by != []
         elif denied_by != [] or allowed_by == []:
             refused[host] = sorted(denied_by)
-    return something_allows and refused == {}, refused
+        if host != "" and asked_by != []:
+            asking[host] = sorted(asked_by)
+    return something_allows and refused == {}, refused, asking
 
 
 @asking
 def test_a_decision_agrees_with_the_oracle(principal: Principal, action: str, asked: Facts, made: list[Rule]) -> None:
     decision = decide(principal, action, asked, made)
 
-    allowed, refused = oracle(principal, action, asked, made)
+    allowed, refused, asking = oracle(principal, action, asked, made)
     assert decision.allowed == allowed
     assert {host: list(by) for host, by in decision.refused.items()} == refused
+    assert {host: list(by) for host, by in decision.asking.items()} == asking
     assert (decision.refusal is None) == allowed
 
 
@@ -157,16 +188,20 @@ def test_the_rules_that_decided_alone_decide_the_same(
 
 
 @given(**ASKED, more=rules())
-def test_one_more_deny_permits_no_more_and_one_more_allow_no_less(
+def test_one_more_deny_or_approve_permits_no_more_and_one_more_allow_no_less(
     principal: Principal, action: str, asked: Facts, made: list[Rule], more: Rule
 ) -> None:
     before = decide(principal, action, asked, made)
     after = decide(principal, action, asked, [*made, replace(more, rule_id="more")])
 
+    assert after.asking.keys() >= before.asking.keys()
     if more.effect == "deny":
         assert after.refused.keys() >= before.refused.keys()
         assert before.allowed or not after.allowed
+    elif more.effect == "approve":
+        assert (after.allowed, after.refused) == (before.allowed, before.refused)
     else:
+        assert after.asking == before.asking
         assert after.refused.keys() <= before.refused.keys()
         assert after.allowed or not before.allowed
 
@@ -177,7 +212,9 @@ NARROWER: Final[dict[str, Callable[[Rule], Rule]]] = {
     "of fewer groups": lambda rule: replace(rule, groups=rule.groups - {"db"}),
     "fewer hosts": lambda rule: replace(rule, hostnames=rule.hostnames - {"web1"}),
     "as one account": lambda rule: replace(rule, accounts=frozenset(sorted(rule.accounts or ACCOUNTS)[:1])),
-    "argv alone": lambda rule: replace(rule, command="argv"),
+    "argv alone": lambda rule: replace(rule, command="argv") if rule.command == "shell" else rule,
+    "a template alone": lambda rule: replace(rule, command="template", templates=frozenset({"sync"})),
+    "lines like this": lambda rule: replace(rule, patterns=rule.patterns & {"id"} or frozenset({"id"})),
     "fewer at once": lambda rule: replace(rule, most_hosts=max(1, (rule.most_hosts or 3) - 1)),
     "for a shorter time": lambda rule: replace(rule, longest_timeout=min(30, rule.longest_timeout or 90)),
 }
@@ -195,6 +232,30 @@ def test_a_narrower_allow_permits_no_more(
     assert before.refused.keys() <= after.refused.keys()
 
 
+WIDER: Final[dict[str, Callable[[Rule], Rule]]] = {
+    "on all hosts": lambda rule: replace(rule, all_hosts=True),
+    "as anybody": lambda rule: replace(rule, accounts=frozenset()),
+    "whatever the line": lambda rule: replace(rule, patterns=frozenset()),
+    "without limits": lambda rule: replace(
+        rule, command="shell", templates=frozenset(), most_hosts=None, longest_timeout=None
+    ),
+    "of every action": lambda rule: replace(rule, actions=ACTIONS),
+}
+
+
+@given(**ASKED, widen=st.sampled_from(sorted(WIDER)), effect=st.sampled_from(["deny", "approve"]))
+def test_a_wider_deny_or_approve_permits_no_more(
+    principal: Principal, action: str, asked: Facts, made: list[Rule], widen: str, effect: str
+) -> None:
+    wider = [WIDER[widen](rule) if rule.effect == effect else rule for rule in made]
+
+    before, after = (decide(principal, action, asked, those) for those in (made, wider))
+
+    assert before.allowed or not after.allowed
+    assert before.refused.keys() <= after.refused.keys()
+    assert before.asking.keys() <= after.asking.keys()
+
+
 @given(**ASKED, random=st.randoms())
 def test_neither_the_order_of_rules_nor_their_ids_matter(
     principal: Principal, action: str, asked: Facts, made: list[Rule], random: Any
@@ -207,6 +268,7 @@ def test_neither_the_order_of_rules_nor_their_ids_matter(
     assert after.allowed == before.allowed
     assert after.refused.keys() == before.refused.keys()
     assert {rule.removeprefix("new-") for rule in after.rules} == set(before.rules)
+    assert {rule.removeprefix("new-") for rule in after.asking_rules} == set(before.asking_rules)
 
 
 @asking
@@ -268,12 +330,16 @@ def test_the_example_of_the_operations_page_is_as_it_says() -> None:
         ({"most_hosts": 2}, {"number": 2}, {"number": 3}),
         ({"longest_timeout": 60}, {"timeout": 60}, {"timeout": 61}),
         ({"longest_timeout": 60}, {"timeout": 1}, {"timeout": None}),
+        ({"command": "template"}, {"template": "any"}, {"is_argv": True}),
+        ({"command": "template", "templates": {"sync"}}, {"template": "sync"}, {"template": "other"}),
     ],
 )
 def test_a_limit_means_the_same_in_an_allow_and_in_a_deny(
     limit: dict[str, Any], within: dict[str, Any], beyond: dict[str, Any]
 ) -> None:
-    allow, deny = a_rule("a", **limit), a_rule("d", effect="deny", **limit)
+    allow, deny, approve = (a_rule(effect, effect=effect, **limit) for effect in ("allow", "deny", "approve"))
+    for asked, is_to_be_approved in ((within, False), (beyond, True)):
+        assert bool(decide(ANN, "tasks.run", facts(**asked), [a_rule("any"), approve]).asking) == is_to_be_approved
 
     for those in ([allow], [a_rule("any"), deny]):
         assert decide(ANN, "tasks.run", facts(**within), those).allowed
@@ -299,8 +365,83 @@ def test_only_an_absolute_program_is_an_argv(argv: Any, is_argv: bool) -> None:
     found = task_facts(fleet, ["web1", "web9"], request, number=7)
 
     assert found == Facts(
-        hosts={"web1": fleet.hosts["web1"].groups, "web9": ()}, number=7, account="deploy", timeout=30, is_argv=is_argv
+        hosts={"web1": fleet.hosts["web1"].groups, "web9": ()},
+        number=7,
+        account="deploy",
+        timeout=30,
+        is_argv=is_argv,
+        line="ls",
     )
+
+
+# --- approve: the order of the effects, and patterns
+
+
+def test_a_deny_wins_then_an_allow_is_needed_and_then_an_approval() -> None:
+    approve, allow = a_rule("two", effect="approve", accounts={"root"}), a_rule("ann")
+    deny = a_rule("no", effect="deny")
+    state = RuleState()
+
+    for made in ([approve, allow, deny], [approve]):
+        state.rules = {rule.rule_id: rule for rule in made}
+        with pytest.raises(ForbiddenError) as refused:
+            state.check(ANN, "tasks.run", facts(), approved=True)
+        assert refused.value.code == "not_allowed"
+
+    state.rules = {"two": approve, "ann": allow}
+    with pytest.raises(ApprovalRequiredError) as asked:
+        state.check(ANN, "tasks.run", facts(), approved=False)
+    assert (asked.value.code, asked.value.rules, asked.value.hosts) == ("approval_required", ("two",), ["web1"])
+    assert asked.value.detail == "tasks.run needs a second person's approval on web1: rule two"
+    assert state.check(ANN, "tasks.run", facts(), approved=True).allowed
+    assert state.check(ANN, "tasks.run", facts("deploy"), approved=False).allowed
+
+
+def test_one_host_that_asks_for_an_approval_makes_the_whole_request_need_one() -> None:
+    hosts = {"db1": ("db",), "web1": ("web",)}
+    decision = decide(
+        OPERATOR,
+        "tasks.run",
+        facts(hosts=hosts),
+        [a_rule("r", subject="role:operator", effect="approve", groups={"db"})],
+    )
+
+    assert (decision.allowed, decision.asking, decision.asking_rules) == (True, {"db1": ("r",)}, ("r",))
+
+
+def test_an_approve_says_nothing_of_what_is_cancelled_or_approved_itself() -> None:
+    approve = a_rule("r", subject="role:administrator", effect="approve", actions=ACTIONS)
+    for action in sorted(ACTIONS - {"tasks.run"}):
+        RuleState(rules={"r": approve}).check(ADMIN, action, facts())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "not_fitting"),
+    [
+        ("rm -rf *", ["rm -rf /", "RM  -rf\t/x", "rm\n-rf y"], ["rm -rf", "sudo rm -rf /", "rm -r /"]),
+        ("*shutdown*", ["shutdown", "/sbin/shutdown now", "echo SHUTDOWN"], ["shut down", ""]),
+        ("*a*b*c", ["abc", "xaybzc", "aabbcc"], ["acb", "abcd", "ab"]),
+        ("ab*ba", ["abba", "ab ba"], ["aba", "ab"]),
+        ("reboot", ["reboot", " Reboot "], ["reboot now", "rebootx"]),
+        ("[a-z]?", ["[a-z]?"], ["a", "ab"]),
+        ("*stra\u00dfe*", ["STRASSE"], ["stras"]),
+    ],
+)
+def test_a_pattern_fits_whole_lines_in_either_case(pattern: str, fitting: list[str], not_fitting: list[str]) -> None:
+    assert [line for line in (*fitting, *not_fitting) if fits(pattern, line)] == fitting
+
+
+@given(st.lists(st.text("ab ", max_size=3), min_size=1, max_size=5), st.text("ab ", max_size=12))
+def test_a_pattern_fits_as_a_regular_expression_would(pieces: list[str], line: str) -> None:
+    pattern, plain = (" ".join(text.split()) for text in ("*".join(pieces), line))
+    expected = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), plain) is not None
+
+    assert fits("*".join(pieces), line) == expected
+
+
+def test_a_pattern_made_to_take_long_does_not() -> None:
+    """By a matcher that goes back it would take longer than anybody waits."""
+    assert not fits("*a" * 120 + "*b", "a" * 131_071)
 
 
 # --- making them
@@ -321,6 +462,16 @@ PEOPLE: Final = AccessState(users={"ann": User(username="ann", role="viewer", ch
         *(({"actions": {name}}, "actions") for name in ("hosts.enrol", "tasks.read", "no.such")),
         ({"actions": {"hosts.edit"}, "accounts": {"root"}}, "actions"),
         ({"actions": {"hosts.edit", "tasks.run"}, "most_hosts": 3}, "actions"),
+        ({"actions": {"hosts.edit"}, "patterns": {"*"}, "effect": "deny"}, "actions"),
+        *(({"effect": "approve", "actions": {name}}, "actions") for name in sorted(ACTIONS - {"tasks.run"})),
+        ({"effect": "approve", "actions": {"tasks.run", "tasks.cancel"}}, "actions"),
+        ({"patterns": {"systemctl *"}}, "patterns"),
+        ({"effect": "deny", "patterns": {"a\nb"}}, "patterns"),
+        ({"effect": "deny", "patterns": {""}}, "patterns"),
+        ({"effect": "deny", "patterns": {f"{n}" for n in range(101)}}, "patterns"),
+        ({"templates": {"sync"}}, "templates"),
+        ({"command": "argv", "templates": {"sync"}}, "templates"),
+        ({"command": "template", "templates": {"../sync"}}, "templates"),
         ({"all_hosts": True, "groups": {"web"}}, "hosts"),
         ({"groups": set()}, "hosts"),
         ({"groups": {"We b"}}, "hosts.groups"),
@@ -345,7 +496,10 @@ def test_what_is_made_comes_back_as_it_was() -> None:
         groups={"web"},
         hostnames={"db1"},
         accounts={"deploy"},
-        command="argv",
+        command="template",
+        templates={"sync"},
+        patterns={"*rm*"},
+        effect="deny",
         most_hosts=3,
         longest_timeout=60,
         reason="so",
@@ -363,6 +517,13 @@ def test_there_are_only_so_many() -> None:
     with pytest.raises(RefusedError) as refused:
         decide_rule(PEOPLE, full, a_rule())
     assert refused.value.code == "too_many_rules"
+
+    patterns = {f"{n}" for n in range(100)}
+    full = RuleState(rules={f"r{n}": a_rule(f"r{n}", patterns=patterns) for n in range(10)})
+    with pytest.raises(RefusedError) as refused:
+        decide_rule(PEOPLE, full, a_rule(effect="deny", patterns={"*"}))
+    assert refused.value.code == "too_many_rules"
+    decide_rule(PEOPLE, full, a_rule())
 
 
 def test_no_action_on_people_and_rules_is_for_rules() -> None:
@@ -384,6 +545,13 @@ def test_a_rule_that_has_ended_never_comes_back() -> None:
     assert not state.apply(created, 4)
     assert not state.apply(RuleDeleted(rule_id="r1"), 5)
     assert (state.rules, state.changed_seq) == ({}, 3)
+
+
+def test_a_command_of_a_later_release_covers_nothing_and_denies_all() -> None:
+    allow, deny = (a_rule(effect, effect=effect, command="sealed") for effect in ("allow", "deny"))
+
+    assert not decide(ANN, "tasks.run", facts(), [allow]).allowed
+    assert not decide(ANN, "tasks.run", facts(is_argv=True, template="sync"), [a_rule("any"), deny]).allowed
 
 
 def test_an_effect_of_a_later_release_is_not_taken_for_an_allow() -> None:
