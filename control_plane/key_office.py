@@ -62,16 +62,18 @@ class KeyOffice:
         await self._core.authority.refresh()
         if (announced := self.announced) is not None:
             return announced[:16]
-        key = self._prepared() or SigningKey.generate()
+        key = self._prepared()
+        if key is None:
+            key = SigningKey.generate()
+            self._core.keys.put(key)  # first: what is announced and lost could never be replaced
         event = decide_announce(self._keyring, key.public_key)
-        self._core.keys.put(key)  # first: what is announced and lost could never be replaced
         await self._core.handling.record_new(event, actor=CONSOLE.username)
         if self._keyring.announced != event.public_key_sha256:
             raise RefusedError("key_announced", "somebody else has announced another key just now; look again")
         return key.key_id
 
     def _prepared(self) -> SigningKey | None:
-        """One that an announcement which was cut off has left."""
+        """One that an announcement which was cut off has left, or that the environment gives beside."""
         return next((key for key in self._core.keys.load() if key.key_id not in self._keyring.public_keys), None)
 
     async def rotate(self) -> str:

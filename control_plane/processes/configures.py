@@ -40,13 +40,15 @@ class Configures:
         self._rounds = rounds
         self._is_basic = is_basic
         self._due: dict[str, int] = {}
-        self._known: dict[str, Collection[str]] = {}  # which of our keys a host trusts, where it is another than all
+        self._known: dict[str, Collection[str]] = {}  # which keys of ours a host trusts that is to be told of others
+        self._told_version = -1  # of the keyring, of which everybody was told
         self._not_before_s = 0.0  # by the monotonic clock, as is the next
         self._drift_s = 0.0  # when to look for it again
 
     async def restart(self, there: Iterable[str], seq: int) -> None:
         """Whoever did this before may have died with groups untold, so who has bound others is told again."""
         self._due = {host.hostname: seq for host in await self._host_queries.drifted()}
+        self._told_version = -1
         await self._look_for_untold(seq)
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
         self._rounds.restart(there, self._clock.monotonic_s())
@@ -117,13 +119,16 @@ class Configures:
 
     async def _look_for_untold(self, seq: int) -> None:
         """Whoever is there and trusts other keys of ours than it should, or has not heard which comes next."""
-        if len(self._keyring.chain) == 1 and self._keyring.announced is None:
-            return  # nobody can know anything else
+        is_new = self._keyring.version != self._told_version
+        if (len(self._keyring.chain) == 1 and self._keyring.announced is None) or not (is_new or self._known):
+            return  # nobody can know anything else, or all did
+        self._told_version = self._keyring.version
         said = await self._host_queries.said_of_keys(("online", "stale"))
         untold = {hostname: keys for hostname, keys in said.items() if not self._is_told(keys)}
-        self._known = {hostname: keys.keys or () for hostname, keys in untold.items()}
-        for hostname in untold:
-            self._due.setdefault(hostname, seq)
+        before, self._known = self._known, {hostname: keys.keys or () for hostname, keys in untold.items()}
+        for hostname, known in self._known.items():
+            if is_new or before.get(hostname) != known:  # who goes on saying the same does not take it
+                self._due.setdefault(hostname, seq)
 
     def told(self, send: Send) -> None:
         """The broker has it."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Update, and_, bindparam, insert, or_, select, update
 
-from control_plane.errors import LeaseLostError, LogDamagedError, StorageUnavailableError
+from control_plane.errors import KeyMissingError, LeaseLostError, LogDamagedError, StorageUnavailableError
 from control_plane.storage.engine import Database
 from control_plane.storage.tables import lease as table
 from control_plane_wire.backoff import Backoff
@@ -21,6 +21,7 @@ from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
 LEASE_S: Final = 4.0
 RENEWAL_S: Final = 1.0
 HALTED_S: Final = 30.0  # until it looks again whether a damaged log has been mended
+KEYLESS_S: Final = 10.0  # longer than others wait for a lease
 LONGEST: Final = 2  # leases; one that seems to last longer was given before the database's clock was set back
 
 _logger = logging.getLogger(__name__)
@@ -154,6 +155,11 @@ class Leases:
             except* LeaseLostError:  # another process was quicker, or a rebuild has taken it
                 _logger.info("lease is another's now", extra={"lease": name})
                 await _wait(stop, backoff.next_s())
+            except* KeyMissingError as errors:
+                _logger.error(  # noqa: TRY400 - what it was is in the fields
+                    "halted: a signing key is missing", extra={"lease": name, "cause": str(errors.exceptions[0])}
+                )
+                await _wait(stop, KEYLESS_S)  # whoever has it may take over meanwhile
             except* StorageUnavailableError as errors:
                 _logger.warning("lease lost", extra={"lease": name, "cause": str(errors.exceptions[0])})
                 await _wait(stop, backoff.next_s())
@@ -194,7 +200,9 @@ class Leases:
                 renewals.cancel()
         except BaseExceptionGroup as lost:
             raise LeaseLostError(lease.name) from lost
-        if not isinstance(failure, StorageUnavailableError | asyncio.CancelledError):
+        if isinstance(failure, KeyMissingError) or not isinstance(
+            failure, StorageUnavailableError | asyncio.CancelledError
+        ):
             with suppress(StorageUnavailableError):  # it ends by itself in four seconds
                 await self.release(lease)
         if failure is not None:

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from control_plane.errors import (
     ConfigurationError,
     DuplicateKeyError,
+    KeyMissingError,
     LeaseLostError,
     LogDamagedError,
     StorageUnavailableError,
@@ -531,6 +532,21 @@ class DialectContract:
 
         alarms = [record for record in caplog.records if record.levelname == "ERROR"]
         assert [alarm.__dict__["cause"] for alarm in alarms] == ["event 7 is missing below the head"] * 2
+
+    async def test_work_that_lacks_a_key_lets_its_lease_go_to_whoever_has_it(self, database: Database) -> None:
+        stop = asyncio.Event()
+
+        async def lacks(_lease: Lease) -> None:
+            raise KeyMissingError("the key is not here")
+
+        async def has(_lease: Lease) -> None:
+            stop.set()
+
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
+            group.create_task(Leases(database, owner="one").keep("dispatch", lacks, stop=stop))
+            group.create_task(Leases(database, owner="two").keep("dispatch", has, stop=stop))
+
+        assert stop.is_set()
 
     async def test_work_that_fails_ends_the_keeping_of_its_lease(self, database: Database) -> None:
         async def work(lease: Lease) -> None:

@@ -38,10 +38,11 @@ from control_plane.projections.queries.rollouts import RolloutQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.storage.engine import Database
 from control_plane.storage.leases import Leases
+from control_plane_agent.checks import opened_by
 from control_plane_wire.failpoints import Failpoints
 from control_plane_wire.lifecycle import Service
-from control_plane_wire.messages import MAX_COMMAND_BYTES, decode, seal
-from control_plane_wire.signing import COMMAND, CONTROL_PLANE, RESULT, SigningKey
+from control_plane_wire.messages import seal
+from control_plane_wire.signing import CONTROL_PLANE, RESULT, SigningKey, key_id
 from control_plane_wire.strict_json import JsonObject
 from control_plane_wire.topology import CONTROL_PLANE_TOPOLOGY, RESULT_EXCHANGE, agent_queue, agent_topology, result_key
 from control_plane_wire.transport.base import Confirmed, Message, PublishOutcome, Session, Transport
@@ -124,22 +125,27 @@ class Tap:
 
 @dataclass
 class AgentEnd:
-    """An agent's end of the wire: what has reached its queue, verified as it would; and what it says."""
+    """An agent's end of the wire: what has reached its queue, verified as it would; and what it says.
+
+    Attributes: `trusted`: the control plane's keys; `signers`: which of them signed each message.
+    """
 
     hostname: str
     session: Session
     routes: list[str] = field(default_factory=list)
     messages: list[JsonObject] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    trusted: tuple[SigningKey, ...] = (CONTROL_PLANE_KEY,)
+    signers: list[str] = field(default_factory=list)
 
     async def collect(self) -> None:
         async for batch in self.session.consume(agent_queue(self.hostname), prefetch=100):
             for delivery in batch:
-                signed = decode(delivery.body, max_bytes=MAX_COMMAND_BYTES, tag=COMMAND)
-                key, route = CONTROL_PLANE_KEY.public_key, delivery.routing_key
-                signed.verify(key, COMMAND, sender=CONTROL_PLANE, recipient=route)
+                route = delivery.routing_key
+                signer, message = opened_by(delivery.body, route, [key.public_key for key in self.trusted])
+                self.signers.append(key_id(signer))
                 self.routes.append(route)
-                self.messages.append({name: value for name, value in signed.message.items() if name != "sign"})
+                self.messages.append({name: value for name, value in message.items() if name != "sign"})
                 self.bodies.append(delivery.body)
                 delivery.ack()
 

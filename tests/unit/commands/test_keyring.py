@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
+import control_plane
 from control_plane.commands.enrolment import check_nonce, new_nonce
 from control_plane.commands.keyring import Keyring, decide_announce, decide_retire, decide_rotate, first_key
 from control_plane.commands.tasks import verify_authorisation
@@ -316,3 +319,16 @@ async def test_a_nonce_is_good_whichever_of_the_keys_that_sign_has_signed_it() -
                 continue
             good[step] += 1
     assert good == [1, 2, 1]
+
+
+def test_nobody_verifies_a_task_by_a_key_whatever_its_place() -> None:
+    """`public_keys` has the retired ones, too; what they sign counts by its place in the log."""
+    package = Path(control_plane.__file__).parent
+    calls = [
+        (path.name, call)
+        for path in package.rglob("*.py")
+        for call in re.findall(r"verify_authorisation\((.*)\)", path.read_text())
+    ]
+
+    assert len(calls) > 3
+    assert [call for call in calls if "public_keys)" in f"{call[1]})" and "Mapping" not in call[1]] == []
