@@ -56,7 +56,7 @@ NEEDS: Final = {
     ("GET", "/tasks/{task_id}"): "tasks.read",
     ("POST", "/tasks/{task_id}/cancel"): "tasks.read tasks.cancel",
     ("POST", "/tasks/{task_id}/retry"): "tasks.read tasks.run",
-    ("POST", "/tasks/{task_id}/retry/approval"): "tasks.run",
+    ("POST", "/tasks/{task_id}/retry/approval"): "tasks.read tasks.run",
     ("POST", "/tasks/{task_id}/pause"): "tasks.cancel",
     ("POST", "/tasks/{task_id}/resume"): "tasks.run",
     ("GET", "/tasks/{task_id}/executions"): "tasks.read",

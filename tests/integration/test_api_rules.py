@@ -81,7 +81,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
 
     gone = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (gone.status_code, gone.json()["rule_id"]) == (200, made["rule_id"])
-    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == 3
+    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == 4
     again = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (again.status_code, again.json()["code"]) == (404, "unknown_rule")
 
