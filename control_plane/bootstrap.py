@@ -17,6 +17,7 @@ from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
@@ -146,6 +147,7 @@ def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -
             core.task_queries,
             core.host_queries,
             core.clock,
+            vault=core.vault,
             count=count,
             rounds=Rounds(core.checkpoints.newest_event_note),
             failpoints=core.failpoints,
@@ -238,9 +240,11 @@ def services_of_api(
             require_preview=settings.require_preview,
             max_waiting=settings.max_waiting,
             count=metrics.happenings(),
+            vault=core.vault,
         ),
         rollouts=RolloutHandler(core.handling, core.task_queries),
         rules=RuleHandler(core.handling),
+        secrets=SecretHandler(core.handling, core.vault),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

@@ -8,6 +8,7 @@ from typing import Final
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.secrets import Vault
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
 from control_plane.events.checkpoints import CheckpointFile, Checkpoints, lost
@@ -20,7 +21,7 @@ from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.settings import Settings
-from control_plane.storage import migrate, signing_key
+from control_plane.storage import migrate, secrets_key, signing_key
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.instance import instance
@@ -41,6 +42,7 @@ class Core:
     clock: Clock
     failpoints: Failpoints
     keyring: Keyring
+    vault: Vault
     checkpoints: Checkpoints
     authority: Authority
     handling: Handling
@@ -73,6 +75,7 @@ async def open_core(
     clock = SystemClock()
     failpoints = Failpoints(settings.failpoint, settings.failpoint_log)
     keyring = Keyring(signing_key.load(settings.state_dir))
+    vault = Vault(secrets_key.load(settings.state_dir))
     url = settings.database_url.get_secret_value()
     async with open_database(url, pool_size=settings.database_pool_size) as database:
         if not await migrate.is_current(database):
@@ -89,6 +92,7 @@ async def open_core(
                 clock=clock,
                 failpoints=failpoints,
                 keyring=keyring,
+                vault=vault,
                 checkpoints=Checkpoints(
                     database, installation=await installation_of(log, keyring), public_keys=keyring.public_keys
                 ),

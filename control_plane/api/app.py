@@ -22,6 +22,7 @@ from control_plane.api import (
     projections,
     rollouts,
     rules,
+    secrets,
     sessions,
     stream,
     targets,
@@ -55,6 +56,7 @@ ROUTERS: Final = (
     rollouts.router,
     executions.router,
     executions.outputs,
+    secrets.router,
     exports.router,  # before the route of one event, which would take it for a seq
     audit.router,
     audit.proofs,

@@ -14,6 +14,7 @@ from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.ports import Log
 from control_plane.errors import NotSignedInError
@@ -86,6 +87,7 @@ class Services:
     tasks: TaskHandler
     rollouts: RolloutHandler
     rules: RuleHandler
+    secrets: SecretHandler
     projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries

@@ -12,6 +12,7 @@ from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
 from control_plane.commands.targets import MAX_HOSTS, parse_target
 from control_plane.commands.targets import Target as TargetDecision
+from control_plane.commands.tasks import FULL_AGENT_ONLY
 from control_plane_wire.strict_json import JsonObject
 
 router = noun("/targets", "tasks")
@@ -43,7 +44,7 @@ class PreviewTarget(Request):
     Attributes:
         command: what is going to be run, for the guard.
         user, timeout, argv: of the request, for the rules; what is left out is within no limit and no account.
-        env, cwd, stdin: of the request, what basic agents lack.
+        env, secrets, cwd, stdin: of the request, what basic agents lack.
     """
 
     target: Target
@@ -52,12 +53,13 @@ class PreviewTarget(Request):
     timeout: Seconds | None = None
     argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[StrictStr, StrictStr] | None = None
+    secrets: dict[StrictStr, StrictStr] | None = Field(None, repr=False)
     cwd: StrictStr | None = None
     stdin: StrictStr | None = None
 
     @property
     def needs_full_agent(self) -> str | None:
-        given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
+        given = [name for name in FULL_AGENT_ONLY if getattr(self, name) is not None]
         return ", ".join(given) or None
 
     @property

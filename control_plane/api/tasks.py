@@ -40,6 +40,7 @@ from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
+from control_plane.commands.secrets import Vault, check_secrets, sealed_in
 from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
@@ -66,6 +67,7 @@ class RunCommand(Request):
         command: a shell line; with `argv`, which runs without a shell, it may be left out.
         timeout: seconds that it may run on a host.
         user: the account to run as.
+        secrets: environment values that are kept sealed: they are told to the hosts, and to nobody without permission.
         expires_in: seconds within which a host may start it; left out, ten minutes, and with a rollout a day.
         rollout: without it, it goes to all hosts at once.
     """
@@ -77,6 +79,7 @@ class RunCommand(Request):
     task_id: TaskId | None = None
     argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[Text, Text] | None = None
+    secrets: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(None, repr=False)
     cwd: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
     stdin: StrictStr | None = None
     when_offline: Literal["queue", "skip"] = "queue"
@@ -91,7 +94,9 @@ class RunCommand(Request):
             raise ValueError("command or argv is needed")
         return self
 
-    def decided(self, task_id: str) -> CreateTask:
+    def decided(self, task_id: str, vault: Vault) -> CreateTask:
+        if self.secrets is not None:
+            check_secrets(self.secrets, self.env)
         return CreateTask(
             task_id=task_id,
             target=self.target.decided(),
@@ -100,6 +105,7 @@ class RunCommand(Request):
             user=self.user,
             argv=tuple(self.argv) if self.argv else None,
             env=self.env,
+            secrets=None if self.secrets is None else vault.seal(task_id, self.secrets),
             cwd=self.cwd,
             stdin=self.stdin,
             when_offline=self.when_offline,
@@ -130,6 +136,7 @@ class Task(Answer):
     """A task. At every moment `counts`, its executions by state, adds up to `targets`.
 
     Attributes:
+        secrets: the names of the environment values that are kept sealed.
         target: as it was asked for.
         rollout: as it was asked for, null where it goes to all hosts at once.
         released: hosts that it may be sent to by now.
@@ -147,6 +154,7 @@ class Task(Answer):
     outcome: str | None
     command: str
     argv: Sequence[str] | None
+    secrets: Sequence[str]
     user: str
     timeout: int
     actor: str
@@ -180,6 +188,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         outcome=row.outcome,
         command=request["command"],
         argv=request.get("argv"),
+        secrets=sorted(sealed_in(request)),
         user=request["user"],
         timeout=request["timeout"],
         actor=row.actor,
@@ -270,7 +279,8 @@ async def create_task(
 ) -> AcceptedTask:
     """Accept a task: when this answers, it is in the log for good."""
     task_id = _chosen_id(services, body.task_id, idempotency_key)
-    return await _answer(services, response, await services.tasks.create(caller, body.decided(task_id)), caller)
+    request = body.decided(task_id, services.tasks.vault)
+    return await _answer(services, response, await services.tasks.create(caller, request), caller)
 
 
 def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | None) -> str:

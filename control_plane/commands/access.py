@@ -23,6 +23,7 @@ ADMINISTRATOR: Final = OPERATOR | {
     "projections.rebuild",
     "rules.read",
     "rules.write",
+    "secrets.read",
 }
 ROLES: Final[Mapping[str, frozenset[str]]] = {"viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
 

@@ -14,6 +14,7 @@ from control_plane.commands.hosts import FleetState
 from control_plane.commands.previews import PreviewId, check_preview
 from control_plane.commands.rollouts import Rollout, check_canary
 from control_plane.commands.rules import Decision
+from control_plane.commands.secrets import FIELD, NO_VAULT, Vault, sealed_in
 from control_plane.commands.targets import All, FrozenList, Group, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
@@ -34,6 +35,8 @@ from control_plane_wire.strict_json import JsonObject
 _SIGNATURE_BYTES: Final = 256  # more than the signature adds to a message
 _RUN_FIELDS: Final = ("command", "timeout", "user", "argv", "env", "cwd", "stdin")  # of a request, what hosts are told
 
+FULL_AGENT_ONLY: Final = ("env", "secrets", "cwd", "stdin")  # of a request, what basic agents cannot do
+
 RequirePreview = Literal["off", "guarded", "always"]
 
 
@@ -43,6 +46,7 @@ class CreateTask:
 
     Attributes:
         command: a shell line; with `argv` it is derived from that.
+        secrets: sealed environment values, by name.
         expires_in: seconds within which it may be started.
         preview_id: what the preview that the request was decided on answered.
         rollout: None: to all hosts at once.
@@ -57,6 +61,7 @@ class CreateTask:
     user: str
     argv: tuple[str, ...] | None = None
     env: Mapping[str, str] | None = None
+    secrets: Mapping[str, str] | None = None
     cwd: str | None = None
     stdin: str | None = None
     when_offline: Literal["queue", "skip"] = "queue"
@@ -74,7 +79,7 @@ class CreateTask:
     @property
     def needs_full_agent(self) -> str | None:
         """What of it a basic agent cannot do, in words."""
-        given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
+        given = [name for name in FULL_AGENT_ONLY if getattr(self, name) is not None]
         return ", ".join(given) or None
 
     def to_json(self) -> JsonObject:
@@ -91,6 +96,8 @@ class CreateTask:
             request["argv"] = list(self.argv)
         if self.env is not None:
             request["env"] = dict(self.env)
+        if self.secrets is not None:
+            request[FIELD] = dict(self.secrets)
         if self.rollout is not None:
             request["rollout"] = self.rollout.to_json()
         given = {"cwd": self.cwd, "stdin": self.stdin, "reason": self.reason}
@@ -126,16 +133,18 @@ def decide_create(
     require_preview: RequirePreview = "off",
     previewed: FrozenList | None = None,
     permitted: Decision | None = None,
+    vault: Vault = NO_VAULT,
 ) -> TaskAccepted:
     """The task, with its hosts frozen.
 
     Args:
         previewed: the hosts as they were at the position of the request's preview, where it has one.
         permitted: by which rules the actor may do this.
+        vault: what its secrets were sealed by.
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
-            `reason_required`, `task_too_large`.
+            `reason_required`, `task_too_large`, `secret_unreadable`.
     """
     _check_fields(request)
     if not frozen.hosts:
@@ -167,7 +176,7 @@ def decide_create(
         rules=None if permitted is None else permitted.rules,
         policy_seq=None if permitted is None else permitted.policy_seq,
     )
-    _check_message(task)
+    _check_message(task, vault)
     _check_event(task)
     return task
 
@@ -186,10 +195,10 @@ def _check_fields(request: CreateTask) -> None:
         raise invalid("argv", "a list that begins with a program")
 
 
-def _check_message(task: TaskAccepted) -> None:
+def _check_message(task: TaskAccepted, vault: Vault) -> None:
     """Accept nothing that an agent would refuse to read."""
     try:
-        message = message_of(task)
+        message = message_of(task, vault)
     except MalformedMessageError as error:
         raise RefusedError("invalid_request", error.reason) from error
     if len(strict_json.canonical(message.to_json())) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
@@ -231,13 +240,17 @@ def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) 
     return task
 
 
-def message_of(task: TaskAccepted) -> CommandMessage:
-    """The command message that the authorisation covers; the same for every host.
+def message_of(task: TaskAccepted, vault: Vault = NO_VAULT) -> CommandMessage:
+    """The command message that the authorisation covers, with its secrets in `env`; the same for every host.
 
     Raises:
         MalformedMessageError: a field is not what the wire allows.
+        RefusedError: `no_secrets_key`, `secret_unreadable`.
     """
     asked = {name: task.request[name] for name in _RUN_FIELDS if name in task.request}
+    if sealed := sealed_in(task.request):
+        env = task.request.get("env")
+        asked["env"] = {**(env if isinstance(env, dict) else {}), **vault.open(task.task_id, sealed)}
     message = parse_command(
         {
             **asked,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from control_plane.events import access, enrolment, hosts, rollouts, rules, tasks, upcasts
+from control_plane.events import access, enrolment, hosts, rollouts, rules, secrets, tasks, upcasts
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -63,6 +63,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     access.MessageRejected,
     rules.RuleCreated,
     rules.RuleDeleted,
+    secrets.SecretRead,
 )
 BY_KIND: Final[Mapping[tuple[str, int], type[Event]]] = {(cls.KIND, cls.VERSION): cls for cls in CLASSES}
 KINDS: Final = frozenset(cls.KIND for cls in CLASSES)

@@ -24,10 +24,12 @@ from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
+from control_plane.commands.secrets import Vault
 from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
@@ -53,6 +55,7 @@ from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import SigningKey, encode_base64
 from control_plane_wire.strict_json import JsonObject
 from tests.support.database import migrated, sqlite_url
+from tests.support.fleet import SECRETS_KEY
 
 URL = "http://127.0.0.1:8000"
 PASSWORD = "correct horse battery"
@@ -203,7 +206,7 @@ def _services(
     presences = _Presences()
     hasher = PasswordHasher(memory_kib=64, iterations=1, lanes=1)
     access = AccessHandler(handling, CredentialTable(database), hasher, login_token=LOGIN_TOKEN, login_user="root")
-    hub, task_queries = Hub(database), TaskQueries(database)
+    hub, task_queries, vault = Hub(database), TaskQueries(database), Vault(SECRETS_KEY)
     services = Services(
         settings=settings,
         clock=clock,
@@ -215,10 +218,16 @@ def _services(
         enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
         hosts=HostHandler(handling),
         tasks=TaskHandler(
-            handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings()
+            handling,
+            presences,
+            task_queries,
+            max_waiting=settings.max_waiting,
+            count=metrics.happenings(),
+            vault=vault,
         ),
         rollouts=RolloutHandler(handling, task_queries),
         rules=RuleHandler(handling),
+        secrets=SecretHandler(handling, vault),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from control_plane.events import access, enrolment, hosts, rollouts, rules, tasks
+from control_plane.events import access, enrolment, hosts, rollouts, rules, secrets, tasks
 from control_plane.events.envelope import NewEvent, StoredEvent
 from control_plane.events.event import Event
 from control_plane_wire.strict_json import Json, JsonObject
@@ -174,4 +174,5 @@ EXAMPLES: tuple[Event, ...] = (
         reason="deploys the shop \u2013 and nothing else",
     ),
     rules.RuleDeleted(rule_id="0123456789abcdef"),
+    secrets.SecretRead(read_id="r1", task_id=TASK, name="DB_PASSWORD", actor="ada", address="127.0.0.1"),
 )

@@ -30,6 +30,7 @@ OPERATOR = Principal(username="ada", role="operator", address="127.0.0.1")
 VIEWER = Principal(username="eve", role="viewer", address="127.0.0.1")
 PASSWORD = "correct horse battery"
 CONTROL_PLANE_KEY = SigningKey.from_bytes(b"\x01" * 32)
+SECRETS_KEY = bytes(range(64))
 
 
 def host_key(hostname: str) -> SigningKey:

@@ -1,7 +1,7 @@
 """Tasks: preview, create, retry, cancel."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control_plane.commands.access import Principal
 from control_plane.commands.backlog import MOST_WAITING, Backlog
@@ -12,6 +12,7 @@ from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
 from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.rules import task_facts
+from control_plane.commands.secrets import NO_VAULT, Vault, sealed_in
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
@@ -44,6 +45,7 @@ class TaskHandler:
         require_preview: RequirePreview = "off",
         max_waiting: int = MOST_WAITING,
         count: Count = lambda _what, _number: None,
+        vault: Vault = NO_VAULT,
     ) -> None:
         self._handling = handling
         self._presences = presences
@@ -52,6 +54,7 @@ class TaskHandler:
         self._require_preview = require_preview
         self.backlog = Backlog(executions, handling.clock, most=max_waiting)
         self._count = count
+        self.vault = vault
 
     async def preview(
         self,
@@ -93,7 +96,8 @@ class TaskHandler:
         Raises:
             NotFoundError: there is no such task to repeat.
             KeyConflictError: that task_id stands for another request, or for another person's.
-            RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed.
+            RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed;
+                `secret_unreadable`.
             BacklogFullError: too much waits already.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
@@ -103,7 +107,11 @@ class TaskHandler:
         states = await self._executions.states(request.retry_of)
         late = await self._executions.succeeded_late(request.retry_of)
         fleet = self._handling.authority.fleet
-        return await self._create(principal, decide_retry(request, first, states, fleet, succeeded_late=late))
+        again = decide_retry(request, first, states, fleet, succeeded_late=late)
+        if sealed := sealed_in(first.request):
+            values = self.vault.open(first.task_id, sealed)
+            again = replace(again, secrets=self.vault.seal(again.task_id, values))
+        return await self._create(principal, again)
 
     async def _create(self, principal: Principal, request: CreateTask) -> Accepted:
         fleet, target = self._handling.authority.fleet, request.target
@@ -121,6 +129,7 @@ class TaskHandler:
                 require_preview=self._require_preview,
                 previewed=self._previewed(request, presences),
                 permitted=self._handling.authority.rules.check(principal, "tasks.run", facts),
+                vault=self.vault,
             )
         async with self.backlog.room(len(event.hosts)) as room:
             accepted = await self._append(event, principal)
