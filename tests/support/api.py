@@ -157,13 +157,18 @@ class ApiUnderTest:
 
 @asynccontextmanager
 async def an_api(
-    tmp_path: Path, *, probes: tuple[Probe, ...] = (), live_output: LiveOutput | None = None, **settings: Any
+    tmp_path: Path,
+    *,
+    probes: tuple[Probe, ...] = (),
+    live_output: LiveOutput | None = None,
+    broker_url: str = "amqp://broker",
+    **settings: Any,
 ) -> AsyncIterator[ApiUnderTest]:
     """A running API, with its projectors and its follower."""
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
-        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output)
+        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -198,6 +203,7 @@ def _services(
     rebuilder: Rebuilder,
     probes: tuple[Probe, ...],
     live_output: LiveOutput | None,
+    broker_url: str,
 ) -> tuple[Services, _Presences]:
     clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
@@ -215,7 +221,7 @@ def _services(
         keyring=keyring,
         checkpoints=Checkpoints(database, installation=keyring.active.key_id, public_keys=keyring.public_keys),
         access=access,
-        enrolment=EnrolmentHandler(handling, SharedAccount("amqp://broker")),
+        enrolment=EnrolmentHandler(handling, SharedAccount(broker_url)),
         hosts=HostHandler(handling),
         tasks=TaskHandler(
             handling,
