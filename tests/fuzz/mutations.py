@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+MAX_BYTES: Final = 64 * 1024  # of one input
 CORPUS: Final = Path(__file__).with_name("corpus")
 TOKENS: Final = (
     *(b"\0", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\x1b[2J"),

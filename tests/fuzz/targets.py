@@ -83,10 +83,10 @@ from control_plane_wire.topology import (
     output_key,
     result_key,
 )
+from tests.fuzz.mutations import MAX_BYTES
 from tests.support.agent import ROUTE, an_identity
 from tests.support.fleet import CONTROL_PLANE_KEY, SECRETS_KEY, host_key
 
-MAX_BYTES: Final = 64 * 1024  # of one input
 BODIES: Final[list[type[Request]]] = []
 API: Final = (access, enrolment, executions, groups, hosts, projections, rollouts, rules, sessions, targets, tasks)
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.fuzz.mutations import CORPUS, corpus_of, mutated
-from tests.fuzz.targets import MAX_BYTES, TARGETS
+from tests.fuzz.mutations import CORPUS, MAX_BYTES, corpus_of, mutated
+from tests.fuzz.targets import TARGETS
 
 BRIEF = 300  # inputs of a target; `scripts/test fuzz` tries for minutes
 SEED = 20261126
