@@ -35,7 +35,7 @@ from control_plane.projections.rebuild import rebuild, retry_parked, roll_back
 from control_plane.projections.upkeep import Done, maintain
 from control_plane.settings import Settings
 from control_plane.storage import migrate as migrations
-from control_plane.storage import signing_key
+from control_plane.storage import secrets_key, signing_key
 from control_plane.storage.engine import Database, account_of, open_database
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.errors import WireError
@@ -93,9 +93,10 @@ async def _administered(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def initialise(settings: Settings, username: str, password: str) -> str:
-    """Schema, signing key and the first administrator; what was done, in lines. May be repeated."""
+    """Schema, keys and the first administrator; what was done, in lines. May be repeated."""
     told = await migrate(settings)
     key = signing_key.store_of(settings).create()
+    secrets_key.create(settings.state_dir)
     async with opened(settings) as office:
         event = KeyAdded(key_id=key.key_id, public_key=encode_base64(key.public_key))
         await office.core.handling.record(event, actor=CONSOLE.username)

@@ -23,6 +23,7 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handlers.templates import TemplateHandler
@@ -158,6 +159,7 @@ def _processes(core: Core, leases: Leases, publisher: Publisher, count: Count) -
             core.task_queries,
             core.host_queries,
             core.clock,
+            vault=core.vault,
             count=count,
             rounds=Rounds(core.checkpoints.newest_event_note),
             failpoints=core.failpoints,
@@ -261,6 +263,7 @@ def services_of_api(
         require_preview=settings.require_preview,
         max_waiting=settings.max_waiting,
         count=metrics.happenings(),
+        vault=core.vault,
     )
     return Services(
         settings=settings,
@@ -285,6 +288,7 @@ def services_of_api(
         stop=StopHandler(core.handling),
         templates=TemplateHandler(core.handling),
         approvals=ApprovalHandler(core.handling, tasks),
+        secrets=SecretHandler(core.handling, core.vault),
         projections=ProjectionHandler(core.handling, rebuilder),
         host_queries=core.host_queries,
         task_queries=core.task_queries,

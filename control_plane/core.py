@@ -11,6 +11,7 @@ from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.keyring import first_key
 from control_plane.commands.passkeys import relying_party_of
+from control_plane.commands.secrets import Vault
 from control_plane.commands.token_uses import TokenUses
 from control_plane.errors import ConfigurationError
 from control_plane.events.access import KeyAdded
@@ -24,7 +25,7 @@ from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.settings import Settings
-from control_plane.storage import migrate, signing_key
+from control_plane.storage import migrate, secrets_key, signing_key
 from control_plane.storage.credentials import CredentialTable
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.instance import instance
@@ -47,6 +48,7 @@ class Core:
     failpoints: Failpoints
     keyring: Keyring
     keys: signing_key.KeyStore
+    vault: Vault
     checkpoints: Checkpoints
     authority: Authority
     handling: Handling
@@ -81,6 +83,7 @@ async def open_core(
     failpoints = Failpoints(settings.failpoint, settings.failpoint_log)
     keys = signing_key.store_of(settings)
     held = keys.load()
+    vault = Vault(secrets_key.load(settings.state_dir))
     url = settings.database_url.get_secret_value()
     async with open_database(url, pool_size=settings.database_pool_size) as database:
         if not await migrate.is_current(database):
@@ -100,6 +103,7 @@ async def open_core(
                 failpoints=failpoints,
                 keyring=keyring,
                 keys=keys,
+                vault=vault,
                 checkpoints=Checkpoints(
                     database,
                     installation=await installation_of(log, keyring),

@@ -116,5 +116,10 @@ def _decode(raw: bytes, slot: type[Started] | type[Finished]) -> dict[str, Any] 
     is_whole = raw.startswith(_MAGIC) and end + _DIGEST_BYTES <= len(raw)
     if not is_whole or hashlib.sha256(raw[:end]).digest() != raw[end : end + _DIGEST_BYTES]:
         raise DamagedSlotError
-    values: dict[str, Any] = json.loads(raw[_HEAD_BYTES:end])
+    try:
+        values: Any = json.loads(raw[_HEAD_BYTES:end])
+    except (ValueError, RecursionError) as error:
+        raise DamagedSlotError from error
+    if not isinstance(values, dict):
+        raise DamagedSlotError
     return {name: value for name, value in values.items() if name in slot._fields}

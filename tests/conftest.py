@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.bans import no_hmac
 from tests.support.servers import (
     Broker,
     DatabaseServer,
@@ -19,6 +20,12 @@ settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")
 
 INSTALL = "is not installed: run scripts/test as root on Debian, or set {} (see the head of scripts/test)"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hmac_is_banned() -> Iterator[None]:
+    with no_hmac():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from control_plane.api import (
     projections,
     rollouts,
     rules,
+    secrets,
     sessions,
     stop,
     stream,
@@ -68,6 +69,7 @@ ROUTERS: Final = (
     rollouts.router,
     executions.router,
     executions.outputs,
+    secrets.router,
     exports.router,  # before the route of one event, which would take it for a seq
     audit.router,
     audit.proofs,

@@ -14,6 +14,7 @@ from control_plane.api.tasks import PROJECTION, RetryHosts, RunCommand
 from control_plane.commands.approvals import Approval as ApprovalDecision
 from control_plane.commands.grammar import invalid
 from control_plane.commands.handlers.approvals import ApprovalView
+from control_plane.commands.secrets import masked
 from control_plane.commands.tasks import new_task_id
 from control_plane.events.envelope import EVENT
 
@@ -88,7 +89,7 @@ def approval_of(view: ApprovalView) -> Approval:
         task_id=approval.task_id,
         requester=approval.requester,
         reason=reason if isinstance(reason, str) else None,
-        request=asked.request,
+        request=masked(asked.request),
         hosts=list(asked.hosts[:MAX_SHOWN]),
         host_count=len(asked.hosts),
         hosts_sha256=approval.hosts_sha256,
@@ -125,7 +126,7 @@ async def request_approval(services: Given, caller: Caller, body: RunCommand) ->
     """
     _check_without(body)
     task_id = body.task_id or new_task_id(services.clock.now_us())
-    return new_approval_of(await services.approvals.request(caller, body.decided(task_id)))
+    return new_approval_of(await services.approvals.request(caller, body.decided(task_id, services.tasks.vault)))
 
 
 @retries.post("", status_code=201)

@@ -26,6 +26,7 @@ from control_plane.api.fields import (
 from control_plane.api.past import OfAudit
 from control_plane.api.routing import needs, noun
 from control_plane.api.services import Given
+from control_plane.commands.secrets import masked_event
 from control_plane.errors import NotFoundError
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.projections.moments import micros_of
@@ -61,14 +62,16 @@ class WholeEvent(AuditEvent):
 
     Attributes:
         occurred_at: by the sender's clock.
-        body: decoded, null where it is no JSON; `body_base64`: the exact bytes, which the signature covers.
+        body: decoded, null where it is no JSON; of the secrets of a task it has the names.
+        body_base64: the exact bytes, which the signature covers; null where sealed secrets are among them. The event's
+            proof and the export have those.
         signature: base64 of whoever vouches for it, by the key `key_id`.
     """
 
     occurred_at: Time | None
     schema_v: int
     body: dict[str, Any] | None
-    body_base64: str
+    body_base64: str | None
     signature: str | None
     key_id: str | None
 
@@ -118,7 +121,10 @@ def event_of(row: AuditRow) -> AuditEvent:
     )
 
 
-def whole_event_of(stored: StoredEvent, outcome: str | None) -> WholeEvent:
+def whole_event_of(stored: StoredEvent, outcome: str | None, *, exact: bool = False) -> WholeEvent:
+    """The event with its secrets masked; `exact`: with what the log has of them, as a signature is checked on."""
+    decoded = _decoded(stored.body)
+    shown = decoded if decoded is None or exact else masked_event(decoded)
     return WholeEvent(
         seq=stored.seq,
         recorded_at=at(stored.recorded_us),
@@ -129,8 +135,8 @@ def whole_event_of(stored: StoredEvent, outcome: str | None) -> WholeEvent:
         outcome=outcome,
         occurred_at=time_of(stored.occurred_us),
         schema_v=stored.schema_v,
-        body=_decoded(stored.body),
-        body_base64=base64.b64encode(stored.body).decode(),
+        body=shown,
+        body_base64=base64.b64encode(stored.body).decode() if shown is decoded else None,
         signature=None if stored.signature is None else encode_base64(stored.signature),
         key_id=stored.key_id,
     )

@@ -98,13 +98,13 @@ async def _encoded(events: AsyncIterator[list[Whole]], format_: Format) -> Async
 
 
 def _lines(events: Sequence[Whole]) -> bytes:
-    return b"".join(whole_event_of(*event).model_dump_json().encode() + b"\n" for event in events)
+    return b"".join(whole_event_of(*event, exact=True).model_dump_json().encode() + b"\n" for event in events)
 
 
 def _rows(events: Sequence[Whole]) -> bytes:
     rows = []
     for stored, outcome in events:
-        whole = whole_event_of(stored, outcome)
+        whole = whole_event_of(stored, outcome, exact=True)
         body = None if whole.body is None else stored.body.decode()
         rows.append([_cell(value) for value in {**dict(whole), "body": body}.values()])
     return _csv(rows)

@@ -19,6 +19,7 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handlers.templates import TemplateHandler
@@ -102,6 +103,7 @@ class Services:
     stop: StopHandler
     templates: TemplateHandler
     approvals: ApprovalHandler
+    secrets: SecretHandler
     projections: ProjectionHandler
     host_queries: HostQueries
     task_queries: TaskQueries

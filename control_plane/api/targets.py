@@ -13,6 +13,7 @@ from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
 from control_plane.commands.targets import MAX_HOSTS, parse_target
 from control_plane.commands.targets import Target as TargetDecision
+from control_plane.commands.tasks import BEYOND_BASIC
 from control_plane.commands.templates import MAX_PARAMETERS, RunTemplate
 from control_plane.errors import InvalidFieldError
 from control_plane_wire.messages import DEFAULT_EXPIRY_S
@@ -27,7 +28,7 @@ router = noun("/targets", "tasks")
 # What they may be the template says; they are checked against it, with errors that name them.
 Value = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
 Parameters = Annotated[dict[StrictStr, Value], Field(max_length=MAX_PARAMETERS)]
-OF_TEMPLATES: Final = ("command", "argv", "timeout", "user", "env", "cwd", "stdin")
+OF_TEMPLATES: Final = ("command", "argv", "timeout", "user", "env", "secrets", "cwd", "stdin")
 
 
 def is_of_template(body: "PreviewTarget | RunCommand") -> bool:
@@ -68,7 +69,7 @@ class PreviewTarget(Request):
     Attributes:
         command: what is going to be run, for the guard.
         user, timeout, argv: of the request, for the rules; what is left out is within no limit and no account.
-        env, cwd, stdin: of the request, what basic agents lack.
+        env, secrets, cwd, stdin: of the request, what basic agents lack.
         template, parameters: in place of all these.
     """
 
@@ -78,6 +79,7 @@ class PreviewTarget(Request):
     timeout: Seconds | None = None
     argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[StrictStr, StrictStr] | None = None
+    secrets: dict[StrictStr, StrictStr] | None = Field(None, repr=False)
     cwd: StrictStr | None = None
     stdin: StrictStr | None = None
     template: TemplateName | None = None
@@ -85,7 +87,7 @@ class PreviewTarget(Request):
 
     @property
     def needs_full_agent(self) -> str | None:
-        given = [name for name in ("env", "cwd", "stdin") if getattr(self, name) is not None]
+        given = [name for name in BEYOND_BASIC if getattr(self, name) is not None]
         return ", ".join(given) or None
 
     @property

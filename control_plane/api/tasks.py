@@ -41,6 +41,7 @@ from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.retries import RetryTask
 from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
+from control_plane.commands.secrets import Vault, check_secrets, sealed_in
 from control_plane.commands.targets import MAX_HOSTS
 from control_plane.commands.tasks import CreateTask, new_task_id
 from control_plane.commands.templates import RunTemplate
@@ -71,6 +72,7 @@ class RunCommand(Request):
         command: a shell line; with `argv`, which runs without a shell, it may be left out.
         timeout: seconds that it may run on a host; needed, like `user`, without a template.
         user: the account to run as.
+        secrets: environment values that are kept sealed: they are told to the hosts, and to nobody without permission.
         expires_in: seconds within which a host may start it; left out, ten minutes, and with a rollout a day.
         rollout: without it, it goes to all hosts at once.
     """
@@ -84,6 +86,7 @@ class RunCommand(Request):
     task_id: TaskId | None = None
     argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
     env: dict[Text, Text] | None = None
+    secrets: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(None, repr=False)
     cwd: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
     stdin: StrictStr | None = None
     when_offline: Literal["queue", "skip"] = "queue"
@@ -99,7 +102,7 @@ class RunCommand(Request):
             raise ValueError("command, argv or template is needed")
         return self
 
-    def decided(self, task_id: str) -> CreateTask | RunTemplate:
+    def decided(self, task_id: str, vault: Vault) -> CreateTask | RunTemplate:
         expires_in = self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S)
         rollout = self.rollout.decided() if self.rollout else None
         if is_of_template(self):
@@ -114,6 +117,8 @@ class RunCommand(Request):
                 preview_id=self.preview_id,
                 rollout=rollout,
             )
+        if self.secrets is not None:
+            check_secrets(self.secrets, self.env)
         return CreateTask(
             task_id=task_id,
             target=self.target.decided(),
@@ -122,6 +127,7 @@ class RunCommand(Request):
             user=needed("user", self.user),
             argv=tuple(self.argv) if self.argv else None,
             env=self.env,
+            secrets=None if self.secrets is None else vault.seal(task_id, self.secrets),
             cwd=self.cwd,
             stdin=self.stdin,
             when_offline=self.when_offline,
@@ -173,6 +179,7 @@ class Task(Answer):
     """A task. At every moment `counts`, its executions by state, adds up to `targets`.
 
     Attributes:
+        secrets: the names of the environment values that are kept sealed.
         target: as it was asked for.
         template: the name of the template that it was made from, null where it was none.
         rollout: as it was asked for, null where it goes to all hosts at once.
@@ -192,6 +199,7 @@ class Task(Answer):
     command: str
     argv: Sequence[str] | None
     template: str | None
+    secrets: Sequence[str]
     user: str
     timeout: int
     actor: str
@@ -226,6 +234,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         command=request["command"],
         argv=request.get("argv"),
         template=request.get("template"),
+        secrets=sorted(sealed_in(request)),
         user=request["user"],
         timeout=request["timeout"],
         actor=row.actor,
@@ -316,7 +325,8 @@ async def create_task(
 ) -> AcceptedTask:
     """Accept a task: when this answers, it is in the log for good."""
     task_id = _chosen_id(services, body.task_id, idempotency_key)
-    accepted = await services.tasks.create(caller, body.decided(task_id), approval_id=body.approval_id)
+    request = body.decided(task_id, services.tasks.vault)
+    accepted = await services.tasks.create(caller, request, approval_id=body.approval_id)
     return await _answer(services, response, accepted, caller)
 
 

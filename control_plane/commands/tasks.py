@@ -14,6 +14,7 @@ from control_plane.commands.hosts import FleetState
 from control_plane.commands.previews import PreviewId, check_preview
 from control_plane.commands.rollouts import Rollout, check_canary
 from control_plane.commands.rules import Decision
+from control_plane.commands.secrets import FIELD, NO_VAULT, Vault, sealed_in
 from control_plane.commands.targets import All, FrozenList, Group, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
@@ -34,7 +35,7 @@ from control_plane_wire.strict_json import Json, JsonObject
 _SIGNATURE_BYTES: Final = 256  # more than the signature adds to a message
 _RUN_FIELDS: Final = ("command", "timeout", "user", "argv", "env", "cwd", "stdin")  # of a request, what hosts are told
 # Of a request, what a basic agent cannot do; of a template it would make a line for a shell.
-BEYOND_BASIC: Final = ("env", "cwd", "stdin", "template")
+BEYOND_BASIC: Final = ("env", "secrets", "cwd", "stdin", "template")
 
 RequirePreview = Literal["off", "guarded", "always"]
 
@@ -45,6 +46,7 @@ class CreateTask:
 
     Attributes:
         command: a shell line; with `argv` it is derived from that.
+        secrets: sealed environment values, by name.
         expires_in: seconds within which it may be started.
         preview_id: what the preview that the request was decided on answered.
         rollout: None: to all hosts at once.
@@ -62,6 +64,7 @@ class CreateTask:
     user: str
     argv: tuple[str, ...] | None = None
     env: Mapping[str, str] | None = None
+    secrets: Mapping[str, str] | None = None
     cwd: str | None = None
     stdin: str | None = None
     when_offline: Literal["queue", "skip"] = "queue"
@@ -99,6 +102,8 @@ class CreateTask:
             request["argv"] = list(self.argv)
         if self.env is not None:
             request["env"] = dict(self.env)
+        if self.secrets is not None:
+            request[FIELD] = dict(self.secrets)
         if self.rollout is not None:
             request["rollout"] = self.rollout.to_json()
         if self.template is not None and self.parameters is not None:
@@ -143,6 +148,7 @@ def decide_create(
     previewed: FrozenList | None = None,
     permitted: Decision | None = None,
     approval_id: str | None = None,
+    vault: Vault = NO_VAULT,
 ) -> TaskAccepted:
     """The task, with its hosts frozen.
 
@@ -150,10 +156,11 @@ def decide_create(
         previewed: the hosts as they were at the position of the request's preview, where it has one.
         permitted: by which rules the actor may do this.
         approval_id: of the approval that has to cover it, where it has one: whoever calls this looks at that.
+        vault: what its secrets were sealed by.
 
     Raises:
         RefusedError: `invalid_request`, `no_host_matched`, `preview_required`, `preview_expired`, `target_changed`,
-            `reason_required`, `task_too_large`.
+            `reason_required`, `task_too_large`, `secret_unreadable`.
     """
     _check_fields(request)
     if not frozen.hosts:
@@ -188,7 +195,7 @@ def decide_create(
         policy_seq=None if permitted is None else permitted.policy_seq,
         approval_id=approval_id,
     )
-    _check_message(task)
+    _check_message(task, vault)
     _check_event(task)
     return task
 
@@ -207,10 +214,10 @@ def _check_fields(request: CreateTask) -> None:
         raise invalid("argv", "a list that begins with a program")
 
 
-def _check_message(task: TaskAccepted) -> None:
+def _check_message(task: TaskAccepted, vault: Vault) -> None:
     """Accept nothing that an agent would refuse to read."""
     try:
-        message = message_of(task)
+        message = message_of(task, vault)
     except MalformedMessageError as error:
         raise RefusedError("invalid_request", error.reason) from error
     if len(strict_json.canonical(message.to_json())) > MAX_COMMAND_BYTES - _SIGNATURE_BYTES:
@@ -252,13 +259,17 @@ def verify_authorisation(stored: StoredEvent, public_keys: Mapping[str, bytes]) 
     return task
 
 
-def message_of(task: TaskAccepted) -> CommandMessage:
-    """The command message that the authorisation covers; the same for every host.
+def message_of(task: TaskAccepted, vault: Vault = NO_VAULT) -> CommandMessage:
+    """The command message that the authorisation covers, with its secrets in `env`; the same for every host.
 
     Raises:
         MalformedMessageError: a field is not what the wire allows.
+        RefusedError: `no_secrets_key`, `secret_unreadable`.
     """
     asked = {name: task.request[name] for name in _RUN_FIELDS if name in task.request}
+    if sealed := sealed_in(task.request):
+        env = task.request.get("env")
+        asked["env"] = {**(env if isinstance(env, dict) else {}), **vault.open(task.task_id, sealed)}
     message = parse_command(
         {
             **asked,

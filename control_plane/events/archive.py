@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def _lines(path: Path) -> Generator[bytes, None, None]:
             while line := cast("IO[bytes]", file).readline(LINE_BYTES):
                 number += 1
                 yield line
-    except (OSError, EOFError, ValueError) as error:  # a wrong checksum, an end before the end
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # a wrong checksum, an end before the end
         raise ArchiveDamagedError(number + 1, str(error)) from error
 
 

@@ -11,6 +11,7 @@ from control_plane.events import (
     passkeys,
     rollouts,
     rules,
+    secrets,
     stop,
     tasks,
     templates,
@@ -90,6 +91,7 @@ CLASSES: Final[tuple[type[Event], ...]] = (
     approvals.ApprovalRequested,
     approvals.ApprovalApproved,
     approvals.ApprovalRefused,
+    secrets.SecretRead,
 )
 BY_KIND: Final[Mapping[tuple[str, int], type[Event]]] = {(cls.KIND, cls.VERSION): cls for cls in CLASSES}
 KINDS: Final = frozenset(cls.KIND for cls in CLASSES)

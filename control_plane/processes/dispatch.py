@@ -13,6 +13,7 @@ from typing import Final, TypedDict
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.keyring import KINDS as OF_KEYS
 from control_plane.commands.rules import RIGHTS
+from control_plane.commands.secrets import NO_VAULT, Vault
 from control_plane.commands.tasks import BEYOND_BASIC, message_of
 from control_plane.events import hosts, registry, rollouts, stop, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
@@ -71,6 +72,7 @@ class Dispatch:
         host_queries: HostQueries,
         clock: Clock,
         *,
+        vault: Vault = NO_VAULT,
         count: Count,
         rounds: Rounds | None = None,
         failpoints: Failpoints = NO_FAILPOINTS,
@@ -81,6 +83,7 @@ class Dispatch:
         self._post = Post(publisher, keyring, clock, is_stopped=self._is_stopped)
         self._authority = authority
         self._keyring = keyring
+        self._vault = vault
         self._task_queries = task_queries
         self._host_queries = host_queries
         self._clock = clock
@@ -237,13 +240,14 @@ class Dispatch:
                 targets = frozenset(task.hosts)  # a read table authorises nobody
                 covered = [d for d in dues if d.hostname in targets]
                 asked = [d.hostname for d in covered if not d.is_cancelled and not is_over]
-                no_more = self._authority.withdrawn(task, asked)  # never sent, or never again
+                # never sent, or never again
+                no_more = self._vault.withheld(task, asked) or self._authority.withdrawn(task, asked)
                 said += self._refusals(task, covered, no_more, is_over=is_over)
                 same = [d for d in covered if d.key in self._open.due and not self._is_replaced(task, d.hostname)]
                 sends += self._cancels(task, same)
                 if not is_over:
-                    allowed = [d for d in same if d.hostname not in no_more]
-                    sends += await self._commands(task, self._not_held(task, allowed))
+                    wanted = self._not_held(task, [d for d in same if d.hostname not in no_more])
+                    sends += await self._commands(task, wanted) if wanted else []
         await self._record(said)
         await self._publish(sends)
 
@@ -311,7 +315,7 @@ class Dispatch:
     async def _commands(self, task: TaskAccepted, dues: Sequence[Due]) -> list[Send]:
         """By one key where that reaches exactly these hosts, else host by host."""
         dues = [d for d in dues if not d.answered and self._is_trusted(d.hostname)]
-        message = message_of(task)
+        message = message_of(task, self._vault)
         basic = {d.hostname for d in dues if self._is_basic(d.hostname)}.union(task.basic)
         limits: _Limits = {"expires_at": task.expires_at, "skips": task.request.get("when_offline") == "skip"}
         is_first = len(dues) == len(task.hosts) and all(d.is_untouched for d in dues)
@@ -325,7 +329,8 @@ class Dispatch:
 
     async def _fan_out_key(self, task: TaskAccepted) -> str | None:
         target = task.request["target"]
-        if "rollout" in task.request or not isinstance(target, dict) or not target.keys() & {"group", "all"}:
+        one_by_one = task.request.keys() & {"rollout", "secrets"}  # a secret goes to no queue but those of its hosts
+        if one_by_one or not isinstance(target, dict) or not target.keys() & {"group", "all"}:
             return None
         if not self._agents.online.keys() >= set(task.hosts):
             return None

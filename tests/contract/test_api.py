@@ -54,6 +54,7 @@ NOT_FOR_VIEWERS = {
     "/api/v1/pending-hosts",
     "/api/v1/rules",
     "/api/v1/templates",
+    "/api/v1/tasks/{task_id}/secrets/{name}",
     "/api/v1/events/export",
     "/api/v1/audit/proof/{seq}",
 }

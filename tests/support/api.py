@@ -30,6 +30,7 @@ from control_plane.commands.handlers.projections import ProjectionHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
 from control_plane.commands.handlers.rotations import RotationHandler
 from control_plane.commands.handlers.rules import RuleHandler
+from control_plane.commands.handlers.secrets import SecretHandler
 from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handlers.templates import TemplateHandler
@@ -38,6 +39,7 @@ from control_plane.commands.handling import Handling
 from control_plane.commands.passkeys import relying_party_of
 from control_plane.commands.passwords import PasswordHasher
 from control_plane.commands.ports import Presence
+from control_plane.commands.secrets import Vault
 from control_plane.commands.token_uses import TokenUses
 from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.event import Event
@@ -66,6 +68,7 @@ from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import SigningKey, encode_base64
 from control_plane_wire.strict_json import JsonObject
 from tests.support.database import migrated, sqlite_url
+from tests.support.fleet import SECRETS_KEY
 
 URL = "http://127.0.0.1:8000"
 PASSWORD = "correct horse battery"
@@ -168,14 +171,19 @@ class ApiUnderTest:
 
 @asynccontextmanager
 async def an_api(
-    tmp_path: Path, *, probes: tuple[Probe, ...] = (), live_output: LiveOutput | None = None, **settings: Any
+    tmp_path: Path,
+    *,
+    probes: tuple[Probe, ...] = (),
+    live_output: LiveOutput | None = None,
+    broker_url: str = "amqp://broker",
+    **settings: Any,
 ) -> AsyncIterator[ApiUnderTest]:
     """A running API, with its projectors and its follower."""
     # Without limits of requests, but where a test gives some: what it sends at once is no attack.
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **NO_RATES, **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
-        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output)
+        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -211,6 +219,7 @@ def _services(
     rebuilder: Rebuilder,
     probes: tuple[Probe, ...],
     live_output: LiveOutput | None,
+    broker_url: str,
 ) -> tuple[Services, _Presences]:
     clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
@@ -227,9 +236,16 @@ def _services(
         login_user="root",
         relying_party=relying_party_of(settings.url),
     )
-    enrolment = EnrolmentHandler(handling, SharedAccount("amqp://broker"))
-    hub, task_queries = Hub(database), TaskQueries(database)
-    tasks = TaskHandler(handling, presences, task_queries, max_waiting=settings.max_waiting, count=metrics.happenings())
+    enrolment = EnrolmentHandler(handling, SharedAccount(broker_url))
+    hub, task_queries, vault = Hub(database), TaskQueries(database), Vault(SECRETS_KEY)
+    tasks = TaskHandler(
+        handling,
+        presences,
+        task_queries,
+        max_waiting=settings.max_waiting,
+        count=metrics.happenings(),
+        vault=vault,
+    )
     services = Services(
         settings=settings,
         clock=clock,
@@ -253,6 +269,7 @@ def _services(
         stop=StopHandler(handling),
         templates=TemplateHandler(handling),
         approvals=ApprovalHandler(handling, tasks),
+        secrets=SecretHandler(handling, vault),
         projections=ProjectionHandler(handling, rebuilder),
         host_queries=HostQueries(database),
         task_queries=task_queries,

@@ -10,6 +10,7 @@ from control_plane.events import (
     passkeys,
     rollouts,
     rules,
+    secrets,
     stop,
     tasks,
     templates,
@@ -234,4 +235,5 @@ EXAMPLES: tuple[Event, ...] = (
         approval_id="0123456789abcdef0123456789abcdef", task_id=TASK, actor="eve", reason="agreed"
     ),
     approvals.ApprovalRefused(approval_id="fedcba9876543210fedcba9876543210", task_id=TASK, actor="eve"),
+    secrets.SecretRead(read_id="r1", task_id=TASK, name="DB_PASSWORD", actor="ada", address="127.0.0.1"),
 )

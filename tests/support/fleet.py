@@ -42,6 +42,7 @@ VIEWER = Principal(username="eve", role="viewer", address="127.0.0.1")
 PASSWORD = "correct horse battery"
 PARTY = RelyingParty("control.example", "https://control.example")
 CONTROL_PLANE_KEY = SigningKey.from_bytes(b"\x01" * 32)
+SECRETS_KEY = bytes(range(64))
 
 
 def host_key(hostname: str) -> SigningKey:

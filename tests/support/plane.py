@@ -15,6 +15,7 @@ from control_plane.commands.handlers.stop import StopHandler
 from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Presence as HostPresence
+from control_plane.commands.secrets import Vault
 from control_plane.commands.targets import Hosts, Target
 from control_plane.errors import StorageUnavailableError
 from control_plane.events import hosts, registry
@@ -49,7 +50,7 @@ from control_plane_wire.transport.base import Confirmed, Message, PublishOutcome
 from tests.support.clock import ManualClock
 from tests.support.database import migrated
 from tests.support.events import AT
-from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, a_registration, a_request, host_key
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY, SECRETS_KEY, a_registration, a_request, host_key
 
 BOUND_S = 30
 
@@ -201,6 +202,7 @@ class Plane:
         self.passed = Passed()
         self.note: str | None = None
         self.keyring = Keyring(CONTROL_PLANE_KEY)
+        self.vault = Vault(SECRETS_KEY)
         self.authority = Authority(log, self.keyring, clock)
         self.hub = Hub(database)
         self.leases = Leases(database, owner=owner)
@@ -212,7 +214,7 @@ class Plane:
         self.hosts = HostHandler(self.handling)
         self.turns = RolloutHandler(self.handling, self.task_queries)
         self.stop = StopHandler(self.handling)
-        self.tasks = TaskHandler(self.handling, self, self.task_queries)
+        self.tasks = TaskHandler(self.handling, self, self.task_queries, vault=self.vault)
 
     def beside(self, owner: str = "two") -> "Plane":
         """Another process on the same database and broker, whose authority knows nothing yet."""
@@ -241,6 +243,7 @@ class Plane:
             self.task_queries,
             self.host_queries,
             self.clock,
+            vault=self.vault,
             count=self.count,
             rounds=Rounds(self.newest_note),
             failpoints=self.passed,

@@ -1,9 +1,11 @@
 """The rules of the house that import-linter cannot say. Each is tried on a violation that is planted for it."""
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -28,6 +30,17 @@ WALL_CLOCK: Final = frozenset(
     {"time", "time_ns", "CLOCK_REALTIME", "localtime", "gmtime", "ctime", "asctime", "strftime"}
 )
 NOW: Final = frozenset({"now", "utcnow", "today"})
+# Where an HMAC hides, beside the module of that name.
+HMAC_INSIDE: Final = re.compile(
+    r"(Multi)?Fernet|HKDF\w*|PBKDF2\w*|pbkdf2_hmac|[Ss]crypt|ConcatKDFHMAC|KBKDFHMAC|[HT]OTP"
+    r"|SessionMiddleware|itsdangerous|HS(256|384|512)"
+)
+SHELLS: Final = {
+    "os": frozenset({"system", "popen"}),
+    "subprocess": frozenset({"getoutput", "getstatusoutput"}),
+    "asyncio": frozenset({"create_subprocess_shell"}),
+    "pty": frozenset({"spawn"}),
+}
 DRIVERS: Final = {
     "aiomysql": "control_plane/storage/mysql.py",
     "pymysql": "control_plane/storage/mysql.py",
@@ -51,7 +64,7 @@ class Module:
     path: str
     text: str
 
-    @property
+    @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
 
@@ -120,6 +133,28 @@ def uses_hmac(module: Module) -> Iterator[str]:
             yield f"{name}: messages are signed by Ed25519, and nothing else"
 
 
+def uses_what_hides_an_hmac(module: Module) -> Iterator[str]:
+    names = {part for name in module.imports() for part in name.split(".")}
+    names |= {name for _, name in module.attributes()}
+    names |= {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
+    names |= {
+        node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and type(node.value) is str
+    }
+    for name in sorted(names):
+        if HMAC_INSIDE.fullmatch(name):
+            yield f"{name}: there is an HMAC in it"
+
+
+def starts_a_shell(module: Module) -> Iterator[str]:
+    """A line of text that some shell reads. What hosts run is theirs: the agent hands it to execve as one argument."""
+    for owner, name in module.attributes():
+        if name in SHELLS.get(owner, ()):
+            yield f"{owner}.{name}: no shell reads what this program puts together"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.keyword) and node.arg == "shell" and ast.unparse(node.value) != "False":
+            yield "shell=: no shell reads what this program puts together"
+
+
 def has_a_driver_that_is_not_its_own(module: Module) -> Iterator[str]:
     for name in module.imports():
         home = DRIVERS.get(name.partition(".")[0])
@@ -176,6 +211,41 @@ PLANTED: Final[list[tuple[Rule, str, str]]] = [
     (uses_hmac, ANYWHERE, "from hmac import compare_digest"),
     (uses_hmac, ANYWHERE, "from cryptography.hazmat.primitives.hmac import HMAC"),
     (uses_hmac, ANYWHERE, "from cryptography.hazmat.primitives import hmac"),
+    *(
+        (uses_what_hides_an_hmac, ANYWHERE, text)
+        for text in (
+            "from cryptography.fernet import Fernet",
+            "from cryptography.fernet import MultiFernet as Box",
+            "from cryptography import fernet\nfernet.Fernet(key)",
+            "from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand",
+            "from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC",
+            "from cryptography.hazmat.primitives.kdf.scrypt import Scrypt",
+            "from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHMAC",
+            "from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC",
+            "from cryptography.hazmat.primitives.twofactor.totp import TOTP",
+            "from cryptography.hazmat.primitives.twofactor.hotp import HOTP",
+            "from starlette.middleware.sessions import SessionMiddleware",
+            "from itsdangerous import Signer",
+            "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 1)",
+            "import hashlib\nhashlib.scrypt(b'')",
+            "from hashlib import scrypt",
+            "jwt.encode({}, key, algorithm='HS256')",
+            "ALGORITHMS = ['HS384', 'HS512']",
+        )
+    ),
+    *(
+        (starts_a_shell, ANYWHERE, text)
+        for text in (
+            "import subprocess\nsubprocess.run('id', shell=True)",
+            "import subprocess\nsubprocess.run('id', shell=anything)",
+            "import os\nos.system('id')",
+            "import os\nos.popen('id')",
+            "from os import system",
+            "import subprocess\nsubprocess.getoutput('id')",
+            "import asyncio\nasyncio.create_subprocess_shell('id')",
+            "from asyncio import create_subprocess_shell as run",
+        )
+    ),
     (has_a_driver_that_is_not_its_own, ANYWHERE, "import aiomysql"),
     (has_a_driver_that_is_not_its_own, "control_plane/storage/sqlite.py", "from pymysql.err import Error"),
     (is_a_package_that_does_something, "control_plane/x/__init__.py", "from control_plane.x.y import z\n"),
@@ -210,6 +280,9 @@ def test_a_planted_violation_is_found(rule: Rule, path: str, text: str) -> None:
         (asks_for_the_wall_clock, ANYWHERE, "import time\nsince = time.monotonic()"),
         (asks_for_the_wall_clock, ANYWHERE, "now = clock.now_us()"),
         (reads_the_environment, "control_plane_agent/settings.py", "import os\nx = os.environ"),
+        (uses_what_hides_an_hmac, ANYWHERE, "from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash"),
+        (uses_what_hides_an_hmac, ANYWHERE, "import secrets\nsecrets.compare_digest(a, b)"),
+        (starts_a_shell, ANYWHERE, "import subprocess\nsubprocess.run(['id'], shell=False)"),
         (has_a_driver_that_is_not_its_own, "control_plane/storage/mysql.py", "import aiomysql"),
         (is_a_package_that_does_something, "control_plane/x/__init__.py", ""),
         (
@@ -228,6 +301,13 @@ def test_every_exception_of_a_rule_is_a_file_that_is_there() -> None:
     named = {CLOCK, *ENVIRONMENT, *DRIVERS.values(), *BARE}
 
     assert named <= {module.path for module in MODULES}
+
+
+def test_no_hmac_is_computed_in_the_browser() -> None:
+    scripts = sorted((ROOT / "ui" / "js").rglob("*.js"))
+
+    assert scripts
+    assert [path.name for path in scripts if "hmac" in path.read_text().lower()] == []
 
 
 # --- one noun, one file stem in every room
@@ -249,7 +329,7 @@ def test_a_noun_has_the_same_stem_in_every_room() -> None:
     shown = {projection.name: projection.__module__.rpartition(".")[2] for projection in PROJECTIONS}
 
     assert events == {
-        *("tasks", "rollouts", "hosts", "enrolment"),
+        *("tasks", "rollouts", "hosts", "enrolment", "secrets"),
         *("access", "passkeys", "rules", "stop", "templates", "approvals"),
     }
     assert all(name == stem for name, stem in shown.items())

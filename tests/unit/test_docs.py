@@ -16,7 +16,7 @@ from control_plane_agent import settings as agent_settings
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [
-    *(ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 DEPLOYED: Final = [path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()]

@@ -14,6 +14,7 @@ from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
 from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.rules import Decision, task_facts
+from control_plane.commands.secrets import NO_VAULT, Vault, sealed_in
 from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
 from control_plane.commands.templates import RunTemplate
@@ -50,6 +51,7 @@ class TaskHandler:
         require_preview: RequirePreview = "off",
         max_waiting: int = MOST_WAITING,
         count: Count = lambda _what, _number: None,
+        vault: Vault = NO_VAULT,
     ) -> None:
         self._handling = handling
         self._presences = presences
@@ -58,6 +60,7 @@ class TaskHandler:
         self._require_preview = require_preview
         self.backlog = Backlog(executions, handling.clock, most=max_waiting)
         self._count = count
+        self.vault = vault
 
     async def preview(
         self,
@@ -119,7 +122,8 @@ class TaskHandler:
         Raises:
             NotFoundError: there is no such task to repeat.
             KeyConflictError: that task_id stands for another request, or for another person's.
-            RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed.
+            RefusedError: `not_authorised`: what the log has of that task, this control plane has never signed;
+                `secret_unreadable`.
             BacklogFullError: too much waits already. All the others of `create`, too: it needs an approval of its own.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
@@ -146,6 +150,9 @@ class TaskHandler:
         states = await self._executions.states(asked.retry_of)
         late = await self._executions.succeeded_late(asked.retry_of)
         whole = decide_retry(asked, first, states, self._handling.authority.fleet, succeeded_late=late)
+        if sealed := sealed_in(first.request):
+            values = self.vault.open(first.task_id, sealed)
+            whole = replace(whole, secrets=self.vault.seal(whole.task_id, values))
         if templates.still_is(whole.template, whole.template_seq):
             return whole
         # Of a template that is gone or another one by now, only the argv is left: whoever may run any may repeat it.
@@ -179,6 +186,7 @@ class TaskHandler:
                 previewed=self._previewed(request, presences),
                 permitted=permitted,
                 approval_id=approval_id,
+                vault=self.vault,
             )
             if approval_id is not None:
                 approval = self._handling.authority.approvals.approval(approval_id)
