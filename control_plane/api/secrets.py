@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Path
 
 from control_plane.api.fields import Answer, Seq, TaskIdPath, wait_for_authority
-from control_plane.api.routing import noun
+from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 
 router = noun("/tasks/{task_id}/secrets", "tasks", permission="secrets.read")
@@ -15,7 +15,7 @@ class Secret(Answer):
     value: str
 
 
-@router.get("/{name}")
+@router.get("/{name}", dependencies=SENSITIVE)
 async def read_secret(
     services: Given,
     caller: Caller,

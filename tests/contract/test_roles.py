@@ -63,7 +63,7 @@ NEEDS: Final = {
     ("GET", "/tasks/{task_id}/executions/{hostname}"): "tasks.read",
     ("GET", "/tasks/{task_id}/executions/{hostname}/output"): "tasks.output",
     ("GET", "/tasks/{task_id}/outputs"): "tasks.output",
-    ("GET", "/tasks/{task_id}/secrets/{name}"): "tasks.read secrets.read",
+    ("GET", "/tasks/{task_id}/secrets/{name}"): "secrets.read",
     ("GET", "/events"): "events.read",
     ("GET", "/events/export"): "events.export",
     ("GET", "/events/{seq}"): "events.read",

@@ -275,7 +275,7 @@ def tokens(data: bytes) -> None:
     if (token_id := token_id_of(text, TOKEN_PREFIX)) is not None:
         assert text.startswith(f"{TOKEN_PREFIX}_{token_id}_")
     try:
-        check_nonce(text, CONTROL_PLANE_KEY, 0)
+        check_nonce(text, [CONTROL_PLANE_KEY.public_key], 0)
     except RefusedError:
         return
     assert text.partition(".")[0].isdigit()
@@ -504,13 +504,8 @@ def reserve(data: bytes) -> None:
 
 @target
 def identity_file(data: bytes) -> None:
-    value = _parsed(data)
-    if value is None:
-        return
-    try:
-        identity._parse(value, host_key("web1"))
-    except (MalformedMessageError, SignatureError, ValueError):
-        return
+    with contextlib.suppress(MalformedMessageError, SignatureError, ValueError):
+        identity.parse(data, host_key("web1"))
 
 
 # --- settings

@@ -37,7 +37,7 @@ AGAIN = {"read_table_behind", "broker_unavailable"}
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[ApiUnderTest]:
-    async with an_api(tmp_path) as made:
+    async with an_api(tmp_path, is_patient=True) as made:
         await made.register("web1", groups=["web"])
         await made.run(made.client("ada"), {"host": "web1"}, task_id="t1", secrets={"A": "x"})
         yield made

@@ -92,7 +92,7 @@ async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
     try:
-        async with an_api(directory, broker_url=f"amqp://agents:{BROKER_PASSWORD}@broker/") as api:
+        async with an_api(directory, broker_url=f"amqp://agents:{BROKER_PASSWORD}@broker/", is_patient=True) as api:
             made = Everything(api, api.services.hub._database)
             errors = await _plant(made)
             await api.shown((await api.log.head(EVENT)).seq)

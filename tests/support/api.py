@@ -176,9 +176,14 @@ async def an_api(
     probes: tuple[Probe, ...] = (),
     live_output: LiveOutput | None = None,
     broker_url: str = "amqp://broker",
+    is_patient: bool = False,
     **settings: Any,
 ) -> AsyncIterator[ApiUnderTest]:
-    """A running API, with its projectors and its follower."""
+    """A running API, with its projectors and its follower.
+
+    Args:
+        is_patient: one address may be wrong as often as it likes.
+    """
     # Without limits of requests, but where a test gives some: what it sends at once is no attack.
     given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **NO_RATES, **settings}
     async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
@@ -189,10 +194,13 @@ async def an_api(
         live = Live(services, dashboard.digest)
         stop = asyncio.Event()
         leases = Leases(database, owner="test")
+        app = create_app(services, live, dashboard)
+        if is_patient:
+            app.state.authenticator._throttle.wrong = lambda _address, _now_s: None
         made = ApiUnderTest(
             services=services,
             log=log,
-            app=create_app(services, live, dashboard),
+            app=app,
             live=live,
             presences=presences,
             tokens=tokens,
