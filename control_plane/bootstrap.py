@@ -29,7 +29,6 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
-from control_plane.commands.targets import in_words
 from control_plane.core import LOGS, Core, open_core, open_leases, prepare
 from control_plane.errors import ConfigurationError, LogClosedError
 from control_plane.events.checkpoints import CheckpointFile
@@ -354,8 +353,8 @@ def _probes(
 
     async def quarantine() -> str | None:
         """What no command goes to waits for an administrator."""
-        names = core.authority.fleet.quarantined()
-        return f"no commands go to {in_words(names)}" if names else None
+        number = len(core.authority.fleet.quarantined())  # without names: this is told to anybody
+        return f"no commands go to {number} host{'s' * (number > 1)}" if number else None
 
     async def signing_key() -> str | None:
         missing = core.keyring.missing

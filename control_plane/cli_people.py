@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from control_plane.administration import Office
 
-ROLES = ("viewer", "operator", "approver", "auditor", "host-admin", "security-admin", "administrator")
+ROLES = ("member", "viewer", "operator", "approver", "auditor", "host-admin", "security-admin", "administrator")
 
 
 def add_commands(commands: Commands, add: Add) -> None:

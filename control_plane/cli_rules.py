@@ -8,7 +8,10 @@ from control_plane.cli_log import Add, Commands
 if TYPE_CHECKING:
     from control_plane.commands.rules import Rule
 
-ACTIONS = ("hosts.edit", "hosts.revoke", "tasks.approve", "tasks.cancel", "tasks.run")
+ACTIONS = (
+    *("events.read", "hosts.edit", "hosts.read", "hosts.revoke"),
+    *("tasks.approve", "tasks.cancel", "tasks.output", "tasks.read", "tasks.run"),
+)
 
 
 def add_commands(commands: Commands, add: Add) -> None:

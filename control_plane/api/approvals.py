@@ -6,11 +6,12 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Path, Query
 from pydantic import StrictBool, StrictInt
 
+from control_plane.api.commands import RetryHosts, RunCommand
 from control_plane.api.fields import Answer, Items, Seq, TaskIdPath, Time, at_s, wait_for_authority, wait_for_seq
 from control_plane.api.hosts import Reason
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
-from control_plane.api.tasks import PROJECTION, RetryHosts, RunCommand
+from control_plane.api.tasks import PROJECTION
 from control_plane.commands.approvals import Approval as ApprovalDecision
 from control_plane.commands.grammar import invalid
 from control_plane.commands.handlers.approvals import ApprovalView

@@ -25,18 +25,21 @@ from control_plane.api.fields import (
 )
 from control_plane.api.past import OfAudit
 from control_plane.api.routing import needs, noun
-from control_plane.api.services import Given
+from control_plane.api.seen import shows
+from control_plane.api.services import Given, Seen, Services
 from control_plane.commands.secrets import masked_event
 from control_plane.errors import NotFoundError
 from control_plane.events.envelope import EVENT, LogName, StoredEvent
 from control_plane.projections.moments import micros_of
-from control_plane.projections.queries.audit import AuditFilter, AuditRow
+from control_plane.projections.queries.audit import AuditFilter, AuditQueries, AuditRow
 from control_plane.projections.queries.pages import cursor_of, parse_cursor
+from control_plane.projections.queries.scopes import Scope
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
 from control_plane_wire.signing import encode_base64
 
 PROJECTION: Final = "audit"
+TASKS: Final = "tasks"
 KIND: Final = r"\A[a-z_]{1,32}(\.[a-z_]{1,32})?\z"
 
 router = noun("/events", "audit", permission="events.read")
@@ -174,21 +177,23 @@ After = Annotated[int, Query(ge=0, le=MAX_SEQ, description="oldest first, from a
 @router.get("")
 async def list_events(
     services: Given,
+    scope: Seen,
     then: OfAudit,
     wanted: Wanted,
     after: After | None = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Listing[AuditEvent]:
-    """Newest first, or with `after` oldest first."""
+    """Newest first, or with `after` oldest first; those that the caller may see."""
     as_of = await services.audit_queries.as_of() if then is None else then.positions
     if then is not None:
         wanted = replace(wanted, upto=then.positions.event)
     place = None if cursor is None else parse_cursor(cursor, int)
+    trail = await trail_of(services, scope, as_of.event)
     if after is None:
-        rows = await services.audit_queries.newest(wanted, before=place, limit=limit + 1)
+        rows = await trail.newest(wanted, before=place, limit=limit + 1)
     else:
-        rows = await services.audit_queries.after(wanted, after if place is None else place, limit=limit + 1)
+        rows = await trail.after(wanted, after if place is None else place, limit=limit + 1)
     return Listing(
         items=[event_of(row) for row in rows[:limit]],
         next_cursor=cursor_of(rows[limit - 1].seq) if len(rows) > limit else None,
@@ -196,14 +201,21 @@ async def list_events(
     )
 
 
+async def trail_of(services: Services, scope: Scope, seq: int) -> AuditQueries:
+    """The trail as somebody may see it, which up to an event depends on the tasks that were accepted until then."""
+    if scope.tasks is not None:
+        await wait_for_seq(services, TASKS, seq)
+    return services.audit_queries.seen_by(scope)
+
+
 @router.get("/{seq}")
 async def get_event(
-    services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], min_seq: Seq | None = None
+    services: Given, scope: Seen, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], min_seq: Seq | None = None
 ) -> WholeEvent:
     """One event with the exact bytes that the log has."""
     await wait_for_seq(services, PROJECTION, min_seq)
     stored = await services.log.read_one(EVENT, seq)
-    if stored is None:
+    if stored is None or not await shows(services, scope, stored):
         raise NotFoundError("unknown_event", f"there is no event {seq}")
     rows = await services.audit_queries.after(AuditFilter(), seq - 1, limit=1)
     outcome = rows[0].outcome if rows and rows[0].seq == seq else None
@@ -235,10 +247,18 @@ async def get_checkpoint(
 
 @proofs.get("/proof/{seq}", dependencies=needs("audit.prove"))
 async def get_proof(
-    services: Given, seq: Annotated[int, Path(ge=1, le=MAX_SEQ)], log: Log = EVENT, min_seq: Seq | None = None
+    services: Given,
+    scope: Seen,
+    seq: Annotated[int, Path(ge=1, le=MAX_SEQ)],
+    log: Log = EVENT,
+    min_seq: Seq | None = None,
 ) -> EventProof:
-    """That one event is in the log, and has been since its checkpoint was signed."""
+    """That one event is in the log, and has been since its checkpoint was signed. It has the whole event."""
     await wait_for_seq(services, PROJECTION, min_seq)
+    if not scope.is_everything:
+        stored = await services.log.read_one(log, seq)
+        if stored is None or not await shows(services, scope, stored):
+            raise NotFoundError("unknown_event", f"there is no event {seq}")
     proof = await services.checkpoints.prove(log, seq)
     return EventProof(
         seq=seq,

@@ -11,6 +11,7 @@ from control_plane.api.services import Services
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.audit import AuditFilter
 from control_plane.projections.queries.hosts import HostView
+from control_plane.projections.queries.scopes import EVERYTHING
 
 PAGE: Final = 500
 
@@ -69,9 +70,16 @@ class Changes:
         audit_at = await hub.position(audit.PROJECTION)
         return Places(hosts=hosts_at.event, tasks=tasks_at.event, audit=audit_at.event, usage=hosts_at.heartbeat)
 
-    async def rows(self, after: Places, topics: frozenset[str]) -> tuple[list[Row], Places]:
-        """The next rows of these topics that an event has changed, and how far that has come."""
+    async def rows(
+        self, after: Places, topics: frozenset[str], *, keeps_to_tasks: bool = False
+    ) -> tuple[list[Row], Places]:
+        """The next rows of these topics that an event has changed, and how far that has come.
+
+        Args:
+            keeps_to_tasks: no event that the read table of tasks has not come to.
+        """
         now = replace(await self.now(), usage=after.usage)
+        tasks_at = now.tasks
         wants_hosts = any(topic.startswith(HOST) for topic in topics)
         wants_executions = wants_hosts or any(topic.startswith(TASK) for topic in topics)
         found: list[Row] = []
@@ -84,21 +92,28 @@ class Changes:
             found += rows
             now = replace(now, tasks=seq)
         if "events" in topics:
-            events = await self._services.audit_queries.after(AuditFilter(), after.audit, limit=PAGE)
-            found += [row("events", event.seq, audit.event_of(event), "events") for event in events]
-            now = replace(now, audit=events[-1].seq if len(events) == PAGE else max(after.audit, now.audit))
+            # Who may see an event of a task, the task's own table tells.
+            wanted = AuditFilter(upto=min(now.audit, tasks_at) if keeps_to_tasks else None)
+            events = await self._services.audit_queries.after(wanted, after.audit, limit=PAGE)
+            found += [row("events", event.seq, audit.event_of(event), "events", view=event) for event in events]
+            reached = wanted.upto or now.audit
+            now = replace(now, audit=events[-1].seq if len(events) == PAGE else max(after.audit, reached))
         return found, now
 
     async def _tasks(self, after: int, upto: int, *, with_executions: bool) -> tuple[list[Row], int]:
         queries = self._services.task_queries
         views, seq = await _page(queries.changed, after, upto)
-        found = [row("tasks", view.pos, tasks.task_of(view), "tasks", TASK + view.task_id) for view in views]
+        found = [
+            row("tasks", view.pos, tasks.task_of(view, EVERYTHING), "tasks", TASK + view.task_id, view=view)
+            for view in views
+        ]
         if with_executions:
             changed, executions_seq = await _page(queries.executions_changed, after, upto)
             seq = min(seq, executions_seq)
             for view in changed:
                 topics = (TASK + view.task_id, HOST + view.hostname)
-                found.append(row("executions", view.pos, executions.execution_of(view), *topics))
+                whole = executions.execution_of(view, EVERYTHING)
+                found.append(row("executions", view.pos, whole, *topics, view=view))
         return found, seq
 
     async def usage(self, after: Places) -> tuple[list[HostView], Places]:
@@ -110,7 +125,7 @@ class Changes:
 
 def host_row(view: HostView, *, only_its_own: bool = False) -> Row:
     topics = (HOST + view.hostname,) if only_its_own else ("hosts", HOST + view.hostname)
-    return row("hosts", view.pos, hosts.host_of(view), *topics)
+    return row("hosts", view.pos, hosts.host_of(view), *topics, view=view)
 
 
 def usage_of(view: HostView) -> list[object]:

@@ -19,13 +19,14 @@ from control_plane.api.fields import (
 )
 from control_plane.api.past import OfTasks, Tasks
 from control_plane.api.routing import noun
-from control_plane.api.services import Given, Services
-from control_plane.api.tasks import wait_for_task
+from control_plane.api.services import Given, Seen, Services
+from control_plane.api.tasks import no_task, wait_for_task
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.tasks import STATES, ExecutionFinished
 from control_plane.projections.moments import Moment
+from control_plane.projections.queries.scopes import Scope
 from control_plane.projections.queries.tasks import ExecutionView, OutputGroup, TaskReader
 from control_plane_wire.messages import ResultMessage
 
@@ -83,7 +84,9 @@ class Execution(Answer):
     pos: int
 
 
-def execution_of(row: ExecutionView) -> Execution:
+def execution_of(row: ExecutionView, scope: Scope) -> Execution:
+    """With nothing of what it printed where that may not be seen."""
+    shows_output = scope.shows_output(row.hostname)
     return Execution(
         task_id=row.task_id,
         hostname=row.hostname,
@@ -98,11 +101,11 @@ def execution_of(row: ExecutionView) -> Execution:
         result_seq=row.result_seq,
         stdout_bytes=row.stdout_bytes,
         stderr_bytes=row.stderr_bytes,
-        stdout_sha256=row.stdout_sha256,
-        stderr_sha256=row.stderr_sha256,
+        stdout_sha256=row.stdout_sha256 if shows_output else None,
+        stderr_sha256=row.stderr_sha256 if shows_output else None,
         truncated=bool(row.truncated),
         leftovers=row.leftovers,
-        first_line=None if row.first_line is None else row.first_line.decode("utf-8", "replace"),
+        first_line=row.first_line.decode("utf-8", "replace") if row.first_line is not None and shows_output else None,
         late=None if row.late is None else Late(**row.late),
         pos=row.pos,
     )
@@ -159,6 +162,7 @@ class Outputs(Answer):
 @router.get("/executions")
 async def list_executions(
     services: Given,
+    scope: Seen,
     tasks: Tasks,
     then: OfTasks,
     task_id: TaskIdPath,
@@ -166,14 +170,16 @@ async def list_executions(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Listing[Execution]:
-    """By hostname."""
+    """By hostname; of those hosts on which the caller may see it."""
     states = state.split(",") if state else ()
     page = await tasks.executions(task_id, states=states, cursor=cursor, limit=limit)
     if not page.counts:
         await wait_for_task(services, then, task_id)
         page = await tasks.executions(task_id, states=states, cursor=cursor, limit=limit)
+        if not page.counts and scope.tasks is not None:
+            raise no_task(task_id, then)
     return Listing(
-        items=[execution_of(row) for row in page.items],
+        items=[execution_of(row, scope) for row in page.items],
         next_cursor=page.next_cursor,
         total=page.total,
         counts=page.counts,
@@ -183,19 +189,21 @@ async def list_executions(
 
 @router.get("/executions/{hostname}")
 async def get_execution(
-    services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
+    services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
 ) -> Execution:
-    return execution_of(await find_execution(services, tasks, then, task_id, hostname))
+    return execution_of(await find_execution(services, scope, tasks, then, task_id, hostname), scope)
 
 
 async def find_execution(
-    services: Services, tasks: TaskReader, then: Moment | None, task_id: str, hostname: str
+    services: Services, scope: Scope, tasks: TaskReader, then: Moment | None, task_id: str, hostname: str
 ) -> ExecutionView:
-    """The row of a task's part on a host. Raises NotFoundError where there is none."""
+    """The row of a task's part on a host. Raises NotFoundError where there is none that the caller may see."""
     row = await tasks.execution(task_id, hostname)
     if row is None:
         await wait_for_task(services, then, task_id)
         row = await tasks.execution(task_id, hostname)
+    if row is None and scope.tasks is not None:  # nor is it told whether there is the task
+        raise no_task(task_id, then)
     if row is None:
         raise NotFoundError("unknown_execution", f"there is no execution of {task_id} on {hostname}")
     return row
@@ -204,6 +212,7 @@ async def find_execution(
 @outputs.get("/executions/{hostname}/output")
 async def get_output(
     services: Given,
+    scope: Seen,
     tasks: Tasks,
     then: OfTasks,
     task_id: TaskIdPath,
@@ -213,7 +222,9 @@ async def get_output(
     limit: Annotated[int, Query(ge=1, le=2**40, description="bytes")] = DEFAULT_RANGE_BYTES,
 ) -> Output:
     """What it printed, as far as it is kept, a range at a time: of at most 1 MiB, whatever is asked for."""
-    row = await find_execution(services, tasks, then, task_id, hostname)
+    row = await find_execution(services, scope, tasks, then, task_id, hostname)
+    if not scope.shows_output(hostname):
+        raise no_task(task_id, then)
     if row.result_seq is None:
         raise NotFoundError("no_output", f"no result of {hostname} has come")
     kept = (await _kept(services, row.result_seq))[stream]
@@ -233,13 +244,15 @@ async def get_output(
 
 
 @outputs.get("/outputs")
-async def group_outputs(services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Outputs:
-    """Identical outputs, the rarest first."""
+async def group_outputs(services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Outputs:
+    """Identical outputs, the rarest first; of those hosts whose output the caller may see."""
     as_of = await services.hub.position(PROJECTION) if then is None else then.positions
     groups = await tasks.outputs(task_id)
     if not groups:
         await wait_for_task(services, then, task_id)
         groups = await tasks.outputs(task_id)
+    if not groups and not scope.is_everything:
+        raise no_task(task_id, then)
     with_text = {*range(GROUPS_WITH_TEXT - 1), len(groups) - 1}
     answers = [await _group(services, group, with_text=place in with_text) for place, group in enumerate(groups)]
     return Outputs(groups=answers, as_of=str(as_of))

@@ -10,10 +10,11 @@ from fastapi import Header, Query
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
-from control_plane.api.audit import PROJECTION, After, Wanted, WholeEvent, whole_event_of
+from control_plane.api.audit import PROJECTION, After, Wanted, WholeEvent, trail_of, whole_event_of
 from control_plane.api.fields import Seq, wait_for_seq
 from control_plane.api.routing import noun
-from control_plane.api.services import Given, Services
+from control_plane.api.services import Caller, Given, Services, scope_of
+from control_plane.commands.access import Principal
 from control_plane.errors import LogDamagedError
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.projections.queries.audit import AuditFilter, AuditRow
@@ -33,9 +34,11 @@ router = noun("/events", "audit", permission="events.export")
 class Export(StreamingResponse):
     """A file. Where the database fails on the way, it breaks off, so that nobody takes the beginning for all of it."""
 
-    def __init__(self, services: Services, wanted: AuditFilter, *, after: int, upto: int, format_: Format) -> None:
+    def __init__(
+        self, services: Services, caller: Principal, wanted: AuditFilter, *, after: int, upto: int, format_: Format
+    ) -> None:
         super().__init__(
-            _encoded(_events(services, wanted, after, upto), format_),
+            _encoded(_events(services, caller, wanted, after, upto), format_),
             headers={"content-disposition": f'attachment; filename="events.{format_}"'},
             media_type=MEDIA_TYPES[format_],
         )
@@ -53,30 +56,39 @@ class Export(StreamingResponse):
 )
 async def export_events(
     services: Given,
+    caller: Caller,
     wanted: Wanted,
     after: After = 0,
     format_: Annotated[Format | None, Query(alias="format", description="else by Accept, else ndjson")] = None,
     accept: Annotated[str, Header()] = "",
     min_seq: Seq | None = None,
 ) -> Response:
-    """All that match up to now, whole and oldest first. In CSV a cell that a spreadsheet would run begins with '."""
+    """All that match up to now and that the caller may see, whole and oldest first.
+
+    In CSV a cell that a spreadsheet would run begins with '.
+    """
     await wait_for_seq(services, PROJECTION, min_seq)
     upto = (await services.audit_queries.as_of()).event
+    await trail_of(services, scope_of(services, caller), upto)
     by_accept: Format = "csv" if "text/csv" in accept else "ndjson"
-    return Export(services, wanted, after=after, upto=upto, format_=format_ or by_accept)
+    return Export(services, caller, wanted, after=after, upto=upto, format_=format_ or by_accept)
 
 
-async def _events(services: Services, wanted: AuditFilter, after: int, upto: int) -> AsyncIterator[list[Whole]]:
+async def _events(
+    services: Services, caller: Principal, wanted: AuditFilter, after: int, upto: int
+) -> AsyncIterator[list[Whole]]:
     """The events that are wanted, oldest first, as the log has them."""
     while after < upto:
-        rows = await services.audit_queries.after(wanted, after, limit=PAGE)
+        scope = scope_of(services, caller)  # it may take long, and who may see what changes meanwhile
+        rows = await services.audit_queries.seen_by(scope).after(wanted, after, limit=PAGE)
         for run in _runs([row for row in rows if row.seq <= upto]):
             left = run
             while left:
                 stored = await services.log.read(EVENT, after=left[0].seq - 1, limit=len(left), upto=left[-1].seq)
                 if not stored:
                     raise LogDamagedError(EVENT, left[0].seq)
-                yield [(event, row.outcome) for event, row in zip(stored, left, strict=False)]
+                whole = zip(stored, left, strict=False)
+                yield [(event, row.outcome) for event, row in whole if scope.shows_body(event)]
                 left = left[len(stored) :]
         after = rows[-1].seq if len(rows) == PAGE else upto
 

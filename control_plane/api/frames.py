@@ -74,16 +74,22 @@ def _is_topic(topic: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as every reader gets it, serialised once; `topics` are all that it belongs to."""
+    """A row as every reader gets it, serialised once.
+
+    Attributes:
+        topics: all that it belongs to.
+        view: what it was made of, to tell who may be shown it.
+    """
 
     table: Table
     pos: int
     data: bytes
     topics: tuple[str, ...]
+    view: object = None
 
 
-def row(table: Table, pos: int, model: BaseModel, *topics: str) -> Row:
-    return Row(table, pos, model.model_dump_json().encode(), topics)
+def row(table: Table, pos: int, model: BaseModel, *topics: str, view: object = None) -> Row:
+    return Row(table, pos, model.model_dump_json().encode(), topics, view)
 
 
 def rows_frame(table: Table, rows: Iterable[Row]) -> bytes:
@@ -125,6 +131,8 @@ def batch(frames: Sequence[bytes], positions: Positions | None) -> list[bytes]:
 
     Only the last one has the id: a reader that loses a part of them must read all again.
     """
+    if not frames:
+        return []
     last = b"\n" if positions is None else b"id: %s\n\n" % str(positions).encode()
     chunks = [b""]
     for text, end in zip(frames, [b"\n"] * (len(frames) - 1) + [last], strict=True):

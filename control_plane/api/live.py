@@ -7,20 +7,24 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
-from control_plane.api.fields import at
+from control_plane.api.fields import MIN_SEQ_WAIT_S, at
 from control_plane.api.frames import OUTPUT, Row, batch, frame, frames_of, output_end_frame, output_frame, row
 from control_plane.api.problems import ProblemError
 from control_plane.api.projections import projection_of
-from control_plane.api.services import Services
+from control_plane.api.seen import rows_within, usage_within
+from control_plane.api.services import Services, scope_of
 from control_plane.commands.access import Principal
 from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.hosts import HostView
+from control_plane.projections.queries.scopes import Scope
 from control_plane_wire.output import OutputMessage
 
 _logger = logging.getLogger(__name__)
 
 GATHER_S: Final = 0.1  # changes within this time go as one; the first one after a pause goes at once
+TASKS: Final = "tasks"
 POLL_S: Final = 0.25  # for projectors that run in another process
 USAGE_S: Final = 2.0
 PING_S: Final = 5.0
@@ -32,17 +36,32 @@ MAX_OF_SESSION: Final = 5
 MAX_OF_TOKEN: Final = 50
 
 
+def _resets(topics: frozenset[str]) -> list[bytes]:
+    """What tells a reader to ask anew for all that it is shown."""
+    return [frame("reset", {"topic": topic}) for topic in sorted(topics) if not topic.startswith(OUTPUT)]
+
+
+def _frames(rows: Sequence[Row], usage: bytes | None, topics: frozenset[str]) -> list[bytes]:
+    return frames_of(rows, topics) + ([usage] if usage is not None and "usage" in topics else [])
+
+
 class Subscription:
     """One reader, and what it still has to be sent: one that leaves too much of it unread is closed, and resumes.
 
     Attributes:
+        scope: what it might be shown when that was looked at last.
         executions: whose output it is shown as it comes, by task_id and hostname.
     """
 
     def __init__(
-        self, principal: Principal, topics: frozenset[str], executions: frozenset[tuple[str, str]] = frozenset()
+        self,
+        principal: Principal,
+        scope: Scope,
+        topics: frozenset[str],
+        executions: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
         self.principal = principal
+        self.scope = scope
         self.topics = topics
         self.executions = executions
         self.is_closed = False
@@ -122,7 +141,7 @@ class Live:
         if count >= (MAX_OF_SESSION if principal.session_sha256 else MAX_OF_TOKEN):
             detail = "close other streams of this session first"
             raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
-        subscription = Subscription(principal, topics, executions)
+        subscription = Subscription(principal, scope_of(self._services, principal), topics, executions)
         if self._services.live_output is not None:
             for execution in sorted(executions):
                 for piece in self._services.live_output.latest(execution):
@@ -162,28 +181,35 @@ class Live:
     async def _replay(self, subscription: Subscription, after: Positions) -> AsyncIterator[bytes]:
         topics = subscription.topics
         places, goal = Places.all_at(after), await self._changes.now()
+        sees_all = subscription.scope.is_everything
+        if not sees_all and not await self._services.hub.wait_for(TASKS, goal.audit, timeout_s=MIN_SEQ_WAIT_S):
+            subscription.close()  # who may see the events of a task is not known yet: come again
         head = await self._services.log.head(EVENT)
         count = 0
         is_gone = after.event > head.seq  # of another database, or of one that was put back
         while not is_gone and not subscription.is_closed:
-            rows, places = await self._changes.rows(places, topics)
-            frames = frames_of(rows, topics)
+            rows, places = await self._changes.rows(places, topics, keeps_to_tasks=not sees_all)
             usage, places = await self._changes.usage(places)
-            if "usage" in topics and usage:
-                frames.append(frame("usage", [usage_of(view) for view in usage]))
             own = [host_row(view, only_its_own=True) for view in usage]
-            frames += frames_of(own, topics)
-            if frames:
-                for chunk in batch(frames, places.lowest):
-                    yield chunk
+            scope = scope_of(self._services, subscription.principal)
+            shown, said = await self._shown([*rows, *own], usage, scope)
+            for chunk in batch(_frames(shown, said, topics), places.lowest):
+                yield chunk
             count += len(rows) + len(usage)
             if places.has_reached(goal):
                 return
             is_gone = count > MAX_REPLAY_ROWS
         if is_gone:
-            gone = sorted(topic for topic in topics if not topic.startswith(OUTPUT))
-            for chunk in batch([frame("reset", {"topic": topic}) for topic in gone], goal.lowest):
+            for chunk in batch(_resets(topics), goal.lowest):
                 yield chunk
+
+    async def _shown(
+        self, rows: Sequence[Row], usage: Sequence[HostView], scope: Scope
+    ) -> tuple[Sequence[Row], bytes | None]:
+        """What of it somebody may be shown who may see so much."""
+        seen = usage_within(usage, scope)
+        said = frame("usage", [usage_of(view) for view in seen]) if seen else None
+        return await rows_within(self._services, rows, scope), said
 
     # --- the follower -----------------------------------------------------------------------------------------------
 
@@ -195,6 +221,7 @@ class Live:
             while not stop.is_set():
                 moves = self._services.hub.moves
                 try:
+                    self._look_at_scopes()
                     await self._tell_rows()
                     await self._tell_ends()
                     if loop.time() >= usage_at:
@@ -222,37 +249,47 @@ class Live:
         if not self._subscriptions:
             self._places = None
         if self._places is not None:
-            rows, reached = await self._changes.rows(self._places, self._topics)
-            self._places = reached
-            self._tell(rows)
+            some_see_less = any(not subscription.scope.is_everything for subscription in self._subscriptions)
+            rows, reached = await self._changes.rows(self._places, self._topics, keeps_to_tasks=some_see_less)
+            if rows and some_see_less:  # what has taken a host out of a scope is not shown there itself
+                await self._services.authority.refresh()
+                self._look_at_scopes()
+            await self._tell(reached, rows)
 
     async def _tell_usage(self) -> None:
         topics = self._topics
         if self._places is None:
             return
-        views, self._places = await self._changes.usage(self._places)
-        own = [host_row(view, only_its_own=True) for view in views]
-        usage = frame("usage", [usage_of(view) for view in views]) if views else None
-        self._tell(own, usage=usage)
+        views, reached = await self._changes.usage(self._places)
+        await self._tell(reached, [host_row(view, only_its_own=True) for view in views], views)
         if "system" in topics:
             now_us = self._services.clock.now_us()
             states = await self._services.projection_queries.states()
-            self._tell([row("projections", now_us, projection_of(state), "system") for state in states])
+            await self._tell(reached, [row("projections", now_us, projection_of(state), "system") for state in states])
 
-    def _tell(self, rows: list[Row], *, usage: bytes | None = None) -> None:
-        """Give every reader what is its own; readers of the same topics share the bytes."""
-        if self._places is None:
-            return
-        made: dict[frozenset[str], list[bytes]] = {}
+    async def _tell(self, reached: Places, rows: Sequence[Row], usage: Sequence[HostView] = ()) -> None:
+        """Give every reader what is its own; readers of the same topics who may see the same share the bytes."""
+        readers = list(self._subscriptions)  # one that comes meanwhile reads these rows by itself
+        shown = {scope: await self._shown(rows, usage, scope) for scope in {reader.scope for reader in readers}}
+        self._places = reached  # only now: without the database all of it is read again
+        made: dict[tuple[frozenset[str], Scope], list[bytes]] = {}
+        for reader in readers:
+            kind = (reader.topics, reader.scope)
+            if kind not in made:
+                made[kind] = batch(_frames(*shown[reader.scope], reader.topics), reached.lowest)
+            if made[kind]:
+                reader.offer(made[kind])
+
+    def _look_at_scopes(self) -> None:
+        """See what each reader may see by now. Who may see less than before is to forget it, and ask anew."""
         for subscription in self._subscriptions:
-            topics = subscription.topics
-            if topics not in made:
-                frames = frames_of(rows, topics)
-                if usage is not None and "usage" in topics:
-                    frames.append(usage)
-                made[topics] = batch(frames, self._places.lowest) if frames else []
-            if made[topics]:
-                subscription.offer(made[topics])
+            scope, before = scope_of(self._services, subscription.principal), subscription.scope
+            subscription.scope = scope
+            if scope.lacks(before):
+                shown = {each for each in subscription.executions if scope.shows_output(each[1])}
+                subscription.executions &= shown
+                subscription.offer(batch(_resets(subscription.topics), None))
+                self._readers_changed()
 
     async def _tell_ends(self) -> None:
         """Say which of the executions whose output somebody sees have ended: by then their results can be read."""
@@ -271,7 +308,12 @@ class Live:
     def _tell_output(self, piece: OutputMessage) -> None:
         """Hand a piece on at once; a reader who does not keep up goes without it."""
         chunk, execution = output_frame(piece), (piece.task_id, piece.hostname)
-        readers = [subscription for subscription in self._subscriptions if execution in subscription.executions]
+        readers = [
+            subscription
+            for subscription in self._subscriptions
+            if execution in subscription.executions
+            and scope_of(self._services, subscription.principal).shows_output(piece.hostname)
+        ]
         taken = sum(subscription.offer_output(chunk) for subscription in readers)
         self._count("live_output_dropped", len(readers) - taken)
 

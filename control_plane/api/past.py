@@ -7,7 +7,7 @@ from fastapi import Depends, Query
 
 from control_plane.api.fields import MIN_SEQ_WAIT_S, Seq, wait_for_seq
 from control_plane.api.problems import ProblemError, ReadTableBehindError
-from control_plane.api.services import Given, Services
+from control_plane.api.services import Given, Seen, Services
 from control_plane.errors import RefusedError
 from control_plane.events.envelope import HEARTBEAT_EVENT
 from control_plane.projections.every import PROJECTIONS, projection_named
@@ -63,14 +63,14 @@ OfAll = Annotated[Moment | None, Depends(_then(*(projection.name for projection 
 """The moment of a read, None for now; its read table has come to it, and to `min_seq`."""
 
 
-async def _hosts(services: Given, then: OfHosts) -> HostReader:
-    return services.host_queries if then is None else services.past.hosts(then)
+async def _hosts(services: Given, scope: Seen, then: OfHosts) -> HostReader:
+    return services.host_queries.seen_by(scope) if then is None else services.past.hosts(then, scope)
 
 
-async def _tasks(services: Given, then: OfTasks) -> TaskReader:
-    return services.task_queries if then is None else services.past.tasks(then)
+async def _tasks(services: Given, scope: Seen, then: OfTasks) -> TaskReader:
+    return services.task_queries.seen_by(scope) if then is None else services.past.tasks(then, scope)
 
 
 Hosts = Annotated[HostReader, Depends(_hosts)]
 Tasks = Annotated[TaskReader, Depends(_tasks)]
-"""Who answers as of that moment."""
+"""Who answers as of that moment, about what the caller may see now."""

@@ -14,8 +14,9 @@ from starlette.types import Receive
 from control_plane.api.authentication import Authenticator
 from control_plane.api.bodies import MAX_BODY_BYTES, MAX_PUBLIC_BODY_BYTES, LimitedBody, check_length
 from control_plane.api.problems import ProblemError
-from control_plane.api.services import Caller, Given
-from control_plane.errors import StorageUnavailableError
+from control_plane.api.services import Caller, Given, Services, scope_of
+from control_plane.commands.access import Principal
+from control_plane.errors import NotFoundError, StorageUnavailableError
 from control_plane.observability import bound
 from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
@@ -67,7 +68,11 @@ class GuardedRoute(APIRoute):
             with _stopped(limit):  # the sender's time, which has a limit of its own
                 await strict.body()
         with bound(actor=actor):
-            return await handle(strict)
+            try:
+                return await handle(strict)
+            except NotFoundError as error:
+                await _record_absent(request, error)
+                raise
 
     def check_query(self, request: Request, known: set[str]) -> None:
         """Refuse a parameter that would be ignored: its sender believes that it counts."""
@@ -96,6 +101,16 @@ async def _let_in(request: Request) -> str:
     return principal.username
 
 
+async def _record_absent(request: Request, error: NotFoundError) -> None:
+    """Record that somebody who may see some hosts only asked for what is not there; or not for them, which is alike."""
+    services: Services = request.app.state.services
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is not None and not scope_of(services, principal).is_everything:
+        action = getattr(request.state, "permission", "read")
+        resource = f"{request.method} {request.url.path}"
+        await services.access.deny(principal.username, action, resource, address=principal.address, code=error.code)
+
+
 def _little_of(request: Request) -> Receive:
     """The body of a request that anybody may send."""
     check_length(request, MAX_PUBLIC_BODY_BYTES)
@@ -112,6 +127,7 @@ def needs(permission: str) -> list[params.Depends]:
     """The `dependencies` of a route that takes this permission, beside what its noun takes."""
 
     async def check(request: Request, services: Given, caller: Caller) -> None:
+        request.state.permission = permission
         await services.access.check(caller, permission, f"{request.method} {request.scope['route'].path}")
 
     return [Depends(check)]

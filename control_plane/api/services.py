@@ -34,6 +34,7 @@ from control_plane.projections.queries.audit import AuditQueries
 from control_plane.projections.queries.hosts import HostQueries
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
+from control_plane.projections.queries.scopes import Scope
 from control_plane.projections.queries.tasks import TaskQueries
 from control_plane.settings import Settings
 from control_plane_wire.clock import Clock
@@ -131,5 +132,24 @@ async def _caller(request: Request) -> Principal:
     return principal
 
 
+def scope_of(services: Services, principal: Principal) -> Scope:
+    """What somebody may be shown, as rights and hosts stand now."""
+    readable = services.authority.readable
+    return Scope(
+        hosts=readable(principal, "hosts.read"),
+        tasks=readable(principal, "tasks.read"),
+        outputs=readable(principal, "tasks.output"),
+        events=readable(principal, "events.read"),
+    )
+
+
 Given = Annotated[Services, Depends(_services)]
 Caller = Annotated[Principal, Depends(_caller)]
+
+
+async def _seen(services: Given, caller: Caller) -> Scope:
+    return scope_of(services, caller)
+
+
+Seen = Annotated[Scope, Depends(_seen)]
+"""What the caller may be shown. Whatever reads for a caller asks for it: `api.past` and `api.seen` for the readers."""

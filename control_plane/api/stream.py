@@ -14,7 +14,9 @@ from control_plane.api.fields import MAX_LINE
 from control_plane.api.frames import executions_in, output_end_frame, parse_topics, permissions_for
 from control_plane.api.live import Live, Subscription
 from control_plane.api.routing import noun
-from control_plane.api.services import Caller, Given, Services
+from control_plane.api.services import Caller, Given, Services, scope_of
+from control_plane.api.tasks import no_task
+from control_plane.commands.access import Principal
 from control_plane.errors import RefusedError, StorageUnavailableError
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.tasks import ExecutionView
@@ -84,10 +86,10 @@ async def stream(
     positions = Positions.parse(place) if place else None
     wanted = parse_topics(topics)
     if "projections.read" not in services.authority.rules.permissions(caller):
-        wanted -= {"system"}  # which every page asks for
+        wanted -= {"system"}  # as of all other topics, there comes what the caller may see
     for permission in permissions_for(wanted):
         await services.access.check(caller, permission, "GET /api/v1/stream")
-    shown = await _shown(services, executions_in(wanted))
+    shown = await _shown(services, caller, executions_in(wanted))
     live: Live = request.app.state.live
     running = frozenset((row.task_id, row.hostname) for row in shown if row.finished_us is None)
     subscription = live.subscribe(caller, wanted, running)
@@ -95,7 +97,9 @@ async def stream(
     return EventStream(live, subscription, positions)
 
 
-async def _shown(services: Services, executions: Sequence[tuple[str, str]]) -> Sequence[ExecutionView]:
+async def _shown(
+    services: Services, caller: Principal, executions: Sequence[tuple[str, str]]
+) -> Sequence[ExecutionView]:
     """The rows of these executions.
 
     Raises:
@@ -106,4 +110,8 @@ async def _shown(services: Services, executions: Sequence[tuple[str, str]]) -> S
         return ()
     if services.live_output is None:
         raise RefusedError("no_live_output", "this server has no broker to hear running commands by")
-    return [await find_execution(services, services.task_queries, None, *execution) for execution in executions]
+    scope = scope_of(services, caller)
+    if hidden := [task_id for task_id, hostname in executions if not scope.shows_output(hostname)]:
+        raise no_task(hidden[0], None)
+    tasks = services.task_queries.seen_by(scope)
+    return [await find_execution(services, scope, tasks, None, *execution) for execution in executions]

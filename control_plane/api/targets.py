@@ -20,7 +20,7 @@ from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from control_plane_wire.strict_json import JsonObject
 
 if TYPE_CHECKING:
-    from control_plane.api.tasks import RunCommand
+    from control_plane.api.commands import RunCommand
 
 router = noun("/targets", "tasks")
 

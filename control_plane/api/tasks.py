@@ -1,26 +1,20 @@
 """Tasks: asked for, listed, cancelled."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Header, Query, Response
-from pydantic import Field, StrictInt, StrictStr, model_validator
 
+from control_plane.api.commands import RetryHosts, RunCommand
 from control_plane.api.fields import (
     Answer,
-    Command,
     Cursor,
     FromTime,
     Limit,
-    Line,
     Listing,
     Name,
-    Request,
-    Seconds,
     TaskId,
     TaskIdPath,
-    TemplateName,
-    Text,
     Time,
     ToTime,
     Word,
@@ -33,146 +27,26 @@ from control_plane.api.fields import (
 from control_plane.api.hosts import Reason
 from control_plane.api.past import OfTasks, Tasks
 from control_plane.api.problems import ProblemError, ReadTableBehindError
-from control_plane.api.rollouts import Rollout, TaskChange
+from control_plane.api.rollouts import TaskChange
 from control_plane.api.routing import noun
-from control_plane.api.services import Caller, Given, Services
-from control_plane.api.targets import Parameters, Target, is_of_template
+from control_plane.api.services import Caller, Given, Seen, Services, scope_of
 from control_plane.commands.access import Principal
 from control_plane.commands.handlers.tasks import Accepted
-from control_plane.commands.retries import RetryTask
-from control_plane.commands.rollouts import ROLLOUT_EXPIRY_S
-from control_plane.commands.secrets import Vault, check_secrets, sealed_in
-from control_plane.commands.targets import MAX_HOSTS
-from control_plane.commands.tasks import CreateTask, new_task_id
-from control_plane.commands.templates import RunTemplate
-from control_plane.errors import InvalidFieldError, LogDamagedError, NotFoundError
+from control_plane.commands.secrets import sealed_in
+from control_plane.commands.tasks import new_task_id
+from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key, StoredEvent
-from control_plane.events.tasks import TERMINAL, TaskAccepted, last_word_s
+from control_plane.events.tasks import TaskAccepted, last_word_s
 from control_plane.projections.moments import Moment, micros_of
-from control_plane.projections.queries.tasks import TaskFilter, TaskReader, TaskView
-from control_plane_wire.messages import DEFAULT_EXPIRY_S, MAX_EXPIRY_S
+from control_plane.projections.queries.scopes import EVERYTHING, Scope, hosts_named
+from control_plane.projections.queries.tasks import TaskFilter, TaskView
 
 PROJECTION: Final = "tasks"
 STATES: Final = ("running", "paused", "cancelling", "finished")
 OUTCOMES: Final = ("succeeded", "failed", "cancelled")
-End = Literal["succeeded", "failed", "timed_out", "cancelled", "rejected", "expired", "interrupted", "lost", "skipped"]
 
 router = noun("/tasks", "tasks", permission="tasks.read")
-
-
-class RunCommand(Request):
-    """A command for a target, or a template with the values of its parameters.
-
-    Attributes:
-        template: in place of command, argv, timeout, user, env, cwd and stdin, all of which it says.
-        parameters: a value for each parameter of the template.
-        approval_id: of the approval to use, where rules ask for one.
-        task_id: the idempotency key, chosen by the client or else by us; the same one again is the same task.
-        command: a shell line; with `argv`, which runs without a shell, it may be left out.
-        timeout: seconds that it may run on a host; needed, like `user`, without a template.
-        user: the account to run as.
-        secrets: environment values that are kept sealed: they are told to the hosts, and to nobody without permission.
-        expires_in: seconds within which a host may start it; left out, ten minutes, and with a rollout a day.
-        rollout: without it, it goes to all hosts at once.
-    """
-
-    target: Target
-    command: Command | None = None
-    timeout: Seconds | None = None
-    user: StrictStr | None = Field(None, min_length=1, max_length=64)
-    template: TemplateName | None = None
-    parameters: Parameters | None = None
-    task_id: TaskId | None = None
-    argv: Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = None
-    env: dict[Text, Text] | None = None
-    secrets: Annotated[dict[Text, Text], Field(min_length=1)] | None = Field(None, repr=False)
-    cwd: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
-    stdin: StrictStr | None = None
-    when_offline: Literal["queue", "skip"] = "queue"
-    expires_in: Annotated[StrictInt, Field(ge=1, le=MAX_EXPIRY_S)] | None = None
-    preview_id: StrictStr | None = Field(None, max_length=128)
-    reason: Line | None = None
-    rollout: Rollout | None = None
-    approval_id: StrictStr | None = Field(None, max_length=64)
-
-    @model_validator(mode="after")
-    def _says_what_to_run(self) -> Self:
-        if self.command is None and self.argv is None and self.template is None:
-            raise ValueError("command, argv or template is needed")
-        return self
-
-    def decided(self, task_id: str, vault: Vault) -> CreateTask | RunTemplate:
-        expires_in = self.expires_in or (ROLLOUT_EXPIRY_S if self.rollout else DEFAULT_EXPIRY_S)
-        rollout = self.rollout.decided() if self.rollout else None
-        if is_of_template(self):
-            return RunTemplate(
-                task_id=task_id,
-                target=self.target.decided(),
-                template=self.template or "",
-                parameters=self.parameters or {},
-                when_offline=self.when_offline,
-                expires_in=expires_in,
-                reason=self.reason,
-                preview_id=self.preview_id,
-                rollout=rollout,
-            )
-        if self.secrets is not None:
-            check_secrets(self.secrets, self.env)
-        return CreateTask(
-            task_id=task_id,
-            target=self.target.decided(),
-            command=self.command or "",
-            timeout=needed("timeout", self.timeout),
-            user=needed("user", self.user),
-            argv=tuple(self.argv) if self.argv else None,
-            env=self.env,
-            secrets=None if self.secrets is None else vault.seal(task_id, self.secrets),
-            cwd=self.cwd,
-            stdin=self.stdin,
-            when_offline=self.when_offline,
-            expires_in=expires_in,
-            reason=self.reason,
-            preview_id=self.preview_id,
-            rollout=rollout,
-        )
-
-
-V = TypeVar("V")
-
-
-def needed(field: str, value: V | None) -> V:
-    if value is None:
-        raise InvalidFieldError(field, "is needed, unless a template says it")
-    return value
-
-
-class RetryHosts(Request):
-    """Which hosts of a task to try once more.
-
-    Attributes:
-        states: those that ended in one of these; of the lost ones none that has said since that it succeeded there.
-        hosts: if given, none but these; also one that has succeeded late.
-        task_id: as of a task that is asked for; the same one again is the same retry.
-        approval_id: of an approval of its own, where rules ask for one.
-    """
-
-    states: Annotated[list[End], Field(min_length=1, max_length=len(TERMINAL))]
-    hosts: Annotated[list[Name], Field(min_length=1, max_length=MAX_HOSTS)] | None = None
-    task_id: TaskId | None = None
-    preview_id: StrictStr | None = Field(None, max_length=128)
-    reason: Line | None = None
-    approval_id: StrictStr | None = Field(None, max_length=64)
-
-    def decided(self, retry_of: str, task_id: str) -> RetryTask:
-        return RetryTask(
-            task_id=task_id,
-            retry_of=retry_of,
-            states=frozenset(self.states),
-            hosts=tuple(self.hosts) if self.hosts else None,
-            reason=self.reason,
-            preview_id=self.preview_id,
-        )
 
 
 class Task(Answer):
@@ -180,7 +54,7 @@ class Task(Answer):
 
     Attributes:
         secrets: the names of the environment values that are kept sealed.
-        target: as it was asked for.
+        target: as it was asked for; without the names of hosts that the caller may not see.
         template: the name of the template that it was made from, null where it was none.
         rollout: as it was asked for, null where it goes to all hosts at once.
         released: hosts that it may be sent to by now.
@@ -225,7 +99,7 @@ class Task(Answer):
     pos: int
 
 
-def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
+def task_of(row: TaskView, scope: Scope, *, retries: Sequence[str] = ()) -> Task:
     request = row.request
     return Task(
         task_id=row.task_id,
@@ -239,7 +113,7 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         timeout=request["timeout"],
         actor=row.actor,
         reason=request.get("reason"),
-        target=request["target"],
+        target=_target_of(request, scope),
         when_offline=request["when_offline"],
         targets=row.targets,
         counts=row.counts,
@@ -259,6 +133,14 @@ def task_of(row: TaskView, *, retries: Sequence[str] = ()) -> Task:
         seq=row.seq,
         pos=row.pos,
     )
+
+
+def _target_of(request: Mapping[str, Any], scope: Scope) -> Mapping[str, Any]:
+    """Of hosts that it names, and that could not do what was asked, it did not go to all."""
+    target: Mapping[str, Any] = request["target"]
+    if scope.tasks is None or not (named := hosts_named(request)):
+        return target
+    return {"hosts": [name for name in named if name in scope.tasks]}
 
 
 def _waits_after_canary(row: TaskView) -> bool:
@@ -284,6 +166,7 @@ THERE_ALREADY: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.get("")
 async def list_tasks(
+    scope: Seen,
     tasks: Tasks,
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     outcome: Annotated[Literal["succeeded", "failed", "cancelled"] | None, Query()] = None,
@@ -295,7 +178,7 @@ async def list_tasks(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Listing[Task]:
-    """Newest first."""
+    """Newest first; those all of whose hosts the caller may see."""
     wanted = TaskFilter(
         state=state.split(",") if state else (),
         outcome=outcome,
@@ -307,7 +190,7 @@ async def list_tasks(
     )
     page = await tasks.page(wanted, cursor=cursor, limit=limit)
     return Listing(
-        items=[task_of(row) for row in page.items],
+        items=[task_of(row, scope) for row in page.items],
         next_cursor=page.next_cursor,
         total=page.total,
         counts=page.counts,
@@ -337,15 +220,20 @@ def _chosen_id(services: Services, task_id: str | None, idempotency_key: str | N
 
 
 async def _answer(services: Services, response: Response, accepted: Accepted, caller: Principal) -> AcceptedTask:
-    if accepted.created:
-        stored, event = await _event_of(services, accepted)
-        # Whoever sits before a page comes to look; for programs it would cost each of their commands some milliseconds.
-        if services.live_output is not None and caller.session_sha256 is not None:
-            services.live_output.expect(event.task_id, event.hosts)
-        return AcceptedTask(task=task_of(_as_accepted(stored, event)), seq=accepted.seq)
-    response.status_code = 200
-    await wait_for_seq(services, PROJECTION, accepted.seq)
-    return AcceptedTask(task=await _task(services, services.task_queries, None, accepted.task_id), seq=accepted.seq)
+    """The task; to whom may not see it as it was accepted, since that is what they have sent themselves."""
+    if not accepted.created:
+        response.status_code = 200
+        await wait_for_seq(services, PROJECTION, accepted.seq)
+        scope = scope_of(services, caller)
+        tasks = services.task_queries.seen_by(scope)
+        if (row := await tasks.one(accepted.task_id)) is not None:
+            task = task_of(row, scope, retries=await tasks.retries(accepted.task_id))
+            return AcceptedTask(task=task, seq=accepted.seq)
+    stored, event = await _event_of(services, accepted)
+    # Whoever sits before a page comes to look; for programs it would cost each of their commands some milliseconds.
+    if accepted.created and services.live_output is not None and caller.session_sha256 is not None:
+        services.live_output.expect(event.task_id, event.hosts)
+    return AcceptedTask(task=task_of(_as_accepted(stored, event), EVERYTHING), seq=accepted.seq)
 
 
 async def _event_of(services: Services, accepted: Accepted) -> tuple[StoredEvent, TaskAccepted]:
@@ -383,8 +271,19 @@ def _as_accepted(stored: StoredEvent, event: TaskAccepted) -> TaskView:
 
 
 @router.get("/{task_id}")
-async def get_task(services: Given, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Task:
-    return await _task(services, tasks, then, task_id)
+async def get_task(services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Task:
+    row = await tasks.one(task_id)
+    if row is None:
+        await wait_for_task(services, then, task_id)
+        row = await tasks.one(task_id)
+    if row is None:
+        raise ReadTableBehindError if scope.tasks is None else no_task(task_id, then)
+    return task_of(row, scope, retries=await tasks.retries(task_id))
+
+
+def no_task(task_id: str, then: Moment | None) -> NotFoundError:
+    detail = f"there is no task {task_id}" if then is None else f"there was no task {task_id} at that moment"
+    return NotFoundError("unknown_task", detail)
 
 
 async def wait_for_task(services: Services, then: Moment | None, task_id: str) -> None:
@@ -396,21 +295,9 @@ async def wait_for_task(services: Services, then: Moment | None, task_id: str) -
     """
     key = Key(task_id, TaskAccepted.KIND)
     found = await services.log.find(EVENT, [key])
-    if not found:
-        raise NotFoundError("unknown_task", f"there is no task {task_id}")
-    if then is not None and found[key] > then.positions.event:
-        raise NotFoundError("unknown_task", f"there was no task {task_id} at that moment")
+    if not found or (then is not None and found[key] > then.positions.event):
+        raise no_task(task_id, then)
     await wait_for_seq(services, PROJECTION, found[key])
-
-
-async def _task(services: Services, tasks: TaskReader, then: Moment | None, task_id: str) -> Task:
-    row = await tasks.one(task_id)
-    if row is None:
-        await wait_for_task(services, then, task_id)
-        row = await tasks.one(task_id)
-    if row is None:
-        raise ReadTableBehindError
-    return task_of(row, retries=await tasks.retries(task_id))
 
 
 @router.post("/{task_id}/cancel", status_code=202)

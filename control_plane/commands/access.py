@@ -31,7 +31,9 @@ ADMINISTRATOR: Final = (OPERATOR | APPROVER | AUDITOR | HOST_ADMIN | SECURITY_AD
     "stop.lift",
     "secrets.read",
 }
+MEMBER: Final[frozenset[str]] = frozenset()  # signs in, and may what rules allow him
 ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "member": MEMBER,
     "viewer": VIEWER,
     "operator": OPERATOR,
     "approver": APPROVER,

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from control_plane.commands.access import AccessState
+from control_plane.commands.access import AccessState, Principal
 from control_plane.commands.approvals import ApprovalState
 from control_plane.commands.enrolment import EnrolmentState
 from control_plane.commands.hosts import FleetState
@@ -19,6 +19,7 @@ from control_plane.commands.keyring import Keyring
 from control_plane.commands.passkeys import PasskeyState
 from control_plane.commands.ports import Log
 from control_plane.commands.previews import PREVIEW_S
+from control_plane.commands.reading import Names, Readable
 from control_plane.commands.rules import RuleState, withdrawn
 from control_plane.commands.stop import StopState
 from control_plane.commands.templates import TemplateState
@@ -84,6 +85,7 @@ class Authority:
         self.stop = StopState()
         self.templates = TemplateState()
         self.approvals = ApprovalState()
+        self._readable = Readable()
         self._marks: deque[tuple[int, int]] = deque()  # when and where the log was, about once a minute
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -105,6 +107,10 @@ class Authority:
     def withdrawn(self, task: TaskAccepted, hostnames: Sequence[str]) -> Mapping[str, str]:
         """On which of these hosts of an accepted task, and why, who asked for it may not run it any more."""
         return withdrawn(self.access, self.rules, self.fleet, task, hostnames)
+
+    def readable(self, principal: Principal, action: str) -> Names:
+        """The hosts on which somebody may do one of `rules.READING`, as everything stands now."""
+        return self._readable.names(principal, action, self.rules, self.fleet)
 
     async def refresh(self) -> int:
         """Take in everything up to the log's head as it is now; the position that was reached."""

@@ -10,7 +10,6 @@ from control_plane.commands.rules import (
     APPROVABLE,
     COMMANDS,
     EFFECTS,
-    OF_HOSTS,
     OF_TASKS,
     Rule,
     RuleState,
@@ -91,7 +90,7 @@ def _check_conditions(rule: Rule) -> None:
     _check_line(rule)
     if rule.effect == "approve" and rule.actions != APPROVABLE:
         raise invalid("actions", "tasks.run alone, which is all that can be approved")
-    if rule.actions & OF_HOSTS and (rule.accounts or rule.patterns or rule.has_limits):
+    if rule.actions - OF_TASKS and (rule.accounts or rule.patterns or rule.has_limits):
         raise invalid("actions", f"of tasks alone, as accounts and limits are: {', '.join(sorted(OF_TASKS))}")
 
 

@@ -33,7 +33,8 @@ from control_plane_wire.strict_json import Json
 OF_TASKS: Final = frozenset({"tasks.run", "tasks.cancel", "tasks.approve"})
 APPROVABLE: Final = frozenset({"tasks.run"})
 OF_HOSTS: Final = frozenset({"hosts.edit", "hosts.revoke"})
-ACTIONS: Final = OF_TASKS | OF_HOSTS  # all others concern no host, and are by role alone
+READING: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.read"})
+ACTIONS: Final = OF_TASKS | OF_HOSTS | READING  # all others concern no host, and are by role alone
 EFFECTS: Final = ("allow", "deny", "approve")
 COMMANDS: Final = ("shell", "argv", "template")
 
@@ -280,7 +281,7 @@ class ApprovalRequiredError(ForbiddenError):
         )
 
 
-class _Cover:
+class Cover:
     """Which rules cover a host."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
@@ -311,7 +312,7 @@ def decide(principal: Principal, action: str, facts: Facts, rules: Collection[Ru
     applying = [rule for rule in (*BUILT_IN, *made) if rule.is_for(principal, action) and rule.applies(facts)]
     allows = [rule for rule in applying if rule.effect == "allow"]
     allowing, denying, requiring = (
-        _Cover(rule for rule in applying if rule.effect == effect) for effect in ("allow", "deny", "approve")
+        Cover(rule for rule in applying if rule.effect == effect) for effect in ("allow", "deny", "approve")
     )
     used = set() if facts.hosts else {rule.rule_id for rule in allows}
     refused: dict[str, tuple[str, ...]] = {}

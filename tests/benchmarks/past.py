@@ -16,6 +16,7 @@ from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.hosts import HostFilter
 from control_plane.projections.queries.past import Past
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.queries.tasks import TaskFilter
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
@@ -42,7 +43,7 @@ async def run(url: str, *, events: int = 200_000, hosts: int = 1_000, rounds: in
         past = Past(database, log, clock)
         random = Random(0)
         moments = [random.randint(1, heads[0]) for _ in range(rounds)]
-        await _ask("moment", moments, lambda at: past.moment(str(at)))
+        await _ask("moment", moments, lambda at: past.moment(str(at)), EVERYTHING)
         for what, wanted, limit in (
             ("hosts, a page of 100", HostFilter(), 100),
             ("hosts, a page of 1,000", HostFilter(), 1000),
@@ -50,28 +51,30 @@ async def run(url: str, *, events: int = 200_000, hosts: int = 1_000, rounds: in
         ):
 
             async def a_page(at: int, wanted: HostFilter = wanted, limit: int = limit) -> object:
-                return await past.hosts(await past.moment(str(at))).page(wanted, cursor=None, limit=limit)
+                return await past.hosts(await past.moment(str(at)), EVERYTHING).page(wanted, cursor=None, limit=limit)
 
             await _ask(what, moments, a_page)
 
         async def one_host(at: int) -> object:
-            return await past.hosts(await past.moment(str(at))).one("web00007")
+            return await past.hosts(await past.moment(str(at)), EVERYTHING).one("web00007")
 
         async def groups(at: int) -> object:
-            return await past.hosts(await past.moment(str(at))).groups()
+            return await past.hosts(await past.moment(str(at)), EVERYTHING).groups()
 
         async def some_tasks(at: int) -> object:
-            return await past.tasks(await past.moment(str(at))).page(TaskFilter(), cursor=None, limit=100)
+            return await past.tasks(await past.moment(str(at)), EVERYTHING).page(TaskFilter(), cursor=None, limit=100)
 
         async def running_tasks(at: int) -> object:
             wanted = TaskFilter(state=("running",))
-            return await past.tasks(await past.moment(str(at))).page(wanted, cursor=None, limit=100)
+            return await past.tasks(await past.moment(str(at)), EVERYTHING).page(wanted, cursor=None, limit=100)
 
         async def executions(at: int) -> object:
-            return await past.tasks(await past.moment(str(at))).executions(LARGE, states=(), cursor=None, limit=100)
+            return await past.tasks(await past.moment(str(at)), EVERYTHING).executions(
+                LARGE, states=(), cursor=None, limit=100
+            )
 
         async def outputs(at: int) -> object:
-            return await past.tasks(await past.moment(str(at))).outputs(LARGE)
+            return await past.tasks(await past.moment(str(at)), EVERYTHING).outputs(LARGE)
 
         await _ask("one host", moments, one_host)
         await _ask("groups", moments, groups)

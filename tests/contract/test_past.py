@@ -19,6 +19,7 @@ from control_plane.projections.moments import micros_of, moment_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostReader
 from control_plane.projections.queries.past import Past
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.queries.tasks import TaskFilter, TaskQueries, TaskReader
 from control_plane.projections.tasks import TasksProjection
 from control_plane_wire.clock import SystemClock
@@ -229,7 +230,7 @@ class PastContract:
     async def then(self, shop: Shop, at: str) -> dict[str, Any]:
         past = Past(shop.database, shop.log, SystemClock())
         moment = await past.moment(at)
-        return await all_of(past.hosts(moment), past.tasks(moment))
+        return await all_of(past.hosts(moment, EVERYTHING), past.tasks(moment, EVERYTHING))
 
     @pytest.mark.parametrize("seed", range(2))
     async def test_what_is_told_of_a_moment_is_what_was_shown_then(self, shop: Shop, seed: int) -> None:

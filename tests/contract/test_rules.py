@@ -10,7 +10,7 @@ import pytest
 
 from control_plane import cli
 from control_plane.administration import initialise
-from control_plane.commands.access import Principal
+from control_plane.commands.access import ROLES, Principal
 from control_plane.commands.handlers.rules import RuleHandler
 from control_plane.commands.rollouts import Rollout
 from control_plane.commands.targets import Group, Hosts
@@ -251,7 +251,7 @@ def test_rules_are_made_listed_and_deleted_on_the_command_line(
     rule_id = capsys.readouterr().out.strip()
     assert cli.main(["rules", "list"]) == 0
     *_, last = listed = capsys.readouterr().out.splitlines()
-    built_in = ["role:operator", "role:approver", "role:host-admin", "role:administrator"]
+    built_in = [f"role:{role}" for role, its in ROLES.items() if its]
     assert [line.split()[0] for line in listed] == [*built_in, rule_id]
     assert last.endswith(
         'deny    user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'

@@ -23,6 +23,7 @@ from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostView
 from control_plane.projections.queries.past import Past
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.rebuild import rebuild, roll_back
 from control_plane.projections.trimming import LONGER_US
 from control_plane.projections.upkeep import Done, maintain
@@ -240,7 +241,7 @@ class UpkeepContract:
     @staticmethod
     async def told(plane: Plane, at: str) -> dict[str, HostView]:
         past = Past(plane.database, plane.log, plane.clock)
-        page = await past.hosts(await past.moment(at)).page(HostFilter(), cursor=None, limit=10)
+        page = await past.hosts(await past.moment(at), EVERYTHING).page(HostFilter(), cursor=None, limit=10)
         return {host.hostname: host for host in page.items}
 
     async def test_a_rebuild_that_switches_and_a_projector_from_zero_show_the_same_hosts(

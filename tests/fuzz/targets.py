@@ -353,7 +353,7 @@ def bodies(data: bytes) -> None:
 def _body(model: type[Request], value: strict_json.JsonObject) -> None:
     try:
         body = model.model_validate(value)
-        if isinstance(body, tasks.RunCommand):
+        if isinstance(body, commands.RunCommand):
             request = body.decided("t1", Vault(SECRETS_KEY))
             strict_json.canonical(request.to_json())
         elif hasattr(body, "decided"):
@@ -367,7 +367,7 @@ def _body(model: type[Request], value: strict_json.JsonObject) -> None:
 @target
 def task_body(data: bytes) -> None:
     if (value := _parsed(data)) is not None:
-        _body(tasks.RunCommand, value)
+        _body(commands.RunCommand, value)
 
 
 @target

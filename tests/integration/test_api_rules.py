@@ -7,6 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from control_plane.commands.access import ROLES
 from tests.support.api import ApiUnderTest, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,14 +62,9 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
     made = (await root.post("/api/v1/rules", json=asked)).json()
     items = (await read(root, "/api/v1/rules", min_seq=made["seq"]))["items"]
 
-    assert [item["rule_id"] for item in items] == [
-        "role:operator",
-        "role:approver",
-        "role:host-admin",
-        "role:administrator",
-        made["rule_id"],
-    ]
-    assert [item["built_in"] for item in items] == [True, True, True, True, False]
+    roles = [f"role:{role}" for role, its in ROLES.items() if its]
+    assert [item["rule_id"] for item in items] == [*roles, made["rule_id"]]
+    assert [item["built_in"] for item in items] == [*(True for _ in roles), False]
     assert items[-1] == {
         **asked,
         "rule_id": made["rule_id"],
@@ -81,7 +77,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
 
     gone = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (gone.status_code, gone.json()["rule_id"]) == (200, made["rule_id"])
-    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == 4
+    assert len((await read(root, "/api/v1/rules", min_seq=gone.json()["seq"]))["items"]) == len(roles)
     again = await root.delete(f"/api/v1/rules/{made['rule_id']}")
     assert (again.status_code, again.json()["code"]) == (404, "unknown_rule")
 

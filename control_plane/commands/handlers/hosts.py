@@ -9,7 +9,9 @@ from control_plane.commands.access import Principal
 from control_plane.commands.enrolment import check_groups
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
+from control_plane.commands.reading import owner, within
 from control_plane.commands.rules import ACTIONS, host_facts
+from control_plane.errors import NotFoundError
 from control_plane.events.event import Event
 from control_plane.events.hosts import HostGroupsChanged, HostRegistered
 
@@ -101,6 +103,9 @@ class HostHandler:
     async def _change(self, principal: Principal, permission: str, hostname: str, *decides: Decide) -> int:
         handling, resource = self._handling, f"hosts/{hostname}"
         seq = await handling.admit(principal, permission, resource)
+        seen = handling.authority.readable(owner(principal), "hosts.read")
+        if permission in ACTIONS and not within(seen, [hostname]):
+            raise NotFoundError("unknown_host", f"there is no host {hostname}")
         allowed = [partial(self._allowed, principal, permission, hostname, decide) for decide in decides]
         async with handling.recording(principal, resource):
             for decide in allowed:

@@ -4,7 +4,7 @@ from itertools import cycle
 
 from control_plane.commands.access import Principal
 from control_plane.commands.grammar import checked_line
-from control_plane.commands.handlers.tasks import check_open, check_task, known_task
+from control_plane.commands.handlers.tasks import check_open, check_seen, check_task, known_task
 from control_plane.commands.handling import Handling
 from control_plane.commands.ports import Executions
 from control_plane.commands.rollouts import parse_rollout
@@ -92,6 +92,7 @@ class RolloutHandler:
         """
         log = self._handling.log
         seq, task = await known_task(log, task_id)
+        check_seen(self._handling, principal, task)
         await check_task(self._handling, principal, action, task)
         await check_open(log, task)
         if await log.find(EVENT, [Key(task_id, TaskCancelRequested.KIND)]):

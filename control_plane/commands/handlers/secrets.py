@@ -3,7 +3,7 @@
 import secrets
 
 from control_plane.commands.access import Principal
-from control_plane.commands.handlers.tasks import known_task
+from control_plane.commands.handlers.tasks import check_seen, known_task
 from control_plane.commands.handling import Handling
 from control_plane.commands.secrets import Vault, sealed_in
 from control_plane.errors import NotFoundError
@@ -24,6 +24,7 @@ class SecretHandler:
         """
         await self._handling.admit(principal, "secrets.read", f"tasks/{task_id}/secrets/{name}")
         _, task = await known_task(self._handling.log, task_id)
+        check_seen(self._handling, principal, task)
         sealed = sealed_in(task.request)
         if name not in sealed:
             raise NotFoundError("unknown_secret", f"the task {task_id} has no secret of that name")

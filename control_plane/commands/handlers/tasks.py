@@ -10,8 +10,10 @@ from control_plane.commands.backlog import MOST_WAITING, Backlog
 from control_plane.commands.grammar import checked_line
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handling import Handling
+from control_plane.commands.hosts import FleetState
 from control_plane.commands.ports import Executions, Log, Presence, Presences
 from control_plane.commands.previews import Preview, PreviewId, preview
+from control_plane.commands.reading import owner, seen, within
 from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.rules import Decision, task_facts
 from control_plane.commands.secrets import NO_VAULT, Vault, sealed_in
@@ -77,9 +79,9 @@ class TaskHandler:
             asked: what is known of the request beside: its `user`, `timeout` and `argv`.
         """
         await self._handling.admit(principal, "tasks.run", "targets")
-        fleet = self._handling.authority.fleet
+        fleet = self._seen(principal, self._handling.authority.fleet)
         presences = await self._presences.presences(named_hosts(fleet, target))
-        frozen = self._freeze(target, presences, needs_full_agent)
+        frozen = self._freeze(principal, target, presences, needs_full_agent)
         guard = guard_of(fleet, target, command, frozen, self._limits)
         facts = task_facts(fleet, frozen.hosts, asked or {})
         decision = self._handling.authority.rules.decide(principal, "tasks.run", facts)
@@ -92,7 +94,7 @@ class TaskHandler:
             NotFoundError: there is no such template.
         """
         await self._handling.admit(principal, "tasks.run", "targets")
-        whole = await self._whole(request)
+        whole = await self._whole(principal, request)
         needs = whole.needs_full_agent
         return await self.preview(
             principal, whole.target, whole.command_line, needs_full_agent=needs, asked=whole.to_json()
@@ -139,7 +141,7 @@ class TaskHandler:
             room.seq = accepted.seq if accepted.created else None
         return accepted
 
-    async def _whole(self, asked: Asked) -> CreateTask:
+    async def _whole(self, principal: Principal, asked: Asked) -> CreateTask:
         """What a request comes to as things stand."""
         templates = self._handling.authority.templates
         if isinstance(asked, CreateTask):
@@ -147,6 +149,7 @@ class TaskHandler:
         if isinstance(asked, RunTemplate):
             return asked.filled(templates.template(asked.template))
         first = await self._authorised(asked.retry_of)
+        check_seen(self._handling, principal, first)
         states = await self._executions.states(asked.retry_of)
         late = await self._executions.succeeded_late(asked.retry_of)
         whole = decide_retry(asked, first, states, self._handling.authority.fleet, succeeded_late=late)
@@ -167,11 +170,11 @@ class TaskHandler:
             approval_id: of the approval that has to cover it.
             is_proposal: it is to be approved yet.
         """
-        request = await self._whole(asked)
-        fleet, target = self._handling.authority.fleet, request.target
+        request = await self._whole(principal, asked)
+        fleet, target = self._seen(principal, self._handling.authority.fleet), request.target
         presences = await self._presences.presences(named_hosts(fleet, target))
         check_named(fleet, target)
-        frozen = self._freeze(target, presences, request.needs_full_agent)
+        frozen = self._freeze(principal, target, presences, request.needs_full_agent)
         is_approved = is_proposal or approval_id is not None
         async with self._handling.recording(principal, f"tasks/{request.task_id}"):
             facts = task_facts(fleet, frozen.hosts, request.to_json())
@@ -183,7 +186,7 @@ class TaskHandler:
                 actor=principal.username,
                 now_s=self._handling.clock.now_s(),
                 require_preview=self._require_preview,
-                previewed=self._previewed(request, presences),
+                previewed=self._previewed(principal, request, presences),
                 permitted=permitted,
                 approval_id=approval_id,
                 vault=self.vault,
@@ -203,6 +206,7 @@ class TaskHandler:
         """
         await self._handling.admit(principal, "tasks.cancel", f"tasks/{task_id}")
         _, task = await known_task(self._handling.log, task_id)
+        check_seen(self._handling, principal, task)
         await check_task(self._handling, principal, "tasks.cancel", task)
         await check_open(self._handling.log, task)
         event = TaskCancelRequested(
@@ -212,12 +216,21 @@ class TaskHandler:
         )
         return (await self._handling.record(event, actor=principal.username)).seq
 
-    def _freeze(self, target: Target, presences: Mapping[str, Presence], needs_full_agent: str | None) -> FrozenList:
+    def _seen(self, principal: Principal, fleet: FleetState) -> FleetState:
+        """What there is to be aimed at: all hosts that somebody may read about, and no others."""
+        return seen(fleet, self._handling.authority.readable(owner(principal), "hosts.read"))
+
+    def _freeze(
+        self, principal: Principal, target: Target, presences: Mapping[str, Presence], needs_full_agent: str | None
+    ) -> FrozenList:
         """Freeze at the position that the fleet is at now: others may have moved it while this one waited."""
         authority = self._handling.authority
-        return freeze(authority.fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
+        fleet = self._seen(principal, authority.fleet)
+        return freeze(fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
 
-    def _previewed(self, request: CreateTask, presences: Mapping[str, Presence]) -> FrozenList | None:
+    def _previewed(
+        self, principal: Principal, request: CreateTask, presences: Mapping[str, Presence]
+    ) -> FrozenList | None:
         """The target as it was when the request's preview was made, None where it has none or that is long ago."""
         if request.preview_id is None:
             return None
@@ -225,6 +238,7 @@ class TaskHandler:
         fleet = self._handling.authority.fleet.at(as_of)
         if fleet is None:
             return None
+        fleet = self._seen(principal, fleet)
         return freeze(fleet, request.target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
 
     async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
@@ -279,6 +293,16 @@ async def check_task(handling: Handling, principal: Principal, action: str, task
         handling.authority.rules.check(principal, action, facts)
 
 
+def check_seen(handling: Handling, principal: Principal, task: TaskAccepted) -> None:
+    """Raises NotFoundError where somebody may not see all of a task's hosts, as where there is no such task."""
+    if not within(handling.authority.readable(owner(principal), "tasks.read"), task.hosts):
+        raise no_task(task.task_id)
+
+
+def no_task(task_id: str) -> NotFoundError:
+    return NotFoundError("unknown_task", f"there is no task {task_id}")
+
+
 async def check_open(log: Log, task: TaskAccepted) -> None:
     """Raises RefusedError `task_finished` where every host of it has its outcome."""
     outcomes = [Key(task.task_id, OUTCOME, hostname) for hostname in task.hosts]
@@ -294,7 +318,7 @@ async def _seq_of(log: Log, task_id: str) -> int | None:
 async def _known_seq(log: Log, task_id: str) -> int:
     seq = await _seq_of(log, task_id)
     if seq is None:
-        raise NotFoundError("unknown_task", f"there is no task {task_id}")
+        raise no_task(task_id)
     return seq
 
 

@@ -7,6 +7,8 @@ from sqlalchemy import select
 from control_plane.projections.audit import AuditProjection
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import position_of
+from control_plane.projections.queries.scopes import EVERYTHING, Scope, of_events
+from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 
@@ -38,9 +40,17 @@ class AuditFilter:
 
 
 class AuditQueries:
-    def __init__(self, database: Database) -> None:
+    """Args: `scope`: of whoever asks; without one, all are shown."""
+
+    def __init__(self, database: Database, scope: Scope = EVERYTHING) -> None:
         self._database = database
+        self._scope = scope
         self._table = AuditProjection().audit
+        self._execution = TasksProjection().execution
+
+    def seen_by(self, scope: Scope) -> "AuditQueries":
+        """Of the events of a task as such it knows once the read table of tasks has come to its acceptance."""
+        return AuditQueries(self._database, scope)
 
     async def newest(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditRow]:
         """Events older than the seq `before`, newest first."""
@@ -68,6 +78,7 @@ class AuditQueries:
             statement = statement.where(t.c.recorded_us <= wanted.to_us)
         if wanted.upto is not None:
             statement = statement.where(t.c.seq <= wanted.upto)
+        statement = statement.where(*of_events(t, self._execution, self._scope))
         if before is not None:
             statement = statement.where(t.c.seq < before)
         if after is not None:

@@ -13,6 +13,7 @@ from control_plane.events.presence import LastHeartbeat
 from control_plane.projections.hosts import HostsProjection, facts_of, last_of, session_of, trace_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
+from control_plane.projections.queries.scopes import Names, Scope, is_in, of_hosts
 from control_plane.projections.usage import Usage, block_of, thinned
 from control_plane.storage.engine import Database
 
@@ -127,7 +128,7 @@ class HeardHost:
 
 
 class HostReader(Protocol):
-    """What is asked about hosts as they are and as they were."""
+    """What is asked about hosts as they are and as they were; what is out of the reader's scope is not there."""
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's states."""
@@ -145,15 +146,21 @@ class HostReader(Protocol):
 
 
 class HostQueries:
-    def __init__(self, database: Database) -> None:
+    """Args: `names`: the hosts that `HostReader`'s questions are about; the others are about all."""
+
+    def __init__(self, database: Database, names: Names = None) -> None:
         self._database = database
+        self._names = names
         projection = HostsProjection()
         self._host = projection.host
         self._usage = projection.usage
 
+    def seen_by(self, scope: Scope) -> HostReader:
+        return HostQueries(self._database, scope.hosts)
+
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """See `HostReader`."""
-        shown, counting = listing(self._host, wanted, cursor=cursor, limit=limit)
+        shown, counting = listing(self._host, wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, HostsProjection.name)
             found = [view(row) for row in (await connection.execute(shown)).mappings()]
@@ -163,7 +170,7 @@ class HostQueries:
         )
 
     async def one(self, hostname: str) -> HostView | None:
-        found = await self._select(self._host.c.hostname == hostname)
+        found = await self._select(self._host.c.hostname == hostname) if is_in(hostname, self._names) else []
         return found[0] if found else None
 
     async def changed(self, after: int, *, limit: int, hostname: str | None = None) -> list[HostView]:
@@ -220,11 +227,14 @@ class HostQueries:
         t = self._host
         columns = (t.c.groups, t.c.state, t.c.groups_bound)
         async with self._database.read() as connection:
-            found = await connection.execute(select(*columns).where(t.c.pos > 0, t.c.state != "retired"))
+            seen = of_hosts(t.c.hostname, self._names)
+            found = await connection.execute(select(*columns).where(t.c.pos > 0, t.c.state != "retired", *seen))
             return by_group(Member(*row) for row in found)
 
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
         """See `HostReader`."""
+        if not is_in(hostname, self._names):
+            return []
         t = self._usage
         blocks = select(t.c.data).where(t.c.hostname == hostname, t.c.since_us.between(block_of(from_us), to_us))
         async with self._database.read() as connection:
@@ -247,10 +257,11 @@ class HostQueries:
 
 
 def listing(
-    t: FromClause, wanted: HostFilter, *, cursor: str | None, limit: int
+    t: FromClause, wanted: HostFilter, names: Names, *, cursor: str | None, limit: int
 ) -> tuple[Select[Any], Select[str, int]]:
     """A page of hosts with one more behind it, and their numbers by state; of rows with the columns of `host`."""
     base = [t.c.pos > 0, *(contains(t.c.hostname, word) for word in (wanted.q or "").lower().split())]
+    base += of_hosts(t.c.hostname, names)
     if wanted.group:  # no name of a group is a part of another one's with its quotes
         base.append(func.instr(t.c.groups, literal(f'"{wanted.group}"', String())) > 0)
     by_state = t.c.state.in_(wanted.state) if wanted.state else t.c.state != "retired"

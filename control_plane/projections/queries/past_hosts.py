@@ -29,6 +29,7 @@ from control_plane.projections.queries.hosts import (
     view,
 )
 from control_plane.projections.queries.pages import Page, counts_of, page_of
+from control_plane.projections.queries.scopes import Names, is_in, of_hosts
 from control_plane.projections.rows import Row
 from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
@@ -43,12 +44,13 @@ _NEVER_HEARD: Final[Row] = {**dict.fromkeys(_SAID), "heartbeat_seq": 0, "usage_p
 
 
 class PastHosts:
-    """See `HostReader`; as of a moment that the read table has come to."""
+    """See `HostReader`; as of a moment that the read table has come to, and of these hosts."""
 
-    def __init__(self, database: Database, log: EventLog, moment: Moment) -> None:
+    def __init__(self, database: Database, log: EventLog, moment: Moment, names: Names) -> None:
         self._database = database
         self._log = log
         self._moment = moment
+        self._names = names
         projection = HostsProjection()
         self._host = projection.host
         self._history = projection.history
@@ -56,7 +58,7 @@ class PastHosts:
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """See `HostReader`."""
-        shown, counting = listing(self._then(), wanted, cursor=cursor, limit=limit)
+        shown, counting = listing(self._then(), wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             counts = await counts_of(connection, counting)
         found = await self._views(shown)
@@ -64,6 +66,8 @@ class PastHosts:
         return page_of(found, counts, states, key=lambda host: host.hostname, limit=limit, as_of=as_of)
 
     async def one(self, hostname: str) -> HostView | None:
+        if not is_in(hostname, self._names):
+            return None
         then = self._then()
         found = await self._views(select(then).where(then.c.hostname == hostname))
         return found[0] if found else None
@@ -73,7 +77,8 @@ class PastHosts:
         then = self._then()
         columns = (then.c.hostname, then.c.groups, then.c.state, then.c.presence_seq)
         async with self._database.read() as connection:
-            found = (await connection.execute(select(*columns).where(then.c.state != "retired"))).all()
+            seen = of_hosts(then.c.hostname, self._names)
+            found = (await connection.execute(select(*columns).where(then.c.state != "retired", *seen))).all()
         said = await self._said({hostname: presence_seq for hostname, _, _, presence_seq in found})
         return by_group(
             Member(groups, state, said.get(hostname, _NEVER_HEARD)["groups_bound"])
@@ -83,7 +88,8 @@ class PastHosts:
     async def usage(self, hostname: str, *, from_us: int, to_us: int, points: int) -> list[Usage]:
         """See `HostReader`."""
         to_us = min(to_us, self._moment.heartbeat_us)
-        return await HostQueries(self._database).usage(hostname, from_us=from_us, to_us=to_us, points=points)
+        queries = HostQueries(self._database, self._names)
+        return await queries.usage(hostname, from_us=from_us, to_us=to_us, points=points)
 
     def _then(self) -> Subquery:
         """What the event log had said of each host, in the columns of `host`."""

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.log import EventLog
 from control_plane.projections.moments import Moment
 from control_plane.projections.queries.pages import Page, counts_of, page_of, parse_cursor
 from control_plane.projections.queries.refolding import Refolding
+from control_plane.projections.queries.scopes import Names, Scope, both, is_in, of_hosts, of_whole_tasks
 from control_plane.projections.queries.tasks import (
     SAME_OUTPUT,
     ExecutionView,
@@ -36,14 +37,19 @@ class PastTasks:
     """See `TaskReader`; as of a moment that the read table has come to.
 
     Args:
+        scope: of whoever asks.
         turns: whose turn it is to have a snapshot, which is a connection of its own.
     """
 
-    def __init__(self, database: Database, log: EventLog, moment: Moment, turns: asyncio.Semaphore) -> None:
+    def __init__(
+        self, database: Database, log: EventLog, moment: Moment, scope: Scope, turns: asyncio.Semaphore
+    ) -> None:
         self._database = database
         self._log = log
         self._turns = turns
         self._moment = moment
+        self._names = scope.tasks
+        self._printed = both(scope.tasks, scope.outputs)
         self._upto = moment.positions.event
         self._projection = TasksProjection()
         self._task = self._projection.task
@@ -53,12 +59,14 @@ class PastTasks:
         """See `TaskReader`."""
         t = self._task
         before = None if cursor is None else parse_cursor(cursor, int)
-        shown, counting = listing(self._projection, wanted, t.c.pos <= self._upto, cursor=cursor, limit=limit)
+        shown, counting = listing(
+            self._projection, wanted, self._names, t.c.pos <= self._upto, cursor=cursor, limit=limit
+        )
         changed = select(t.c.task_id).where(t.c.pos > self._upto, t.c.seq <= self._upto)
         async with self._snapshot() as connection:
             counts = await counts_of(connection, counting)
             found = list((await connection.execute(shown)).mappings())
-            statement = select(t).where(t.c.task_id.in_(changed), *unchanging(self._projection, wanted))
+            statement = select(t).where(t.c.task_id.in_(changed), *unchanging(self._projection, wanted, self._names))
             under_way = (await connection.execute(statement)).mappings().all()
             for then in (await self._refolding(connection).then(under_way)).tasks.values():
                 if wanted.outcome in (None, then["outcome"]):
@@ -72,7 +80,8 @@ class PastTasks:
 
     async def one(self, task_id: str) -> TaskView | None:
         async with self._snapshot() as connection:
-            task = await self._accepted(connection, task_id)
+            seen = of_whole_tasks(self._task.c.task_id, self._execution, self._names)
+            task = await self._accepted(connection, task_id, *seen)
             if task is None:
                 return None
             if task["pos"] > self._upto:
@@ -82,7 +91,8 @@ class PastTasks:
     async def retries(self, task_id: str) -> list[str]:
         """See `TaskReader`."""
         t = self._task
-        statement = select(t.c.task_id).where(t.c.retry_of == task_id, t.c.seq <= self._upto).order_by(t.c.seq)
+        seen = of_whole_tasks(t.c.task_id, self._execution, self._names)
+        statement = select(t.c.task_id).where(t.c.retry_of == task_id, t.c.seq <= self._upto, *seen).order_by(t.c.seq)
         async with self._database.read() as connection:
             return list(await connection.scalars(statement))
 
@@ -92,22 +102,24 @@ class PastTasks:
         """See `TaskReader`."""
         e = self._execution
         after = "" if cursor is None else parse_cursor(cursor, str)
-        unchanged = (e.c.task_id == task_id, e.c.pos <= self._upto)
+        unchanged = (e.c.task_id == task_id, e.c.pos <= self._upto, *of_hosts(e.c.hostname, self._names))
         shown, counting = listing_of(e, *unchanged, states=states, cursor=cursor, limit=limit)
         async with self._snapshot() as connection:
             task = await self._accepted(connection, task_id)
-            folded = (await self._refolding(connection).then([task] if task else [])).executions
+            folded = await self._folded(connection, task, self._names)
             counts = await counts_of(connection, counting)
             found = list((await connection.execute(shown)).mappings())
-        for row in folded.values():
+        for row in folded:
             counts[row["state"]] = counts.get(row["state"], 0) + 1
-        found += [row for row in folded.values() if row["state"] in (states or counts) and row["hostname"] > after]
+        found += [row for row in folded if row["state"] in (states or counts) and row["hostname"] > after]
         found.sort(key=lambda row: row["hostname"].encode())
         views = [execution_view(row) for row in found[: limit + 1]]
         as_of = self._moment.positions
         return page_of(views, counts, states, key=lambda execution: execution.hostname, limit=limit, as_of=as_of)
 
     async def execution(self, task_id: str, hostname: str) -> ExecutionView | None:
+        if not is_in(hostname, self._names):
+            return None
         e = self._execution
         statement = select(e).where(e.c.task_id == task_id, e.c.hostname == hostname)
         async with self._snapshot() as connection:
@@ -123,14 +135,15 @@ class PastTasks:
         """See `TaskReader`."""
         e = self._execution
         columns = (e.c.hostname, *(e.c[name] for name in (*SAME_OUTPUT, "result_seq")))
-        unchanged = select(*columns).where(e.c.task_id == task_id, e.c.pos <= self._upto)
+        seen = of_hosts(e.c.hostname, self._printed)
+        unchanged = select(*columns).where(e.c.task_id == task_id, e.c.pos <= self._upto, *seen)
         async with self._snapshot() as connection:
             task = await self._accepted(connection, task_id)
             if task is None:
                 return []
-            folded = (await self._refolding(connection).then([task])).executions
+            folded = await self._folded(connection, task, self._printed)
             found = (await connection.execute(unchanged)).mappings().all()
-        return by_output([*found, *folded.values()])
+        return by_output([*found, *folded])
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -138,11 +151,20 @@ class PastTasks:
         async with self._turns, self._database.snapshot() as connection:
             yield connection
 
-    async def _accepted(self, connection: AsyncConnection, task_id: str) -> Mapping[Any, Any] | None:
+    async def _accepted(
+        self, connection: AsyncConnection, task_id: str, *also: ColumnElement[bool]
+    ) -> Mapping[Any, Any] | None:
         """The row of a task that had been accepted by then, as it is now."""
         t = self._task
-        statement = select(t).where(t.c.task_id == task_id, t.c.seq <= self._upto)
+        statement = select(t).where(t.c.task_id == task_id, t.c.seq <= self._upto, *also)
         return (await connection.execute(statement)).mappings().one_or_none()
+
+    async def _folded(
+        self, connection: AsyncConnection, task: Mapping[Any, Any] | None, names: Names
+    ) -> list[Mapping[Any, Any]]:
+        """Of a task the executions on these hosts that have changed since, as they were."""
+        folded = (await self._refolding(connection).then([task] if task else [])).executions
+        return [row for (_, hostname), row in folded.items() if is_in(hostname, names)]
 
     def _refolding(self, connection: AsyncConnection) -> Refolding:
         return Refolding(connection, self._log, self._projection, self._upto)

@@ -8,11 +8,13 @@ from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, or_, sele
 
 from control_plane.events.tasks import LOST_AFTER_S, Delivery
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
+from control_plane.projections.queries.scopes import EVERYTHING, Names, Scope, both, is_in, of_hosts, of_whole_tasks
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 UNANSWERED: Final = ("queued", "sent")  # of the states that are not terminal
 TASKS_A_STATEMENT: Final = 200  # SQLite nests no more than 1,000 expressions
+IDS_A_STATEMENT: Final = 1000
 SAME_OUTPUT: Final = ("state", "exit_code", "stdout_sha256", "stderr_sha256")
 
 
@@ -122,7 +124,7 @@ class TaskFilter:
 
 
 class TaskReader(Protocol):
-    """What is asked about tasks as they are and as they were."""
+    """What is asked about tasks as they are and as they were; what is out of the reader's scope is not there."""
 
     async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
         """Tasks, newest first; `counts` by state ignores the filter's states."""
@@ -148,16 +150,33 @@ class TaskReader(Protocol):
 
 
 class TaskQueries:
-    def __init__(self, database: Database) -> None:
+    """Args: `scope`: what `TaskReader`'s questions are about; the others are about all."""
+
+    def __init__(self, database: Database, scope: Scope = EVERYTHING) -> None:
         self._database = database
+        self._names = scope.tasks
+        self._printed = both(scope.tasks, scope.outputs)
         self._projection = projection = TasksProjection()
         self._task = projection.task
         self._execution = projection.execution
         self._online = projection.online
 
+    def seen_by(self, scope: Scope) -> TaskReader:
+        return TaskQueries(self._database, scope)
+
+    async def whole(self, task_ids: Collection[str], names: Names) -> set[str]:
+        """Those of these tasks all of whose hosts are among these."""
+        t, ids, found = self._task, list(task_ids), set[str]()
+        seen = list(of_whole_tasks(t.c.task_id, self._execution, names))
+        for start in range(0, len(ids), IDS_A_STATEMENT):
+            some = select(t.c.task_id).where(t.c.task_id.in_(ids[start : start + IDS_A_STATEMENT]), *seen)
+            async with self._database.read() as connection:
+                found.update(await connection.scalars(some))
+        return found
+
     async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
         """See `TaskReader`."""
-        shown, counting = listing(self._projection, wanted, cursor=cursor, limit=limit)
+        shown, counting = listing(self._projection, wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, TasksProjection.name)
             found = [task_view(row) for row in (await connection.execute(shown)).mappings()]
@@ -166,14 +185,16 @@ class TaskQueries:
 
     async def one(self, task_id: str) -> TaskView | None:
         t = self._task
+        seen = of_whole_tasks(t.c.task_id, self._execution, self._names)
         async with self._database.read() as connection:
-            row = (await connection.execute(select(t).where(t.c.task_id == task_id))).mappings().one_or_none()
+            row = (await connection.execute(select(t).where(t.c.task_id == task_id, *seen))).mappings().one_or_none()
         return None if row is None else task_view(row)
 
     async def retries(self, task_id: str) -> list[str]:
         """See `TaskReader`."""
         t = self._task
-        statement = select(t.c.task_id).where(t.c.retry_of == task_id).order_by(t.c.seq)
+        seen = of_whole_tasks(t.c.task_id, self._execution, self._names)
+        statement = select(t.c.task_id).where(t.c.retry_of == task_id, *seen).order_by(t.c.seq)
         async with self._database.read() as connection:
             return list(await connection.scalars(statement))
 
@@ -182,7 +203,8 @@ class TaskQueries:
     ) -> Page[ExecutionView]:
         """See `TaskReader`."""
         e = self._execution
-        shown, counting = listing_of(e, e.c.task_id == task_id, states=states, cursor=cursor, limit=limit)
+        seen = of_hosts(e.c.hostname, self._names)
+        shown, counting = listing_of(e, e.c.task_id == task_id, *seen, states=states, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, TasksProjection.name)
             found = [execution_view(row) for row in (await connection.execute(shown)).mappings()]
@@ -190,6 +212,8 @@ class TaskQueries:
         return page_of(found, counts, states, key=lambda execution: execution.hostname, limit=limit, as_of=as_of)
 
     async def execution(self, task_id: str, hostname: str) -> ExecutionView | None:
+        if not is_in(hostname, self._names):
+            return None
         e = self._execution
         statement = select(e).where(e.c.task_id == task_id, e.c.hostname == hostname)
         async with self._database.read() as connection:
@@ -230,7 +254,8 @@ class TaskQueries:
         e = self._execution
         columns = (e.c.hostname, *(e.c[name] for name in (*SAME_OUTPUT, "result_seq")))
         async with self._database.read() as connection:
-            found = await connection.execute(select(*columns).where(e.c.task_id == task_id))
+            seen = of_hosts(e.c.hostname, self._printed)
+            found = await connection.execute(select(*columns).where(e.c.task_id == task_id, *seen))
             return by_output(found.mappings())
 
     async def changed(self, after: int, *, limit: int) -> list[TaskView]:
@@ -314,10 +339,10 @@ class TaskQueries:
         )
 
 
-def unchanging(projection: TasksProjection, wanted: TaskFilter) -> list[ColumnElement[bool]]:
+def unchanging(projection: TasksProjection, wanted: TaskFilter, names: Names) -> list[ColumnElement[bool]]:
     """The conditions on what a task was accepted with."""
     t, e = projection.task, projection.execution
-    conditions: list[ColumnElement[bool]] = []
+    conditions = list(of_whole_tasks(t.c.task_id, e, names))
     if wanted.actor is not None:
         conditions.append(t.c.actor == wanted.actor)
     if wanted.hostname is not None:
@@ -334,13 +359,14 @@ def unchanging(projection: TasksProjection, wanted: TaskFilter) -> list[ColumnEl
 def listing(
     projection: TasksProjection,
     wanted: TaskFilter,
+    names: Names,
     *also: ColumnElement[bool],
     cursor: str | None,
     limit: int,
 ) -> tuple[Select[Any], Select[str, int]]:
     """A page of tasks with one more behind it, and their numbers by state."""
     t = projection.task
-    base = [*unchanging(projection, wanted), *also]
+    base = [*unchanging(projection, wanted, names), *also]
     if wanted.outcome is not None:
         base.append(t.c.outcome == wanted.outcome)
     shown = select(t).where(*base).order_by(t.c.seq.desc()).limit(limit + 1)

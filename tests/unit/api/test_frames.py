@@ -20,6 +20,7 @@ from control_plane.api.live import MAX_BEHIND_BYTES, MAX_UNREAD_OUTPUT_BYTES, Su
 from control_plane.commands.access import Principal
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane_wire.output import OutputMessage
 
 EVE = Principal(username="eve", role="viewer", token_id="1")
@@ -102,7 +103,7 @@ def test_a_piece_of_output_is_one_event_without_an_id_whatever_is_in_it() -> Non
 
 
 async def test_a_reader_who_leaves_output_unread_goes_without_more_of_it_and_stays() -> None:
-    subscription = Subscription(EVE, frozenset({"hosts"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"hosts"}))
     piece = b"x" * (MAX_UNREAD_OUTPUT_BYTES // 2)
 
     assert [subscription.offer_output(piece) for _ in range(3)] == [True, True, False]
@@ -114,7 +115,7 @@ async def test_a_reader_who_leaves_output_unread_goes_without_more_of_it_and_sta
 
 
 async def test_unread_output_does_not_count_as_rows_unread() -> None:
-    subscription = Subscription(EVE, frozenset({"hosts"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"hosts"}))
 
     subscription.offer_output(b"x" * MAX_UNREAD_OUTPUT_BYTES)
     subscription.offer([b"x" * MAX_BEHIND_BYTES * 2])
@@ -125,7 +126,7 @@ async def test_unread_output_does_not_count_as_rows_unread() -> None:
 
 
 async def test_a_reader_gets_its_chunks_in_order_and_then_the_end() -> None:
-    subscription = Subscription(EVE, frozenset({"hosts"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"hosts"}))
     waiting = asyncio.ensure_future(subscription.get())
     await asyncio.sleep(0)
 
@@ -138,7 +139,7 @@ async def test_a_reader_gets_its_chunks_in_order_and_then_the_end() -> None:
 
 
 async def test_a_reader_too_far_behind_is_closed_so_that_it_resumes() -> None:
-    subscription = Subscription(EVE, frozenset({"hosts"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"hosts"}))
 
     subscription.offer([b"x" * (MAX_BEHIND_BYTES - 1)])
     assert not subscription.is_closed
@@ -149,7 +150,7 @@ async def test_a_reader_too_far_behind_is_closed_so_that_it_resumes() -> None:
 
 
 async def test_what_was_read_no_longer_counts_as_behind() -> None:
-    subscription = Subscription(EVE, frozenset({"hosts"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"hosts"}))
 
     for _ in range(3):
         subscription.offer([b"x" * MAX_BEHIND_BYTES])
@@ -159,7 +160,7 @@ async def test_what_was_read_no_longer_counts_as_behind() -> None:
 
 
 async def test_a_reader_who_has_read_all_is_not_behind_however_much_comes_at_once() -> None:
-    subscription = Subscription(EVE, frozenset({"task:t1"}))
+    subscription = Subscription(EVE, EVERYTHING, frozenset({"task:t1"}))
     chunks = [b"x" * CHUNK_BYTES] * 40
 
     subscription.offer(chunks)

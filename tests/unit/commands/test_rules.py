@@ -18,6 +18,7 @@ from control_plane.commands.rules import (
     ACTIONS,
     BUILT_IN,
     OF_TASKS,
+    READING,
     ApprovalRequiredError,
     Facts,
     ForbiddenError,
@@ -459,7 +460,7 @@ PEOPLE: Final = AccessState(users={"ann": User(username="ann", role="viewer", ch
         ({"subject": "ann"}, "subject"),
         ({"actions": set()}, "actions"),
         *(({"actions": {"tasks.run", name}}, "actions") for name in ("users.write", "rules.write", "tokens.others")),
-        *(({"actions": {name}}, "actions") for name in ("hosts.enrol", "tasks.read", "no.such")),
+        *(({"actions": {name}}, "actions") for name in ("hosts.enrol", "projections.read", "no.such")),
         ({"actions": {"hosts.edit"}, "accounts": {"root"}}, "actions"),
         ({"actions": {"hosts.edit", "tasks.run"}, "most_hosts": 3}, "actions"),
         ({"actions": {"hosts.edit"}, "patterns": {"*"}, "effect": "deny"}, "actions"),
@@ -472,6 +473,7 @@ PEOPLE: Final = AccessState(users={"ann": User(username="ann", role="viewer", ch
         ({"templates": {"sync"}}, "templates"),
         ({"command": "argv", "templates": {"sync"}}, "templates"),
         ({"command": "template", "templates": {"../sync"}}, "templates"),
+        *(({"actions": {name}, "longest_timeout": 5}, "actions") for name in sorted(READING)),
         ({"all_hosts": True, "groups": {"web"}}, "hosts"),
         ({"groups": set()}, "hosts"),
         ({"groups": {"We b"}}, "hosts.groups"),
@@ -601,5 +603,5 @@ def test_a_part_of_a_task_is_judged_by_the_size_of_the_whole() -> None:
 
 
 def test_every_action_is_of_tasks_or_of_hosts_and_known_to_the_command_line() -> None:
-    assert ACTIONS == OF_TASKS | module.OF_HOSTS
+    assert ACTIONS == OF_TASKS | module.OF_HOSTS | READING
     assert tuple(sorted(ACTIONS)) == cli_rules.ACTIONS
