@@ -43,7 +43,7 @@ async def run(url: str, *, events: int = 200_000, hosts: int = 1_000, rounds: in
         past = Past(database, log, clock)
         random = Random(0)
         moments = [random.randint(1, heads[0]) for _ in range(rounds)]
-        await _ask("moment", moments, lambda at: past.moment(str(at)), EVERYTHING)
+        await _ask("moment", moments, lambda at: past.moment(str(at)))
         for what, wanted, limit in (
             ("hosts, a page of 100", HostFilter(), 100),
             ("hosts, a page of 1,000", HostFilter(), 1000),

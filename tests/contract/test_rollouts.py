@@ -14,6 +14,7 @@ from control_plane.commands.targets import Group
 from control_plane.errors import RefusedError
 from control_plane.events import rollouts, tasks
 from control_plane.events.event import Event
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.queries.tasks import TaskView
 from control_plane_wire.messages import ALLOWED_SKEW_S
 from control_plane_wire.transport.base import Message, PublishOutcome, Transport
@@ -163,7 +164,7 @@ class RolloutContract:
         await plane.record(done("t1", "web3"))
 
         assert await process.decide() == 1
-        shown = task_of(await self.shown(plane, "t1"))
+        shown = task_of(await self.shown(plane, "t1"), EVERYTHING)
         assert (shown.state, shown.awaits_approval) == ("paused", True)
         assert await process.decide() == 0
         paused = (await plane.events(PAUSED))[-1]
@@ -182,17 +183,17 @@ class RolloutContract:
         await plane.run("t1", *HOSTS, rollout=Rollout(canary=("web3", "web2"), wait=300))
         assert await process.decide() == 2
         await plane.record(done("t1", "web3"))
-        assert not task_of(await self.shown(plane, "t1")).waits_after_canary
+        assert not task_of(await self.shown(plane, "t1"), EVERYTHING).waits_after_canary
         with pytest.raises(RefusedError, match="not_paused"):
             await plane.turns.resume(OPERATOR, "t1", None)
         await plane.record(done("t1", "web2"))
 
         assert await process.decide() == 0
-        shown = task_of(await self.shown(plane, "t1"))
+        shown = task_of(await self.shown(plane, "t1"), EVERYTHING)
         assert (shown.state, shown.waits_after_canary, shown.awaits_approval) == ("running", True, False)
         seq = await plane.turns.resume(OPERATOR, "t1", "it looks well")
         assert await plane.turns.resume(ADMIN, "t1", None) == seq
-        assert not task_of(await self.shown(plane, "t1")).waits_after_canary
+        assert not task_of(await self.shown(plane, "t1"), EVERYTHING).waits_after_canary
         assert await process.decide() == 2
 
         assert names(await plane.events(RELEASED)) == ["web3", "web2", "web1", "web4"]
@@ -207,11 +208,11 @@ class RolloutContract:
         await process.decide()
         await plane.record(done("t1", "web1"))
         await plane.turns.pause(ADMIN, "t1", None)
-        shown = task_of(await self.shown(plane, "t1"))
+        shown = task_of(await self.shown(plane, "t1"), EVERYTHING)
         assert (shown.state, shown.waits_after_canary) == ("paused", False)
 
         await plane.turns.resume(OPERATOR, "t1", None)
-        assert task_of(await self.shown(plane, "t1")).waits_after_canary
+        assert task_of(await self.shown(plane, "t1"), EVERYTHING).waits_after_canary
         assert await process.decide() == 0
         await plane.turns.resume(OPERATOR, "t1", None)
         assert await process.decide() == 2

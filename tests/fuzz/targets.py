@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from control_plane.api import (
     access,
+    commands,
     enrolment,
     executions,
     groups,

@@ -14,6 +14,7 @@ from control_plane.commands.access import CONSOLE
 from control_plane.commands.rules import READING, Rule
 from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT
+from control_plane.events.hosts import HostGroupsChanged, HostMaintenanceChanged
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.tasks import TaskQueries
 from tests.integration.test_api_live_output import FakeLiveOutput
@@ -290,3 +291,43 @@ async def test_an_event_of_a_task_waits_for_the_table_that_tells_who_may_see_it(
     assert [row.pos for row in for_all] == list(range(before + 1, head + 1))
     assert for_some == []
     assert [row.pos for row in afterwards] == [row.pos for row in for_all]
+
+
+async def test_topics_show_what_the_permission_of_each_is_for(api: ApiUnderTest) -> None:
+    for rule_id in list(api.services.authority.rules.rules):
+        await api.services.rules.delete(CONSOLE, rule_id)
+    await allow(api, {"hosts.read"}, "alpha-group")
+    async with as_mia(api, NOSY) as reader:
+        await reader.next(skip=())
+        await run_everywhere(api)
+        seen = await frames_until(reader, is_maintained)
+        for _ in range(3):
+            seen.append(await reader.next(skip=()) or ("", {}))
+
+    assert theirs_in(seen) == []
+    assert {data["table"] for name, data in seen if name == "rows"} == {"hosts"}
+
+
+async def test_what_another_replica_has_moved_out_is_not_shown_though_its_row_comes_first(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process's authority is behind until the stream looks: nothing else here brings it up to date."""
+
+    async def no_ping() -> None:
+        pass
+
+    monkeypatch.setattr(api.live, "_tell_ping", no_ping)
+    keyring, host = api.services.keyring, api.services.authority.fleet.host("alpha1")
+    moved = HostGroupsChanged(hostname="alpha1", based_on=host.changed_seq, groups=("bravo-group",))
+    last = HostMaintenanceChanged(
+        hostname="alpha2", based_on=api.services.authority.fleet.host("alpha2").changed_seq, maintenance=True
+    )
+    async with as_mia(api, "hosts,events") as reader:
+        await reader.next(skip=())
+        for event in (moved, last):
+            signature, key_id = keyring.sign_event(event), keyring.active.key_id
+            await api.log.append([event.to_new_event(actor="root", signature=signature, key_id=key_id)])
+        seen = await all_frames(reader)
+
+    assert theirs_in(seen) == []
+    assert {row["hostname"] for row in rows_of(seen, "hosts")} == {"alpha2"}
