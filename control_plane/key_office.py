@@ -112,7 +112,7 @@ class KeyOffice:
     async def heard(self) -> Heard:
         core, found = self._core, Heard()
         await create_tables(core.database, HostsProjection())  # no server may have run yet
-        said = await core.host_queries.said_of_keys(STATES)
+        _, said = await core.host_queries.said_of_keys(STATES)
         views = await core.host_queries.by_name(core.authority.fleet.active())
         for name in core.authority.fleet.active():
             host, view = core.authority.fleet.hosts[name], views.get(name)

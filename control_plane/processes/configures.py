@@ -40,15 +40,17 @@ class Configures:
         self._rounds = rounds
         self._is_basic = is_basic
         self._due: dict[str, int] = {}
-        self._known: dict[str, Collection[str]] = {}  # which keys of ours a host trusts that is to be told of others
-        self._told_version = -1  # of the keyring, of which everybody was told
+        # Which keys of ours a host trusts that is to be told of others, and the log position of when it said so.
+        self._known: dict[str, tuple[int, Collection[str]]] = {}
+        self._keys_seq = 0  # the last event that changed our keys
+        self._is_new = True  # not everybody was told of that
         self._not_before_s = 0.0  # by the monotonic clock, as is the next
         self._drift_s = 0.0  # when to look for it again
 
     async def restart(self, there: Iterable[str], seq: int) -> None:
         """Whoever did this before may have died with groups untold, so who has bound others is told again."""
         self._due = {host.hostname: seq for host in await self._host_queries.drifted()}
-        self._told_version = -1
+        self._is_new = True
         await self._look_for_untold(seq)
         self._drift_s = self._clock.monotonic_s() + DRIFT_S
         self._rounds.restart(there, self._clock.monotonic_s())
@@ -57,8 +59,9 @@ class Configures:
         """Its groups are others from this event on."""
         self._due[hostname] = seq
 
-    def keys_changed(self) -> None:
+    def keys_changed(self, seq: int) -> None:
         """Hosts have yet to be told: it is looked at once who they are."""
+        self._keys_seq, self._is_new = seq, True
         self._drift_s = self._clock.monotonic_s()
 
     def came_online(self, event: hosts.HostWentOnline, seq: int) -> None:
@@ -70,7 +73,7 @@ class Configures:
             self._due[event.hostname] = seq
         keys = event.heartbeat.get("keys")
         if isinstance(keys, list | tuple) and not self._is_told(told := said_of(event.heartbeat)):
-            self._known[event.hostname] = told.keys or ()
+            self._known[event.hostname] = (seq, told.keys or ())
             self._due[event.hostname] = seq
         self._rounds.online(event.hostname, self._clock.monotonic_s())
 
@@ -96,7 +99,7 @@ class Configures:
                     next_key_sha256=self._keyring.announced,
                 ),
                 configures=(hostname, seq),
-                signer=self._keyring.introducer(self._known.get(hostname, ())),
+                signer=self._keyring.introducer(self._known.get(hostname, (0, ()))[1]),
             )
             for hostname, seq in wanted.items()
             if self._authority.fleet.public_key(hostname) is not None and not self._is_basic(hostname)
@@ -119,16 +122,20 @@ class Configures:
 
     async def _look_for_untold(self, seq: int) -> None:
         """Whoever is there and trusts other keys of ours than it should, or has not heard which comes next."""
-        is_new = self._keyring.version != self._told_version
-        if (len(self._keyring.chain) == 1 and self._keyring.announced is None) or not (is_new or self._known):
+        if (len(self._keyring.chain) == 1 and self._keyring.announced is None) or not (self._is_new or self._known):
             return  # nobody can know anything else, or all did
-        self._told_version = self._keyring.version
-        said = await self._host_queries.said_of_keys(("online", "stale"))
-        untold = {hostname: keys for hostname, keys in said.items() if not self._is_told(keys)}
-        before, self._known = self._known, {hostname: keys.keys or () for hostname, keys in untold.items()}
-        for hostname, known in self._known.items():
-            if is_new or before.get(hostname) != known:  # who goes on saying the same does not take it
+        # Who came online before the keys changed may not be in the read table yet; who comes after is told then.
+        as_of, said = await self._host_queries.said_of_keys(("online", "stale"), at_least=self._keys_seq)
+        if as_of < self._keys_seq:
+            self._drift_s = self._clock.monotonic_s()
+            return
+        newer = {hostname: known for hostname, known in self._known.items() if known[0] > as_of}
+        untold = {name: keys.keys or () for name, keys in said.items() if name not in newer and not self._is_told(keys)}
+        for hostname, keys in untold.items():
+            if self._is_new or self._known.get(hostname, (0, None))[1] != keys:  # else it does not take it
                 self._due.setdefault(hostname, seq)
+        self._is_new = False
+        self._known = {**{hostname: (as_of, keys) for hostname, keys in untold.items()}, **newer}
 
     def told(self, send: Send) -> None:
         """The broker has it."""

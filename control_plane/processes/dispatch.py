@@ -166,7 +166,7 @@ class Dispatch:
 
     def _fold(self, stored: StoredEvent) -> None:
         if stored.kind in OF_KEYS and self._keyring.take_in(stored):
-            self._configures.keys_changed()
+            self._configures.keys_changed(stored.seq)
         event = registry.decode(stored)
         match event:
             case TaskAccepted():

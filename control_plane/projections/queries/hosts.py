@@ -193,14 +193,21 @@ class HostQueries:
         differs = (t.c.state.in_(["online", "stale"]), t.c.groups_bound.is_not(None), t.c.groups_bound != t.c.groups)
         return [host for host in await self._select(*differs) if host.drift]
 
-    async def said_of_keys(self, states: Collection[str]) -> dict[str, KeysSaid]:
-        """What each host in these states said last, by hostname; basic agents are left out."""
+    async def said_of_keys(self, states: Collection[str], *, at_least: int = 0) -> tuple[int, dict[str, KeysSaid]]:
+        """A position of the event log, and what each host in these states said last, by hostname; basic agents not.
+
+        Where the position is less than `at_least`, it is told alone.
+        """
         t = self._host
         wanted = select(t.c.hostname, t.c.heartbeat).where(t.c.pos > 0, t.c.state.in_(list(states)))
         async with self._database.read() as connection:
+            as_of = await position_of(connection, HostsProjection.name)
+            if as_of.event < at_least:
+                return as_of.event, {}
             rows = [(row.hostname, row.heartbeat) for row in await connection.execute(wanted)]
         said = {hostname: orjson.loads(heartbeat) for hostname, heartbeat in rows if heartbeat is not None}
-        return {name: said_of(each) for name, each in said.items() if each.get("agent_version") is not None}
+        full = {name: said_of(each) for name, each in said.items() if each.get("agent_version") is not None}
+        return as_of.event, full
 
     async def heard(self) -> tuple[Positions, list[HeardHost]]:
         """A position of both logs, and every registered host, at least as new as that."""
