@@ -297,7 +297,7 @@ async def test_topics_show_what_the_permission_of_each_is_for(api: ApiUnderTest)
     for rule_id in list(api.services.authority.rules.rules):
         await api.services.rules.delete(CONSOLE, rule_id)
     await allow(api, {"hosts.read"}, "alpha-group")
-    async with as_mia(api, NOSY) as reader:
+    async with as_mia(api, "hosts,usage") as reader:
         await reader.next(skip=())
         await run_everywhere(api)
         seen = await frames_until(reader, is_maintained)

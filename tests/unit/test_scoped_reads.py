@@ -41,6 +41,8 @@ FOR_ALL: Final = {
     ("targets.py", "host_queries.by_name"),
     # an event of which `seen.shows` has been asked, or will be
     ("audit.py", "log.read_one"),
+    # how long the log is, to wait for the read tables
+    ("approvals.py", "log.head"),
     ("audit.py", "audit_queries.after"),
     ("exports.py", "log.read"),
     # the output of an execution that was found with a scope
