@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.support.programs import Api, Program
 from tests.support.servers import free_port, wait_until
+from tests.ui import contract
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 SIMULATED = 5
@@ -65,6 +66,9 @@ class Visitor:
 
     context: BrowserContext
     complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        contract.answer(self.context)
 
     def page(self) -> Page:
         page = self.context.new_page()
