@@ -30,7 +30,7 @@ def test_what_waits_for_a_second_person_is_read_and_approved_with_a_reason(page:
     answer(page, "approvals/a1/approve", {"approval_id": "a1", "seq": 9}, method="POST")
     page.goto(f"{dev.url}/access")
     card = page.get_by_role("row").filter(has_text="olaf")
-    for shown in ("rm -r /var/tmp/dumpU+202E", "the disk of db1 is full", "3 hosts", "db[1-3]", "r-db", "in 10 yr"):
+    for shown in ("rm -r /var/tmp/dumpU+202E", "the disk of db1 is full", "3 hosts: db[1-3]", "r-db", "in 10 yr"):
         expect(card).to_contain_text(shown.replace("in 10 yr", "in "))
     own = page.get_by_role("row").filter(has_text="admin: waiting for a second person")
     expect(own).to_be_visible()
@@ -298,16 +298,22 @@ def test_a_host_that_asks_to_come_in_is_accepted_by_its_fingerprint(page: Page, 
 
 def test_one_changes_the_own_password_and_stays(visitor: Visitor, page: Page, dev: Dev) -> None:
     answer(page, "auth/password", {**dev.api.get("/auth/me"), "csrf_token": "another"}, method="POST")
+    wrong = {"code": "login_failed", "detail": "user or password is wrong", "status": 401}
+    answer(page, "auth/password", wrong, method="POST", status=401, times=1)
     page.goto(f"{dev.url}/access?tab=account")
     page.get_by_role("button", name="Change").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Present password").fill("old one ")
     dialog.get_by_label("New password").fill(PASSWORD)
+    dialog.get_by_role("button", name="Change").click()
+    expect(dialog.get_by_role("alert")).to_have_text("User or password is wrong.")
     with page.expect_request("**/auth/password") as asked:
         dialog.get_by_role("button", name="Change").click()
     assert asked.value.post_data_json == {"current": "old one ", "new": PASSWORD}
     expect(dialog).to_have_count(0)
     heading(page, "Access")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
 
 
 def test_a_passkey_is_added_under_a_name(page: Page, dev: Dev) -> None:

@@ -43,7 +43,7 @@ async function call(method, path, body, { query, signal, asksToSignIn = true } =
   const minutes = Math.ceil(Number(answer.headers.get("Retry-After")) / 60);
   const problem = new Problem(answer.status, { n: minutes, ...(await problemOf(answer)) });
   const isTooOld = problem.code === "sign_in_again";
-  if (!asksToSignIn || !signIn || !(problem.status === 401 || isTooOld)) throw problem;
+  if (!asksToSignIn || !signIn || !(problem.code === "not_signed_in" || isTooOld)) throw problem; // a wrong password is another 401
   await askToSignIn(isTooOld ? problem : null);
   return call(method, path, body, { query, signal, asksToSignIn: false });
 }

@@ -133,7 +133,6 @@ export function toast(message, kind = "") {
   root.onpointerleave = () => (timer = setTimeout(close.onclick, 5_000));
 }
 
-/** Signals one after another: each ends the one before. */
 export function successive(signal) {
   let controller = null;
   return () => {

@@ -42,7 +42,7 @@ export function follow(topics, asOf, signal, onReset) {
   add({ topics, signal, onReset });
 }
 
-/** Follow what a task's commands print: a preview, which may be refused. Gives what says on which hosts from now on. */
+/** Follow what a task's commands print, which may be refused. Gives what says on which hosts from now on. */
 export function watch(taskId, signal, { onPiece, onEnd, onRefused }) {
   const follower = { topics: [], signal, onPiece, onEnd, onRefused };
   return (hostnames) => {

@@ -51,7 +51,7 @@ function section(spec, context) {
   async function read(minSeq) {
     try {
       const { items } = await api.get(spec.path, { query: { ...spec.query, min_seq: minSeq }, signal });
-      rows.draw(items);
+      rows.draw(items.sort((a, b) => (b.state === "waiting") - (a.state === "waiting")));
       part.empty.hidden = items.length > 0;
     } catch (error) {
       if (error.status !== 404) throw error;
@@ -73,14 +73,15 @@ function section(spec, context) {
 
   function perform(action, row = {}) {
     const name = `${spec.name}.${action.name ?? "create"}`;
-    const fields = Object.entries(action.fields ?? {}).map(([field, type]) => ({
+    const fields = Object.entries(action.fields ?? {}).map(([field, type], place) => ({
       name: field,
+      autofocus: place === 0,
       label: t(`access.field.${field}`),
       value: action.prefills && row[field],
       ...data.types[type],
       ...(type === "permissions" && { choices: user.permissions }),
     }));
-    const shown = action.shows ? [output(commandOf(row)), fold(row.hosts)] : [];
+    const shown = action.shows ? [output(commandOf(row)), hostsText(row)] : [];
     return ask({
       title: t(`access.${name}`),
       body: [t(`access.${name}_what`, row), ...shown],
@@ -145,8 +146,7 @@ function show(row, cell, name) {
 
 function showHosts(hosts, cell, { host_count: n, request: { target } }) {
   const place = create("span");
-  anchor(place, n === 1 ? hostPath(hosts[0]) : link("/hosts", { group: target.group }), t("task.on_hosts", { n }));
-  place.append(` ${fold(hosts)}${n > hosts.length ? " …" : ""}`);
+  anchor(place, n === 1 ? hostPath(hosts[0]) : link("/hosts", { group: target.group }), hostsText({ hosts, host_count: n }));
   cell.replaceChildren(place);
 }
 
@@ -158,6 +158,7 @@ function ruleText({ effect, subject, actions, hosts, ...rule }) {
   return [t(`access.rule_${effect}`, { subject, actions: actions.join(", "), where }), ...said].join(" · ");
 }
 
+const hostsText = ({ hosts, host_count: n }) => `${t("task.on_hosts", { n })}: ${fold(hosts)}${n > hosts.length ? " …" : ""}`;
 const commandOf = ({ request }) => request.argv?.join(" ") ?? request.command;
 
 const OWN = {

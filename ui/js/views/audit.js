@@ -22,7 +22,6 @@ export function mount(part, params, context) {
   return { update };
 }
 
-/** The events that a filter lets through. */
 export function eventTable(place, filter, context) {
   const isWanted = ({ kind, ...event }) =>
     ["task_id", "hostname", "actor"].every((name) => !filter[name] || event[name] === filter[name]) && (!filter.kind || `${kind}.`.startsWith(`${filter.kind}.`));

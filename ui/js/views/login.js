@@ -3,7 +3,7 @@ import * as api from "../api.js";
 import { text } from "../dom.js";
 import { t, told } from "../i18n.js";
 
-/** A form to sign in, which also goes on where that was done in another tab. `refused` needs a session of just now. */
+/** A form, which also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
 export function mount(part, params, { signal, user, signedIn, refused }) {
   const { username, password } = part.root.elements;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");

@@ -175,7 +175,6 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     keep([]);
   }
 
-  /** Show no others: they have ended, or another host takes their place. */
   function keep(hostnames) {
     for (const [hostname, card] of cards) {
       if (hostnames.includes(hostname)) continue;
@@ -240,7 +239,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     onNews();
   }
 
-  /** Whoever reads further up stays there, and who marks something is waited for. */
+  /** Who reads further up stays there, and who marks something is waited for. */
   function drawLive(card, name) {
     const found = card.streams[name];
     if (!found || found.drawn === found.text) return;

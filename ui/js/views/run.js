@@ -128,7 +128,7 @@ export function mount(part, params, context) {
     part.preview.replaceChildren(...kept, ...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
   }
 
-  /** Its hosts by their state now, or by what the preview has where not all are known here. */
+  /** By their state now, or by what the preview has where not all are known here. */
   function countStates() {
     const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
     return now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
