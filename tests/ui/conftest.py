@@ -40,6 +40,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         document = json.loads((state / "dev.json").read_text())
         api = Api(document["url"], document["token"])
         with api.http:
+            contract.look(document["url"], api.http)
             wait_until(lambda: len(api.every("/hosts")) == SIMULATED + 1, timeout_s=20, what="all hosts are registered")
             hosts = {row["hostname"]: row["groups"] for row in api.every("/hosts")}
             api.online(list(hosts))

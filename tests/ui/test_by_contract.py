@@ -200,6 +200,7 @@ def test_a_session_that_is_too_old_asks_for_the_password_once_and_goes_on(visito
     page.get_by_role("dialog").get_by_role("button", name="New token").click()
     form = page.get_by_role("dialog").filter(has_text="sign in once more")
     expect(form.get_by_label("User")).to_have_value("sara")
+    expect(form.get_by_label("Password")).to_be_focused()
     page.evaluate("() => window.dispatchEvent(new Event('focus'))")  # the session is there still, and still too old
     expect(form).to_be_visible()
     form.get_by_label("Password").fill(PASSWORD)
@@ -239,6 +240,7 @@ PASSKEY = """
 def test_a_passkey_is_asked_for_after_the_password(visitor: Visitor, page: Page, dev: Dev) -> None:
     me = dev.api.get("/auth/me")
     page.get_by_role("button", name="Sign out").click()
+    heading(page, "Sign in")
     page.add_init_script(PASSKEY)
     answer(page, "auth/login", {"code": "passkey_required", "status": 401, **CHALLENGE}, method="POST", status=401)
     answer(page, "auth/passkey", {**me, "csrf_token": "x"}, method="POST")

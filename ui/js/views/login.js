@@ -11,6 +11,7 @@ export function mount(part, params, { signal, user, signedIn, refused }) {
   part.link.hidden = !token && !user?.dev;
   part.again.hidden = !refused;
   if (user) username.value = user.username;
+  [username.autofocus, password.autofocus] = [!user, Boolean(user)];
   if (params.error) text(part.error, told({ code: params.error, message: params.error }));
 
   async function signIn(open, failed = told) {
