@@ -13,6 +13,7 @@ pytestmark = pytest.mark.browser
 
 PARTS = r"/readyz$|/api/v1/(hosts/[\w-]+$|events\?|tasks/|projections)"
 PAGES = ("/hosts", "/run", "/tasks", "/audit", "/system")
+TABS = ("approvals", "rules", "templates", "people", "tokens", "enrolment", "account")
 # How many tables are wider than the place that they have.
 CUT_OFF = "() => [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
 
@@ -86,7 +87,7 @@ def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
     visitor.complaints.clear()
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, *(f"/access?tab={tab}" for tab in TABS)])
 def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, path: str) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, locale="zh-CN", color_scheme="dark")
     visitor = Visitor(context)

@@ -47,15 +47,46 @@ def test_both_languages_have_the_same_words_with_the_same_placeholders() -> None
     assert {key for key in english if placeholders(english[key]) != placeholders(chinese[key])} == set()
 
 
+def of_facts(sources: str) -> set[str]:
+    """The words of the lists in the pages: `facts(list, "noun", {name: …})`."""
+    lists = re.findall(r'facts\([\w.]+, "(\w+)", \{(.*?)\n *\}', sources, re.DOTALL)
+    return {f"{noun}.{name}" for noun, body in lists for name in re.findall(r"^ +(\w+):", body, re.MULTILINE)}
+
+
 def test_every_word_that_is_asked_for_is_there_and_none_is_left_over() -> None:
     sources = "\n".join(path.read_text() for path in [*SCRIPTS, UI / "index.html"])
-    asked = set(re.findall(r"""\bt\(\s*["']([\w.]+)["']""", sources)) | set(re.findall(r'data-t="([\w.]+)"', sources))
+    asked = set(re.findall(r"""\bt\(\s*["']([\w.]+)["']""", sources)) | set(
+        re.findall(r'data-(?:t|label)="([\w.]+)"', sources)
+    )
+    asked |= of_facts(sources)
     made = ("state.", "cause.", *re.findall(r"\bt\(\s*`([\w.]+?)\$", sources))
 
     assert asked - words("en").keys() == set()
     assert {
         key for key in words("en").keys() - asked if f'"{key}"' not in sources and not key.startswith(made)
     } == set()
+
+
+def test_what_the_access_page_shows_and_asks_for_has_words_and_a_type() -> None:
+    page = json.loads((UI / "access.json").read_text())
+    sections = [section for tab in page["tabs"].values() for section in tab]
+    asked = {f"access.{tab}" for tab in page["tabs"]}
+    for section in sections:
+        name, create = section["name"], section.get("create")
+        actions = [*section.get("actions", []), *([{"name": "create", **create}] if create else [])]
+        asked |= {f"access.{name}", f"access.{name}.about"}
+        asked |= {f"access.field.{column}" for column in section.get("columns", [])}
+        for action in actions:
+            asked |= {f"access.{name}.{action['name']}", f"access.{name}.{action['name']}_what"}
+            asked |= {f"access.field.{field}" for field in action.get("fields", {})}
+            assert set(action.get("fields", {}).values()) <= page["types"].keys()
+
+    assert asked - words("en").keys() == set()
+    told = ("access.rule_", "access.limit_")
+    said = {"access.field.do", *re.findall(r'"(access\.\w+)"', (UI / "js/views/access.js").read_text())}
+    html = set(re.findall(r'data-t="(access\.[\w.]+)"', (UI / "index.html").read_text()))
+    left = {key for key in words("en") if key.startswith("access.") and not key.startswith(told)}
+    assert left - asked - said - html == set()
 
 
 def test_nothing_makes_markup_of_text() -> None:

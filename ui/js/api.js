@@ -1,5 +1,5 @@
 // The HTTP API: JSON in and out, one kind of error.
-const ROOT = "/api/v1";
+import { link } from "./router.js";
 
 /** What the server says went wrong (RFC 9457), or that it cannot be reached. */
 export class Problem extends Error {
@@ -7,8 +7,6 @@ export class Problem extends Error {
     super(body.detail || body.title || `HTTP ${status}`);
     this.status = status;
     this.code = body.code ?? "unreachable";
-    this.title = body.title ?? "";
-    this.detail = body.detail ?? this.message;
     this.errors = body.errors ?? [];
     this.requestId = body.request_id ?? "";
     this.body = body;
@@ -16,8 +14,8 @@ export class Problem extends Error {
 }
 
 let csrfToken = null;
-let signIn = null; // asks the user to sign in again; resolves when that is done
-let asking = null; // that, while it lasts: one dialog for however many requests were refused
+let signIn = null; // asks the user, and resolves when that is done
+let asking = null; // one dialog for however many requests were refused
 
 export function setSession(token) {
   csrfToken = token;
@@ -27,40 +25,35 @@ export function onSignedOut(ask) {
   signIn = ask;
 }
 
-export function askToSignIn() {
-  asking ??= signIn().finally(() => (asking = null));
+/** The session has ended, or is too old for what was `refused`. */
+export function askToSignIn(refused) {
+  asking ??= signIn(refused).finally(() => (asking = null));
   return asking;
 }
 
 export const get = (path, options) => call("GET", path, undefined, options);
 export const post = (path, body = {}, options) => call("POST", path, body, options);
+export const enter = (path, body) => post(path, body, { asksToSignIn: false });
 export const patch = (path, body, options) => call("PATCH", path, body, options);
-export const put = (path, body, options) => call("PUT", path, body, options);
-export const remove = (path, options) => call("DELETE", path, undefined, options);
+export const remove = (path, body, options) => call("DELETE", path, body, options);
 
 async function call(method, path, body, { query, signal, asksToSignIn = true } = {}) {
-  const answer = await request(method, address(path, query), body, signal);
-  if (answer.status === 401 && asksToSignIn && signIn) {
-    await askToSignIn();
-    return call(method, path, body, { query, signal, asksToSignIn: false });
-  }
+  const answer = await request(method, link(`/api/v1${path}`, query), body, signal);
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const minutes = Math.ceil(Number(answer.headers.get("Retry-After")) / 60);
-  throw new Problem(answer.status, { n: minutes, ...(await problemOf(answer)) });
+  const problem = new Problem(answer.status, { n: minutes, ...(await problemOf(answer)) });
+  const isTooOld = problem.code === "sign_in_again";
+  if (!asksToSignIn || !signIn || !(problem.code === "not_signed_in" || isTooOld)) throw problem; // a wrong password is another 401
+  await askToSignIn(isTooOld ? problem : null);
+  return call(method, path, body, { query, signal, asksToSignIn: false });
 }
 
-/** What the server says of its readiness; that it is not ready is an answer, too. */
+/** That the server is not ready is an answer, too. */
 export async function readiness(signal) {
   const answer = await request("GET", "/readyz", undefined, signal);
   const body = await problemOf(answer);
   if (!body.checks) throw new Problem(answer.status, body);
   return body;
-}
-
-function address(path, query) {
-  const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const search = new URLSearchParams(given).toString();
-  return ROOT + path + (search && `?${search}`);
 }
 
 async function request(method, url, body, signal) {

@@ -1,42 +1,25 @@
-// Small things that every page shows: a state, a time, a bar, text of a host.
+// What every page shows: a state, a time, a bar, text of a host, a form.
 import { pieces, visible } from "./ansi.js";
-import { clone, confirmDialog, create, refs, text } from "./dom.js";
-import { absolute, percent, relative } from "./format.js";
-import { fold } from "./hostlist.js";
-import { because, language, t } from "./i18n.js";
+import { create, make, only, options, refs, text } from "./dom.js";
+import { absolute, fold, percent, relative } from "./format.js";
+import { language, t, told } from "./i18n.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
 
 export const FIRST_HOSTS = 50; // that are named, of however many
 
-/** A state as shape and word; `word` replaces the table's. */
 export function badge(place, kind, state, word) {
   const found = stateOf(kind, state);
-  let element = place.firstElementChild;
-  if (!element) {
-    element = clone("badge");
-    place.append(element);
-  }
+  if (!place.firstElementChild) place.append(make("badge").root);
+  const element = place.firstElementChild;
   element.className = `badge role-${found.role}`;
   element.querySelector("use").setAttribute("href", `#s-${found.shape}`);
   text(refs(element).word, word ?? t(found.word));
 }
 
-/** Whether commands are kept from a host, beside its state. */
-export function markQuarantine(place, host) {
-  place.title = visible(because(host.quarantine?.reason ?? ""));
-  if (host.quarantine) badge(place, "mark", "quarantined");
-  else place.replaceChildren();
-}
-
-/** A time as people say it; the exact one is the tooltip. All of them go on by one clock. */
 export function time(place, value) {
-  let element = place.querySelector("time");
   if (!value) return place.replaceChildren();
-  if (!element) {
-    element = create("time");
-    place.replaceChildren(element);
-  }
+  const element = only(place, "time");
   if (element.dateTime !== value) {
     element.dateTime = value;
     element.title = absolute(value, language);
@@ -54,9 +37,16 @@ setInterval(() => {
   for (const element of document.querySelectorAll("time")) text(element, relative(element.dateTime, now(), language));
 }, 1000);
 
+export function anchor(place, href, words) {
+  const element = only(place, "a");
+  element.href = href;
+  text(element, words);
+  return element;
+}
+
 export function meter(place, fraction) {
   if (fraction === null || fraction === undefined) return place.replaceChildren();
-  if (!place.firstElementChild) place.append(clone("meter"));
+  if (!place.firstElementChild) place.append(make("meter").root);
   const part = refs(place);
   part.fill.style.setProperty("--share", percent(fraction).replace(" ", ""));
   text(part.text, percent(fraction));
@@ -72,9 +62,9 @@ export function bar(place, counts) {
   );
 }
 
-/** What a host wrote: colours, and marks for what would deceive; never markup. */
-export function output(source, isError) {
-  const element = create("pre", { className: isError ? "output err" : "output", tabIndex: 0 });
+/** What a host wrote; never markup. */
+export function output(source, stream = "") {
+  const element = create("pre", { className: `output ${stream}`, tabIndex: 0 });
   for (const { classes, text: textContent } of pieces(source)) {
     element.append(classes.length ? create("span", { className: classes.join(" "), textContent }) : textContent);
   }
@@ -84,22 +74,97 @@ export function output(source, isError) {
 export function empty(place, message, href, action) {
   place.hidden = false;
   place.replaceChildren(message);
-  if (!href) return;
-  place.append(create("br"), create("a", { className: "button", href, textContent: action }));
+  if (href) place.append(create("br"), create("a", { className: "button", href, textContent: action }));
 }
 
-/**
- * Ask as much as the guard of a command wants before it is sent: `body` with what was answered, null where the user would rather not. `more` are paragraphs that say what else matters.
- */
-export async function confirmRun(preview, body, more = []) {
+/** A field: `{name, label, type, value, choices, …}`, the rest are properties of its input. Types of ours are in READERS. */
+export function field({ name, label, type = "text", value, choices, ...more }) {
+  const tag = choices ? "select" : ["lines", "json"].includes(type) ? "textarea" : "input";
+  const input = create(tag, { name, autocomplete: "off", spellcheck: false });
+  if (tag === "input") input.type = type; // one that it does not know is a text
+  if (input.type === "text" && more.required) input.pattern = String.raw`.*\S.*`;
+  Object.assign(input, more);
+  if (choices) options(input, choices, (choice) => choice);
+  input.value = value || input.value;
+  const root = create("label", { className: "field" });
+  root.append(create("span", { textContent: label }), input);
+  return root;
+}
+
+const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: JSON.parse };
+
+export function namesOf(typed) {
+  return typed.split(/[\s,]+/).filter(Boolean);
+}
+
+/** What the fields of a form say, without those that are empty; "a.b" is `b` of `a`. */
+export function valuesOf(fields, form) {
+  const found = {};
+  for (const { name, type, multiple } of fields) {
+    const input = form.elements[name];
+    const chosen = multiple && [...input.selectedOptions].map((option) => option.value);
+    const value = chosen || (type === "checkbox" ? input.checked && "true" : type === "password" ? input.value : input.value.trim());
+    if (!value.length) continue;
+    const [inner, outer] = name.split(".").reverse();
+    (outer ? (found[outer] ??= {}) : found)[inner] = READERS[type]?.(value) ?? value;
+  }
+  return found;
+}
+
+/** Ask in a dialog; resolves to what its fields say, or to null. With `submit` it stays until that has worked. */
+export function ask({ title, body = [], fields = [], yes, no = t("shell.cancel"), check = () => {}, submit = null }) {
+  const part = make("ask");
+  text(part.title, title);
+  part.body.append(...[body].flat().map(paragraph), ...fields.map(field));
+  text(part.yes, yes);
+  text(part.no, no);
+  part.root.oninput = () => {
+    part.yes.disabled = !part.form.checkValidity();
+    check(part.yes);
+  };
+  part.root.oninput();
+  part.form.onsubmit = async (event) => {
+    if (event.submitter !== part.yes || !submit) return;
+    event.preventDefault();
+    part.yes.disabled = true;
+    try {
+      await submit(valuesOf(fields, part.form));
+      part.root.close("yes");
+    } catch (error) {
+      text(part.error, told(error));
+      part.yes.disabled = false;
+    }
+  };
+  document.body.append(part.root);
+  part.root.showModal();
+  return new Promise((resolve) => {
+    part.root.onclose = () => {
+      part.root.remove();
+      resolve(part.root.returnValue === "yes" ? valuesOf(fields, part.form) : null);
+    };
+  });
+}
+
+function paragraph(content) {
+  if (content instanceof Node) return content;
+  const element = create("p");
+  text(element, content);
+  return element;
+}
+
+export const reasonField = (required) => ({ name: "reason", label: t(required ? "run.reason_needed" : "run.reason"), maxLength: 256, required });
+
+/** Ask as much as the guard of a command wants; resolves to `body` with the answers, or to null. */
+export async function confirmRun(preview, body, more = [], { command, user } = body) {
   const { level } = preview.guard;
   if (level < 2) return body;
-  const answer = await confirmDialog({
-    title: t("run.confirm", { n: preview.count }),
-    body: [output(body.command, false), fold(preview.hosts.slice(0, FIRST_HOSTS)), visible(t("run.confirm_user", { user: body.user })), ...more],
-    yes: t("run.submit", { n: preview.count }),
-    expect: level >= 3 ? preview.count : null,
-    needsReason: level >= 3 && !body.reason,
+  const n = preview.count;
+  const number = { name: "number", label: t("run.type_number", { n }), inputMode: "numeric", required: true, pattern: String.raw`\s*${n}\s*` };
+  const answer = await ask({
+    title: t("run.confirm", { n }),
+    body: [output(command), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
+    yes: t("run.submit", { n }),
+    fields: level < 3 ? [] : [number, ...(body.reason ? [] : [reasonField(true)])],
   });
   return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
 }

@@ -4,51 +4,43 @@ const MOST_CELLS = 4_000_000; // above this the middle of both is shown whole: a
 
 /** `[{mark, line}]` with the marks " " for both, "-" for `before` only and "+" for `after` only. */
 export function diff(before, after) {
-  const [old, now] = [lines(before), lines(after)];
+  const [old, now] = [before, after].map((source) => (source === "" ? [] : source.replace(/\n$/, "").split("\n")));
   let start = 0;
-  while (start < old.length && start < now.length && old[start] === now[start]) start += 1;
+  while (start < old.length && old[start] === now[start]) start += 1;
   let end = 0;
-  while (end < old.length - start && end < now.length - start && old.at(-1 - end) === now.at(-1 - end)) end += 1;
+  while (end < Math.min(old.length, now.length) - start && old.at(-1 - end) === now.at(-1 - end)) end += 1;
   return [
-    ...old.slice(0, start).map((line) => ({ mark: " ", line })),
+    ...marked(" ", old.slice(0, start)),
     ...middle(old.slice(start, old.length - end), now.slice(start, now.length - end)),
-    ...old.slice(old.length - end).map((line) => ({ mark: " ", line })),
+    ...marked(" ", old.slice(old.length - end)),
   ];
 }
 
-function lines(source) {
-  return source === "" ? [] : source.replace(/\n$/, "").split("\n");
-}
+const marked = (mark, lines) => lines.map((line) => ({ mark, line }));
 
 function middle(old, now) {
+  if (old.length * now.length > MOST_CELLS) return [...marked("-", old), ...marked("+", now)];
   const width = now.length + 1;
-  const isLarge = old.length * now.length > MOST_CELLS;
-  const common = isLarge ? null : commonLengths(old, now, width);
+  const common = commonLengths(old, now, width);
   const found = [];
   let [left, right] = [0, 0];
   while (left < old.length || right < now.length) {
-    if (common && left < old.length && right < now.length && old[left] === now[right]) {
-      found.push({ mark: " ", line: old[left] });
-      left += 1;
-      right += 1;
-    } else if (left < old.length && (!common || right === now.length || common[(left + 1) * width + right] >= common[left * width + right + 1])) {
-      found.push({ mark: "-", line: old[left] });
-      left += 1;
-    } else {
-      found.push({ mark: "+", line: now[right] });
-      right += 1;
-    }
+    const isBoth = left < old.length && old[left] === now[right];
+    const isOld = isBoth || right === now.length || (left < old.length && common[(left + 1) * width + right] >= common[left * width + right + 1]);
+    found.push({ mark: isBoth ? " " : isOld ? "-" : "+", line: isOld ? old[left] : now[right] });
+    if (isOld) left += 1;
+    if (isBoth || !isOld) right += 1;
   }
   return found;
 }
 
-/** How many lines the rests of both have in common, from each pair of places. */
+/** How many lines both have in common from each pair of places on. */
 function commonLengths(old, now, width) {
   const table = new Uint32Array((old.length + 1) * width);
   for (let left = old.length - 1; left >= 0; left -= 1) {
     for (let right = now.length - 1; right >= 0; right -= 1) {
-      table[left * width + right] =
-        old[left] === now[right] ? table[(left + 1) * width + right + 1] + 1 : Math.max(table[(left + 1) * width + right], table[left * width + right + 1]);
+      const [at, below] = [left * width + right, (left + 1) * width + right];
+      table[at] = old[left] === now[right] ? table[below + 1] + 1 : Math.max(table[below], table[at + 1]);
     }
   }
   return table;

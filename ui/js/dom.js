@@ -1,44 +1,41 @@
-// The page's own few words for the DOM: templates are cloned and filled with text, never with markup.
+// A few words for the DOM: templates are cloned and filled with text, never with markup.
 import { visible } from "./ansi.js";
 import { t, told } from "./i18n.js";
 
 export const create = (tag, properties) => Object.assign(document.createElement(tag), properties);
 
-/** A copy of a template's one element, its fixed words in the user's language. */
-export function clone(id) {
-  const element = document.getElementById(id).content.firstElementChild.cloneNode(true);
-  translate(element);
-  return element;
-}
+export const only = (place, tag) => place.firstElementChild ?? place.appendChild(create(tag));
 
 export function translate(root) {
   for (const element of root.querySelectorAll("[data-t]")) element.replaceChildren(...t(element.dataset.t).split("`").map(phrase));
+  for (const element of root.querySelectorAll("[data-label]")) {
+    element.placeholder = t(element.dataset.label);
+    element.setAttribute("aria-label", element.placeholder);
+  }
 }
 
-/** What stands between backquotes is to be typed as it is. */
 const phrase = (words, place) => (place % 2 === 0 ? words : create("code", { textContent: words }));
 
-/** The elements of a clone that have a `data-r`, by that name; the clone itself is `root`. */
+/** A copy of a template: its elements by their `data-r`, and as `root` the outermost one. */
+export function make(id) {
+  const root = document.getElementById(id).content.firstElementChild.cloneNode(true);
+  translate(root);
+  return refs(root);
+}
+
 export function refs(root) {
   const found = { root };
   for (const element of root.querySelectorAll("[data-r]")) found[element.dataset.r] = element;
   return found;
 }
 
-export function make(id) {
-  return refs(clone(id));
-}
-
 /** Show a text, whoever wrote it: what would deceive the eye is marked. */
 export function text(element, value) {
-  const wanted = visible(value ?? "");
+  const wanted = visible(String(value ?? ""));
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
-/**
- * Make the children of `parent` be one element for each item, in their order. Elements that are there stay, so that
- * focus and selection do.
- */
+/** Make the children of `parent` be one element for each item. Those that are there stay, so that focus and selection do. */
 export function keyedList(parent, items, keyOf, create, update) {
   const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
   let place = parent.firstElementChild;
@@ -57,44 +54,60 @@ export function keyedList(parent, items, keyOf, create, update) {
   for (const element of old.values()) element.remove();
 }
 
-export function facts(list, pairs) {
+/** The rows of a table: for each column one of `shows` gives the text of an item, or fills the cell. */
+export function rowsOf(root, keyOf, shows) {
+  const heads = [...root.rows[0].cells];
+  const body = root.createTBody();
+
+  function createRow() {
+    const row = create("tr");
+    for (const { className, textContent } of heads) Object.assign(row.insertCell(), { className }).dataset.head = textContent;
+    return row;
+  }
+
+  function fill(row, item) {
+    for (const [place, show] of shows.entries()) {
+      const shown = show(item, row.cells[place]);
+      if (shown !== undefined && !(shown instanceof Node)) text(row.cells[place], shown);
+    }
+  }
+  return { body, draw: (items) => keyedList(body, items, keyOf, createRow, fill) };
+}
+
+export function options(select, values, words) {
+  keyedList(select, values, (value) => value, () => create("option"), (option, value) => {
+    option.value = value;
+    text(option, words(value));
+  });
+}
+
+export function facts(list, noun, values, given) {
   list.replaceChildren();
-  for (const [name, value] of pairs) {
+  for (const [name, value] of Object.entries(values)) {
     if (value === null || value === undefined || value === "") continue;
     const definition = create("dd");
-    definition.append(value instanceof Node ? value : visible(value));
-    list.append(create("dt", { textContent: name }), definition);
+    definition.append(value instanceof Node ? value : visible(String(value)));
+    list.append(create("dt", { textContent: t(`${noun}.${name}`, given) }), definition);
   }
 }
 
-/**
- * Whether the user has a permission. Where not, the button that needs it does nothing, and says why: it stays in reach
- * of the keyboard, which a disabled one does not. May be called again, also with another permission.
- */
+/** Whether the user has a permission. Where not, the button says why, and stays in reach of the keyboard. */
 export function permit(button, user, permission) {
   const isPermitted = user.permissions.includes(permission);
-  if (!isPermitted) {
-    button.setAttribute("aria-disabled", "true");
-    button.setAttribute("aria-describedby", whyNot(button.parentElement, permission).id);
-  } else if (button.hasAttribute("aria-disabled")) {
-    button.removeAttribute("aria-disabled");
-    button.removeAttribute("aria-describedby");
-  }
+  if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, permission).id);
+  else if (button.ariaDisabled) button.removeAttribute("aria-describedby");
+  button.ariaDisabled = isPermitted ? null : "true";
   return isPermitted;
 }
 
 let explanations = 0;
 
 function whyNot(place, permission) {
-  const found = [...place.querySelectorAll(".why")].find((each) => each.dataset.permission === permission);
-  if (found) return found;
-  const why = create("span", { className: "why small muted", id: `why-${(explanations += 1)}`, textContent: t("shell.needs", { permission }) });
-  why.dataset.permission = permission;
-  place.append(why);
-  return why;
+  const textContent = t("shell.needs", { permission });
+  const found = [...place.querySelectorAll(".why")].find((why) => why.textContent === textContent);
+  return found ?? place.appendChild(create("span", { className: "why small muted", id: `why-${(explanations += 1)}`, textContent }));
 }
 
-/** Show why buttons of a place are off, as far as they show. */
 export function explain(place) {
   for (const why of place.querySelectorAll(".why")) why.hidden = !place.querySelector(`[aria-describedby="${why.id}"]:not([hidden])`);
 }
@@ -113,17 +126,39 @@ export function toast(message, kind = "") {
   const { root, text: words, close } = make("toast");
   text(words, message);
   root.classList.toggle("bad", kind === "bad");
-  close.addEventListener("click", () => root.remove());
+  close.onclick = () => root.remove();
   document.getElementById("toasts").append(root);
-  let timer = setTimeout(() => root.remove(), 15_000);
-  root.addEventListener("pointerenter", () => clearTimeout(timer));
-  root.addEventListener("pointerleave", () => (timer = setTimeout(() => root.remove(), 5_000)));
+  let timer = setTimeout(close.onclick, 15_000);
+  root.onpointerenter = () => clearTimeout(timer);
+  root.onpointerleave = () => (timer = setTimeout(close.onclick, 5_000));
 }
 
-/**
- * Do what fills a place. Where that fails, the problem stands at its head until trying again works; what is there
- * already stays and listens on, and what was never filled is not shown as empty.
- */
+export function successive(signal) {
+  let controller = null;
+  return () => {
+    controller?.abort();
+    controller = new AbortController();
+    return AbortSignal.any([signal, controller.signal]);
+  };
+}
+
+export function every(ms, work, signal) {
+  const timer = setInterval(work, ms);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+/** Do what a button is for. It stays off then, since what is shown changes. */
+export async function act(button, work) {
+  button.disabled = true;
+  try {
+    await work();
+  } catch (error) {
+    button.disabled = false;
+    if (error.name !== "AbortError") toast(told(error), "bad");
+  }
+}
+
+/** Fill a place. A problem stands at its head until trying again works; what was never filled is not shown as empty. */
 export async function attempt(place, fill) {
   try {
     await fill();
@@ -134,54 +169,16 @@ export async function attempt(place, fill) {
   }
 }
 
-/** Show what went wrong where it went wrong, with a way to try again. */
 export function problem(place, error, retry) {
   const part = make("problem");
-  part.title.textContent = t("shell.failed");
   text(part.detail, told(error));
   text(part.code, error.code);
   text(part.id, error.requestId);
   part.retry.hidden = !retry;
-  part.retry.addEventListener("click", () => retry?.());
+  part.retry.onclick = retry;
   const before = place.querySelector(":scope > .problem");
   const wasFocused = before?.contains(document.activeElement);
   before?.remove();
   place.prepend(part.root);
   if (wasFocused) part.retry.focus();
 }
-
-/**
- * Ask before something that cannot be undone. `yes` and `no` are what the buttons say; `expect`: a number that has to be typed; `needsReason`: a reason, too.
- * Resolves to null, or to `{reason}`.
- */
-export function confirmDialog({ title, body, yes, no = t("shell.cancel"), expect = null, needsReason = false }) {
-  const part = make("confirm");
-  part.title.textContent = title;
-  part.body.append(...[body].flat().map(paragraph));
-  part.yes.textContent = yes;
-  part.no.textContent = no;
-  part.numberField.hidden = expect === null;
-  part.numberLabel.textContent = t("run.type_number", { n: expect ?? 0 });
-  part.reasonField.hidden = !needsReason;
-  const check = () => {
-    const isCounted = expect === null || part.number.value.trim() === String(expect);
-    part.yes.disabled = !isCounted || (needsReason && !part.reason.value.trim());
-  };
-  return ask(part, check, () => ({}));
-}
-
-/** Show a dialog, `check` it at each change, and resolve to what is `chosen` then, with its reason, or to null. */
-export function ask({ root, reason }, check, chosen) {
-  root.addEventListener("input", check);
-  check();
-  document.body.append(root);
-  root.showModal();
-  return new Promise((resolve) => {
-    root.addEventListener("close", () => {
-      root.remove();
-      resolve(root.returnValue === "yes" ? { ...chosen(), reason: reason.value.trim() } : null);
-    });
-  });
-}
-
-const paragraph = (content) => (content instanceof Node ? content : create("p", { textContent: content }));

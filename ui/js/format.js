@@ -1,4 +1,4 @@
-// Times, sizes and numbers as people read them.
+// Times, sizes, numbers and lists of hosts as people read them.
 import { t } from "./i18n.js";
 
 const STEPS = [
@@ -8,7 +8,6 @@ const STEPS = [
   ["day", 86_400],
 ];
 
-/** "3 minutes ago", in a language. */
 export function relative(time, nowMs, language = "en") {
   const seconds = Math.round((Date.parse(time) - nowMs) / 1000);
   const [unit, size] = STEPS.findLast(([, least]) => Math.abs(seconds) >= least) ?? STEPS[0];
@@ -43,7 +42,33 @@ export function duration(ms) {
   return t("time.days", { n: Math.floor(hours / 24), h: hours % 24 });
 }
 
-/** The time between two, or "" where one of them is missing. */
 export function between(from, to) {
   return from && to ? duration(Math.max(0, Date.parse(to) - Date.parse(from))) : "";
+}
+
+/** "web[01-97],db1": hostnames folded where they differ in one number. */
+export function fold(hostnames) {
+  const groups = new Map();
+  for (const name of new Set(hostnames)) {
+    const found = /^(.*?)(\d+)(\D*)$/.exec(name);
+    const key = found ? `${found[1]}\0${found[3]}\0${found[2].length}` : name;
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(found ? { before: found[1], digits: found[2], after: found[3] } : { name });
+  }
+  return [...groups.values()].map(foldGroup).sort().join(",");
+}
+
+// All numbers of a group have the same width, so their order as text is the order of their values.
+function foldGroup(members) {
+  const [first] = members;
+  if (members.length === 1) return first.name ?? first.before + first.digits + first.after;
+  const numbers = members.map((member) => member.digits).sort();
+  const ranges = [];
+  for (let at = 0; at < numbers.length; ) {
+    let end = at;
+    while (end + 1 < numbers.length && BigInt(numbers[end + 1]) === BigInt(numbers[end]) + 1n) end += 1;
+    ranges.push(at === end ? numbers[at] : `${numbers[at]}-${numbers[end]}`);
+    at = end + 1;
+  }
+  return `${first.before}[${ranges.join(",")}]${first.after}`;
 }

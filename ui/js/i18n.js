@@ -1,21 +1,18 @@
 // The words of the page: flat keys, whole sentences, plurals by the language's own rules.
 const LANGUAGES = ["en", "zh-CN"];
 
-// What an answer of the server names stands at the end of its words: "not registered: web8, web9".
+// What the server names stands at the end of its words: "not registered: web8, web9".
 const NAMED = /(?:: | permission )(?!none$|nothing of)(?<named>.+)$/;
 
 let words = {};
-let causes = []; // `[pattern, key]`: the control plane and its agents say in English why something is as it is
+let causes = []; // `[pattern, key]`: why something is as it is, which the server says in English
 let plural = new Intl.PluralRules("en");
 export let language = "en";
 
 export function preferred(stored, wanted) {
   if (LANGUAGES.includes(stored)) return stored;
-  for (const name of wanted) {
-    const same = LANGUAGES.find((known) => known.toLowerCase() === name.toLowerCase() || known.split("-")[0] === name.split("-")[0]);
-    if (same) return same;
-  }
-  return "en";
+  const known = wanted.map((name) => LANGUAGES.find((one) => one.split("-")[0] === name.split("-")[0]));
+  return known.find(Boolean) ?? "en";
 }
 
 export async function load(name) {
@@ -33,7 +30,7 @@ async function read(name) {
   return (await fetch(new URL(`../i18n/${name}.json`, import.meta.url))).json();
 }
 
-/** The words of a key; with `n`, in the form for that number; `{name}` is replaced by what is given. */
+/** The words of a key; with `n`, in the form for that number. */
 export function t(key, given = {}) {
   let found = words[key];
   if (found !== null && typeof found === "object") found = found[plural.select(given.n)] ?? found.other;
@@ -41,7 +38,7 @@ export function t(key, given = {}) {
   return found.replace(/\{(\w+)\}/g, (whole, name) => (name in given ? String(given[name]) : whole));
 }
 
-/** What went wrong, by its code, with what the server names; a code without words is told in the server's own. */
+/** What went wrong, by its code, with what the server names; else in the server's own words. */
 export function told({ message, code, detail = message, errors = [], body = {} }) {
   const list = (names) => names?.join(", ") || "–";
   const what = t(`problem.${code}`, { ...body, joined: list(body.joined), left: list(body.left) });
@@ -52,7 +49,7 @@ export function told({ message, code, detail = message, errors = [], body = {} }
   return named ? t("shell.problem_named", { what, named }) : t("shell.problem", { what });
 }
 
-/** Why something is as it is, where that is one of the known causes; what a person or a host wrote stays as it is. */
+/** A known cause in the user's language; what a person or a host wrote stays as it is. */
 export function because(cause) {
   for (const [pattern, key] of causes) {
     const found = pattern.exec(cause);

@@ -1,26 +1,28 @@
 // The shell: who is signed in, which page it is, in which language, and how live it is.
 import * as api from "./api.js";
 import { visible } from "./ansi.js";
-import { problem, text, toast, translate } from "./dom.js";
+import { create, every, make, problem, text, toast, translate } from "./dom.js";
 import { duration } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
 import { match, safeNext } from "./router.js";
 import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
 import * as store from "./store.js";
-import { mount as mountLogin } from "./views/login.js";
-import { mountFleet } from "./views/hosts.js";
-import { mountHost } from "./views/host.js";
-import { mount as mountRun } from "./views/run.js";
-import { mountList } from "./views/tasks.js";
-import { mountTask } from "./views/task.js";
+import { mount as mountAccess } from "./views/access.js";
 import { mount as mountAudit } from "./views/audit.js";
-import { mount as mountSystem } from "./views/system.js";
+import { mountHost } from "./views/host.js";
+import { mountFleet } from "./views/hosts.js";
+import { mount as mountLogin } from "./views/login.js";
+import { mount as mountRun } from "./views/run.js";
+import { followStop, mount as mountSystem } from "./views/system.js";
+import { mountTask } from "./views/task.js";
+import { mountList } from "./views/tasks.js";
 
-const VIEWS = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, system: mountSystem };
-const PAGES = { fleet: "hosts", host: "hosts", run: "run", tasks: "tasks", task: "tasks", audit: "audit", system: "system" };
+const PAGES = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, access: mountAccess, system: mountSystem };
+const MENU = { host: "fleet", task: "tasks" }; // the others are in it
 const RETRY_MS = 5_000;
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
+const FOR_EVER = new AbortController().signal;
 const element = (id) => document.getElementById(id);
 
 let user = null;
@@ -40,15 +42,13 @@ function show() {
   current = { name, controller };
   stream.opened(name === "login" ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
-  for (const link of element("nav").querySelectorAll("a")) {
-    if (link.dataset.page === PAGES[name]) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+  for (const link of element("nav").querySelectorAll("a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;
+  title(t(`title.${name}`));
   const root = element("main");
-  const context = { signal: controller.signal, api, stream, store, t, toast, user, navigate, title, signedIn };
+  const part = make(name);
+  root.replaceChildren(part.root);
   try {
-    const view = VIEWS[name](root, params, context);
-    current.update = view?.update;
+    current.update = PAGES[name](part, params, { ...SHARED, signal: controller.signal, user })?.update;
   } catch (error) {
     problem(root, error, show);
   }
@@ -56,14 +56,14 @@ function show() {
   window.scrollTo(0, 0);
 }
 
-function title(words) {
-  document.title = `${visible(words)} · Control plane`;
-}
+const title = (words) => (document.title = `${visible(words)} · Control plane`);
 
-async function signedIn(me, next) {
+function signedIn(me, next) {
   setUser(me);
   navigate(safeNext(next), { replace: true });
 }
+
+const SHARED = { api, stream, store, navigate, title, signedIn };
 
 function setUser(me) {
   const isFirst = me && !user;
@@ -72,51 +72,52 @@ function setUser(me) {
   text(element("who"), me?.username);
   element("dev").hidden = !me?.dev;
   element("logout").hidden = !me;
-  if (isFirst) followRunning();
+  if (!isFirst) return;
+  store.subscribe(["tasks"], drawRunning, FOR_EVER);
+  followRunning();
+  followStop(element("stopped"), { ...SHARED, signal: FOR_EVER, user });
 }
 
-/** Sign in again over the page, which keeps what was typed there; somebody else gets a page of their own. */
-function signInAgain() {
-  const dialog = document.createElement("dialog");
-  document.body.append(dialog);
-  // Escape may close it all the same, and without a session nothing goes on.
-  dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
+/** Sign in again over the page, which keeps what was typed; who need not leaves what they asked for `refused`. */
+function signInAgain(refused) {
+  const dialog = create("dialog");
+  const part = make("login");
   const asking = new AbortController();
-  return new Promise((resolve) => {
-    const signedInAgain = (me) => {
-      if (me.username !== user.username) return location.reload();
+  dialog.append(part.root);
+  document.body.append(dialog);
+  return new Promise((resolve, reject) => {
+    const end = (settle, value) => {
       asking.abort();
-      setUser(me);
       dialog.remove();
-      resolve();
+      settle(value);
     };
-    mountLogin(dialog, {}, { api, signal: asking.signal, t, title: () => {}, user, signedIn: signedInAgain });
+    dialog.onclose = () => {
+      if (refused) end(reject, refused);
+      else if (dialog.isConnected) dialog.showModal(); // Escape may close it all the same
+    };
+    const signedIn = (me) => {
+      if (me.username !== user.username) return location.reload();
+      setUser(me);
+      end(resolve);
+    };
+    mountLogin(part, {}, { api, signal: asking.signal, user, signedIn, refused });
     dialog.showModal();
   });
 }
 
-/** The number of running tasks beside their page's name, as long as this page lives. */
 async function followRunning() {
-  const never = new AbortController().signal;
-  store.subscribe(["tasks"], drawRunning, never);
-  stream.follow(["tasks"], await readRunning(), never, readRunning);
+  try {
+    const page = await api.get("/tasks", { query: { state: "running,paused,cancelling", limit: 100 } });
+    stream.take("tasks", page.items);
+    stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
+  } catch {
+    setTimeout(followRunning, RETRY_MS);
+  }
 }
 
 function drawRunning() {
   const count = store.all("tasks").filter((task) => task.state !== "finished").length;
-  text(element("running"), count ? String(count) : "");
-}
-
-/** Take the running tasks in, however often that has to be tried; the position that they are of. */
-async function readRunning() {
-  try {
-    const page = await api.get("/tasks", { query: { state: "running,paused,cancelling", limit: 100 } });
-    stream.take("tasks", page.items);
-    return page.as_of;
-  } catch {
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-    return readRunning();
-  }
+  text(element("running"), count || "");
 }
 
 function drawPill(state) {
@@ -133,11 +134,11 @@ function drawPill(state) {
   if (isStale) text(element("stale"), t("shell.stale", { time }));
 }
 
-/** A server of another build has another page. It is loaded while nobody looks, unless something would be lost. */
+/** Another build's page is loaded while nobody looks, unless something would be lost. */
 function followBuild() {
   let isOld = false;
   const load = () => {
-    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once, tbody input:checked")) location.reload();
+    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once:not([hidden]), tbody input:checked")) location.reload();
   };
   stream.onState(({ ping }) => {
     if (isOld || !ping || ping.build === BUILD) return;
@@ -153,7 +154,7 @@ function followBuild() {
 
 async function signOut() {
   try {
-    await api.post("/auth/logout", {}, { asksToSignIn: false });
+    await api.enter("/auth/logout");
   } catch (error) {
     if (error.status !== 401) return toast(told(error), "bad"); // a 401: it has ended already
   }
@@ -169,31 +170,22 @@ function remembered(name) {
 }
 
 function preferences() {
-  const theme = element("theme");
-  theme.value = remembered("theme") ?? "";
-  const apply = () => {
-    if (theme.value) document.documentElement.dataset.theme = theme.value;
-    else delete document.documentElement.dataset.theme;
-  };
-  apply();
-  theme.addEventListener("change", () => {
-    localStorage.setItem("theme", theme.value);
-    apply();
-  });
-  element("language").value = language;
-  element("language").addEventListener("change", (event) => {
-    localStorage.setItem("language", event.target.value);
+  const [theme, languages] = [element("theme"), element("language")];
+  theme.value = remembered("theme") ?? ""; // which the style sheet looks at
+  theme.onchange = () => localStorage.setItem("theme", theme.value);
+  languages.value = language;
+  languages.onchange = () => {
+    localStorage.setItem("language", languages.value);
     location.reload();
-  });
-  element("logout").addEventListener("click", signOut);
+  };
+  element("logout").onclick = signOut;
 }
 
 function followLinks() {
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");
     const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.defaultPrevented;
-    if (!link || !isPlain || link.target || link.origin !== location.origin || link.hash) return;
-    if (link.pathname.startsWith("/api/") || link.pathname.startsWith("/ui/")) return;
+    if (!link || !isPlain || link.target || link.origin !== location.origin || link.hash || /^\/(api|ui)\//.test(link.pathname)) return;
     event.preventDefault();
     navigate(link.pathname + link.search);
   });
@@ -209,10 +201,11 @@ async function start() {
   followLinks();
   stream.onState(drawPill);
   drawPill(stream.state);
-  setInterval(() => drawPill(stream.state), 1000);
-  element("pill").addEventListener("click", stream.connect);
+  every(1000, () => drawPill(stream.state), FOR_EVER);
+  element("pill").onclick = stream.connect;
   followBuild();
   api.onSignedOut(signInAgain);
+  if (location.hash.startsWith("#/login?")) history.replaceState(null, "", location.hash.slice(1));
   try {
     setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));
   } catch (error) {

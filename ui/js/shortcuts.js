@@ -2,7 +2,7 @@
 import { toast } from "./dom.js";
 import { t } from "./i18n.js";
 
-const PAGES = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit", s: "/system" };
+const PAGES = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit", c: "/access", s: "/system" };
 const TYPING = "input:not([type=checkbox], [type=radio]), textarea, select, dialog";
 
 const KEYS = {
@@ -26,7 +26,6 @@ export function listen(navigate) {
   });
 }
 
-/** Focus the row below or above; from outside the tables the first or the last one. Enter then opens it. */
 function moveRow(step) {
   const rows = [...document.querySelectorAll("main tbody tr:has(a, button)")];
   const at = rows.indexOf(document.activeElement.closest("tr"));

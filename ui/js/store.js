@@ -1,7 +1,6 @@
-// Rows of the read tables as the server gave them. A row replaces another only if it is newer, so order, repeats and
-// overlaps of answers and stream do not matter.
+// Rows as the server gave them. One replaces another only if it is newer, so order, repeats and overlaps do not matter.
 
-// A tab that stays open for weeks holds no more than this of each; what was put first goes first.
+// More than this a tab that stays open for weeks does not hold.
 const MOST = { hosts: 20_000, tasks: 2_000, executions: 50_000, events: 5_000 };
 
 const tables = new Map();
@@ -13,24 +12,18 @@ function table(name) {
   return tables.get(name);
 }
 
-/** How new a row is: the position that last changed it; a host's row has another one of its heartbeats. */
-function age(pos, row) {
-  return [pos, row.usage_pos ?? 0];
-}
-
-/** Take a row in; whether it was newer than what was there. */
 export function put(name, id, pos, row) {
   const rows = table(name);
   const before = rows.get(id);
-  const [event, usage] = age(pos, row);
-  if (before && (before.age[0] > event || before.age[1] > usage || (before.age[0] === event && before.age[1] === usage))) return false;
-  rows.set(id, { age: [event, usage], row });
+  const age = [pos, row.usage_pos ?? 0]; // a host's has another position of its heartbeats
+  if (before && (before.age[0] > pos || before.age[1] > age[1] || String(before.age) === String(age))) return false;
+  rows.set(id, { age, row });
   if (rows.size > (MOST[name] ?? Infinity)) rows.delete(rows.keys().next().value);
   mark(name);
   return true;
 }
 
-/** Change single fields of a row that is there, from a newer heartbeat. */
+/** Change fields of a row by a newer heartbeat. */
 export function refresh(name, id, usagePos, fields) {
   const before = table(name).get(id);
   if (!before || before.age[1] >= usagePos) return;
@@ -51,7 +44,7 @@ export function clear(name) {
   mark(name);
 }
 
-/** Call `draw` at most once a frame after rows of these tables have changed, until the signal ends that. */
+/** Call `draw` at most once a frame after rows of these tables have changed. */
 export function subscribe(names, draw, signal) {
   const watcher = { names: new Set(names), draw, isDirty: false };
   watchers.add(watcher);

@@ -1,4 +1,4 @@
-// The live stream: one for a visible tab, over fetch, since EventSource hides the HTTP status and cannot resume at will.
+// The live stream of a visible tab, over fetch: EventSource hides the HTTP status and cannot resume at will.
 import { askToSignIn } from "./api.js";
 import * as store from "./store.js";
 
@@ -9,7 +9,7 @@ const GATHER_MS = 50; // what begins to follow within this time shares one conne
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
-const followers = new Set(); // {topics, onReset}, or what `watch` makes
+const followers = new Set(); // {topics, signal}, with onReset, or with what `watch` is given
 const listeners = new Set();
 export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
@@ -29,73 +29,59 @@ const KEYS = {
 
 const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
 
-export function keyOf(table, row) {
-  return KEYS[table](row);
-}
-
-/** Take the rows of an answer in. */
 export function take(table, rows) {
-  for (const row of rows) store.put(table, keyOf(table, row), row.pos ?? row.seq, row);
+  for (const row of rows) put(table, row.pos ?? row.seq, row);
 }
 
-/**
- * Follow topics from a position on, until the signal ends it. `onReset` is called where the server cannot go on from
- * that position: fetch again.
- */
+const put = (table, pos, row) => store.put(table, KEYS[table](row), pos, row);
+
+/** Follow topics from a position on. `onReset`: the server cannot go on from there. */
 export function follow(topics, asOf, signal, onReset) {
+  if ([...followers].some((one) => one.signal === signal && String(one.topics) === String(topics))) return;
   lastId = lastId === null ? asOf : lower(lastId, asOf);
-  const follower = { topics, onReset };
-  signal.addEventListener("abort", () => followers.delete(follower));
-  add(follower);
+  add({ topics, signal, onReset });
 }
 
-/**
- * Follow what a task's commands print: a preview, without which the rest goes on where it is `onRefused`. `onPiece` gets
- * each piece, `onEnd` the hostname where it has ended. The function that this gives says on which hosts from now on.
- */
+/** Follow what a task's commands print, which may be refused. Gives what says on which hosts from now on. */
 export function watch(taskId, signal, { onPiece, onEnd, onRefused }) {
-  const follower = { topics: [], onPiece, onEnd, onRefused };
-  signal.addEventListener("abort", () => followers.delete(follower));
+  const follower = { topics: [], signal, onPiece, onEnd, onRefused };
   return (hostnames) => {
     follower.topics = hostnames.map((hostname) => outputTopic({ task_id: taskId, hostname }));
-    if (!signal.aborted) add(follower);
+    add(follower);
   };
 }
 
 const outputTopic = ({ task_id: taskId, hostname }) => `output:${taskId}:${hostname}`;
 
 function add(follower) {
+  if (follower.signal.aborted) return;
+  if (!followers.has(follower)) follower.signal.addEventListener("abort", () => followers.delete(follower));
   followers.add(follower);
   clearTimeout(timer);
   timer = setTimeout(connect, GATHER_MS);
 }
 
-/** The bytes of what a host printed, as an answer of the server has them. */
 export function bytesOf(data, encoding) {
   return encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
 }
 
-/**
- * One stream of a command put together from its pieces. The function that it gives takes a piece, and answers with the
- * last `most` characters as `text`, and how many `bytes` have been printed; `gap` says in words how many bytes are
- * missing. Pieces may come twice, and never out of order.
- */
+/** One stream of a command from its pieces, which may come twice, and never out of order: the last `most` characters. */
 export function createTail(most, gap) {
   const decoder = new TextDecoder();
-  let end = null;
+  let end = 0;
   let shown = "";
   return ({ offset, data, encoding }) => {
     const bytes = bytesOf(data, encoding);
-    const missing = offset - (end ?? 0);
+    const missing = offset - end;
     if (missing > 0) shown += `${decoder.decode()}${shown && "\n"}${gap(missing)}\n`;
     shown += decoder.decode(bytes.subarray(Math.max(0, -missing)), { stream: true });
-    end = Math.max(end ?? 0, offset + bytes.length);
     shown = shown.slice(-most);
+    end = Math.max(end, offset + bytes.length);
     return { text: shown, bytes: end };
   };
 }
 
-/** A page is opened, and reads what it shows; null for one that shows nothing that could grow old. */
+/** A page was opened; null: it shows nothing that could grow old. */
 export function opened(atMs) {
   state.openedAt = atMs ?? 0;
 }
@@ -106,36 +92,25 @@ export function onState(listener) {
 
 /** The position that misses nothing of either: more than needed comes again, and changes nothing. */
 export function lower(one, other) {
-  const [first, second] = [one, other].map((text) => text.match(/\d+/g).map(Number));
-  let place = 0;
-  return one.replace(/\d+/g, () => String(Math.min(first[place], second[place++])));
+  const second = other.match(/\d+/g);
+  return one.replace(/\d+/g, (first) => Math.min(first, second.shift()));
 }
 
-/** Frames of server-sent events from pieces of text; `feed` returns those that are complete. */
+/** Frames of server-sent events from pieces of text. */
 export function createParser() {
   let rest = "";
   return (piece) => {
-    rest += piece;
-    const parts = rest.split("\n\n");
+    const parts = (rest + piece).split("\n\n");
     rest = parts.pop();
     return parts.map(parseFrame);
   };
 }
 
 function parseFrame(part) {
-  const frame = { event: "message", data: "", id: null };
-  for (const line of part.split("\n")) {
-    const colon = line.indexOf(":");
-    if (colon <= 0) continue;
-    const value = line.slice(colon + 1).replace(/^ /, "");
-    if (line.startsWith("event:")) frame.event = value;
-    if (line.startsWith("data:")) frame.data += value;
-    if (line.startsWith("id:")) frame.id = value;
-  }
-  return frame;
+  const field = (name) => new RegExp(`^${name}: ?(.*)$`, "m").exec(part)?.[1];
+  return { event: field("event") ?? "message", data: field("data") ?? "", id: field("id") ?? null };
 }
 
-/** How live a page is at a time: `{kind}`, with the number or the time that its words have. */
 export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
   const since = lastFrameAt || openedAt; // another page shows the same old rows
   if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
@@ -185,7 +160,7 @@ function refuse() {
   for (const follower of followers) if (follower.onRefused && followers.delete(follower)) follower.onRefused();
 }
 
-/** What comes, unless nothing does for too long: then another connection is tried in place of this one. */
+/** What comes, or another connection where nothing does for too long. */
 function unlessSilent(coming) {
   const silence = setTimeout(connect, SILENCE_MS);
   return coming.finally(() => clearTimeout(silence));
@@ -193,7 +168,7 @@ function unlessSilent(coming) {
 
 function handle({ event, data, id }) {
   const body = JSON.parse(data);
-  if (event === "rows") for (const [pos, row] of body.rows) store.put(body.table, keyOf(body.table, row), pos, row);
+  if (event === "rows") for (const [pos, row] of body.rows) put(body.table, pos, row);
   if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
   if (event === "output") for (const { topics, onPiece } of followers) if (topics.includes(outputTopic(body))) onPiece?.(body);
   if (event === "output_end") end(body);
@@ -212,25 +187,22 @@ function end(body) {
   }
 }
 
-/** The server cannot go on from where we are, perhaps because its log was put back: forget what is shown, and ask anew. */
+/** Perhaps its log was put back: forget what is shown, and ask anew. */
 function reset(topic) {
   lastId = null;
-  const [name] = topic.split(":");
-  for (const table of TABLES[name] ?? []) store.clear(table);
+  for (const table of TABLES[topic.split(":")[0]] ?? []) store.clear(table);
   for (const follower of followers) if (follower.topics.includes(topic)) follower.onReset?.();
 }
 
 function retryLater() {
   failures += 1;
-  const waitS = Math.min(MOST_BACKOFF_S, 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
-  tell({ retryAt: Date.now() + waitS * 1000 });
-  timer = setTimeout(connect, waitS * 1000);
+  const waitMs = 1000 * Math.min(MOST_BACKOFF_S, 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
+  tell({ retryAt: Date.now() + waitMs });
+  timer = setTimeout(connect, waitMs);
 }
 
 /** The server's time, as far as its last ping tells. */
-export function now() {
-  return Date.now() + (state.ping?.offsetMs ?? 0);
-}
+export const now = () => Date.now() + (state.ping?.offsetMs ?? 0);
 
 globalThis.document?.addEventListener("visibilitychange", () => {
   clearTimeout(hiddenTimer);

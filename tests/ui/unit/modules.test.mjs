@@ -3,8 +3,7 @@ import { test } from "node:test";
 
 import { pieces, visible } from "../../../ui/js/ansi.js";
 import { diff } from "../../../ui/js/diff.js";
-import { bytes, percent, relative } from "../../../ui/js/format.js";
-import { fold } from "../../../ui/js/hostlist.js";
+import { bytes, fold, percent, relative } from "../../../ui/js/format.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
 import { ANSWERS, EXECUTION, ROLES, answersOf, attention, endedOf, segments, stateOf, taskState, toWatch } from "../../../ui/js/states.js";
 import { createParser, createTail, liveness, lower } from "../../../ui/js/stream.js";

@@ -1,38 +1,76 @@
-// Sign in: by name and password, or by the link that `control-plane dev` prints.
-import { make, text } from "../dom.js";
-import { told } from "../i18n.js";
+// Sign in: by password and passkey, by an identity provider, or by the link of `control-plane dev`.
+import * as api from "../api.js";
+import { text } from "../dom.js";
+import { t, told } from "../i18n.js";
 
-/** A form to sign in; it also goes on where somebody has signed in from another tab meanwhile. */
-export function mount(root, params, { api, signal, t, title, user, signedIn }) {
-  title(t("login.title"));
-  const part = make("login");
-  root.replaceChildren(part.root);
+/** A form, which also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
+export function mount(part, params, { signal, user, signedIn, refused }) {
+  const { username, password } = part.root.elements;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  // In the embedded mode nobody has a password. Who is not signed in is not told the mode, but no other has such links.
+  // Only the embedded mode has links; who is not signed in is not told the mode.
   part.link.hidden = !token && !user?.dev;
+  part.again.hidden = !refused;
+  if (user) username.value = user.username;
+  [username.autofocus, password.autofocus] = [!user, Boolean(user)];
+  if (params.error) text(part.error, told({ code: params.error, message: params.error }));
 
-  async function signIn(body) {
+  async function signIn(open, failed = told) {
     part.error.textContent = "";
     try {
-      await signedIn(await api.post("/auth/login", body, { asksToSignIn: false }), params.next);
+      await signedIn(await open(), params.next);
     } catch (error) {
-      text(part.error, error.status === 401 && body.login_token ? t("login.link_ended") : told(error));
+      text(part.error, failed(error));
     }
+  }
+
+  async function byPassword() {
+    const body = { username: username.value, password: password.value };
+    try {
+      return await api.enter("/auth/login", body);
+    } catch (error) {
+      if (error.code !== "passkey_required") throw error;
+      const { challenge, options } = error.body;
+      return api.enter("/auth/passkey", { challenge, credential: await passkey("get", options) });
+    }
+  }
+
+  async function offerProvider() {
+    const { oidc } = await api.get("/auth/providers", { signal, asksToSignIn: false });
+    part.provider.hidden = !oidc;
+    text(part.provider, oidc && t("login.provider", oidc));
+    if (user) part.provider.target = "_blank"; // the page below keeps what was typed; it goes on when it is looked at
   }
 
   window.addEventListener("focus", async () => {
     const me = await api.get("/auth/me", { signal, asksToSignIn: false }).catch(() => null);
-    if (me) signedIn(me, params.next);
+    if (me && me.csrf_token !== user?.csrf_token) signedIn(me, params.next); // it is another session
   }, { signal });
-  part.root.addEventListener("submit", (event) => {
+  part.root.onsubmit = (event) => {
     event.preventDefault();
-    const { username, password } = Object.fromEntries(new FormData(part.root));
-    signIn({ username, password });
-  });
+    signIn(byPassword);
+  };
+  offerProvider().catch(() => {}); // a password will do without
 
   // The token is in the fragment, so it reaches no log; it is taken out of the address at once.
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
-    signIn({ login_token: token });
+    signIn(() => api.enter("/auth/login", { login_token: token }), (error) => (error.status === 401 ? t("login.link_ended") : told(error)));
   }
+}
+
+/** `get` or `create` a passkey. */
+async function passkey(way, options) {
+  const { PublicKeyCredential: reader } = window;
+  const read = { get: "parseRequestOptionsFromJSON", create: "parseCreationOptionsFromJSON" }[way];
+  if (!reader?.[read]) throw new Error(t("login.no_passkeys"));
+  try {
+    return (await navigator.credentials[way]({ publicKey: reader[read](options) })).toJSON();
+  } catch (error) {
+    throw new Error(t("login.no_passkey", { why: error.message }));
+  }
+}
+
+export async function addPasskey({ name }) {
+  const { challenge, options } = await api.post("/auth/passkeys/begin");
+  return api.post("/auth/passkeys", { challenge, credential: await passkey("create", options), name });
 }

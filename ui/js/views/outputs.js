@@ -1,12 +1,11 @@
-// Equal outputs of a task together, what needs attention first, and the rarest answer before the majority's.
+// Equal outputs of a task together, the rarest answer before the majority's.
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
-import { attempt, create, keyedList, make, refs, text } from "../dom.js";
-import { bytes } from "../format.js";
-import { fold } from "../hostlist.js";
-import { told } from "../i18n.js";
-import { attention, isAtWork, isOpen, toWatch } from "../states.js";
+import { act, attempt, create, keyedList, make, options, refs, text } from "../dom.js";
+import { bytes, fold } from "../format.js";
+import { t } from "../i18n.js";
+import { byAttention, isAtWork, isOpen, toWatch } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
@@ -18,12 +17,8 @@ const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result w
 const STREAMS = ["stdout", "stderr"];
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
-/**
- * Cards in `place`; call `changed` whenever an execution has, and they are read again. `rowOf` gives a hostname's
- * execution, as far as it is here, `reasonText` why it ended as it did, or "", and `printedBy` of several hostnames how
- * many bytes of what they print has been shown so far.
- */
-export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, toast }, { rowOf, reasonText, printedBy }) {
+/** Cards in `place`, read again at most once a second while `changed` is called. */
+export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { rowOf, reasonText, printedBy }) {
   let groups = [];
   let isStale = false;
   let isReading = false;
@@ -42,16 +37,15 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
 
   async function read() {
     ({ groups } = await api.get(`${url}/outputs`, { signal }));
-    for (const group of groups) decode(group);
+    groups.forEach(decode);
     draw();
   }
 
   function draw() {
-    groups.sort((a, b) => attention(a.state) - attention(b.state) || a.count - b.count);
+    groups.sort((a, b) => byAttention(a, b) || a.count - b.count);
     keyedList(place, groups, keyOf, createCard, updateCard);
   }
 
-  /** Make its streams texts; `bytes` has how many bytes of each there are, and `binary` those that are none. */
   function decode(group) {
     Object.assign(group, { bytes: {}, binary: {} });
     for (const stream of STREAMS) {
@@ -66,7 +60,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
   function createCard(group) {
     const card = make("output-card");
     card.text.replaceChildren(...texts(card, group));
-    card.diff.addEventListener("click", () => toggleDiff(card, groups.find((one) => keyOf(one) === keyOf(group))));
+    card.diff.onclick = () => toggleDiff(card, groups.find((one) => keyOf(one) === keyOf(group)));
     return card.root;
   }
 
@@ -82,7 +76,6 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
     card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
   }
 
-  /** Why these hosts ended as they did; who gave which reason is said where there are several. */
   function reasons({ hosts }) {
     const byReason = Map.groupBy(hosts, (hostname) => reasonText(rowOf(hostname)));
     byReason.delete("");
@@ -91,21 +84,21 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
     return byReason.size > MOST_REASONS ? [...lines, "…"] : lines;
   }
 
-  /** What most hosts answered, to compare the others with; only a text that is here as a whole can be compared. */
+  /** What to compare others with: a text that is here as a whole. */
   function majority() {
     return groups.filter(isReadable).reduce((most, group) => (group.count > (most?.count ?? 1) ? group : most), null);
   }
 
   function toggleDiff(card, group) {
-    const isPressed = card.diff.getAttribute("aria-pressed") !== "true";
-    card.diff.setAttribute("aria-pressed", String(isPressed));
+    const isPressed = card.diff.ariaPressed !== "true";
+    card.diff.ariaPressed = String(isPressed);
     card.text.replaceChildren(...(isPressed ? differences(majority(), group) : texts(card, group)));
   }
 
   function differences(other, group) {
     const found = STREAMS.filter((stream) => other[stream] !== group[stream]).map((stream) => {
       const marked = diff(settled(other[stream]), settled(group[stream])).map(({ mark, line }) => `${mark} ${line}`);
-      return output(marked.join("\n"), stream === "stderr");
+      return output(marked.join("\n"), stream);
     });
     return [note(t("task.diff_of", { hosts: fold(other.hosts) })), ...(found.length ? found : [note(t("task.diff_none"))])];
   }
@@ -117,21 +110,19 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
       if (group.binary[stream]) return [note(t("task.binary", { size: `${stream}, ${bytes(size ?? shown)}` }))];
       const isCut = size === undefined ? group.truncated : size > shown;
       const end = isCut ? [more(card, group, t("task.part", { shown: bytes(shown), size: bytes(size) || "…" }))] : [];
-      return [output(group[stream], stream === "stderr"), ...end];
+      return [output(group[stream], stream), ...end];
     });
     return found.length ? found : nothing(group);
   }
 
-  /** What stands where a text ends before its end. */
   function more(card, group, words = "") {
     const element = note(words);
-    const button = create("button", { textContent: t("task.whole") });
-    button.addEventListener("click", () => showWhole(card, group, button));
+    const button = create("button", { textContent: t("task.whole"), onclick: () => act(button, () => showWhole(card, group)) });
     element.append(" ", button);
     return element;
   }
 
-  /** What is said where there is no output: nothing where there could be none, since the reason says more. */
+  /** Nothing is said where there could be none: the reason says more. */
   function nothing({ state, hosts }) {
     if (HAVE_RUN.includes(state)) return [note(t("task.no_output"))];
     if (!isOpen(state)) return [];
@@ -139,19 +130,12 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
     return [note(printed ? t("task.live_above", { size: bytes(printed) }) : t("task.no_answer_yet"))];
   }
 
-  async function showWhole(card, group, button) {
-    button.disabled = true;
-    try {
-      const [hostname] = group.hosts;
-      const streams = await Promise.all(STREAMS.map((stream) => readWhole(hostname, stream)));
-      card.text.replaceChildren(...(streams.flat().length ? streams.flat() : nothing(group)));
-    } catch (error) {
-      button.disabled = false;
-      if (error.name !== "AbortError") toast(told(error), "bad");
-    }
+  async function showWhole(card, group) {
+    const streams = (await Promise.all(STREAMS.map((stream) => readWhole(group.hosts[0], stream)))).flat();
+    card.text.replaceChildren(...(streams.length ? streams : nothing(group)));
   }
 
-  /** All that is kept of a stream: its start, and where the middle is missing also a note that says so and its end. */
+  /** All that is kept of a stream: where its middle is missing, a note says so. */
   async function readWhole(hostname, stream) {
     const path = `${url}/executions/${encodeURIComponent(hostname)}/output`;
     let page = { next_offset: 0 };
@@ -161,25 +145,20 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf }, t, t
       kept.push(bytesOf(page.data, page.encoding));
     }
     if (!page.size_bytes) return [];
-    const isError = stream === "stderr";
     const whole = await new Blob(kept).bytes();
     const [start, end] = [whole.slice(0, page.head_bytes), whole.slice(page.head_bytes)].map(textOf);
     if (start === null || end === null) return [note(t("task.binary", { size: `${stream}, ${bytes(page.size_bytes)}` }))];
-    if (!page.truncated) return [output(start, isError)];
+    if (!page.truncated) return [output(start, stream)];
     const gap = note(t("task.gap", { missing: bytes(page.size_bytes - page.kept_bytes), size: bytes(page.size_bytes) }));
-    return [output(start, isError), gap, output(end, isError)];
+    return [output(start, stream), gap, output(end, stream)];
   }
 
   return { changed, draw };
 }
 
-/**
- * What the commands of a task print while they run, a card a host, once it is `start`ed; `changed` is told the
- * executions that have not ended. Of many hosts a few are shown, or the one that somebody chooses. `onNews` is called
- * when some more is shown.
- */
-export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal, t }, onNews) {
-  const cards = new Map(); // of the hosts that are watched, by hostname: {root, streams: {stdout: {tail, text, bytes}, …}}
+/** What commands print while they run, a card a host: of many hosts a few, or the one that is chosen. */
+export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
+  const cards = new Map(); // by hostname: {root, streams: {stdout: {tail, text, bytes}, …}}
   const section = place.closest("section");
   let watch = null; // null before it is started, and where it is refused
   let open = [];
@@ -187,24 +166,30 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
   let isDrawing = false;
 
   function start() {
-    watch = stream.watch(taskId, signal, { onPiece: take, onEnd: end, onRefused: stop });
+    watch ??= stream.watch(taskId, signal, { onPiece: take, onEnd: end, onRefused: stop });
     choose();
   }
 
   function stop() {
     watch = null;
-    for (const hostname of [...cards.keys()]) drop(hostname);
-    section.hidden = true;
+    keep([]);
+  }
+
+  function keep(hostnames) {
+    for (const [hostname, card] of cards) {
+      if (hostnames.includes(hostname)) continue;
+      card.root?.remove();
+      cards.delete(hostname);
+    }
+    if (!place.childElementCount) section.hidden = true;
   }
 
   function changed(executions) {
     open = executions;
-    const names = new Set(open.map((row) => row.hostname));
-    for (const hostname of [...cards.keys()]) if (!names.has(hostname)) drop(hostname);
+    keep(open.map((row) => row.hostname));
     timer ||= setTimeout(choose, LOOK_MS);
   }
 
-  /** Watch the chosen host while it runs, or else as many as there are places for. */
   function choose() {
     clearTimeout(timer);
     timer = 0;
@@ -212,7 +197,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     const chosen = open.find((row) => row.hostname === liveHost.value);
     const wanted = chosen ? [chosen.hostname] : toWatch(open, cards, MOST_LIVE);
     const isOther = wanted.some((hostname) => !cards.has(hostname));
-    if (isOther || chosen) for (const hostname of [...cards.keys()]) if (!wanted.includes(hostname)) drop(hostname);
+    if (isOther || chosen) keep(wanted);
     for (const hostname of wanted) if (!cards.has(hostname)) cards.set(hostname, { streams: {} });
     if (isOther) watch(wanted);
     drawChoice();
@@ -223,10 +208,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     const shown = atWork.filter((hostname) => cards.has(hostname)).length;
     text(liveOf, t("task.live_of", { shown, n: atWork.length }));
     liveField.hidden = atWork.length < 2;
-    keyedList(liveHost, ["", ...atWork], (hostname) => hostname, () => create("option"), (option, hostname) => {
-      option.value = hostname;
-      text(option, hostname || (atWork.length > MOST_LIVE ? t("task.live_first", { n: MOST_LIVE }) : t("task.live_all")));
-    });
+    options(liveHost, ["", ...atWork], (hostname) => hostname || t(atWork.length > MOST_LIVE ? "task.live_first" : "task.live_all", { n: MOST_LIVE }));
     section.hidden = !place.childElementCount && shown === atWork.length;
   }
 
@@ -246,9 +228,10 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
       if (!card.isNew) continue;
       card.isNew = false;
       if (!card.root) {
-        card.root = make("live-card");
-        text(card.root.host, hostname);
-        place.append(card.root.root);
+        const { root, host, text: texts } = make("live-card");
+        text(host, hostname);
+        place.append(root);
+        Object.assign(card, { root, texts });
       }
       for (const name of STREAMS) drawLive(card, name);
     }
@@ -256,7 +239,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     onNews();
   }
 
-  /** Whoever reads further up stays there, and who marks something is waited for; else the end is what shows. */
+  /** Who reads further up stays there, and who marks something is waited for. */
   function drawLive(card, name) {
     const found = card.streams[name];
     if (!found || found.drawn === found.text) return;
@@ -264,9 +247,9 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     if (before && getSelection().toString() && before.contains(getSelection().anchorNode)) return;
     const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
     const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
-    const element = output(found.text, name === "stderr");
+    const element = output(found.text, name);
     if (before) before.replaceWith(element);
-    else card.root.text.append(element);
+    else card.texts.append(element);
     element.scrollTop = isAtEnd ? element.scrollHeight : at;
     if (hasFocus) element.focus({ preventScroll: true });
     Object.assign(found, { element, drawn: found.text });
@@ -274,23 +257,15 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
 
   function end(ended) {
     open = open.filter((row) => row.hostname !== ended);
-    drop(ended);
+    keep([...cards.keys()].filter((hostname) => hostname !== ended));
   }
 
-  /** It has ended, or another host takes its place. */
-  function drop(hostname) {
-    cards.get(hostname)?.root?.root.remove();
-    cards.delete(hostname);
-    if (!place.childElementCount) section.hidden = true;
-  }
-
-  /** How many bytes these have printed, as far as that was heard. */
   function printedBy(hostnames) {
     const streams = hostnames.flatMap((hostname) => Object.values(cards.get(hostname)?.streams ?? {}));
     return streams.reduce((sum, found) => sum + found.bytes, 0);
   }
 
-  liveHost.addEventListener("change", choose);
+  liveHost.onchange = choose;
   signal.addEventListener("abort", () => clearTimeout(timer));
   return { start, changed, printedBy };
 }
@@ -298,7 +273,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
 const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
 const isReadable = (group) => group.stdout !== null && !group.binary.stdout && !group.binary.stderr && !group.truncated;
 
-/** The bytes as text, whose last character may be cut in two; null where they are none. */
+/** As text, whose last character may be cut in two; null where it is none. */
 function textOf(data) {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(data, { stream: true });

@@ -1,39 +1,26 @@
-// The system itself: whether it is ready, and how far each read table has come.
-import { badge, time } from "../components.js";
-import { attempt, keyedList, make, refs, text } from "../dom.js";
+// The system: whether it is ready, how far each read table has come, whether all is stopped.
+import { ask, badge, reasonField, time, timeNode } from "../components.js";
+import { attempt, create, every, permit, rowsOf, text } from "../dom.js";
 import { duration } from "../format.js";
+import { t } from "../i18n.js";
 
 const CHECK_MS = 10_000;
 
-export function mount(root, params, context) {
-  const { api, store, stream, signal, t, title } = context;
-  title(t("shell.system"));
-  const part = make("system");
-  root.replaceChildren(part.root);
-
-  function drawProjections() {
-    const rows = store.all("projections").sort((a, b) => (a.name < b.name ? -1 : 1));
-    keyedList(part.projections, rows, (row) => row.name, () => make("projection-row").root, (element, row) => {
-      const cells = refs(element);
-      text(cells.name, row.name);
-      badge(cells.state, "projection", row.state);
-      text(cells.position, row.position);
-      text(cells.lag, row.lag_events ? `${row.lag_events} · ${duration(row.lag_seconds * 1000)}` : "0");
-      text(cells.parked, String(row.parked));
-    });
-  }
-
-  /** What fails is first. */
-  function drawChecks({ checks }) {
-    const rows = [...checks].sort((a, b) => (b.state === "failing") - (a.state === "failing"));
-    keyedList(part.checks, rows, (row) => row.name, () => make("check-row").root, (element, row) => {
-      const cells = refs(element);
-      text(cells.name, row.name);
-      badge(cells.state, "check", row.state);
-      time(cells.since, row.since);
-      text(cells.detail, row.detail);
-    });
-  }
+export function mount(part, params, { api, store, stream, signal, user }) {
+  const projections = rowsOf(part.projections, (row) => row.name, [
+    (row, cell) => badge(cell, "projection", row.state),
+    (row) => row.name,
+    (row) => row.position,
+    (row) => (row.lag_events ? `${row.lag_events} · ${duration(row.lag_seconds * 1000)}` : 0),
+    (row) => row.parked,
+  ]);
+  const checks = rowsOf(part.checks, (row) => row.name, [
+    (row, cell) => badge(cell, "check", row.state),
+    (row) => row.name,
+    (row, cell) => time(cell, row.since),
+    (row) => row.detail,
+  ]);
+  const drawProjections = () => projections.draw(store.all("projections").sort((a, b) => (a.name < b.name ? -1 : 1)));
 
   async function readProjections() {
     const { items } = await api.get("/projections", { signal });
@@ -43,11 +30,46 @@ export function mount(root, params, context) {
     stream.follow(["system"], items.find((row) => row.name === "hosts").position, signal, null);
   }
 
-  const loadChecks = () => attempt(part.readiness, async () => drawChecks(await api.readiness(signal)));
+  async function readChecks() {
+    const found = await api.readiness(signal);
+    checks.draw(found.checks.sort((a, b) => (b.state === "failing") - (a.state === "failing")));
+  }
 
+  if (permit(part.stop, user, "stop.set")) part.stop.onclick = () => askStop("stop", (body) => api.post("/stop", body));
+  const loadChecks = () => attempt(part.checks.parentElement, readChecks);
   store.subscribe(["projections"], drawProjections, signal);
-  const timer = setInterval(loadChecks, CHECK_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  every(CHECK_MS, loadChecks, signal);
   loadChecks();
-  attempt(part.tables, readProjections);
+  attempt(part.projections.parentElement, readProjections);
+}
+
+async function askStop(way, send) {
+  await ask({
+    title: t(`stop.${way}`),
+    body: t(`stop.${way}_what`),
+    fields: [reasonField(true)],
+    yes: t(`stop.${way}`),
+    submit: send,
+  });
+  readStop();
+}
+
+let readStop = () => {};
+
+export function followStop(banner, { api, signal, user }) {
+  let drawn = null;
+
+  readStop = async () => {
+    const found = await api.get("/stop", { asksToSignIn: false }).catch(() => null);
+    if (!found || found.seq === drawn) return;
+    drawn = found.seq;
+    banner.hidden = !found.stopped;
+    const words = create("span");
+    const lift = create("button", { textContent: t("stop.lift") });
+    text(words, t("stop.banner", found));
+    banner.replaceChildren(words, timeNode(found.since), lift);
+    if (permit(lift, user, "stop.lift")) lift.onclick = () => askStop("lift", (body) => api.remove("/stop", body));
+  };
+  every(CHECK_MS, () => document.hidden || readStop(), signal);
+  readStop();
 }

@@ -1,64 +1,76 @@
-// What was run: all tasks, newest first.
-import { attempt, make } from "../dom.js";
-import { link } from "../router.js";
-import { taskTable } from "./task-table.js";
+// What was run: all tasks, newest first; on the page of a host its own.
+import { anchor, badge, time } from "../components.js";
+import { t } from "../i18n.js";
+import { link, taskPath } from "../router.js";
+import { ANSWERS, answersOf, taskState } from "../states.js";
+import { newestFirst } from "./newest.js";
 
 const TYPING_MS = 250;
 const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] }; // of each choice
+const SHOWS = [
+  (task, cell) => badge(cell, "task", taskState(task)),
+  (task, cell) => anchor(cell, taskPath(task.task_id), task.command),
+  (task) => targetText(task.target),
+  (task) => answersText(task.counts),
+  (task) => task.actor,
+  (task, cell) => time(cell, task.accepted_at),
+];
 
-export function mountList(root, params, context) {
-  const { api, stream, signal, t, title, navigate } = context;
-  title(t("shell.tasks"));
-  const part = make("tasks");
-  root.replaceChildren(part.root);
-  part.q.placeholder = t("tasks.filter");
-  part.q.setAttribute("aria-label", t("tasks.filter"));
-  part.state.setAttribute("aria-label", t("fleet.state"));
+export function mountList(part, params, context) {
   let filter = params;
-  let oldest = 0;
-  let cursor = null;
-  let reading = new AbortController();
   let timer = 0;
-  let isFollowing = false;
-
-  const matches = (task) =>
-    task.seq >= oldest &&
-    (!filter.q || task.command.toLowerCase().includes(filter.q.toLowerCase())) &&
-    (!filter.state || STATES[filter.state]?.includes(task.state));
-  const table = taskTable(part.list, context, { filter: matches, emptyText: t("tasks.none"), emptyLink: "/run" });
-  const change = (more) => navigate(link("/tasks", { ...filter, ...more }), { replace: true });
-  part.q.addEventListener("input", () => change({ q: part.q.value }));
-  part.state.addEventListener("change", () => change({ state: part.state.value }));
-  table.more.addEventListener("click", () => load(cursor));
-  signal.addEventListener("abort", () => {
-    clearTimeout(timer);
-    reading.abort();
+  const list = newestFirst(part.list, context, {
+    from: "tasks",
+    head: "task-head", shows: SHOWS,
+    isWanted: (task) => (!filter.q || task.command.toLowerCase().includes(filter.q.toLowerCase())) && (!filter.state || STATES[filter.state]?.includes(task.state)),
+    none: [t("tasks.none"), "/run", t("run.title")],
+    query: () => ({ q: filter.q, state: STATES[filter.state]?.join(",") }),
   });
-
-  const load = (from = null) => attempt(part.list, () => read(from));
-
-  async function read(from) {
-    reading.abort(); // the answer to an older filter counts no more
-    reading = new AbortController();
-    const query = { q: filter.q, state: STATES[filter.state]?.join(","), cursor: from, limit: 100 };
-    const page = await api.get("/tasks", { query, signal: reading.signal });
-    cursor = page.next_cursor;
-    oldest = cursor ? page.items.at(-1).seq : 0;
-    stream.take("tasks", page.items);
-    table.more.hidden = !cursor;
-    table.draw();
-    if (!isFollowing) stream.follow(["tasks"], page.as_of, signal, load);
-    isFollowing = true;
-  }
+  const change = (more) => context.navigate(link("/tasks", { ...filter, ...more }), { replace: true });
+  part.q.oninput = () => change({ q: part.q.value });
+  part.state.onchange = () => change({ state: part.state.value });
 
   function update(next) {
+    const wait = filter === next ? 0 : TYPING_MS;
     filter = next;
     if (document.activeElement !== part.q) part.q.value = filter.q ?? "";
     part.state.value = filter.state ?? "";
-    table.draw();
+    list.draw();
     clearTimeout(timer);
-    timer = setTimeout(load, isFollowing ? TYPING_MS : 0);
+    timer = setTimeout(list.load, wait);
   }
+  context.signal.addEventListener("abort", () => clearTimeout(timer));
   update(params);
   return { update };
+}
+
+/** The last tasks of a host; those that come have an execution of it. */
+export function tasksOf(place, hostname, context, onRead) {
+  const taskIds = new Set();
+  const isItsOwn = (task) => taskIds.has(task.task_id) || context.store.one("executions", `${task.task_id}/${hostname}`) !== undefined;
+  newestFirst(place, context, {
+    from: "tasks",
+    tables: ["tasks", "executions"],
+    head: "task-head", shows: SHOWS,
+    isWanted: isItsOwn,
+    none: [t("host.no_tasks")],
+    query: () => ({ hostname }),
+    limit: 10,
+    onPage({ items, as_of: asOf }) {
+      for (const task of items) taskIds.add(task.task_id);
+      onRead(asOf);
+    },
+  }).load();
+}
+
+export function targetText(target) {
+  if (target.all) return t("run.all");
+  if (target.group) return t("run.in_group", { group: target.group });
+  if (target.hosts) return t("run.n_hosts", { n: target.hosts.length });
+  return target.host;
+}
+
+export function answersText(counts) {
+  const sums = answersOf(counts);
+  return ANSWERS.filter((answer) => sums[answer]).map((answer) => t(`task.answer_${answer}`, { n: sums[answer] })).join(" · ");
 }

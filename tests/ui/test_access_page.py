@@ -1,0 +1,146 @@
+"""Who may do what: rules, people, tokens and enrolment, on the page that shows and changes them."""
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.programs import PASSWORD
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import heading, sign_in
+
+pytestmark = pytest.mark.browser
+
+
+def tab(page: Page, dev: Dev, name: str) -> None:
+    page.goto(f"{dev.url}/access?tab={name}")
+    heading(page, "Access")
+
+
+def row(page: Page, text: str | re.Pattern[str]) -> Locator:
+    return page.get_by_role("row").filter(has_text=text)
+
+
+def fill(page: Page, button: str, yes: str | None = None, **fields: str) -> None:
+    """Press a button of the page, fill in what its dialog asks, and say yes."""
+    page.get_by_role("button", name=button, exact=True).first.click()
+    dialog = page.get_by_role("dialog")
+    for label, value in fields.items():
+        found = dialog.get_by_label(re.compile(label.replace("_", " ")))
+        if found.evaluate("(e) => e.tagName") == "SELECT":
+            found.select_option(value)
+        else:
+            found.fill(value)
+    dialog.get_by_role("button", name=yes or button, exact=True).click()
+
+
+def test_a_person_is_added_changed_and_shut_out(page: Page, dev: Dev) -> None:
+    tab(page, dev, "people")
+    fill(page, "Add a person", User="pat", Role="operator", Password=PASSWORD)
+    pat = row(page, "pat")
+    expect(pat).to_contain_text("operator")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    pat.get_by_role("button", name="Role…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Role")).to_have_value("operator")
+    dialog.get_by_label("Role").select_option("viewer")
+    dialog.get_by_role("button", name="Role…").click()
+    expect(pat).to_contain_text("viewer")
+    pat.get_by_role("button", name="Disable").click()
+    expect(dialog).to_contain_text("pat is signed out")
+    dialog.get_by_role("button", name="Disable").click()
+    expect(pat.get_by_role("button", name="Enable")).to_be_visible()
+    assert {u["username"]: u["enabled"] for u in dev.api.get("/users")["items"]}["pat"] is False
+
+
+def test_what_the_server_has_against_it_stands_in_the_dialog_and_nothing_typed_is_lost(
+    visitor: Visitor, page: Page, dev: Dev
+) -> None:
+    tab(page, dev, "people")
+    fill(page, "Add a person", User="sam", Role="viewer", Password="short")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("alert")).to_contain_text("password")
+    expect(dialog.get_by_label("User")).to_have_value("sam")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    dialog.get_by_role("button", name="Add a person").click()
+    expect(row(page, "sam")).to_be_visible()
+    assert [c for c in visitor.complaints if "422" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_token_is_shown_once_and_revoked(page: Page, dev: Dev) -> None:
+    tab(page, dev, "tokens")
+    with page.expect_request("**/api/v1/tokens") as asked:
+        fill(page, "New token", Name="for the test", Days="3")
+    assert asked.value.post_data_json == {"name": "for the test", "days": 3}
+    shown = page.locator("pre").filter(has_text=re.compile("^cp_"))
+    expect(shown).to_be_visible()
+    expect(page.get_by_role("button", name="Copy")).to_be_visible()
+    token = row(page, "for the test")
+    token.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(token).to_have_count(0)
+
+
+def test_a_rule_is_made_told_in_words_and_deleted(page: Page, dev: Dev) -> None:
+    tab(page, dev, "rules")
+    expect(row(page, "role:operator may")).to_be_visible()
+    expect(row(page, "role:operator may").get_by_role("button")).to_have_count(0)  # what a role may stays
+    fill(page, "New rule", yes="New rule", Effect="deny", Who="user:pat", Groups="db, web", At_most_hosts="2")
+    rule = row(page, "user:pat may not tasks.run on group db, group web · at most 2 hosts")
+    expect(rule).to_be_visible()
+    rule.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(rule).to_have_count(0)
+
+
+def test_an_enrolment_token_is_made_as_a_line_to_run_and_revoked(page: Page, dev: Dev) -> None:
+    tab(page, dev, "enrolment")
+    fill(page, "Make a token", Hostname="db-77")
+    expect(page.locator("pre").filter(visible=True)).to_contain_text(
+        re.compile("enrol --server .* --token cpe_.* --hostname db-77")
+    )
+    token = row(page, "db-77")
+    token.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(token).to_have_count(0)
+
+
+def test_who_may_only_look_has_the_tabs_of_their_own(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "wanda", "role": "viewer", "password": PASSWORD})
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "wanda")
+    page.keyboard.press("g")
+    page.keyboard.press("c")
+    heading(page, "Access")
+    tabs = page.get_by_role("navigation", name="Access").get_by_role("link")
+
+    expect(tabs).to_have_text(["API tokens", "My account"])
+    page.goto(f"{dev.url}/access?tab=people")
+    expect(page.get_by_role("heading", name="API tokens")).to_be_visible()
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_the_keyboard_alone_is_enough_and_the_focus_comes_back(page: Page, dev: Dev) -> None:
+    tab(page, dev, "tokens")
+    make = page.get_by_role("button", name="New token")
+    make.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(make).to_be_focused()
+
+
+def test_a_section_that_a_server_does_not_have_is_not_shown(visitor: Visitor, page: Page, dev: Dev) -> None:
+    absent = {"code": "not_found", "detail": "there is no such page", "status": 404}
+    page.route(re.compile("/api/v1/pending-hosts"), lambda route: route.fulfill(status=404, json=absent))
+    tab(page, dev, "enrolment")
+    expect(page.get_by_role("heading", name="Enrolment")).to_be_visible()
+    expect(page.get_by_role("heading", name="Hosts that ask to come in")).to_be_hidden()
+    assert [c for c in visitor.complaints if "404" not in c] == []
+    visitor.complaints.clear()

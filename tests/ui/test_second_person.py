@@ -1,0 +1,143 @@
+"""What needs a second person, what leaves no free choice, and what stops all: on the real routes."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.programs import PASSWORD
+from tests.ui import contract
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import finished, heading, sign_in
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def other(browser: Browser) -> Iterator[Page]:
+    """A page of somebody else."""
+    context = browser.new_context(locale="en-US", reduced_motion="reduce")
+    yield Visitor(context).page()
+    context.close()
+
+
+def ask(page: Page) -> None:
+    page.get_by_role("button", name="Ask for approval: 1 host").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(re.compile("Why")).fill("for the test")
+    dialog.get_by_role("button", name="Ask for approval: 1 host").click()
+    heading(page, "Access")
+
+
+def press(page: Page, name: str) -> None:
+    """Press a button, and the one of its dialog."""
+    page.get_by_role("button", name=name).click()
+    page.get_by_role("dialog").get_by_role("button", name=name).click()
+
+
+def approve(page: Page, dev: Dev, requester: str) -> None:
+    page.goto(f"{dev.url}/access")
+    card = page.get_by_role("row").filter(has_text=requester)
+    card.get_by_role("button", name="Approve").click()
+    page.get_by_role("dialog").get_by_role("button", name="Approve").click()
+    expect(card.filter(has_text="Approved")).to_be_visible()
+
+
+def test_one_asks_another_approves_and_the_first_runs_it(page: Page, other: Page, dev: Dev) -> None:
+    contract.needs("approvals")
+    dev.api.post("/users", {"username": "rita", "role": "operator", "password": PASSWORD})
+    rule = {"effect": "approve", "subject": "user:rita", "actions": ["tasks.run"], "hosts": {"all": True}}
+    dev.api.post("/rules", {**rule, "patterns": ["echo second*"]})
+    other.goto(dev.url)
+    sign_in(other, "rita")
+    other.goto(f"{dev.url}/run?host=sim-0001&command=echo second person")
+    ask(other)
+    expect(other.get_by_text("rita: waiting for a second person")).to_be_visible()
+    expect(other.get_by_role("button", name="Approve")).to_have_count(0)
+    approve(page, dev, "rita")
+    other.reload()
+    press(other, "Run now")
+
+    finished(other, "1 ok")
+    heading(other, "echo second person")
+
+
+def test_a_template_is_made_and_run_with_parameters_and_by_approval(page: Page, other: Page, dev: Dev) -> None:
+    contract.needs("approvals", "templates")
+    page.goto(f"{dev.url}/access?tab=templates")
+    page.get_by_role("button", name="New template").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("say")
+    dialog.get_by_label(re.compile("^Command")).fill("/usr/bin/printf\n%s-%s\n{word}\n{times}")
+    parameters = '[{"name": "word", "type": "text"}, {"name": "times", "type": "integer", "min": 1, "max": 5}]'
+    dialog.get_by_label(re.compile("^Parameters")).fill(parameters)
+    dialog.get_by_role("button", name="New template").click()
+    expect(page.get_by_role("row").filter(has_text="say")).to_be_visible()
+
+    dev.api.post("/users", {"username": "remo", "role": "operator", "password": PASSWORD})
+    rule = {"effect": "approve", "subject": "user:remo", "actions": ["tasks.run"], "hosts": {"all": True}}
+    dev.api.post("/rules", rule)
+    other.goto(dev.url)
+    sign_in(other, "remo")
+    other.goto(f"{dev.url}/run?host={dev.hostname}")
+    other.get_by_label(re.compile("^What")).select_option("say")
+    other.get_by_label(re.compile("^word")).fill("hello you")
+    other.get_by_label(re.compile("^times")).fill("3")
+    ask(other)
+    approve(page, dev, "remo")
+    other.reload()
+    press(other, "Run now")
+    finished(other, "1 ok")
+    expect(other.locator("pre").filter(has_text="hello you-3")).to_be_visible()
+
+
+def test_all_is_stopped_nothing_is_accepted_and_it_is_lifted(visitor: Visitor, page: Page, dev: Dev) -> None:
+    contract.needs("stop")
+    page.goto(f"{dev.url}/system")
+    page.get_by_role("button", name="Stop everything").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(re.compile("Why")).fill("a worm")
+    dialog.get_by_role("button", name="Stop everything").click()
+    banner = page.get_by_role("status").filter(has_text="Everything is stopped by admin: a worm.")
+    expect(banner).to_be_visible()
+    page.goto(f"{dev.url}/run?host=sim-0001&command=uptime")
+    page.get_by_role("button", name="Run on 1 host").click()
+    expect(page.get_by_role("alert").filter(has_text="Everything is stopped")).to_be_visible()
+    banner.get_by_role("button", name="Lift").click()
+    dialog.get_by_label(re.compile("Why")).fill("it is gone")
+    dialog.get_by_role("button", name="Lift").click()
+
+    expect(banner).to_be_hidden()
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_one_changes_the_own_password_and_makes_a_small_token(visitor: Visitor, dev: Dev) -> None:
+    contract.needs("auth/password")
+    dev.api.post("/users", {"username": "pam", "role": "approver", "password": PASSWORD})
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "pam")
+    page.goto(f"{dev.url}/access?tab=account")
+    page.get_by_role("button", name="Change").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Present password").fill("wrong")
+    dialog.get_by_label("New password").fill(PASSWORD + ", too")
+    dialog.get_by_role("button", name="Change").click()
+    expect(dialog.get_by_role("alert")).to_have_text("User or password is wrong.")
+    dialog.get_by_label("Present password").fill(PASSWORD)
+    dialog.get_by_role("button", name="Change").click()
+    expect(dialog).to_have_count(0)
+
+    page.get_by_role("link", name="API tokens").click()
+    page.get_by_role("button", name="New token").click()
+    dialog.get_by_label("Name").fill("small")
+    dialog.get_by_label("Permissions").select_option(["hosts.read"])
+    dialog.get_by_label(re.compile("Addresses")).fill("127.0.0.0/8")
+    dialog.get_by_role("button", name="New token").click()
+    token = page.get_by_role("row").filter(has_text="small")
+    expect(token).to_contain_text("hosts.read")
+    expect(token).to_contain_text("127.0.0.0/8")
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()

@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+const { onSignedOut, post } = await import("../../../ui/js/api.js");
+
+let answers = [];
+let asked = [];
+globalThis.fetch = async (url, { method }) => {
+  asked.push(`${method} ${url}`);
+  const [status, body] = answers.shift();
+  return { ok: status < 400, status, headers: new Map(), json: async () => body };
+};
+
+function server(...next) {
+  answers = next;
+  asked = [];
+}
+
+const again = [403, { code: "sign_in_again", detail: "sign in again" }];
+
+test("what needs a session of just now is asked once more after signing in, and one question is enough for all", async () => {
+  let questions = 0;
+  onSignedOut(async (refused) => {
+    assert.equal(refused.code, "sign_in_again");
+    questions += 1;
+    await new Promise((resolve) => setTimeout(resolve));
+  });
+  server(again, again, [201, { seq: 1 }], [201, { seq: 2 }]);
+  assert.deepEqual(await Promise.all([post("/users", {}), post("/users", {})]), [{ seq: 1 }, { seq: 2 }]);
+  assert.equal(questions, 1);
+  assert.equal(asked.length, 4);
+});
+
+test("it is asked once more only once, and stays refused where nobody signs in", async () => {
+  onSignedOut(async () => {});
+  server(again, again);
+  await assert.rejects(post("/users", {}), { code: "sign_in_again" });
+  onSignedOut(async (refused) => {
+    throw refused;
+  });
+  server(again);
+  await assert.rejects(post("/users", {}), { code: "sign_in_again" });
+  assert.deepEqual(asked, ["POST /api/v1/users"]);
+});
+
+test("a session that has ended is asked for, a wrong password is only told", async () => {
+  let questions = 0;
+  onSignedOut(async (refused) => {
+    assert.equal(refused, null);
+    questions += 1;
+  });
+  server([401, { code: "not_signed_in" }], [200, { seq: 3 }]);
+  assert.deepEqual(await post("/tasks", {}), { seq: 3 });
+  server([401, { code: "login_failed", detail: "user or password is wrong" }]);
+  await assert.rejects(post("/auth/password", {}), { code: "login_failed" });
+  assert.equal(questions, 1);
+});

@@ -1,0 +1,176 @@
+// Who may do what. `access.json` says what there is: approvals, rules, people; here is how any of it is shown.
+import { anchor, ask, badge, output, time } from "../components.js";
+import { attempt, create, every, keyedList, make, permit, rowsOf, successive, text, translate } from "../dom.js";
+import { fold } from "../format.js";
+import { t } from "../i18n.js";
+import { hostPath, link, taskPath } from "../router.js";
+import data from "../../access.json" with { type: "json" };
+import { addPasskey } from "./login.js";
+
+const LOOK_MS = 10_000;
+const LIMITS = ["accounts", "command", "templates", "patterns", "most_hosts", "longest_timeout"];
+const OF_TEMPLATES = ["command", "argv", "user", "timeout", "cwd", "env", "template_seq"]; // what a template says itself
+
+export function mount(part, params, context) {
+  const { user } = context;
+  const isShown = ({ needs }) => !needs || needs.some((permission) => user.permissions.includes(permission));
+  const tabs = Object.keys(data.tabs).filter((tab) => data.tabs[tab].some(isShown));
+  const nextSignal = successive(context.signal);
+
+  function update({ tab: wanted }) {
+    const chosen = tabs.includes(wanted) ? wanted : tabs[0];
+    keyedList(part.tabs, tabs, (tab) => tab, () => create("a", { className: "button" }), (element, tab) => {
+      element.href = link("/access", { tab });
+      element.ariaCurrent = tab === chosen ? "page" : null;
+      text(element, t(`access.${tab}`));
+    });
+    const signal = nextSignal();
+    part.sections.replaceChildren(...data.tabs[chosen].filter(isShown).map((spec) => section(spec, { ...context, signal })));
+  }
+  update(params);
+  return { update };
+}
+
+export function enrolment(context) {
+  return section({ ...data.tabs.enrolment.at(-1), columns: null, actions: null, isAsked: true }, context);
+}
+
+/** One section: its rows, what can be done with each, how one more is made. */
+function section(spec, context) {
+  const { api, signal, user } = context;
+  const part = make("section");
+  const may = ({ needs }) => !needs || user.permissions.includes(needs);
+  const actions = (spec.actions ?? []).filter(may);
+  const keyOf = (row) => row[spec.id];
+  const columns = [...(spec.columns ?? []), ...(actions.length ? ["do"] : [])];
+  for (const name of columns) part.head.append(create("th", { textContent: t(`access.field.${name}`), className: CLASSES[name] ?? "" }));
+  part.table.className = spec.isCards ? "cards" : "list";
+  const rows = spec.columns && rowsOf(part.table, keyOf, columns.map((name) => (name === "do" ? drawActions : (row, cell) => show(row, cell, name))));
+
+  /** What a server does not have is not shown. */
+  async function read(minSeq) {
+    try {
+      const { items } = await api.get(spec.path, { query: { ...spec.query, min_seq: minSeq }, signal });
+      rows.draw(items.sort((a, b) => (b.state === "waiting") - (a.state === "waiting")));
+      part.empty.hidden = items.length > 0;
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      part.root.hidden = true;
+    }
+  }
+
+  const load = (minSeq) => attempt(part.rows, () => read(minSeq));
+
+  function drawActions(row, place) {
+    const fits = (wanted) => Object.entries(wanted).every(([name, value]) => row[name] === value);
+    const wanted = actions.filter(({ when = {}, unless }) => fits(when) && !(unless && fits(unless)));
+    keyedList(place, wanted, ({ name }) => name, () => create("button"), (button, action) => {
+      button.className = action.kind ?? "";
+      button.onclick = () => perform(action, row);
+      text(button, t(`access.${spec.name}.${action.name}`));
+    });
+  }
+
+  function perform(action, row = {}) {
+    const name = `${spec.name}.${action.name ?? "create"}`;
+    const fields = Object.entries(action.fields ?? {}).map(([field, type], place) => ({
+      name: field,
+      autofocus: place === 0,
+      label: t(`access.field.${field}`),
+      value: action.prefills && row[field],
+      ...data.types[type],
+      ...(type === "permissions" && { choices: user.permissions }),
+    }));
+    const shown = action.shows ? [output(commandOf(row)), hostsText(row)] : [];
+    return ask({
+      title: t(`access.${name}`),
+      body: [t(`access.${name}_what`, row), ...shown],
+      fields,
+      yes: t(`access.${name}`),
+      submit: async (values) => {
+        const body = { ...values, ...action.body };
+        const answer = await (OWN[name] ? OWN[name](body, row, context) : send(body, row, action));
+        if (action.secret) showOnce(answer[action.secret]);
+        if (rows) load(spec.isLive ? null : answer?.seq);
+      },
+    });
+  }
+
+  function send(body, row, { method = "post", to = "" }) {
+    const path = keyOf(row) === undefined ? spec.path : `${spec.path}/${encodeURIComponent(keyOf(row))}${to}`;
+    return api[method](path, method === "remove" ? undefined : body, { signal });
+  }
+
+  function showOnce(secret) {
+    part.made.hidden = false;
+    part.secret.textContent = spec.path === "/enrolment-tokens" ? `${secret}\ncontrol-plane-agent run` : secret;
+    part.copy.onclick = () => navigator.clipboard.writeText(part.secret.textContent);
+  }
+
+  part.title.dataset.t = `access.${spec.name}`;
+  part.about.dataset.t = spec.isAsked && user.dev ? "fleet.add_dev" : `access.${spec.name}.about`;
+  part.create.dataset.t = `access.${spec.name}.create`;
+  translate(part.root);
+  part.create.hidden = !spec.create || spec.isAsked;
+  if (spec.create && (may(spec.create) || permit(part.create, user, spec.create.needs))) part.create.onclick = () => perform(spec.create);
+  if (spec.isAsked) perform(spec.create);
+  if (rows) load();
+  if (spec.isLive) every(LOOK_MS, () => document.hidden || load(), signal);
+  return part.root;
+}
+
+const CLASSES = { name: "name", username: "name", hostname: "name", rule: "name", fingerprint: "mono", asked_command: "line", do: "line do" };
+
+const SHOWN = {
+  state: (state, cell) => badge(cell, "approval", state),
+  requester: (name, _, { mine, state }) => (mine && state === "waiting" ? t("access.second_person", { name }) : name),
+  rule: (_, __, rule) => ruleText(rule),
+  identity: (identity) => identity?.subject ?? "",
+  argv: (argv) => argv.join(" "),
+  fingerprint: (fingerprint) => fingerprint.match(/.{1,4}/g).join(" "), // as people read it aloud
+  asked_command(_, cell, row) {
+    if (!cell.hasChildNodes()) cell.append(output(commandOf(row))); // what somebody marks in it stays marked
+  },
+  template: (_, __, { request }) => request.template ?? "",
+  account: (_, __, { request }) => request.user,
+  hosts: showHosts,
+};
+
+function show(row, cell, name) {
+  const value = row[name];
+  if (SHOWN[name]) return SHOWN[name](value, cell, row);
+  if (name.endsWith("_at")) return time(cell, value);
+  if (typeof value === "boolean") return t(value ? "access.yes" : "access.no");
+  return [value ?? ""].flat().join(", ");
+}
+
+function showHosts(hosts, cell, { host_count: n, request: { target } }) {
+  const place = create("span");
+  anchor(place, n === 1 ? hostPath(hosts[0]) : link("/hosts", { group: target.group }), hostsText({ hosts, host_count: n }));
+  cell.replaceChildren(place);
+}
+
+/** A rule as a sentence, with its limits. */
+function ruleText({ effect, subject, actions, hosts, ...rule }) {
+  const where = hosts.all ? t("run.all") : [...hosts.groups.map((group) => t("run.in_group", { group })), ...hosts.hostnames].join(", ");
+  const limits = LIMITS.filter((name) => rule[name]?.length !== 0 && rule[name] && rule[name] !== "shell");
+  const said = limits.map((name) => t(`access.limit_${name}`, { value: [rule[name]].flat().join(", ") }));
+  return [t(`access.rule_${effect}`, { subject, actions: actions.join(", "), where }), ...said].join(" · ");
+}
+
+const hostsText = ({ hosts, host_count: n }) => `${t("task.on_hosts", { n })}: ${fold(hosts)}${n > hosts.length ? " …" : ""}`;
+const commandOf = ({ request }) => request.argv?.join(" ") ?? request.command;
+
+const OWN = {
+  "approvals.run": runApproved,
+  "password.create": async (body, _, { api, signedIn }) => signedIn(await api.post("/auth/password", body), link("/access", { tab: "account" })),
+  "passkeys.create": addPasskey,
+};
+
+/** Just what was approved is sent. */
+async function runApproved(_, { request, task_id: taskId, approval_id: approvalId }, { api, stream, navigate }) {
+  const asked = Object.entries(request).filter(([name]) => !request.template || !OF_TEMPLATES.includes(name));
+  const { task } = await api.post("/tasks", { ...Object.fromEntries(asked), task_id: taskId, approval_id: approvalId });
+  stream.take("tasks", [task]);
+  navigate(taskPath(taskId));
+}

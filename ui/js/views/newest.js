@@ -1,0 +1,55 @@
+// A list of rows, newest first, read page by page: tasks, and events.
+import { empty } from "../components.js";
+import { attempt, make, rowsOf, successive, text } from "../dom.js";
+import { t } from "../i18n.js";
+
+const PAGE = 100;
+
+/** New rows wait behind a button unless the page is at its top, so that nothing moves under the user. */
+export function newestFirst(place, { api, store, stream, signal }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, onPage = () => {} }) {
+  const part = make("newest");
+  place.replaceChildren(part.root);
+  part.table.append(make(head).root);
+  const rows = rowsOf(part.table.firstElementChild, (row) => row.seq, shows);
+  let top = 0; // rows up to here are shown
+  let bottom = Infinity; // and were read down to here
+  let cursor = null;
+  const nextSignal = successive(signal);
+
+  function draw() {
+    const found = store.all(from).filter((row) => row.seq >= bottom && isWanted(row)).sort((a, b) => b.seq - a.seq);
+    if (window.scrollY < 40 || !top) top = Math.max(top, found[0]?.seq ?? 0);
+    const shown = found.filter((row) => row.seq <= top);
+    part.news.hidden = shown.length === found.length;
+    text(part.news, t("shell.news", { n: found.length - shown.length }));
+    const details = [...rows.body.querySelectorAll(".detail")];
+    for (const detail of details) detail.remove();
+    rows.draw(shown);
+    for (const detail of details) rows.body.querySelector(`[data-key="${detail.dataset.of}"]`)?.after(detail);
+    part.empty.hidden = found.length > 0;
+    if (!found.length && bottom < Infinity) empty(part.empty, ...none);
+  }
+
+  const load = (next = null) => attempt(part.root, () => read(next));
+
+  async function read(next) {
+    // The answer to an older query counts no more.
+    const page = await api.get(`/${from}`, { query: { ...query(), limit, cursor: next }, signal: nextSignal() });
+    cursor = page.next_cursor;
+    bottom = cursor ? page.items.at(-1).seq : 0;
+    onPage(page);
+    stream.take(from, page.items);
+    part.more.hidden = !cursor;
+    draw();
+    stream.follow([from], page.as_of, signal, load);
+  }
+
+  part.more.onclick = () => load(cursor);
+  part.news.onclick = () => {
+    top = Infinity;
+    draw();
+    top = 0;
+  };
+  store.subscribe(tables, draw, signal);
+  return { draw, load };
+}
