@@ -11,7 +11,7 @@ import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./tasks.js";
 
 const LESS_THAN_A_LINE_PX = 12; // by which letters may reach over their line
-const UNSHOWN = ["argv", "env", "cwd", "stdin"]; // on the Run page it would be another command without them
+const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page it would be another command without them
 const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own, where nothing else was asked for
 
 export function mountTask(part, { task_id: taskId }, context) {
