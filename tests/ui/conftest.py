@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.support.programs import Api, Program
 from tests.support.servers import free_port, wait_until
-from tests.ui import contract
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 SIMULATED = 5
@@ -40,7 +39,6 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         document = json.loads((state / "dev.json").read_text())
         api = Api(document["url"], document["token"])
         with api.http:
-            contract.look(document["url"], api.http)
             wait_until(lambda: len(api.every("/hosts")) == SIMULATED + 1, timeout_s=20, what="all hosts are registered")
             hosts = {row["hostname"]: row["groups"] for row in api.every("/hosts")}
             api.online(list(hosts))
@@ -69,7 +67,6 @@ class Visitor:
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        contract.answer(self.context)
 
     def page(self) -> Page:
         page = self.context.new_page()

@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.programs import PASSWORD
-from tests.ui import contract
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import finished, heading, sign_in
 
@@ -45,7 +44,6 @@ def approve(page: Page, dev: Dev, requester: str) -> None:
 
 
 def test_one_asks_another_approves_and_the_first_runs_it(page: Page, other: Page, dev: Dev) -> None:
-    contract.needs("approvals")
     dev.api.post("/users", {"username": "rita", "role": "operator", "password": PASSWORD})
     rule = {"effect": "approve", "subject": "user:rita", "actions": ["tasks.run"], "hosts": {"all": True}}
     dev.api.post("/rules", {**rule, "patterns": ["echo second*"]})
@@ -64,7 +62,6 @@ def test_one_asks_another_approves_and_the_first_runs_it(page: Page, other: Page
 
 
 def test_a_template_is_made_and_run_with_parameters_and_by_approval(page: Page, other: Page, dev: Dev) -> None:
-    contract.needs("approvals", "templates")
     page.goto(f"{dev.url}/access?tab=templates")
     page.get_by_role("button", name="New template").click()
     dialog = page.get_by_role("dialog")
@@ -93,7 +90,6 @@ def test_a_template_is_made_and_run_with_parameters_and_by_approval(page: Page, 
 
 
 def test_all_is_stopped_nothing_is_accepted_and_it_is_lifted(visitor: Visitor, page: Page, dev: Dev) -> None:
-    contract.needs("stop")
     page.goto(f"{dev.url}/system")
     page.get_by_role("button", name="Stop everything").click()
     dialog = page.get_by_role("dialog")
@@ -114,7 +110,6 @@ def test_all_is_stopped_nothing_is_accepted_and_it_is_lifted(visitor: Visitor, p
 
 
 def test_one_changes_the_own_password_and_makes_a_small_token(visitor: Visitor, dev: Dev) -> None:
-    contract.needs("auth/password")
     dev.api.post("/users", {"username": "pam", "role": "approver", "password": PASSWORD})
     page = visitor.page()
     page.goto(dev.url)

@@ -1,25 +1,4 @@
-"""What routes answer, as their contract has it: pages are tried with it, and live by it where a server lacks them yet.
-
-Once the server has them all, `look`, `needs`, `answer` and ANSWERS can go: nothing is answered in its place any more.
-"""
-
-import re
-from collections.abc import Callable
-
-import httpx
-import pytest
-from playwright.sync_api import BrowserContext, Route
-
-EMPTY = {"items": []}
-ANSWERS: dict[str, object] = {
-    "stop": {"stopped": False, "by": None, "reason": None, "since": None, "seq": 0},
-    "auth/providers": {"oidc": None, "passkeys": False},
-    "approvals": EMPTY,
-    "templates": EMPTY,
-    "pending-hosts": EMPTY,
-    "auth/passkeys": EMPTY,
-}
-
+"""Answers of the server that a page is tried with where the real thing would take long, or two days."""
 
 WAITING: dict[str, object] = {
     "approval_id": "a1",
@@ -74,28 +53,4 @@ PENDING = {
     "expires_at": "2036-11-26T08:00:00Z",
 }
 STOPPED = {"stopped": True, "by": "sid", "reason": "a worm", "since": "2026-11-26T07:00:00Z", "seq": 9}
-
-
-_there: set[str] = set()  # the paths of the server's own description
-
-
-def look(url: str, http: httpx.Client) -> None:
-    """See which routes the server has."""
-    _there.update(http.get(f"{url}/api/openapi.json").json()["paths"])
-
-
-def needs(*paths: str) -> None:
-    """Skip a test of routes that the server lacks."""
-    if lacking := [path for path in paths if f"/api/v1/{path}" not in _there]:
-        pytest.skip(f"the server does not have {', '.join(lacking)}")
-
-
-def answer(context: BrowserContext) -> None:
-    """Answer what pages read of routes that the server lacks; a test may answer otherwise for its own page."""
-    for path in ANSWERS:
-        if f"/api/v1/{path}" not in _there:
-            context.route(re.compile(rf"/api/v1/{path}(\?|$)"), _with(ANSWERS[path]))
-
-
-def _with(body: object) -> Callable[[Route], None]:
-    return lambda route: route.fulfill(json=body)
+NOT_STOPPED = {"stopped": False, "by": None, "reason": None, "since": None, "seq": 0}

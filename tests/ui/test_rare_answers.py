@@ -1,4 +1,4 @@
-"""Pages against routes as `contract.py` has them: to be tried on the real ones once they are there."""
+"""Pages in states that a server comes to seldom, or late: it is answered in its place. More in test_second_person.py."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.support.programs import PASSWORD
-from tests.ui import contract
+from tests.ui import answers
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import heading, sign_in
 
@@ -26,7 +26,7 @@ def answer(page: Page, path: str, body: object, *, status: int = 200, method: st
 
 
 def test_what_waits_for_a_second_person_is_read_and_approved_with_a_reason(page: Page, dev: Dev) -> None:
-    answer(page, "approvals", {"items": [contract.WAITING, contract.OWN]})
+    answer(page, "approvals", {"items": [answers.WAITING, answers.OWN]})
     answer(page, "approvals/a1/approve", {"approval_id": "a1", "seq": 9}, method="POST")
     page.goto(f"{dev.url}/access")
     card = page.get_by_role("row").filter(has_text="olaf")
@@ -49,7 +49,7 @@ def test_what_was_approved_is_run_by_who_asked_just_as_it_was_asked_for(page: Pa
     task_id = dev.api.run({"host": "sim-0001"}, "echo approved")
     dev.api.finished(task_id)
     task = dev.api.get(f"/tasks/{task_id}")
-    answer(page, "approvals", {"items": [{**contract.APPROVED, "task_id": task_id}]})
+    answer(page, "approvals", {"items": [{**answers.APPROVED, "task_id": task_id}]})
     answer(page, "tasks", {"task": task}, method="POST", status=202)
     page.goto(f"{dev.url}/access?tab=approvals")
     page.get_by_role("button", name="Run now").click()
@@ -57,7 +57,7 @@ def test_what_was_approved_is_run_by_who_asked_just_as_it_was_asked_for(page: Pa
         page.get_by_role("dialog").get_by_role("button", name="Run now").click()
 
     heading(page, "echo approved")
-    request = contract.APPROVED["request"]
+    request = answers.APPROVED["request"]
     assert isinstance(request, dict)
     assert asked.value.post_data_json == {**request, "task_id": task_id, "approval_id": "a3"}
 
@@ -118,7 +118,7 @@ def test_a_template_asks_for_its_parameters_and_nothing_else(page: Page, dev: De
     asked_before: list[dict[str, object]] = []
     task_id = dev.api.run({"host": "sim-0001"}, "echo by template")
     dev.api.finished(task_id)
-    answer(page, "templates", {"items": [contract.TEMPLATE]})
+    answer(page, "templates", {"items": [answers.TEMPLATE]})
     answer(page, "tasks", {"task": dev.api.get(f"/tasks/{task_id}")}, method="POST", status=202)
     page.route("**/targets/preview", preview)
     page.goto(f"{dev.url}/run?host=sim-0001&command=uptime")
@@ -148,7 +148,7 @@ def test_everything_is_stopped_in_two_clicks_with_a_reason_and_every_page_says_s
     def stop(route: Route) -> None:
         nonlocal is_stopped
         if route.request.method == "GET":
-            return route.fulfill(json=contract.STOPPED if is_stopped else contract.ANSWERS["stop"])
+            return route.fulfill(json=answers.STOPPED if is_stopped else answers.NOT_STOPPED)
         is_stopped = route.request.method == "POST"
         return route.fulfill(json={"seq": 9})
 
@@ -179,7 +179,7 @@ def with_all(me: dict[str, object]) -> dict[str, object]:
 
 
 def test_who_may_not_lift_the_stop_is_told_so(page: Page, dev: Dev) -> None:
-    answer(page, "stop", contract.STOPPED)
+    answer(page, "stop", answers.STOPPED)
     page.route(re.compile("/auth/me"), lambda r: r.fulfill(json={**r.fetch().json(), "permissions": ["hosts.read"]}))
     page.goto(f"{dev.url}/system")
     lift = page.get_by_role("button", name="Lift")
@@ -282,9 +282,9 @@ def test_an_identity_provider_is_offered_and_what_it_refused_is_said(visitor: Vi
 
 
 def test_a_host_that_asks_to_come_in_is_accepted_by_its_fingerprint(page: Page, dev: Dev) -> None:
-    answer(page, "pending-hosts", {"items": [contract.PENDING]})
+    answer(page, "pending-hosts", {"items": [answers.PENDING]})
     answer(
-        page, f"pending-hosts/{contract.PENDING['fingerprint']}/accept", {"hostname": "web-9", "seq": 1}, method="POST"
+        page, f"pending-hosts/{answers.PENDING['fingerprint']}/accept", {"hostname": "web-9", "seq": 1}, method="POST"
     )
     page.goto(f"{dev.url}/access?tab=enrolment")
     host = page.get_by_role("row").filter(has_text="web-9")
