@@ -66,8 +66,6 @@ class Visitor:
     context: BrowserContext
     complaints: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-
     def page(self) -> Page:
         page = self.context.new_page()
         page.set_default_timeout(15_000)

@@ -1,4 +1,4 @@
-"""Pages in states that a server comes to seldom, or late: it is answered in its place. More in test_second_person.py."""
+"""Pages in states that a server comes to seldom, or late: it is answered in its place."""
 
 import json
 import re
