@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from control_plane.api.ui import FILES, PAGES
 from control_plane.commands.access import CONSOLE, ROLES
 from control_plane.commands.rules import READING, Rule
+from control_plane.events.approvals import ApprovalRequested
 from control_plane.events.checkpoints import Signed
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
 from control_plane_wire.checkpoints import Checkpoint, sign
@@ -514,13 +515,28 @@ async def test_a_host_that_a_task_names_and_does_not_go_to_is_not_named_to_other
     """A basic agent is left out of what it cannot do, and stands in what was asked for."""
     task = a_task_accepted("task-named", OURS, target={"hosts": ["alpha1", "alpha2", "bravo1"]})
     seq = await place.api.record(task)
+    asked = ApprovalRequested(
+        approval_id="a-named",
+        task_id=task.task_id,
+        request=task.request,
+        request_sha256=task.request_sha256,
+        hosts=task.hosts,
+        hosts_sha256=task.hosts_sha256,
+        requester="ada",
+        requested_at=task.accepted_at,
+        expires_at=task.expires_at,
+        rules=("r1",),
+    )
+    seqs = (seq, await place.api.record(asked))
+    await place.api.shown(seqs[-1])
 
     shown = (await place.get("mia", "/api/v1/tasks/task-named")).json()
     listed = (await place.get("mia", "/api/v1/tasks")).json()["items"]
 
     assert shown["target"] == {"hosts": list(OURS)}
     assert not any("bravo" in str(each) for each in listed)
-    assert (await place.get("mia", f"/api/v1/events/{seq}")).status_code == 404
+    for seq in seqs:
+        assert (await place.get("mia", f"/api/v1/events/{seq}")).status_code == 404
     assert "bravo" not in (await place.get("mia", "/api/v1/events/export", task_id="task-named")).text
     assert (await place.get("eve", "/api/v1/tasks/task-named")).json()["target"]["hosts"][-1] == "bravo1"
 

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, FromClause, Table, and_, bindparam, not_, 
 from sqlalchemy.engine import Dialect
 
 from control_plane.events import registry
+from control_plane.events.approvals import ApprovalRequested
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.tasks import ExecutionFinished, ExecutionLateResult, TaskAccepted
 from control_plane.storage.tables import Identifier
@@ -21,6 +22,7 @@ Names: TypeAlias = frozenset[str] | None
 """Hostnames; None: every host that there is, now and later."""
 
 WITH_OUTPUT: Final = frozenset({ExecutionFinished.KIND, ExecutionLateResult.KIND})
+WITH_REQUEST: Final = frozenset({TaskAccepted.KIND, ApprovalRequested.KIND})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +57,10 @@ class Scope:
         """Whether the body of an event that may be shown may be, too: it may have an output, or name more hosts."""
         if stored.kind in WITH_OUTPUT:
             return is_in(stored.hostname or "", self.outputs)
-        if stored.kind != TaskAccepted.KIND or self.tasks is None:
+        if stored.kind not in WITH_REQUEST or self.tasks is None:
             return True
         event = registry.decode(stored)
-        return isinstance(event, TaskAccepted) and self.tasks.issuperset(hosts_named(event.request))
+        return isinstance(event, TaskAccepted | ApprovalRequested) and self.tasks.issuperset(hosts_named(event.request))
 
 
 EVERYTHING: Final = Scope(hosts=None, tasks=None, outputs=None, events=None)
