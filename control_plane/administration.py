@@ -95,10 +95,11 @@ async def _administered(settings: Settings) -> AsyncIterator[Database]:
 async def initialise(settings: Settings, username: str, password: str) -> str:
     """Schema, keys and the first administrator; what was done, in lines. May be repeated."""
     told = await migrate(settings)
-    key = signing_key.store_of(settings).create()
+    signing_key.store_of(settings).create()
     secrets_key.create(settings.state_dir)
     async with opened(settings) as office:
-        event = KeyAdded(key_id=key.key_id, public_key=encode_base64(key.public_key))
+        first = office.core.keyring.chain[0]  # and no later one, whose place in the log this would take
+        event = KeyAdded(key_id=first.key_id, public_key=encode_base64(first.public_key))
         await office.core.handling.record(event, actor=CONSOLE.username)
         if username in office.core.authority.access.users:
             return "\n".join([*told, f"ready; the user {username} was there already"])

@@ -30,7 +30,7 @@ from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
 from control_plane.core import LOGS, Core, open_core, open_leases, prepare
-from control_plane.errors import ConfigurationError, LogClosedError
+from control_plane.errors import ConfigurationError, KeyMissingError, LogClosedError
 from control_plane.events.checkpoints import CheckpointFile
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.segments import Rooms
@@ -357,17 +357,25 @@ def _probes(
         return f"no commands go to {number} host{'s' * (number > 1)}" if number else None
 
     async def signing_key() -> str | None:
+        try:
+            core.keyring.active, core.keyring.messenger  # noqa: B018 - they say what they lack
+        except KeyMissingError as error:
+            return str(error)
+        return None
+
+    async def all_keys() -> str | None:
         missing = core.keyring.missing
-        places = ", ".join(str(core.keys.path(key_id)) for key_id in missing)
-        return f"not here, though it is to sign: {places}" if missing else None
+        return f"not here, though hosts are to trust it: {', '.join(missing)}" if missing else None
 
     async def stopped() -> str | None:
-        return core.authority.stop.in_words
+        stands = core.authority.stop.standing is not None  # by whom and why is not told to anybody
+        return "nothing is accepted or sent until the stop is lifted" if stands else None
 
     probes = [
         Probe("logs", logs),
         Probe("quarantine", quarantine, warns=True),
         Probe("signing key", signing_key),
+        Probe("all signing keys", all_keys, warns=True),
         Probe("stop", stopped, warns=True),
     ]
     if {"processes", "ingest"} & set(roles):

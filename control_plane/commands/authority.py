@@ -127,8 +127,9 @@ class Authority:
                     self.refused += event is None or not self._take_in(event, stored.seq)
                 self.position = page[-1].seq if len(page) == PAGE else head.seq
                 self._keyring.position = max(self._keyring.position, self.position)
-            await self._look_for_keys()
-            return self.position
+            position = self.position
+        await self._look_for_keys()  # which may take a passphrase's time, and nobody has to wait for it
+        return position
 
     async def _look_for_keys(self) -> None:
         """Take what is to sign from its file as soon as it is there, so that nothing need be restarted."""

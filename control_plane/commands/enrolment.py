@@ -5,7 +5,6 @@ import binascii
 import math
 import secrets
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +20,7 @@ from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
 from control_plane_wire.errors import SignatureError
-from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, verify
+from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64, verify, verify_by_any
 
 PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
@@ -168,22 +167,13 @@ def check_nonce(nonce: str, public_keys: Collection[bytes], now_s: int) -> int:
     head, _, signature = nonce.rpartition(".")
     try:
         raw = base64.urlsafe_b64decode(signature)
-        _verify_any(public_keys, raw, head.encode())
+        verify_by_any(public_keys, raw, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
         ends = int(head.partition(".")[0])
     except (SignatureError, binascii.Error, ValueError) as error:
         raise RefusedError("nonce_expired", "this is no nonce of this control plane; begin again") from error
     if ends < now_s:
         raise RefusedError("nonce_expired", "the nonce has ended; begin again")
     return ends
-
-
-def _verify_any(public_keys: Collection[bytes], signature: bytes, body: bytes) -> None:
-    """While a key is rotated, another process may sign with another one."""
-    for public_key in public_keys:
-        with suppress(SignatureError):
-            verify(public_key, signature, ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=body)
-            return
-    raise SignatureError("wrong signature of a nonce")
 
 
 def check_proof(proof: bytes, *, token: str, hostname: str, public_key: bytes, nonce: str) -> None:

@@ -41,7 +41,7 @@ from control_plane.errors import NotSignedInError, RefusedError
 from control_plane.events import access, passkeys
 from control_plane.events.event import Event
 from control_plane_wire.errors import SignatureError
-from control_plane_wire.signing import CONTROL_PLANE, PASSKEY, SigningKey, verify
+from control_plane_wire.signing import CONTROL_PLANE, PASSKEY, SigningKey, verify_by_any
 
 MAX_PASSKEYS: Final = 10
 CHALLENGE_S: Final = 120
@@ -167,12 +167,12 @@ def new_challenge(key: SigningKey, purpose: Purpose, user: User, now_s: int) -> 
     return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
 
 
-def check_challenge(text: str, key: SigningKey, purpose: Purpose, now_s: int) -> Challenge:
+def check_challenge(text: str, public_keys: Collection[bytes], purpose: Purpose, now_s: int) -> Challenge:
     """Raises NotSignedInError `challenge_expired` unless this is a challenge of ours for that, and has not ended."""
     head, _, signature = text.rpartition(".")
     try:
         raw = base64.urlsafe_b64decode(signature)
-        verify(key.public_key, raw, PASSKEY, sender=CONTROL_PLANE, recipient=purpose, body=head.encode())
+        verify_by_any(public_keys, raw, PASSKEY, sender=CONTROL_PLANE, recipient=purpose, body=head.encode())
         ends_at, once, changed_seq, username = head.split(".", 3)
         has_ended = int(ends_at) < now_s
     except (SignatureError, ValueError) as error:  # and what base64 and encoding raise, which are of that kind

@@ -9,9 +9,7 @@ passphrase becomes the key: `argon2id KIB ITERATIONS LANES SALT`. That line is a
 
 import base64
 import binascii
-import os
 import secrets
-import stat
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +21,11 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
+from control_plane.storage.key_files import read_private, sync, write_private
 from control_plane_wire.signing import SigningKey, is_key_id
 
 NAME: Final = "signing.key"
 DIRECTORY: Final = "keys"
-MAX_BYTES: Final = 4096
 KIB, ITERATIONS, LANES = 64 * 1024, 3, 4
 MOST_KIB, MOST_ITERATIONS, MOST_LANES = 1024 * 1024, 16, 16  # of a file that somebody else may have written
 SALT_BYTES: Final = 16
@@ -95,7 +93,7 @@ class KeyStore:
         for path in gone:
             try:
                 path.unlink()
-                _sync(path.parent)
+                sync(path.parent)
             except OSError as error:
                 raise ConfigurationError(f"cannot delete {path}: {error.strerror}") from error
         return gone
@@ -104,15 +102,15 @@ class KeyStore:
         """Encrypt each file that is not, in place; which."""
         if self.passphrase is None:
             raise ConfigurationError("CONTROL_PLANE_KEY_PASSPHRASE_FILE or CONTROL_PLANE_KEY_PASSPHRASE is not set")
-        return [path for path in self.files() if not _is_encrypted(_bytes(path)) and self._write(path, self.read(path))]
+        return [path for path in self.files() if not _is_encrypted(_read(path)) and self._write(path, self.read(path))]
 
     def decrypt(self) -> list[Path]:
         """Write each file that is encrypted as it is without, in place; which."""
         plain = KeyStore(self.state_dir)
-        return [path for path in self.files() if _is_encrypted(_bytes(path)) and plain._write(path, self.read(path))]
+        return [path for path in self.files() if _is_encrypted(_read(path)) and plain._write(path, self.read(path))]
 
     def read(self, path: Path) -> SigningKey:
-        data = _bytes(path)
+        data = _read(path)
         if not _is_encrypted(data):
             return _key(path, data)
         if self.passphrase is None:
@@ -128,12 +126,7 @@ class KeyStore:
     def _write(self, path: Path, key: SigningKey) -> bool:
         seed, passphrase = key.to_bytes(), self.passphrase
         data = base64.b64encode(seed) + b"\n" if passphrase is None else _sealed(seed, passphrase)
-        try:
-            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            _replace(path, data)
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {path}: {error.strerror}; set CONTROL_PLANE_STATE_DIR") from error
+        write_private(path, data)
         return True
 
 
@@ -148,16 +141,6 @@ def store_of(settings: Settings) -> KeyStore:
     return KeyStore(settings.state_dir, passphrase, tuple(map(_given, given)))
 
 
-def create(state_dir: Path) -> SigningKey:
-    """Make the key in a file as it is, or read the one that is there. Raises ConfigurationError."""
-    return KeyStore(state_dir).create()
-
-
-def load(state_dir: Path) -> SigningKey:
-    """Read the first key. Raises ConfigurationError where there is none, or others may read it."""
-    return KeyStore(state_dir).load()[0]
-
-
 def _given(text: str) -> SigningKey:
     try:
         return SigningKey.from_bytes(base64.b64decode(text.strip(), validate=True))
@@ -167,20 +150,15 @@ def _given(text: str) -> SigningKey:
 
 def _passphrase(path: Path) -> str:
     try:
-        return _bytes(path).decode().strip()
+        return _read(path).decode().strip()
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path} is no passphrase: it is not UTF-8") from None
 
 
-def _bytes(path: Path) -> bytes:
-    """What a file holds that nobody else may read."""
+def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigurationError(f"{path} may be read by others (mode {mode:04o}); chmod 600 it")
-            return file.read(MAX_BYTES)
-    except OSError as error:
+        return read_private(path)
+    except FileNotFoundError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
@@ -215,28 +193,3 @@ def _derived(header: bytes, passphrase: str) -> bytes:
         salt=base64.b64decode(salt, validate=True), length=32, iterations=cost[1], lanes=cost[2], memory_cost=cost[0]
     )
     return argon2.derive(unicodedata.normalize("NFC", passphrase).encode())
-
-
-# --- files ------------------------------------------------------------------------------------------------------
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whole and durable, or not at all: a half-written key would lock everybody out."""
-    temporary = path.with_suffix(".new")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.fchmod(file, 0o600)  # one that a crash has left may be wider
-        os.write(file, data)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    temporary.rename(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

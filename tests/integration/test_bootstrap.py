@@ -73,7 +73,7 @@ async def test_the_smallest_pool_that_is_taken_is_enough(tmp_path: Path) -> None
     assert warned["status"] == "ready"
     [check] = [check for check in warned["checks"] if check["state"] != "ok"]
     assert (check["name"], check["state"]) == ("stop", "warning")
-    assert check["detail"].startswith("stopped by console at ")
+    assert check["detail"] == "nothing is accepted or sent until the stop is lifted"
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:

@@ -25,7 +25,7 @@ async def test_a_server_on_a_database_without_accounts_keeps_up_its_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SEGMENT_ROWS, "heartbeat_event", 10)  # type: ignore[arg-type] # a dict all the same
-    signing_key.create(tmp_path)
+    signing_key.KeyStore(tmp_path).create()
     settings = load(database_url=SecretStr(sqlite_url(tmp_path)), state_dir=tmp_path, heartbeat_days=1e-9)
     async with migrated(sqlite_url(tmp_path)):
         pass

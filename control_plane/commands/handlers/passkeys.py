@@ -82,7 +82,9 @@ class PasskeyHandler:
     async def _checked(self, challenge: str, address: str | None) -> Challenge:
         """Raises NotSignedInError, and records it."""
         try:
-            return check_challenge(challenge, self._handling.keyring.active, "sign in", self._handling.clock.now_s())
+            return check_challenge(
+                challenge, self._handling.keyring.trusted_public_keys, "sign in", self._handling.clock.now_s()
+            )
         except NotSignedInError as error:
             await self._handling.deny(None, "login", "passkey", address=address, code=error.code)
             raise
@@ -114,7 +116,7 @@ class PasskeyHandler:
         """
         user, handling = await self._at_browser(principal), self._handling
         try:
-            asked = check_challenge(challenge, handling.keyring.active, "add", handling.clock.now_s())
+            asked = check_challenge(challenge, handling.keyring.trusted_public_keys, "add", handling.clock.now_s())
         except NotSignedInError as error:  # this caller is signed in: it is the challenge that has to be a new one
             raise RefusedError(error.code, error.detail) from error
         if (asked.username, asked.changed_seq) != (user.username, user.changed_seq):

@@ -20,6 +20,7 @@ from control_plane.errors import NotAllowedError, NotFoundError, NotSignedInErro
 from control_plane.events import registry
 from control_plane.events.access import LoginFailed, SessionOpened
 from control_plane.events.passkeys import PasskeyAdded
+from control_plane_wire.signing import SigningKey
 from tests.support.authenticator import PRESENT, VERIFIED, Device, base64url
 from tests.support.events import AT, SHA
 from tests.support.fleet import CONTROL_PLANE_KEY, PASSWORD, Desk
@@ -158,6 +159,14 @@ async def test_another_key_under_the_same_credential_is_none() -> None:
 
     with pytest.raises(NotSignedInError):
         await show(desk, challenge, copy.get(options))
+
+
+async def test_a_challenge_of_before_the_keys_change_is_answered_after_it() -> None:
+    desk, device = await a_desk()
+    challenge, options = await first_half(desk)
+    await desk.rotate_to(SigningKey.generate())
+
+    assert (await show(desk, challenge, device.get(options))).principal
 
 
 async def test_an_answer_counts_once_at_all_replicas_together() -> None:

@@ -39,3 +39,21 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="chmod 600"):
         secrets_key.load(tmp_path)
+
+
+def test_what_a_crash_has_left_makes_no_key_that_others_may_read(tmp_path: Path) -> None:
+    left = tmp_path / "made" / "secrets.new"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    left.chmod(0o644)
+
+    secrets_key.create(left.parent)
+
+    assert secrets_key.load(left.parent) is not None
+
+
+def test_the_directory_is_made_where_there_is_none(tmp_path: Path) -> None:
+    secrets_key.create(tmp_path / "state")
+
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert secrets_key.load(tmp_path / "state") is not None
