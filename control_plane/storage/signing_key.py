@@ -17,8 +17,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from control_plane.argon2 import key_of
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
 from control_plane.storage.key_files import read_private, sync, write_private
@@ -189,7 +189,10 @@ def _derived(header: bytes, passphrase: str) -> bytes:
     cost = (int(kib), int(iterations), int(lanes))
     if any(not 0 < each <= most for each, most in zip(cost, (MOST_KIB, MOST_ITERATIONS, MOST_LANES), strict=True)):
         raise ValueError("its cost is out of bounds")
-    argon2 = Argon2id(
-        salt=base64.b64decode(salt, validate=True), length=32, iterations=cost[1], lanes=cost[2], memory_cost=cost[0]
+    return key_of(
+        unicodedata.normalize("NFC", passphrase),
+        salt=base64.b64decode(salt, validate=True),
+        memory_kib=cost[0],
+        iterations=cost[1],
+        lanes=cost[2],
     )
-    return argon2.derive(unicodedata.normalize("NFC", passphrase).encode())

@@ -35,10 +35,10 @@ from control_plane.api import (
 from control_plane.api.fields import Request
 from control_plane.api.frames import parse_topics
 from control_plane.api.problems import ProblemError
+from control_plane.argon2 import verifies
 from control_plane.commands.access import TOKEN_PREFIX, token_id_of
 from control_plane.commands.enrolment import check_nonce
 from control_plane.commands.grammar import checked_line, checked_login
-from control_plane.commands.passwords import _verify
 from control_plane.commands.previews import PreviewId
 from control_plane.commands.rollouts import parse_rollout
 from control_plane.commands.secrets import Vault
@@ -577,4 +577,4 @@ def password_hash(data: bytes) -> None:
     text = _text(data)
     if any(cost in text for cost in ("m=", "t=", "p=")) and len(text) > 255:
         return
-    assert _verify("a password of no use", "$argon2id$" + text[:16]) in {True, False}
+    assert verifies("a password of no use", "$argon2id$" + text[:16]) in {True, False}

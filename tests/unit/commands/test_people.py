@@ -429,13 +429,13 @@ async def test_whoever_it_is_one_password_is_evaluated_and_the_answer_is_the_sam
         del desk.credentials.rows[name]
     elif who == "with another's hash":
         desk.credentials.rows[name] = desk.credentials.rows["root"]
-    verify, evaluated = passwords._verify, []
+    verify, evaluated = passwords.verifies, []
 
     def counted(text: str, phc: str) -> bool:
         evaluated.append(phc.split("$")[1:4])
         return verify(text, phc)
 
-    monkeypatch.setattr(passwords, "_verify", counted)
+    monkeypatch.setattr(passwords, "verifies", counted)
     with pytest.raises(NotSignedInError) as refused:
         await desk.access.login(name, PASSWORD if who != "known" else "wrong password", address=None)
 
