@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import math
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
@@ -13,10 +12,8 @@ from control_plane.commands.access import ROLES, Principal, new_token, token_id_
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
-from control_plane.commands.pending_hosts import network_of
 from control_plane.commands.rules import Decision, ForbiddenError, RuleState
-from control_plane.commands.throttle import ADDRESS_S, Limit
-from control_plane.errors import NotSignedInError, RefusedError, TooManyError
+from control_plane.errors import NotSignedInError, RefusedError
 from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -27,7 +24,6 @@ PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
-REQUESTS_OF_ADDRESS: Final = 120  # in a minute
 KEPT_S: Final = 86_400  # a token is remembered beyond its end: a clock may be set back
 
 
@@ -142,21 +138,6 @@ def new_nonce(key: SigningKey, now_s: int) -> str:
     head = f"{now_s + NONCE_S}.{secrets.token_hex(16)}"
     signature = key.sign(ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
     return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
-
-
-class RequestThrottle:
-    """How often an address may ask without a token, for a nonce or by one; all times are monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._limit = Limit(REQUESTS_OF_ADDRESS, ADDRESS_S)
-
-    def check(self, address: str | None, now_s: float) -> None:
-        """Count it. Raises TooManyError."""
-        sender = network_of(address)
-        if (wait_s := self._limit.wait_s(sender, now_s)) > 0:
-            detail = f"too many requests of this address: try again in {math.ceil(wait_s)} s"
-            raise TooManyError("too_many_requests", detail, wait_s)
-        self._limit.count(sender, now_s)
 
 
 def check_nonce(nonce: str, public_keys: Collection[bytes], now_s: int) -> int:

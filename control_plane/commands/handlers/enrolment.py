@@ -9,6 +9,7 @@ from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import Host, decide_register
 from control_plane.commands.ports import BrokerAccounts
+from control_plane.commands.throttle import EnrolmentThrottle
 from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
 from control_plane.events.envelope import Conflict
@@ -47,7 +48,7 @@ class EnrolmentHandler:
     def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
         self._accounts = accounts
-        self._throttle = decisions.RequestThrottle()
+        self._throttle = EnrolmentThrottle()
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
