@@ -62,7 +62,8 @@ class EnrolmentHandler:
             now_s=self._handling.clock.now_s(),
         )
         async with self._handling.recording(principal, "enrolment-tokens"):
-            decisions.check_groups(self._handling.authority.rules, principal, hostname or "a new host", event.groups)
+            rules = self._handling.authority.rules
+            rules.check_groups(principal, decisions.PERMISSION, hostname or "a new host", event.groups)
         await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
