@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import ipaddress
 import secrets
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -146,6 +147,10 @@ class PasskeyState:
     def of(self, username: str) -> list[Passkey]:
         """A user's passkeys, oldest first."""
         return [passkey for passkey in self.by_id.values() if passkey.username == username]
+
+    def numbers(self) -> Counter[str]:
+        """How many each user has, 0 for those without any."""
+        return Counter(passkey.username for passkey in self.by_id.values())
 
 
 # --- challenges ------------------------------------------------------------------------------------------------------
