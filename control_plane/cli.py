@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add(commands, "migrate", _migrate, "bring the log's schema up to date; a new release asks for it")
-    init = _add(commands, "init", _init, "schema, signing key and the first administrator; may be repeated")
+    init = _add(commands, "init", _init, "schema, keys and the first administrator; may be repeated")
     init.add_argument("--username", required=True, metavar="NAME")
     cli_people.password_argument(init)
 

@@ -19,9 +19,9 @@ ROLES = ("member", "viewer", "operator", "approver", "auditor", "host-admin", "s
 
 
 def add_commands(commands: Commands, add: Add) -> None:
-    users = commands.add_parser("users", help="people: list, create, disable, enable, password, role").add_subparsers(
-        required=True, metavar="ACTION"
-    )
+    users = commands.add_parser(
+        "users", help="people: list, create, disable, enable, password, role, remove-passkeys"
+    ).add_subparsers(required=True, metavar="ACTION")
     add(users, "list", _users_list, "everybody, with role and state")
     create = add(users, "create", _users_create, "a new user, the first administrator too")
     create.add_argument("username")

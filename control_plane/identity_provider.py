@@ -25,7 +25,7 @@ from joserfc.errors import InvalidKeyIdError, JoseError, UnsupportedAlgorithmErr
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import JWKRegistry, Key, KeySet, RSAKey
 
-from control_plane.commands.identity import shown
+from control_plane.commands.grammar import shown
 from control_plane.commands.users import is_subject
 from control_plane.errors import IdentityProviderError, IdentityRefusedError
 from control_plane.observability import Count

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(
         Path("/var/lib/control-plane"),
-        description="directory of the signing key and the newest checkpoints; back it up, and keep it private",
+        description="directory of the keys and the newest checkpoints; back it up, and keep it private",
     )
     signing_key: SecretStr | None = Field(
         None,

@@ -104,7 +104,8 @@ class _Message:
     __slots__ = ()
 
     def to_json(self) -> JsonObject:
-        values = {name: getattr(self, name) for name in _names(type(self))}  # type: ignore[arg-type] # a class has a hash
+        names = _names(type(self))  # type: ignore[arg-type] # a class has a hash
+        values = {name: getattr(self, name) for name in names}
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
 

@@ -154,6 +154,7 @@ async def revoke_enrolment_token(
 
 @router.post("/begin")
 async def begin_enrolment(request: HttpRequest, services: Given, body: BeginEnrolment) -> Nonce:
+    """The first step of an agent: a nonce to sign, with a token, or without one for a request or a new key."""
     nonce = await services.enrolment.begin(
         token=body.token,
         hostname=body.hostname,
@@ -165,6 +166,7 @@ async def begin_enrolment(request: HttpRequest, services: Given, body: BeginEnro
 
 @router.post("/finish")
 async def finish_enrolment(request: HttpRequest, services: Given, body: FinishEnrolment) -> Enrolled:
+    """The second step, with a token: the host is registered. The same again, after a lost answer, is answered alike."""
     enrolled = await services.enrolment.finish(
         token=body.token,
         hostname=body.hostname,

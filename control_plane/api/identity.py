@@ -49,6 +49,7 @@ class Providers(Answer):
 
 @router.get("/providers")
 async def providers(services: Given) -> Providers:
+    """What somebody may sign in with beside the password."""
     name = services.identity.name
     return Providers(oidc=None if name is None else Provider(name=name), passkeys=services.passkeys.is_on)
 

@@ -116,12 +116,14 @@ async def list_passkeys(services: Given, caller: Caller, min_seq: Seq | None = N
 
 @router.post("/passkeys/begin", dependencies=SENSITIVE)
 async def begin_passkey(services: Given, caller: Caller) -> Begun:
+    """A challenge for a new one: what the browser makes of it is sent to `/auth/passkeys`, within two minutes."""
     challenge, options = await services.passkeys.begin(caller)
     return Begun(challenge=challenge, options=orjson.loads(options))
 
 
 @router.post("/passkeys", status_code=201, dependencies=SENSITIVE)
 async def add_passkey(services: Given, caller: Caller, body: AddPasskey) -> PasskeyChange:
+    """Keep a new one of one's own; from then on it is asked for after the password."""
     credential = body.credential.text()
     passkey_id, seq = await services.passkeys.add(caller, body.challenge, credential, name=body.name)
     return PasskeyChange(passkey_id=passkey_id, seq=seq)
@@ -131,6 +133,7 @@ async def add_passkey(services: Given, caller: Caller, body: AddPasskey) -> Pass
 async def remove_passkey(
     services: Given, caller: Caller, passkey_id: Annotated[str, Path(max_length=64)]
 ) -> PasskeyChange:
+    """Remove one of one's own."""
     return PasskeyChange(passkey_id=passkey_id, seq=await services.passkeys.remove(caller, passkey_id))
 
 

@@ -64,4 +64,5 @@ async def accept_pending_host(
 
 @router.post("/{fingerprint}/refuse", status_code=204)
 async def refuse_pending_host(services: Given, caller: Caller, fingerprint: Fingerprint) -> None:
+    """Turn the host away: as long as its request stands it is told so whenever it asks again with that key."""
     await services.pending.refuse(caller, fingerprint)

@@ -37,6 +37,7 @@ class StopChange(Answer):
 
 @router.get("")
 async def get_stop(services: Given, _caller: Caller, min_seq: Seq | None = None) -> Stop:
+    """Whether all is stopped, and by whom, since when and why."""
     await wait_for_authority(services, min_seq)
     state = services.stop.state
     stands = state.standing

@@ -338,6 +338,15 @@ def token_id_of(text: str, prefix: str) -> str | None:
     return parts[1] if f"{zlib.crc32(text[:-8].encode()):08x}" == text[-8:] else None
 
 
+def check_session(principal: Principal) -> None:
+    """What concerns how somebody signs in is for whoever sits at a browser: a token that leaks must not say it.
+
+    Raises NotAllowedError `session_required`.
+    """
+    if principal.session_sha256 is None:
+        raise NotAllowedError("session_required", "only somebody who has signed in at a browser may do this")
+
+
 def check_may(principal: Principal, permission: str) -> None:
     """Raises NotAllowedError that names the permission."""
     if not principal.is_for(permission):

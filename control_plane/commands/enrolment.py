@@ -2,20 +2,16 @@
 
 import base64
 import binascii
-import math
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from control_plane.commands.access import ROLES, Principal, new_token, token_id_of
+from control_plane.commands.access import ROLES, new_token, token_id_of
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
-from control_plane.commands.pending_hosts import network_of
-from control_plane.commands.rules import Decision, ForbiddenError, RuleState
-from control_plane.commands.throttle import ADDRESS_S, Limit
-from control_plane.errors import NotSignedInError, RefusedError, TooManyError
+from control_plane.errors import NotSignedInError, RefusedError
 from control_plane.events import access, enrolment, hosts
 from control_plane.events.event import Event
 from control_plane_wire import strict_json
@@ -26,7 +22,6 @@ PERMISSION: Final = "hosts.enrol"
 PREFIX: Final = "cpe"
 MAX_TOKEN_S: Final = 3600
 NONCE_S: Final = 120
-REQUESTS_OF_ADDRESS: Final = 120  # in a minute
 KEPT_S: Final = 86_400  # a token is remembered beyond its end: a clock may be set back
 
 
@@ -105,18 +100,6 @@ def decide_token(
     return event, text
 
 
-def check_groups(rules: RuleState, principal: Principal, hostname: str, groups: Collection[str]) -> None:
-    """A new host comes into a group that a rule names only by somebody who might as well change the rule.
-
-    Raises ForbiddenError, as for a host that is there already.
-    """
-    if "rules.write" in principal.permissions:
-        return
-    naming = tuple(sorted(rule.rule_id for rule in rules.rules.values() if rule.groups.intersection(groups)))
-    if naming:
-        raise ForbiddenError(Decision(action=PERMISSION, allowed=False, rules=naming, refused={hostname: naming}))
-
-
 def check_token(state: EnrolmentState, text: str, *, hostname: str, public_key: bytes, now_s: int) -> EnrolmentToken:
     """The token, if this host with this key may use it now, or has used it already.
 
@@ -141,21 +124,6 @@ def new_nonce(key: SigningKey, now_s: int) -> str:
     head = f"{now_s + NONCE_S}.{secrets.token_hex(16)}"
     signature = key.sign(ENROL, sender=CONTROL_PLANE, recipient=CONTROL_PLANE, body=head.encode())
     return f"{head}.{base64.urlsafe_b64encode(signature).decode()}"
-
-
-class RequestThrottle:
-    """How often an address may ask without a token, for a nonce or by one; all times are monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._limit = Limit(REQUESTS_OF_ADDRESS, ADDRESS_S)
-
-    def check(self, address: str | None, now_s: float) -> None:
-        """Count it. Raises TooManyError."""
-        sender = network_of(address)
-        if (wait_s := self._limit.wait_s(sender, now_s)) > 0:
-            detail = f"too many requests of this address: try again in {math.ceil(wait_s)} s"
-            raise TooManyError("too_many_requests", detail, wait_s)
-        self._limit.count(sender, now_s)
 
 
 def check_nonce(nonce: str, public_keys: Collection[bytes], now_s: int) -> int:

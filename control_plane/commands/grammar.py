@@ -8,6 +8,7 @@ from control_plane.errors import InvalidFieldError
 from control_plane_wire.topology import is_name
 
 MAX_LINE: Final = 256
+MAX_SHOWN: Final = 200
 _LOGIN: Final = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _RESERVED: Final = frozenset({"console", "control-plane"})  # the names under which the system itself acts
 _BIDIRECTIONAL: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -39,6 +40,11 @@ def checked_number(field: str, number: int, *, least: int, most: int) -> int:
     if not least <= number <= most:
         raise invalid(field, f"between {least} and {most}")
     return number
+
+
+def shown(text: str) -> str:
+    """What others have sent, or may have a part in, as one short line for the record."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:MAX_SHOWN]
 
 
 def invalid(field: str, rule: str) -> InvalidFieldError:

@@ -6,11 +6,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
+from control_plane.commands.grammar import shown
 from control_plane.commands.passwords import digest
 from control_plane.errors import IdentityRefusedError
 
 TRANSACTION_S: Final = 600
-MAX_SHOWN: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,3 @@ def check_returned(
     if error is not None or not code:
         raise IdentityRefusedError(f"the provider says: {shown(error or 'no code')}")
     return transaction, code
-
-
-def shown(text: str) -> str:
-    """What others have sent, as one short line for the record."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:MAX_SHOWN]

@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import ipaddress
 import secrets
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -36,7 +37,7 @@ from webauthn.helpers.structs import (
 from webauthn.registration.verify_registration_response import VerifiedRegistration
 
 from control_plane.commands.access import User
-from control_plane.commands.grammar import checked_line
+from control_plane.commands.grammar import checked_line, shown
 from control_plane.errors import NotSignedInError, RefusedError
 from control_plane.events import access, passkeys
 from control_plane.events.event import Event
@@ -146,6 +147,10 @@ class PasskeyState:
     def of(self, username: str) -> list[Passkey]:
         """A user's passkeys, oldest first."""
         return [passkey for passkey in self.by_id.values() if passkey.username == username]
+
+    def numbers(self) -> Counter[str]:
+        """How many each user has, 0 for those without any."""
+        return Counter(passkey.username for passkey in self.by_id.values())
 
 
 # --- challenges ------------------------------------------------------------------------------------------------------
@@ -297,10 +302,10 @@ def check_shown(
         PasskeyRefusedError: none of them, or it does not hold.
     """
     try:
-        shown = passkey_id_of(parse_authentication_credential_json(credential).raw_id)
+        passkey_id = passkey_id_of(parse_authentication_credential_json(credential).raw_id)
     except Exception as error:
         raise PasskeyRefusedError(_said(error)) from error
-    passkey = next((passkey for passkey in known if passkey.passkey_id == shown), None)
+    passkey = next((passkey for passkey in known if passkey.passkey_id == passkey_id), None)
     if passkey is None:
         raise PasskeyRefusedError("it is none of the user's")
     try:
@@ -327,6 +332,5 @@ def passkey_id_of(credential_id: bytes) -> str:
 
 
 def _said(error: Exception) -> str:
-    """One line for the record: the library's words may have in them what an outsider has sent."""
-    text = "".join(character if character.isprintable() else "?" for character in str(error))
-    return f"{type(error).__name__}: {text}"[:256]
+    """For the record: the library's words may have in them what an outsider has sent."""
+    return shown(f"{type(error).__name__}: {error}")

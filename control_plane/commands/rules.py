@@ -24,7 +24,6 @@ from control_plane.commands.targets import MAX_NAMED, in_words
 from control_plane.errors import NotAllowedError
 from control_plane.events import access
 from control_plane.events.event import Event
-from control_plane.events.hosts import HostGroupsChanged
 from control_plane.events.rules import RuleCreated, RuleDeleted
 from control_plane.events.stop import StopSet
 from control_plane.events.tasks import TaskAccepted
@@ -90,7 +89,7 @@ class Rule:
     def is_for(self, principal: Principal, action: str) -> bool:
         if not principal.is_for(action):
             return False
-        return action in self.actions and self.subject in (f"user:{principal.username}", f"role:{principal.role}")
+        return action in self.actions and self.subject in _subjects(principal)
 
     def applies(self, facts: "Facts") -> bool:
         """Whether it says anything on its hosts: an allow that it is allowed, a deny that it is not, and so on."""
@@ -137,6 +136,11 @@ class Rule:
             patterns=tuple(sorted(self.patterns)) or None,
             templates=tuple(sorted(self.templates)) or None,
         )
+
+
+def _subjects(principal: Principal) -> tuple[str, str]:
+    """Of the rules about somebody."""
+    return f"user:{principal.username}", f"role:{principal.role}"
 
 
 def _rule_of(event: RuleCreated, seq: int) -> Rule:
@@ -359,9 +363,9 @@ class RuleState:
 
     def permissions(self, principal: Principal) -> frozenset[str]:
         """What somebody may do on some host at least, or without one."""
-        allows = (rule for rule in self.rules.values() if rule.effect == "allow")
-        given = (action for rule in allows for action in rule.actions if rule.is_for(principal, action))
-        return principal.permissions.union(given)
+        subjects = _subjects(principal)
+        given = (rule.actions for rule in self.rules.values() if rule.effect == "allow" and rule.subject in subjects)
+        return principal.permissions.union(filter(principal.is_for, frozenset[str]().union(*given)))
 
     def check(self, principal: Principal, action: str, facts: Facts, *, approved: bool = True) -> Decision:
         """The decision where it is yes.
@@ -380,19 +384,22 @@ class RuleState:
             raise ApprovalRequiredError(decision)
         return decision
 
-    def check_groups(self, principal: Principal, fleet: FleetState, change: HostGroupsChanged) -> None:
+    def check_groups(self, principal: Principal, action: str, hostname: str, groups: Collection[str]) -> None:
         """A group that a rule names is given and taken only by somebody who might as well change the rule.
 
-        So nobody's rights change by moving a host, but by those who may change rights. Raises ForbiddenError.
+        So nobody's rights change by moving a host, but by those who may change rights.
+
+        Args:
+            action: by which the host comes into these groups, or out of them.
+
+        Raises:
+            ForbiddenError: a rule names one of them.
         """
         if "rules.write" in principal.permissions:
             return
-        moved = set(fleet.host(change.hostname).groups).symmetric_difference(change.groups)
-        naming = tuple(sorted(rule.rule_id for rule in self.rules.values() if rule.groups & moved))
+        naming = tuple(sorted(rule.rule_id for rule in self.rules.values() if rule.groups.intersection(groups)))
         if naming:
-            raise ForbiddenError(
-                Decision(action="hosts.edit", allowed=False, rules=naming, refused={change.hostname: naming})
-            )
+            raise ForbiddenError(Decision(action=action, allowed=False, rules=naming, refused={hostname: naming}))
 
 
 def withdrawn(

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from control_plane.commands.access import Principal
+from control_plane.commands.pending_hosts import network_of
 from control_plane.errors import TooManyError
 
 MAX_KEYS: Final = 10_000
@@ -15,8 +16,20 @@ ADDRESS_S: Final = 60.0
 FAILURES_OF_ACCOUNT: Final = 5  # in a quarter of an hour
 ACCOUNT_S: Final = 15 * 60.0
 
+ENROLMENTS_OF_ADDRESS: Final = 120  # requests without a token in a minute
 WRONG_CREDENTIALS: Final = 100  # of an address in a minute; more are not looked up
 BURST_S: Final = 2.0  # of the requests that a rate lets through may come at once
+
+
+def refuse_if(code: str, said: str, wait_s: float) -> None:
+    """Raises TooManyError where there is no room yet; it says so many whole seconds that there is some after them."""
+    if wait_s > 0:
+        raise TooManyError(code, f"{said}: try again in {math.ceil(wait_s)} s", wait_s)
+
+
+def refuse_login_if(wait_s: float) -> None:
+    """The same of signing in, by whatever way."""
+    refuse_if("too_many_logins", "too many tries to sign in", wait_s)
 
 
 class Limit:
@@ -89,11 +102,12 @@ class RequestThrottle:
         """Count a request. Raises TooManyError."""
         by_session = principal.session_sha256 is not None
         rate, key = (self._sessions, principal.session_sha256) if by_session else (self._tokens, principal.token_id)
-        _check("too_many_requests", "too many requests", rate.take(key, now_s))
+        refuse_if("too_many_requests", "too many requests", rate.take(key, now_s))
 
     def wrong(self, address: str | None, now_s: float) -> None:
         """Count credentials that this process does not know, before anybody else is asked. Raises TooManyError."""
-        _check("too_many_credentials", "too many wrong credentials from there", self._wrong.wait_s(address, now_s))
+        wait_s = self._wrong.wait_s(address, now_s)
+        refuse_if("too_many_credentials", "too many wrong credentials from there", wait_s)
         self._wrong.count(address, now_s)
 
     def right(self, address: str | None) -> None:
@@ -101,9 +115,17 @@ class RequestThrottle:
         self._wrong.take_back(address)
 
 
-def _check(code: str, said: str, wait_s: float) -> None:
-    if wait_s > 0:
-        raise TooManyError(code, f"{said}: try again in {math.ceil(wait_s)} s", wait_s)
+class EnrolmentThrottle:
+    """How often an address may ask without an enrolment token, for a nonce or by one; by monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._limit = Limit(ENROLMENTS_OF_ADDRESS, ADDRESS_S)
+
+    def check(self, address: str | None, now_s: float) -> None:
+        """Count it. Raises TooManyError."""
+        sender = network_of(address)
+        refuse_if("too_many_requests", "too many requests of this address", self._limit.wait_s(sender, now_s))
+        self._limit.count(sender, now_s)
 
 
 class LoginThrottle:
@@ -120,10 +142,7 @@ class LoginThrottle:
 
     def check(self, username: str, address: str | None, now_s: float) -> None:
         """Count a try, before any work is done for it: many at once are not more. Raises TooManyError."""
-        waits_s = [limit.wait_s(key, now_s) for limit, key in self._counts(username, address)]
-        if max(waits_s) > 0:
-            detail = f"too many tries to sign in: try again in {math.ceil(max(waits_s))} s"
-            raise TooManyError("too_many_logins", detail, max(waits_s))
+        refuse_login_if(max(limit.wait_s(key, now_s) for limit, key in self._counts(username, address)))
         for limit, key in self._counts(username, address):
             limit.count(key, now_s)
 
@@ -132,9 +151,10 @@ class LoginThrottle:
         for limit, key in self._counts(username, address):
             limit.take_back(key)
 
-    def succeeded(self, username: str, address: str | None) -> None:
-        """It was the right one, and counts no more."""
-        self.take_back(username, address)
+    def succeeded(self, username: str, address: str | None, *, tries: int = 1) -> None:
+        """What the last so many tries brought was right, and they count no more."""
+        for _ in range(tries):
+            self.take_back(username, address)
         self._known[username, address] = None
         self._known.move_to_end((username, address))
         while len(self._known) > MAX_KEYS:

@@ -43,7 +43,11 @@ async def looked(plane: Plane) -> None:
 def told(end: AgentEnd) -> list[tuple[str, list[str], str | None]]:
     """Of each `configure`: who signed it, the keys to trust, and which one it announces."""
     return [
-        (signer, [key["state"] for key in message["keys"]], message.get("next_key_sha256"))  # type: ignore[index,union-attr]
+        (
+            signer,
+            [key["state"] for key in message["keys"]],  # type: ignore[index,union-attr]
+            message.get("next_key_sha256"),
+        )
         for signer, message in zip(end.signers, end.messages, strict=True)
         if message.get("kind") == "configure"
     ]

@@ -128,13 +128,17 @@ def test_a_token_is_made_for_less_listed_and_revoked(run: Run) -> None:
 
 def test_help_names_every_way_back_in(capsys: pytest.CaptureFixture[str]) -> None:
     for noun, actions in (
-        ("users", ("list", "create", "disable", "enable", "password", "role")),
+        ("users", ("list", "create", "disable", "enable", "password", "role", "remove-passkeys")),
         ("tokens", ("list", "create", "revoke")),
     ):
         with pytest.raises(SystemExit):
             cli.main([noun, "--help"])
         told = capsys.readouterr().out
         assert all(action in told for action in actions)
+        with pytest.raises(SystemExit):
+            cli.main(["--help"])
+        every = "".join(capsys.readouterr().out.split())  # also what is cut at the end of a line
+        assert f":{','.join(actions)}" in every
     assert set(cli_people.ROLES) == ROLES.keys()
 
 

@@ -14,6 +14,7 @@ from control_plane.commands.access import (
     Principal,
     Session,
     User,
+    check_session,
     new_secret,
 )
 from control_plane.commands.denials import UNKNOWN
@@ -189,14 +190,13 @@ class AccessHandler:
         """Change one's own password, which ends all of one's sessions; a new one in their place.
 
         Raises:
-            NotAllowedError: it is asked with an API token.
+            NotAllowedError: `session_required`: it is asked with an API token.
             NotSignedInError, TooManyError: `current` is not the password: as a login with it.
             RefusedError: `weak_password`.
         """
         username = principal.username
         async with self._handling.recording(principal, f"users/{username}/password", "password"):
-            if principal.session_sha256 is None:
-                raise NotAllowedError("not_allowed", "an API token changes no password of its owner")
+            check_session(principal)
         await self._verified(username, current, principal.address)
         self.throttle.succeeded(username, principal.address)
         phc = await self._hasher.hash(new)

@@ -9,6 +9,7 @@ from control_plane.commands.access import Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import Host, decide_register
 from control_plane.commands.ports import BrokerAccounts
+from control_plane.commands.throttle import EnrolmentThrottle
 from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
 from control_plane.events.envelope import Conflict
@@ -47,7 +48,7 @@ class EnrolmentHandler:
     def __init__(self, handling: Handling, accounts: BrokerAccounts) -> None:
         self._handling = handling
         self._accounts = accounts
-        self._throttle = decisions.RequestThrottle()
+        self._throttle = EnrolmentThrottle()
 
     async def create_token(
         self, principal: Principal, *, hostname: str | None, groups: tuple[str, ...], expires_in: int
@@ -61,7 +62,8 @@ class EnrolmentHandler:
             now_s=self._handling.clock.now_s(),
         )
         async with self._handling.recording(principal, "enrolment-tokens"):
-            decisions.check_groups(self._handling.authority.rules, principal, hostname or "a new host", event.groups)
+            rules = self._handling.authority.rules
+            rules.check_groups(principal, decisions.PERMISSION, hostname or "a new host", event.groups)
         await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 

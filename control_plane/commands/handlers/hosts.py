@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from control_plane.commands import hosts as decisions
 from control_plane.commands.access import Principal
-from control_plane.commands.enrolment import check_groups
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import FleetState
 from control_plane.commands.reading import owner, within
@@ -121,7 +120,8 @@ class HostHandler:
             rules.check(principal, permission, host_facts(fleet, hostname))
         event = decide(fleet)
         if isinstance(event, HostGroupsChanged):
-            rules.check_groups(principal, fleet, event)
+            moved = set(fleet.host(hostname).groups).symmetric_difference(event.groups)
+            rules.check_groups(principal, permission, hostname, moved)
         if isinstance(event, HostRegistered):
-            check_groups(rules, principal, hostname, event.groups)
+            rules.check_groups(principal, permission, hostname, event.groups)
         return event

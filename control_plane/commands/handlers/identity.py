@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from control_plane.commands.access import Identity, User
+from control_plane.commands.grammar import shown
 from control_plane.commands.handlers.access import AccessHandler, LoggedIn
 from control_plane.commands.handling import Handling
-from control_plane.commands.identity import Transaction, check_returned, shown
+from control_plane.commands.identity import Transaction, check_returned
 from control_plane.commands.ports import IdentityProvider
-from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, Limit
+from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, Limit, refuse_login_if
 from control_plane.errors import (
     IdentityProviderError,
     IdentityRefusedError,
@@ -114,10 +115,11 @@ class IdentityHandler:
 
     async def _check_rate(self, address: str | None) -> None:
         now_s = self._handling.clock.monotonic_s()
-        if (wait_s := self._tries.wait_s(address, now_s)) > 0:
-            error = TooManyError("too_many_logins", f"too many tries to sign in: try again in {wait_s:.0f} s", wait_s)
+        try:
+            refuse_login_if(self._tries.wait_s(address, now_s))
+        except TooManyError as error:
             await self._handling.deny(None, "login", METHOD, address=address, code=error.code)
-            raise error
+            raise
         self._tries.count(address, now_s)
 
 

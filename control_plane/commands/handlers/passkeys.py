@@ -1,6 +1,6 @@
 """Passkeys: shown after the password, and kept by their owners."""
 
-from control_plane.commands.access import Principal, User
+from control_plane.commands.access import Principal, User, check_session
 from control_plane.commands.handlers.access import AccessHandler, LoggedIn
 from control_plane.commands.handling import Handling
 from control_plane.commands.passkeys import (
@@ -16,7 +16,6 @@ from control_plane.commands.passkeys import (
     new_challenge,
 )
 from control_plane.errors import (
-    NotAllowedError,
     NotFoundError,
     NotSignedInError,
     RefusedError,
@@ -70,8 +69,7 @@ class PasskeyHandler:
             passkey_id=passkey.passkey_id,
             sign_count=sign_count,
         )
-        throttle.take_back(asked.username, address)  # the password's
-        throttle.succeeded(asked.username, address)
+        throttle.succeeded(asked.username, address, tries=2)  # the password's, too
         return opened
 
     def _shown(self, asked: Challenge, user: User | None, challenge: str, credential: str) -> tuple[Passkey, int]:
@@ -142,12 +140,10 @@ class PasskeyHandler:
         return await self._handling.record_new(event, actor=user.username)
 
     async def _at_browser(self, principal: Principal) -> User:
-        """The user, if this is a session: a token that leaks must not say how its owner signs in."""
+        """The user, if this is a session. Raises NotAllowedError, and records it."""
         await self._handling.authority.refresh()
-        if principal.session_sha256 is None:
-            code = "session_required"
-            await self._handling.deny(principal.username, "login", "passkeys", address=principal.address, code=code)
-            raise NotAllowedError(code, "only somebody who has signed in at a browser may do this")
+        async with self._handling.recording(principal, "passkeys", "login"):
+            check_session(principal)
         return self._handling.authority.access.user(principal.username)
 
     def _party(self) -> RelyingParty:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from control_plane.commands.access import Principal
-from control_plane.commands.enrolment import PERMISSION, check_groups, check_nonce, check_signed
+from control_plane.commands.enrolment import PERMISSION, check_nonce, check_signed
 from control_plane.commands.handlers.enrolment import Enrolled, EnrolmentHandler
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import check_new_key, decide_register
@@ -103,7 +103,7 @@ class PendingHostHandler:
             )
 
         async with handling.recording(principal, f"pending-hosts/{fingerprint}"):
-            check_groups(handling.authority.rules, principal, hostname, groups)
+            handling.authority.rules.check_groups(principal, PERMISSION, hostname, groups)
         seq = await handling.decide_and_record(decide, actor=principal.username)
         await self._table.forget(hostname)
         return seq

@@ -79,13 +79,7 @@ class TaskHandler:
             asked: what is known of the request beside: its `user`, `timeout` and `argv`.
         """
         await self._handling.admit(principal, "tasks.run", "targets")
-        fleet = self._seen(principal, self._handling.authority.fleet)
-        presences = await self._presences.presences(named_hosts(fleet, target))
-        frozen = self._freeze(principal, target, presences, needs_full_agent)
-        guard = guard_of(fleet, target, command, frozen, self._limits)
-        facts = task_facts(fleet, frozen.hosts, asked or {})
-        decision = self._handling.authority.rules.decide(principal, "tasks.run", facts)
-        return preview(frozen, guard, now_s=self._handling.clock.now_s(), decision=decision)
+        return await self._preview(principal, target, command, needs_full_agent, asked or {})
 
     async def preview_template(self, principal: Principal, request: RunTemplate) -> Preview:
         """The same of a template, with the values of its parameters.
@@ -95,10 +89,23 @@ class TaskHandler:
         """
         await self._handling.admit(principal, "tasks.run", "targets")
         whole = await self._whole(principal, request)
-        needs = whole.needs_full_agent
-        return await self.preview(
-            principal, whole.target, whole.command_line, needs_full_agent=needs, asked=whole.to_json()
-        )
+        return await self._preview(principal, whole.target, whole.command_line, whole.needs_full_agent, whole.to_json())
+
+    async def _preview(
+        self,
+        principal: Principal,
+        target: Target,
+        command: str,
+        needs_full_agent: str | None,
+        asked: Mapping[str, Json],
+    ) -> Preview:
+        fleet = self._seen(principal, self._handling.authority.fleet)
+        presences = await self._presences.presences(named_hosts(fleet, target))
+        frozen = self._freeze(principal, target, presences, needs_full_agent)
+        guard = guard_of(fleet, target, command, frozen, self._limits)
+        facts = task_facts(fleet, frozen.hosts, asked)
+        decision = self._handling.authority.rules.decide(principal, "tasks.run", facts)
+        return preview(frozen, guard, now_s=self._handling.clock.now_s(), decision=decision)
 
     async def create(
         self, principal: Principal, request: CreateTask | RunTemplate, *, approval_id: str | None = None

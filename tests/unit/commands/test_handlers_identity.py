@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from control_plane.commands.access import CONSOLE, Identity
 from control_plane.commands.handlers.identity import IdentityHandler, Returned
 from control_plane.commands.identity import TRANSACTION_S, Transaction
-from control_plane.errors import IdentityRefusedError, NotAllowedError, RefusedError
+from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS
+from control_plane.errors import IdentityRefusedError, NotAllowedError, RefusedError, TooManyError
 from control_plane.events import access
 from tests.support.events import AT
 from tests.support.fleet import OPERATOR, PASSWORD, Desk
@@ -137,6 +138,21 @@ async def test_a_sign_in_that_came_back_opens_one_session_at_all_replicas_togeth
         with pytest.raises(RefusedError):
             await handler.finish(returned(begun), address="::1")
     assert desk.kinds().count("session.opened") == 1
+
+
+async def test_nobody_is_told_to_try_again_in_0_seconds() -> None:
+    desk = await a_desk()
+    handler = IdentityHandler(desk.handling, desk.access, FakeProvider("of-nobody"), "SSO")
+    _, begun = await handler.begin()
+    for _ in range(LOGINS_OF_ADDRESS):
+        with pytest.raises(IdentityRefusedError):
+            await handler.finish(returned(begun), address="203.0.113.1")
+
+    desk.clock.advance(ADDRESS_S - 0.25)
+    with pytest.raises(TooManyError, match="try again in 1 s") as refused:
+        await handler.finish(returned(begun), address="203.0.113.1")
+    assert refused.value.wait_s == pytest.approx(0.25)
+    assert desk.kinds()[-1] == "access.denied"
 
 
 @given(st.text(max_size=40))

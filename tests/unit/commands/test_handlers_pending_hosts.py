@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from control_plane.commands.enrolment import REQUESTS_OF_ADDRESS
 from control_plane.commands.handlers.enrolment import Enrolled
 from control_plane.commands.pending_hosts import WAIT_S, PendingHost, network_of
+from control_plane.commands.throttle import ENROLMENTS_OF_ADDRESS
 from control_plane.errors import NotAllowedError, NotFoundError, RefusedError, StorageUnavailableError, TooManyError
 from control_plane_wire import proofs
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey
@@ -218,7 +218,7 @@ async def test_an_address_asks_so_often_without_a_token_and_not_more_in_a_minute
     async def nonce(address: str) -> str:
         return await desk.enrolment.begin(token=None, hostname="web1", public_key=key, address=address)
 
-    for number in range(REQUESTS_OF_ADDRESS):
+    for number in range(ENROLMENTS_OF_ADDRESS):
         await nonce(f"2001:db8::{number:x}")
     good = await nonce("2001:db8:0:1::1")
     wrong = {"hostname": "web1", "public_key": key, "proof": b"\0" * 64, "address": "2001:db8::ffff"}
