@@ -131,8 +131,7 @@ class KeyOffice:
         ours = self._keyring
         if said is None:
             return ours.announced is None and self._trusts_newest(host, said)
-        is_told = ours.announced is None or said.next_key == ours.announced[:16]
-        return is_told and said.keys == tuple(key.key_id for key in ours.trusted)
+        return ours.is_known_by(said.keys, said.next_key)
 
     def _trusts_newest(self, host: Host, said: KeysSaid | None) -> bool:
         """One that was never heard has those that there were when it was enrolled."""

@@ -1,6 +1,7 @@
 """Approvals: a second person's yes to one exact command on one exact list of hosts."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path, Query
@@ -15,9 +16,11 @@ from control_plane.api.tasks import PROJECTION
 from control_plane.commands.approvals import Approval as ApprovalDecision
 from control_plane.commands.grammar import invalid
 from control_plane.commands.handlers.approvals import ApprovalView
+from control_plane.commands.reading import within
 from control_plane.commands.secrets import masked
 from control_plane.commands.tasks import new_task_id
 from control_plane.events.envelope import EVENT
+from control_plane.events.tasks import hosts_named
 
 MAX_SHOWN: Final = 100  # of the hosts of one
 
@@ -34,7 +37,7 @@ class Approval(Answer):
     Attributes:
         state: `waiting`, `approved`, `refused`, `expired`, or `used` where its task was accepted.
         request: the canonical request; nothing else may be run by it.
-        hosts: the first of them. `hosts_sha256` is of them all.
+        hosts: the first of them, that the caller may see. `hosts_sha256` is of them all.
         rules: those that ask for it.
         mine: the caller asked for it. may_decide: the caller may approve or refuse it now.
     """
@@ -90,8 +93,8 @@ def approval_of(view: ApprovalView) -> Approval:
         task_id=approval.task_id,
         requester=approval.requester,
         reason=reason if isinstance(reason, str) else None,
-        request=masked(asked.request),
-        hosts=list(asked.hosts[:MAX_SHOWN]),
+        request=masked(_request_of(view)),
+        hosts=list(islice((name for name in asked.hosts if within(view.names, (name,))), MAX_SHOWN)),
         host_count=len(asked.hosts),
         hosts_sha256=approval.hosts_sha256,
         request_sha256=approval.request_sha256,
@@ -105,6 +108,14 @@ def approval_of(view: ApprovalView) -> Approval:
     )
 
 
+def _request_of(view: ApprovalView) -> Mapping[str, Any]:
+    """Of hosts that it names, it may be that the person who asked may not see all any more."""
+    request = view.asked.request
+    if view.names is None or not (named := hosts_named(request)):
+        return request
+    return {**request, "target": {"hosts": [name for name in named if name in view.names]}}
+
+
 @router.get("")
 async def list_approvals(
     services: Given,
@@ -112,7 +123,7 @@ async def list_approvals(
     state: Annotated[Literal["waiting", "all"], Query()] = "waiting",
     min_seq: Seq | None = None,
 ) -> Items[Approval]:
-    """The newest 100, of those that the caller asked for or may decide on; ended ones for an hour."""
+    """The newest 100, of what the caller asked for, or sees all hosts of and may decide on; ended ones for an hour."""
     await wait_for_authority(services, min_seq)
     views = await services.approvals.approvals(caller, waiting=state == "waiting")
     return Items(items=[approval_of(view) for view in views])

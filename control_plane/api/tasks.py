@@ -37,9 +37,9 @@ from control_plane.commands.tasks import new_task_id
 from control_plane.errors import LogDamagedError, NotFoundError
 from control_plane.events import registry
 from control_plane.events.envelope import EVENT, Key, StoredEvent
-from control_plane.events.tasks import TaskAccepted, last_word_s
+from control_plane.events.tasks import TaskAccepted, hosts_named, last_word_s
 from control_plane.projections.moments import Moment, micros_of
-from control_plane.projections.queries.scopes import EVERYTHING, Scope, hosts_named
+from control_plane.projections.queries.scopes import EVERYTHING, Scope
 from control_plane.projections.queries.tasks import TaskFilter, TaskView
 
 PROJECTION: Final = "tasks"

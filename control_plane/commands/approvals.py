@@ -107,8 +107,12 @@ class ApprovalState:
         """Raises NotFoundError where there is none, or it is forgotten."""
         approval = self.approvals.get(approval_id)
         if approval is None:
-            raise NotFoundError("unknown_approval", "there is no such approval; ask for a new one")
+            raise no_approval()
         return approval
+
+
+def no_approval() -> NotFoundError:
+    return NotFoundError("unknown_approval", "there is no such approval; ask for a new one")
 
 
 def decide_request(

@@ -95,6 +95,11 @@ class Keyring:
         """Those that hosts are to trust, oldest first."""
         return tuple(key for key in self.chain if key.until is None)
 
+    def is_known_by(self, keys: Sequence[str] | None, next_key: str | None) -> bool:
+        """Whether a host knows all of it: it trusts just these, oldest first, and has heard which one comes next."""
+        is_told = self.announced is None or next_key == self.announced[:16]
+        return is_told and keys == tuple(key.key_id for key in self.trusted)
+
     @property
     def trusted_public_keys(self) -> list[bytes]:
         return [key.public_key for key in self.trusted]

@@ -1,6 +1,6 @@
 """What the decisions need of the world, declared where it is used."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -25,6 +25,8 @@ class Log(Protocol):
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]: ...
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None: ...
+
+    def read_these(self, log: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]: ...
 
     async def read(
         self,

@@ -1,9 +1,9 @@
 """What happens to tasks and their executions, and which state follows from which."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Self, cast
 
 from control_plane.events.envelope import Key, StoredEvent
 from control_plane.events.event import Event, WireBorn
@@ -31,6 +31,12 @@ TERMINAL: Final = frozenset(state for state, rank in RANK.items() if rank == 4)
 FAILED: Final = TERMINAL - {"succeeded", "skipped", "cancelled"}  # what counts against the errors of a rollout
 OUTCOME: Final = "outcome"
 LOST_AFTER_S: Final = 180  # an agent's own timeout, kill and last retries fit in
+
+
+def hosts_named(request: Mapping[str, Json]) -> Sequence[str]:
+    """The hosts that a task's target names: one whose agent cannot do what was asked is not in the frozen list."""
+    target = cast("Mapping[str, Sequence[str]]", request["target"])
+    return target.get("hosts", ())
 
 
 def advanced(state: str, to: str) -> str:

@@ -115,17 +115,18 @@ class Configures:
         await self._look_for_untold(self._authority.position)
 
     def _is_told(self, said: KeysSaid) -> bool:
-        ours = self._keyring
-        return said.keys == tuple(key.key_id for key in ours.trusted) and (
-            ours.announced is None or said.next_key == ours.announced[:16]
-        )
+        return self._keyring.is_known_by(said.keys, said.next_key)
 
     async def _look_for_untold(self, seq: int) -> None:
         """Whoever is there and trusts other keys of ours than it should, or has not heard which comes next."""
         if (len(self._keyring.chain) == 1 and self._keyring.announced is None) or not (self._is_new or self._known):
             return  # nobody can know anything else, or all did
         # Who came online before the keys changed may not be in the read table yet; who comes after is told then.
-        as_of, said = await self._host_queries.said_of_keys(("online", "stale"), at_least=self._keys_seq)
+        # Once all were looked at, only those who were behind are: one old agent stays so for ever.
+        behind = None if self._is_new else frozenset(self._known)
+        as_of, said = await self._host_queries.said_of_keys(
+            ("online", "stale"), at_least=self._keys_seq, hostnames=behind
+        )
         if as_of < self._keys_seq:
             self._drift_s = self._clock.monotonic_s()
             return

@@ -39,6 +39,10 @@ class DecisionsLogContract:
         assert (found.task_id, found.hostname) == ("t2", "web1")
         assert await log.read_one(EVENT, 3) is None
 
+    async def test_of_those_that_are_wanted_the_ones_that_are_there_are_read_in_order(self, log: Log) -> None:
+        await log.append([an_event(f"t{n}") for n in range(1, 5)])
+        assert [event.seq async for event in log.read_these(EVENT, [4, 9, 2, 4])] == [2, 4]
+
 
 class TestMemoryLog(DecisionsLogContract):
     @pytest.fixture

@@ -1,10 +1,14 @@
 """What dispatch does while the control plane's key changes: which key signs what, and what of a stolen one is sent."""
 
+from collections.abc import Collection
+
 import pytest
 
 from control_plane.commands.keyring import Keyring, decide_announce, decide_retire, decide_rotate
 from control_plane.events.access import KeyAdded, KeyAnnounced, KeyRetired
 from control_plane.processes import configures
+from control_plane.projections.queries.hosts import KeysSaid
+from control_plane.projections.queries.scopes import Names
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
 from tests.support.events import a_task_accepted
 from tests.support.fleet import CONTROL_PLANE_KEY
@@ -113,6 +117,32 @@ class DispatchKeysContract(ProcessContract):
                 await until(lambda number=number: _is(f"t{number}" in web1.task_ids()))  # type: ignore[misc]
 
         assert 1 <= len(told(web1)) <= 5
+
+    async def test_once_all_were_looked_at_none_but_those_behind_are(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An agent that is too old to say its keys is behind for ever."""
+        monkeypatch.setattr(configures, "DRIFT_S", 0.0)
+        looked_at: list[tuple[Names, set[str]]] = []
+        ask = plane.host_queries.said_of_keys
+
+        async def said_of_keys(
+            states: Collection[str], *, at_least: int = 0, hostnames: Names = None
+        ) -> tuple[int, dict[str, KeysSaid]]:
+            as_of, said = await ask(states, at_least=at_least, hostnames=hostnames)
+            looked_at.append((hostnames, set(said)))
+            return as_of, said
+
+        monkeypatch.setattr(plane.host_queries, "said_of_keys", said_of_keys)
+        await announce(plane)
+        await plane.comes_online("web1")
+        await plane.comes_online("web2", keys=[FIRST.key_id], next_key=SECOND.key_id)
+        async with plane.dispatching():
+            await until(lambda: _is(len(looked_at) >= 4))
+
+        whole = [said for hostnames, said in looked_at if hostnames is None and said]
+        assert whole == [{"web1", "web2"}]
+        assert looked_at[-1] == ({"web1"}, {"web1"})
 
     async def test_what_a_retired_key_authorises_is_never_sent_by_whoever_reads_it(self, plane: Plane) -> None:
         await announce(plane)

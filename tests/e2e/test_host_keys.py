@@ -21,7 +21,7 @@ from tests.support.servers import Broker, wait_until
 
 pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq]
 
-EVERYWHERE_S = 5.0
+EVERYWHERE_S = 30.0  # for a loaded machine; how long it took is printed
 
 
 @pytest.fixture
@@ -111,14 +111,14 @@ def test_a_host_accepted_by_its_fingerprint_takes_a_new_key_without_losing_anyth
     assert new.public_key != old.public_key
     assert "the running agent takes the new key" in rotate.text()
     assert api.get("/hosts/web1")["key_id"] == new.key_id
-    wait_until(lambda: len(accounts(broker) - before) == 1, timeout_s=10, what="it has the account of its new key")
+    wait_until(lambda: len(accounts(broker) - before) == 1, timeout_s=30, what="it has the account of its new key")
     wait_until(
         lambda: not any(old.key_id in user for user in accounts(broker)), timeout_s=20, what="the old one is gone"
     )
     refused = len(events(installation, MessageRejected.KIND))
     queues.publish(installation.amqp_url, said(old, tasks[0]))
     wait_until(
-        lambda: len(events(installation, MessageRejected.KIND)) == refused + 2, timeout_s=10, what="the old key is out"
+        lambda: len(events(installation, MessageRejected.KIND)) == refused + 2, timeout_s=30, what="the old key is out"
     )
     assert api.finished(api.run({"host": "web1"}, "true"))["web1"]["state"] == "succeeded"
 

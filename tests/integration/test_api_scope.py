@@ -5,7 +5,7 @@ asks for everything there is on every route; nothing that is only of the second 
 """
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import httpx
@@ -44,6 +44,7 @@ SCOPED: Final[dict[str, list[dict[str, Any]]]] = {
     "/api/v1/hosts/{hostname}/heartbeats": [{}],
     "/api/v1/groups": [{}],
     "/api/v1/groups/{group}/hosts/{hostname}": [{}],
+    "/api/v1/approvals": [{}, {"state": "all"}],
     "/api/v1/tasks": [
         *({}, {"hostname": "bravo1"}, {"hostname": "alpha1"}, {"q": "bravo"}, {"q": "charlie"}, {"actor": "ada"}),
         *({"state": "running"}, {"outcome": "succeeded"}, {"limit": 1}),
@@ -69,8 +70,9 @@ OF_NO_HOST: Final = {
     *("/api/v1/users", "/api/v1/rules", "/api/v1/enrolment-tokens", "/api/v1/projections"),  # by role
     *("/api/v1/pending-hosts", "/api/v1/templates", "/api/v1/tasks/{task_id}/secrets/{name}"),  # by role
     *("/api/v1/auth/passkeys", "/api/v1/auth/providers", "/api/v1/auth/oidc/begin", "/api/v1/auth/oidc/callback"),
-    *("/api/v1/approvals", "/api/v1/stop"),  # of approvals, those that one may decide on or has asked for
+    "/api/v1/stop",
 }
+OF_ONE_S_OWN: Final = "/api/v1/approvals"  # and of what one may decide on: everybody may ask
 OF_RULES: Final = "/api/v1/rules"  # which name groups, to whoever may read them by role
 
 
@@ -101,6 +103,8 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
             await api.services.hosts.set_labels(CONSOLE, name, {"rack": f"rack of {name}"})
             await api.beat(name, 1, os=f"os of {name}")
         ada = api.client("ada")
+        frozen = {"task-alpha": OURS, "task-bravo": THEIRS, "task-charlie": (*OURS, *THEIRS)}
+        await ask(api, an_approval("of-named", OURS, {"hosts": [*OURS, "bravo1"]}))
         for task_id, target in (
             ("task-alpha", {"group": "alpha-group"}),
             ("task-bravo", {"group": "bravo-group"}),
@@ -108,6 +112,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
         ):
             await api.run(ada, target, task_id=task_id, command=f"command of {task_id}", reason=f"why {task_id}")
             await ada.post(f"/api/v1/tasks/{task_id}/cancel", json={"reason": f"no more {task_id}"})
+            await ask(api, an_approval(f"of-{task_id}", frozen[task_id], target))
         for name in (*OURS, *THEIRS):
             for task_id in (f"task-{name[:5]}", "task-charlie"):
                 await api.finish(task_id, name, stdout=f"printed by {name}\n")
@@ -117,6 +122,28 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
             made.heads[log] = await signed(api, log)
         await api.shown(made.heads[EVENT])
         yield made
+
+
+def an_approval(name: str, hosts: tuple[str, ...], target: Any, *, task_id: str | None = None) -> ApprovalRequested:
+    """What ada asks for, and nobody has decided on."""
+    task = a_task_accepted(task_id or f"task-{name}", hosts, target=target)
+    return ApprovalRequested(
+        approval_id=name,
+        task_id=task.task_id,
+        request=task.request,
+        request_sha256=task.request_sha256,
+        hosts=task.hosts,
+        hosts_sha256=task.hosts_sha256,
+        requester="ada",
+        requested_at=task.accepted_at,
+        expires_at=4_000_000_000,
+        rules=("r1",),
+    )
+
+
+async def ask(api: ApiUnderTest, event: ApprovalRequested) -> None:
+    """Record it as the control plane does, signed."""
+    await api.services.approvals._handling.record_new(event, actor=event.requester)
 
 
 async def people(api: ApiUnderTest) -> None:
@@ -505,7 +532,8 @@ async def test_a_member_without_a_rule_may_sign_in_and_see_himself(place: Place)
     me = (await browser.get("/api/v1/auth/me")).json()
 
     assert (me["role"], me["permissions"]) == ("member", [])
-    for path in SCOPED:
+    assert (await browser.get(OF_ONE_S_OWN)).json()["items"] == []
+    for path in SCOPED.keys() - {OF_ONE_S_OWN}:
         filled = path.format(hostname="alpha1", group="alpha-group", task_id="task-alpha", seq=1)
         query = {"topics": "hosts"} if path.endswith("/stream") else {}
         assert (await browser.get(filled, params=query)).status_code == 403, path
@@ -515,18 +543,7 @@ async def test_a_host_that_a_task_names_and_does_not_go_to_is_not_named_to_other
     """A basic agent is left out of what it cannot do, and stands in what was asked for."""
     task = a_task_accepted("task-named", OURS, target={"hosts": ["alpha1", "alpha2", "bravo1"]})
     seq = await place.api.record(task)
-    asked = ApprovalRequested(
-        approval_id="a-named",
-        task_id=task.task_id,
-        request=task.request,
-        request_sha256=task.request_sha256,
-        hosts=task.hosts,
-        hosts_sha256=task.hosts_sha256,
-        requester="ada",
-        requested_at=task.accepted_at,
-        expires_at=task.expires_at,
-        rules=("r1",),
-    )
+    asked = an_approval("a-named", OURS, task.request["target"], task_id=task.task_id)
     seqs = (seq, await place.api.record(asked))
     await place.api.shown(seqs[-1])
 
@@ -539,6 +556,58 @@ async def test_a_host_that_a_task_names_and_does_not_go_to_is_not_named_to_other
         assert (await place.get("mia", f"/api/v1/events/{seq}")).status_code == 404
     assert "bravo" not in (await place.get("mia", "/api/v1/events/export", task_id="task-named")).text
     assert (await place.get("eve", "/api/v1/tasks/task-named")).json()["target"]["hosts"][-1] == "bravo1"
+
+
+async def test_an_approval_is_not_shown_as_the_task_that_took_its_place(place: Place) -> None:
+    """Refused for hosts on both sides; then a task of the same id was accepted for ours alone."""
+    task = a_task_accepted("task-smaller", ("alpha1",), target={"host": "alpha1"})
+    wider = await place.api.record(
+        an_approval("a-wider", ("alpha1", "bravo1"), {"group": "all-of-them"}, task_id=task.task_id)
+    )
+    same = await place.api.record(an_approval("a-same", ("alpha1",), {"host": "alpha1"}, task_id=task.task_id))
+    await place.api.shown(await place.api.record(task))
+
+    for who in READERS:
+        assert (await place.get(who, "/api/v1/tasks/task-smaller")).status_code == 200
+        assert (await place.get(who, f"/api/v1/events/{wider}")).status_code == 404
+        assert (await place.get(who, f"/api/v1/events/{same}")).status_code == 200
+        answer = await place.get(who, "/api/v1/events/export", task_id=task.task_id)
+        assert canaries_in(answer) == [], answer.text
+
+
+@pytest.mark.parametrize("who", READERS)
+async def test_approvals_are_shown_to_whoever_may_decide_on_them_and_see_all_their_hosts(
+    place: Place, who: str
+) -> None:
+    made = await rule(place.api, "allow", f"user:{who}", {"tasks.approve"}, None)
+    try:
+        listed = await place.get(who, "/api/v1/approvals")
+        assert {item["approval_id"] for item in listed.json()["items"]} >= {"of-task-alpha"}
+        assert canaries_in(listed) == [], listed.text
+        for verb in ("approve", "refuse"):
+            answers = [
+                await place.api.client(who).post(f"/api/v1/approvals/{name}/{verb}")
+                for name in (UNKNOWN, "of-task-bravo", "of-task-charlie", "of-named")
+            ]
+            assert {answer.status_code for answer in answers} == {404}
+            assert len({str(without(answer)) for answer in answers}) == 1
+        everything = await place.get("root", "/api/v1/approvals")
+        assert {"of-task-bravo", "of-named"} <= {item["approval_id"] for item in everything.json()["items"]}
+    finally:
+        await place.api.services.rules.delete(CONSOLE, made)
+
+
+async def test_of_one_s_own_approval_the_hosts_that_one_may_not_see_any_more_are_left_out(
+    place: Place, one_of_them: Any
+) -> None:
+    who = await one_of_them("hosts.read", "tasks.read", "tasks.run")
+    event = an_approval("of-own", ("alpha1", "bravo1"), {"hosts": ["alpha1", "bravo1"]})
+    await ask(place.api, replace(event, requester=who))
+
+    [shown] = (await place.get(who, "/api/v1/approvals")).json()["items"]
+
+    assert (shown["mine"], shown["hosts"], shown["request"]["target"]) == (True, ["alpha1"], {"hosts": ["alpha1"]})
+    assert shown["host_count"] == 2
 
 
 async def test_the_same_request_again_answers_what_was_accepted_where_it_may_not_be_seen(

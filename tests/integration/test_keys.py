@@ -149,11 +149,12 @@ class Site:
 async def run(server: Server, task_id: str, *hostnames: str) -> int:
     """Accept a task; as a client does, the same again where the database was busy."""
     request = CreateTask(task_id=task_id, target=Hosts(hostnames), command="true", timeout=30, user="root")
-    while True:
-        try:
-            return (await server.services.tasks.create(CONSOLE, request)).seq
-        except StorageUnavailableError:
-            await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return (await server.services.tasks.create(CONSOLE, request)).seq
+            except StorageUnavailableError:
+                await asyncio.sleep(0.01)
 
 
 async def finished(core: Core) -> Counter[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """A log in memory for tests of decisions; `tests/contract/test_decisions_log.py` holds it to what they use of a log."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
 from control_plane.events.envelope import Conflict, Duplicate, Key, LogName, NewEvent, Outcome, Recorded, StoredEvent
@@ -50,6 +50,11 @@ class MemoryLog:
 
     async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
         return self.rows[seq - 1] if 0 < seq <= len(self.rows) else None
+
+    async def read_these(self, log: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]:
+        for seq in sorted(set(seqs)):
+            if (row := await self.read_one(log, seq)) is not None:
+                yield row
 
     async def read(
         self,

@@ -1,22 +1,36 @@
 """Approvals: asked for, listed, given and refused. What may be approved, the rules say host by host."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from control_plane.commands.access import Principal
-from control_plane.commands.approvals import Approval, State, decide_request, decide_verdict, waiting_like
+from control_plane.commands.approvals import (
+    Approval,
+    State,
+    decide_request,
+    decide_verdict,
+    no_approval,
+    waiting_like,
+)
+from control_plane.commands.authority import Authority
 from control_plane.commands.handlers.tasks import Asked, TaskHandler
 from control_plane.commands.handling import Handling
+from control_plane.commands.keyring import Keyring
+from control_plane.commands.ports import Log
+from control_plane.commands.reading import Names, owner, within
 from control_plane.commands.rules import task_facts
 from control_plane.errors import KeyConflictError, RefusedError
 from control_plane.events import registry
 from control_plane.events.approvals import ApprovalRequested
-from control_plane.events.envelope import EVENT, Key
-from control_plane.events.tasks import TaskAccepted
+from control_plane.events.envelope import EVENT, Key, StoredEvent
+from control_plane.events.tasks import TaskAccepted, hosts_named
 from control_plane_wire.errors import MalformedMessageError, SignatureError
 
 MOST_SHOWN: Final = 100
+MOST_KEPT_BYTES: Final = 8 * 1024 * 1024  # decoded it is about five times as much
+MOST_KNOWN: Final = 32_768  # answers; one for each session or token of somebody who looks, and each approval
 
 Shown: TypeAlias = State | Literal["used"]
 
@@ -28,14 +42,16 @@ class ApprovalView:
     Attributes:
         asked: what it is about.
         state: `used` where its task was accepted.
+        names: of the hosts in `asked`, those that this person may be told of.
         mine: this person has asked for it. may_decide: this person may say yes or no to it now.
     """
 
     approval: Approval
     asked: ApprovalRequested
     state: Shown
-    mine: bool
     may_decide: bool
+    names: Names = None
+    mine: bool = False
 
 
 class ApprovalHandler:
@@ -43,6 +59,8 @@ class ApprovalHandler:
         self._handling = handling
         self._tasks = tasks
         self._one = asyncio.Lock()  # many at once would each find few that wait
+        self._requests = Requests(handling.log, handling.keyring)
+        self._deciders = Deciders()
 
     async def request(self, principal: Principal, asked: Asked) -> Approval:
         """Ask for an approval of what would otherwise be accepted. Who waits for the same already gets that one.
@@ -72,13 +90,16 @@ class ApprovalHandler:
         """Say yes or no; the log position after it. Whoever says the same once more changes nothing.
 
         Raises:
-            NotFoundError: there is no such approval.
+            NotFoundError: there is no such approval, or none that this person may see.
             ForbiddenError: not by this person, or not on all of its hosts.
             RefusedError: `approval_decided`, `approval_expired`.
         """
         handling, authority = self._handling, self._handling.authority
         await handling.admit(principal, "tasks.approve", "approvals")
-        asked = await self._asked(authority.approvals.approval(approval_id))
+        approval = authority.approvals.approval(approval_id)
+        asked = (await self._requests.of([approval]))[approval.requested_seq]
+        if approval.requester != principal.username and not sees(authority, principal, asked):
+            raise no_approval()
         async with handling.recording(principal, f"approvals/{approval_id}"):
             authority.rules.check(principal, "tasks.approve", task_facts(authority.fleet, asked.hosts, asked.request))
             return await handling.decide_and_record(
@@ -93,7 +114,7 @@ class ApprovalHandler:
             )
 
     async def approvals(self, principal: Principal, *, waiting: bool) -> list[ApprovalView]:
-        """The newest, of those that one has asked for or may decide on.
+        """The newest, of those that one has asked for, or may decide on and read about.
 
         Args:
             waiting: none but those that nobody has decided on yet.
@@ -103,46 +124,125 @@ class ApprovalHandler:
             self._handling.authority.approvals.approvals.values(), key=lambda each: each.requested_seq, reverse=True
         )
         wanted = [each for each in newest if not waiting or each.state(now_s) == "waiting"]
-        used = await self._used(wanted)
+        decides = "tasks.approve" in self._handling.authority.rules.permissions(principal)
+        some = [each for each in wanted if self._may_concern(principal, each, decides=decides)]
         shown: list[ApprovalView] = []
-        for approval in wanted:
-            state: Shown = "used" if approval.approval_id in used else approval.state(now_s)
-            view = await self._view(principal, approval, state)
-            if view is not None:
-                shown.append(view)
-            if len(shown) == MOST_SHOWN:
+        for at in range(0, len(some), MOST_SHOWN):
+            page = some[at : at + MOST_SHOWN]
+            used, requests = await self._used(page), await self._requests.of(page)
+            for approval in page:
+                state: Shown = "used" if approval.approval_id in used else approval.state(now_s)
+                view = self._view(principal, approval, requests[approval.requested_seq], state)
+                if view is not None:
+                    shown.append(view)
+            if len(shown) >= MOST_SHOWN:
                 break
-        return shown
+        return shown[:MOST_SHOWN]
 
-    async def _view(self, principal: Principal, approval: Approval, state: Shown) -> ApprovalView | None:
+    def _may_concern(self, principal: Principal, approval: Approval, *, decides: bool) -> bool:
+        """False where it is certainly none of this person's business, by what is known without reading it."""
+        if approval.requester == principal.username:
+            return True
+        return decides and self._deciders.known(self._handling.authority, principal, approval) is not False
+
+    def _view(
+        self, principal: Principal, approval: Approval, asked: ApprovalRequested, state: Shown
+    ) -> ApprovalView | None:
         """None where it is none of this person's business."""
-        authority, mine = self._handling.authority, approval.requester == principal.username
-        if not mine and "tasks.approve" not in authority.rules.permissions(principal):
+        authority = self._handling.authority
+        if approval.requester == principal.username:
+            names = _aimable(authority, principal)
+            return ApprovalView(approval=approval, asked=asked, state=state, names=names, mine=True, may_decide=False)
+        if not self._deciders.may(authority, principal, approval, asked):
             return None
-        asked = await self._asked(approval)
-        facts = task_facts(authority.fleet, asked.hosts, asked.request)
-        may = authority.rules.decide(principal, "tasks.approve", facts).allowed
-        if not mine and not may:
-            return None
-        may_decide = may and not mine and state == "waiting"
-        return ApprovalView(approval=approval, asked=asked, state=state, mine=mine, may_decide=may_decide)
+        return ApprovalView(approval=approval, asked=asked, state=state, may_decide=state == "waiting")
 
-    async def _used(self, approvals: list[Approval]) -> set[str]:
+    async def _used(self, approvals: Sequence[Approval]) -> set[str]:
         """The ids of those whose task was accepted."""
         given = [each for each in approvals if each.verdict == "approved"]
         keys = {each.approval_id: Key(each.task_id, TaskAccepted.KIND) for each in given}
         found = await self._handling.log.find(EVENT, list(keys.values())) if keys else {}
         return {approval_id for approval_id, key in keys.items() if key in found}
 
-    async def _asked(self, approval: Approval) -> ApprovalRequested:
-        """What it is about, as it was signed: nobody decides on what somebody has written into the database since."""
-        stored = await self._handling.log.read_one(EVENT, approval.requested_seq)
+
+class Deciders:
+    """Who may decide on which, as long as neither the rules nor the hosts have changed; for lists of them."""
+
+    def __init__(self) -> None:
+        self._as_of = (0, 0)
+        self._found: dict[tuple[Principal, int], bool] = {}
+
+    def known(self, authority: Authority, principal: Principal, approval: Approval) -> bool | None:
+        """None where it was not asked since."""
+        as_of = (authority.rules.changed_seq, authority.fleet.changed_seq)
+        if as_of != self._as_of or len(self._found) >= MOST_KNOWN:
+            self._as_of, self._found = as_of, {}
+        return self._found.get((principal, approval.requested_seq))
+
+    def may(self, authority: Authority, principal: Principal, approval: Approval, asked: ApprovalRequested) -> bool:
+        known = self.known(authority, principal, approval)
+        if known is None:
+            known = sees(authority, principal, asked) and (
+                authority.rules.decide(
+                    principal, "tasks.approve", task_facts(authority.fleet, asked.hosts, asked.request)
+                ).allowed
+            )
+            self._found[principal, approval.requested_seq] = known
+        return known
+
+
+class Requests:
+    """What approvals are about, as it was signed: nobody decides on what was written into the database since.
+
+    Events never change, so the newest that were read are kept, up to MOST_KEPT_BYTES of their bodies.
+    """
+
+    def __init__(self, log: Log, keyring: Keyring) -> None:
+        self._log = log
+        self._keyring = keyring
+        self._kept: dict[int, tuple[ApprovalRequested, int]] = {}  # by seq, each with the length of its body
+        self._bytes = 0
+
+    async def of(self, approvals: Sequence[Approval]) -> Mapping[int, ApprovalRequested]:
+        """Each by the seq of its event. Raises RefusedError `not_authorised` where one is not as it was asked for."""
+        wanted = {each.requested_seq: each for each in approvals}
+        found = {seq: self._kept[seq][0] for seq in wanted if seq in self._kept}
+        if missing := [seq for seq in wanted if seq not in found]:
+            async for stored in self._log.read_these(EVENT, missing):
+                found[stored.seq] = self._verified(stored, wanted[stored.seq])
+                self._keep(stored.seq, found[stored.seq], len(stored.body))
+        if len(found) < len(wanted):
+            raise _not_it()
+        return found
+
+    def _verified(self, stored: StoredEvent, approval: Approval) -> ApprovalRequested:
         try:
-            if stored is not None:
-                self._handling.keyring.verify_event(stored)
-                event = registry.decode(stored)
-                if isinstance(event, ApprovalRequested) and event.approval_id == approval.approval_id:
-                    return event
+            self._keyring.verify_event(stored)
+            event = registry.decode(stored)
         except (SignatureError, MalformedMessageError) as error:
             raise RefusedError("not_authorised", f"the approval is not as it was asked for: {error}") from error
-        raise RefusedError("not_authorised", "the log has something else in the place of the approval")
+        if not isinstance(event, ApprovalRequested) or event.approval_id != approval.approval_id:
+            raise _not_it()
+        return event
+
+    def _keep(self, seq: int, event: ApprovalRequested, length: int) -> None:
+        if seq not in self._kept:  # who asked at the same time may have read it, too
+            self._kept[seq] = (event, length)
+            self._bytes += length
+        while self._bytes > MOST_KEPT_BYTES:
+            self._bytes -= self._kept.pop(min(self._kept))[1]
+
+
+def _not_it() -> RefusedError:
+    return RefusedError("not_authorised", "the log has something else in the place of the approval")
+
+
+def sees(authority: Authority, principal: Principal, asked: ApprovalRequested) -> bool:
+    """Whether somebody may see what another person asks for: all the hosts that it is for, and that it names."""
+    return within(authority.readable(owner(principal), "tasks.read"), (*asked.hosts, *hosts_named(asked.request)))
+
+
+def _aimable(authority: Authority, principal: Principal) -> Names:
+    """The hosts that somebody may be told of in what they asked for themselves: seen as hosts, or in tasks."""
+    hosts, tasks = (authority.readable(owner(principal), action) for action in ("hosts.read", "tasks.read"))
+    return None if hosts is None or tasks is None else hosts | tasks

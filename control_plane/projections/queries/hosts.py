@@ -193,13 +193,17 @@ class HostQueries:
         differs = (t.c.state.in_(["online", "stale"]), t.c.groups_bound.is_not(None), t.c.groups_bound != t.c.groups)
         return [host for host in await self._select(*differs) if host.drift]
 
-    async def said_of_keys(self, states: Collection[str], *, at_least: int = 0) -> tuple[int, dict[str, KeysSaid]]:
-        """A position of the event log, and what each host in these states said last, by hostname; basic agents not.
+    async def said_of_keys(
+        self, states: Collection[str], *, at_least: int = 0, hostnames: Names = None
+    ) -> tuple[int, dict[str, KeysSaid]]:
+        """A position of the event log, and what each of these hosts said last, by hostname; basic agents not.
 
         Where the position is less than `at_least`, it is told alone.
         """
         t = self._host
-        wanted = select(t.c.hostname, t.c.heartbeat).where(t.c.pos > 0, t.c.state.in_(list(states)))
+        wanted = select(t.c.hostname, t.c.heartbeat).where(
+            t.c.pos > 0, t.c.state.in_(list(states)), *of_hosts(t.c.hostname, hostnames)
+        )
         async with self._database.read() as connection:
             as_of = await position_of(connection, HostsProjection.name)
             if as_of.event < at_least:

@@ -5,7 +5,7 @@ whoever may see that host. An event is shown as the host that it is of, or else 
 users and rules, only to whoever may see the events of all hosts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Dialect
 from control_plane.events import registry
 from control_plane.events.approvals import ApprovalRequested
 from control_plane.events.envelope import StoredEvent
-from control_plane.events.tasks import ExecutionFinished, ExecutionLateResult, TaskAccepted
+from control_plane.events.tasks import ExecutionFinished, ExecutionLateResult, TaskAccepted, hosts_named
 from control_plane.storage.tables import Identifier
 
 Names: TypeAlias = frozenset[str] | None
@@ -60,7 +60,9 @@ class Scope:
         if stored.kind not in WITH_REQUEST or self.tasks is None:
             return True
         event = registry.decode(stored)
-        return isinstance(event, TaskAccepted | ApprovalRequested) and self.tasks.issuperset(hosts_named(event.request))
+        return isinstance(event, TaskAccepted | ApprovalRequested) and self.tasks.issuperset(
+            (*event.hosts, *hosts_named(event.request))  # an approval's need not be those of the task in the end
+        )
 
 
 EVERYTHING: Final = Scope(hosts=None, tasks=None, outputs=None, events=None)
@@ -74,12 +76,6 @@ def both(some: Names, others: Names) -> Names:
     if some is None or others is None:
         return others if some is None else some
     return some & others
-
-
-def hosts_named(request: Mapping[str, Any]) -> Sequence[str]:
-    """The hosts that a task's target names: one whose agent cannot do what was asked is not in the frozen list."""
-    named: Sequence[str] = request["target"].get("hosts", ())
-    return named
 
 
 class _Name(Identifier):

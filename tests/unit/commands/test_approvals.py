@@ -18,6 +18,8 @@ from control_plane.commands.approvals import (
     ApprovalState,
     decide_request,
 )
+from control_plane.commands.handlers import approvals
+from control_plane.commands.handlers.approvals import MOST_SHOWN
 from control_plane.commands.handlers.tasks import Accepted
 from control_plane.commands.previews import PREVIEW_S
 from control_plane.commands.retries import RetryTask
@@ -30,9 +32,11 @@ from control_plane.errors import KeyConflictError, NotAllowedError, NotFoundErro
 from control_plane.events import registry
 from control_plane.events.access import AccessDenied
 from control_plane.events.approvals import ApprovalApproved, ApprovalRefused, ApprovalRequested
+from control_plane.events.envelope import LogName, StoredEvent
 from control_plane_wire.signing import SigningKey
 from tests.support.events import AT, SHA, a_task_accepted
 from tests.support.fleet import ADMIN, OPERATOR, PASSWORD, VIEWER, Desk, a_registration, a_request
+from tests.support.memory_log import MemoryLog
 from tests.unit.commands.test_rules import a_rule
 from tests.unit.commands.test_templates import simple
 
@@ -42,9 +46,9 @@ CAT: Final = Principal(username="cat", role="operator", address="127.0.0.1")
 WEB: Final = Group("web")
 
 
-async def a_desk() -> Desk:
+async def a_desk(log: MemoryLog | None = None) -> Desk:
     """web1, web2, db1; the operators ada and cat need an approval to be root; bob approves on the web hosts."""
-    desk = Desk()
+    desk = Desk(log=log or MemoryLog())
     for name, group in (("web1", "web"), ("web2", "web"), ("db1", "db")):
         await desk.handling.record(a_registration(name, group), actor="root")
     for name, role in (("ada", "operator"), ("cat", "operator"), ("bob", "viewer")):
@@ -566,3 +570,133 @@ async def test_one_sees_what_one_has_asked_for_and_what_one_may_decide_on() -> N
     desk.clock.advance(APPROVAL_S)
     assert await shown(ADMIN) == {}
     assert (await shown(ADMIN, waiting=False))["t1"] == ("expired", False, False)
+
+
+async def a_member(desk: Desk, username: str, *given: tuple[set[str], str]) -> Principal:
+    """Somebody who may do nothing but this on these groups."""
+    await desk.access.create_user(ADMIN, username, role="member", password=PASSWORD)
+    for actions, group in given:
+        await desk.rules.create(ADMIN, a_rule(subject=f"user:{username}", actions=actions, groups={group}))
+    return Principal(username=username, role="member", address="127.0.0.1")
+
+
+async def shown_to(desk: Desk, who: Principal) -> list[str]:
+    return [view.approval.task_id for view in await desk.approvals.approvals(who, waiting=True)]
+
+
+async def test_who_may_decide_and_not_read_sees_nothing_and_is_answered_as_of_what_there_is_not() -> None:
+    desk = await a_desk()
+    await desk.approvals.request(OPERATOR, asked("web"))
+    both = await desk.approvals.request(OPERATOR, asked("both", target=Hosts(("db1", "web1", "web2"))))
+    approve = {"tasks.approve"}
+    blind = await a_member(desk, "dan", (approve, "web"), (approve, "db"))
+    half = await a_member(desk, "eli", ({"tasks.read"} | approve, "web"), (approve, "db"))
+    whole = await a_member(desk, "fay", ({"tasks.read"} | approve, "web"), ({"tasks.read"} | approve, "db"))
+
+    assert [await shown_to(desk, who) for who in (blind, half, whole)] == [[], ["web"], ["both", "web"]]
+    for approve_it in (True, False):
+        answers = []
+        for who, approval_id in ((blind, both.approval_id), (half, both.approval_id), (whole, "0" * 32)):
+            with pytest.raises(NotFoundError) as refused:
+                await desk.approvals.decide(who, approval_id, approve=approve_it, reason=None)
+            answers.append((refused.value.code, str(refused.value)))
+        assert len(set(answers)) == 1
+    assert desk.authority.approvals.approval(both.approval_id).verdict is None
+    await desk.approvals.decide(whole, both.approval_id, approve=True, reason=None)
+
+
+async def test_a_host_that_is_named_and_not_in_the_list_is_shown_to_no_other() -> None:
+    desk = await a_desk()
+    half = await a_member(desk, "eli", ({"tasks.read", "tasks.approve"}, "web"))
+    task = a_task_accepted("t1", ("web1",), target={"hosts": ["db1", "web1"]})
+    event = replace(a_requested(expires_at=AT + 10**9), request=task.request, hosts=task.hosts)
+    await desk.handling.record_new(event, actor="ada")
+
+    assert await shown_to(desk, half) == []
+    assert await shown_to(desk, BOB) == ["t1"]
+    with pytest.raises(NotFoundError):
+        await desk.approvals.decide(half, event.approval_id, approve=True, reason=None)
+
+
+async def test_one_s_own_is_shown_with_the_hosts_that_one_may_still_see() -> None:
+    desk = await a_desk()
+    await desk.approvals.request(OPERATOR, asked(target=Hosts(("db1", "web1"))))
+    [view] = await desk.approvals.approvals(OPERATOR, waiting=True)
+    assert view.names is None
+    for action in ("hosts.read", "tasks.read"):
+        await desk.rules.create(ADMIN, a_rule(effect="deny", subject="user:ada", actions={action}, groups={"db"}))
+
+    [view] = await desk.approvals.approvals(OPERATOR, waiting=True)
+
+    assert (view.mine, view.names) == (True, {"web1", "web2"})
+
+
+async def test_what_is_shown_follows_the_rules_and_the_groups_at_once() -> None:
+    desk = await a_desk()
+    await desk.approvals.request(OPERATOR, asked())
+    assert await shown_to(desk, BOB) == ["t1"]
+    deny, _ = await desk.rules.create(ADMIN, a_rule(effect="deny", subject="user:bob", actions={"tasks.approve"}))
+    assert await shown_to(desk, BOB) == []
+    await desk.rules.delete(ADMIN, deny)
+    assert await shown_to(desk, BOB) == ["t1"]
+    await desk.hosts.set_groups(ADMIN, "web2", ["db"])
+    assert await shown_to(desk, BOB) == []
+
+
+class CountingLog(MemoryLog):
+    """Counts the events that are read by their seq."""
+
+    read_by_seq = 0
+
+    async def read_one(self, log: LogName, seq: int) -> StoredEvent | None:
+        self.read_by_seq += 1
+        return await super().read_one(log, seq)
+
+
+def reads(desk: Desk) -> int:
+    """How many since this was asked last."""
+    assert isinstance(desk.log, CountingLog)
+    found, desk.log.read_by_seq = desk.log.read_by_seq, 0
+    return found
+
+
+async def a_full_desk(number: int) -> Desk:
+    """Many wait, of many people, for the web hosts."""
+    desk = await a_desk(CountingLog())
+    for n in range(number):
+        task = a_task_accepted(f"t{n:03}", ("web1", "web2"), target={"group": "web"})
+        event = replace(a_requested(f"{n:032}", requester=f"u{n}", expires_at=AT + 10**9), task_id=task.task_id)
+        await desk.handling.record_new(replace(event, request=task.request, hosts=task.hosts), actor=f"u{n}")
+    return desk
+
+
+async def test_of_many_the_newest_100_are_shown_and_each_is_read_once() -> None:
+    desk = await a_full_desk(MOST_SHOWN + 5)
+    reads(desk)
+
+    first = await shown_to(desk, BOB)
+
+    assert first == [f"t{n:03}" for n in reversed(range(5, MOST_SHOWN + 5))]
+    assert reads(desk) == MOST_SHOWN
+    assert await shown_to(desk, BOB) == await shown_to(desk, ADMIN) == first
+    assert reads(desk) == 0
+
+
+async def test_what_is_none_of_somebody_s_business_is_read_once_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "MOST_KEPT_BYTES", 0)
+    desk = await a_full_desk(3)
+    half = await a_member(desk, "eli", ({"tasks.approve"}, "web"))
+    reads(desk)
+
+    assert [await shown_to(desk, CAT), reads(desk)] == [[], 0]
+    assert [await shown_to(desk, half), reads(desk)] == [[], 3]
+    assert [await shown_to(desk, half), reads(desk)] == [[], 0]
+
+
+async def test_of_what_was_read_the_newest_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await a_full_desk(4)
+    monkeypatch.setattr(approvals, "MOST_KEPT_BYTES", 2 * len(desk.log.rows[-1].body))
+    for _ in range(2):
+        reads(desk)
+        assert await shown_to(desk, BOB) == ["t003", "t002", "t001", "t000"]
+    assert reads(desk) == 2

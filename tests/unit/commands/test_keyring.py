@@ -332,3 +332,17 @@ def test_nobody_verifies_a_task_by_a_key_whatever_its_place() -> None:
 
     assert len(calls) > 3
     assert [call for call in calls if "public_keys)" in f"{call[1]})" and "Mapping" not in call[1]] == []
+
+
+async def test_a_host_knows_the_keys_when_it_trusts_just_these_and_has_heard_of_the_next() -> None:
+    first, second = FIRST.key_id, SECOND.key_id
+    new = Desk()
+    assert [new.keyring.is_known_by(keys, None) for keys in ((first,), (), None)] == [True, False, False]
+    await new.announce(SECOND)
+    assert [new.keyring.is_known_by((first,), said) for said in (second, first, None)] == [True, False, False]
+
+    desk = await a_desk(retired=False)
+    told = ((first, second), (second, first), (first,))
+    assert [desk.keyring.is_known_by(keys, None) for keys in told] == [True, False, False]
+    await desk.retire_first()
+    assert [desk.keyring.is_known_by(keys, None) for keys in ((second,), *told)] == [True, False, False, False]
