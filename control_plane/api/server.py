@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from control_plane.api.app import create_app
@@ -80,6 +81,7 @@ class HttpService:
             ssl_keyfile=self._settings.tls_key,
         )
         config.load()
+        config.loaded_app = PlainClient(config.loaded_app)
         if config.ssl is not None:
             config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         # Inherited by each connection. asyncio sets it only where a socket names its protocol, as accepted ones do not;
@@ -88,6 +90,18 @@ class HttpService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.live.run(stop), name=self.live.name)
             await _Server(config, stop, self._settings).serve(sockets=[self._listener])
+
+
+class PlainClient:
+    """Outside of all else: an IPv4 client that an IPv6 socket was asked from is that IPv4 client, for proxies, too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (client := scope.get("client")) is not None:
+            scope["client"] = (client[0].removeprefix("::ffff:"), client[1])
+        await self._app(scope, receive, send)
 
 
 def _check_certificate(settings: Settings) -> None:

@@ -76,6 +76,8 @@ def network_of(address: str | None) -> str | None:
         found = ipaddress.ip_address(address or "")
     except ValueError:
         return address
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
     if found.version == 4:
         return str(found)
     return str(ipaddress.ip_network((found, IPV6_PREFIX), strict=False))

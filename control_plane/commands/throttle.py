@@ -106,13 +106,13 @@ class RequestThrottle:
 
     def wrong(self, address: str | None, now_s: float) -> None:
         """Count credentials that this process does not know, before anybody else is asked. Raises TooManyError."""
-        wait_s = self._wrong.wait_s(address, now_s)
-        refuse_if("too_many_credentials", "too many wrong credentials from there", wait_s)
-        self._wrong.count(address, now_s)
+        sender = network_of(address)
+        refuse_if("too_many_credentials", "too many wrong credentials from there", self._wrong.wait_s(sender, now_s))
+        self._wrong.count(sender, now_s)
 
     def right(self, address: str | None) -> None:
         """They were right after all."""
-        self._wrong.take_back(address)
+        self._wrong.take_back(network_of(address))
 
 
 class EnrolmentThrottle:
@@ -155,13 +155,15 @@ class LoginThrottle:
         """What the last so many tries brought was right, and they count no more."""
         for _ in range(tries):
             self.take_back(username, address)
-        self._known[username, address] = None
-        self._known.move_to_end((username, address))
+        known = (username, network_of(address))
+        self._known[known] = None
+        self._known.move_to_end(known)
         while len(self._known) > MAX_KEYS:
             self._known.popitem(last=False)
-        self._accounts.forget((username, address))
+        self._accounts.forget(known)
 
     def _counts(self, username: str, address: str | None) -> list[tuple[Limit, Hashable]]:
-        if (username, address) in self._known:  # others from there, as from behind a proxy, do not lock it out either
-            return [(self._accounts, (username, address))]
-        return [(self._addresses, address), (self._accounts, username)]
+        sender = network_of(address)
+        if (username, sender) in self._known:  # others from there, as from behind a proxy, do not lock it out either
+            return [(self._accounts, (username, sender))]
+        return [(self._addresses, sender), (self._accounts, username)]

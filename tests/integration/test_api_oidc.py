@@ -71,6 +71,7 @@ def provider(real_provider: Provider, api: ApiUnderTest) -> Iterator[Provider]:
     kept = dict(vars(real_provider))
     vars(real_provider).update(vars(fresh))
     forget(api)
+    api.services.identity._strangers.forget("127.0.0.1")
     yield real_provider
     vars(real_provider).update(kept)
 
@@ -408,7 +409,36 @@ async def test_a_code_counts_once(api: ApiUnderTest, provider: Provider) -> None
 
     again = api.client(None)
     again.cookies.set(COOKIE, kept)
-    assert "does not take the code" in await refused(api, await again.get(CALLBACK, params=query))
+    assert await refused(api, await again.get(CALLBACK, params=query)) == "this sign-in was finished already"
+
+
+async def test_the_provider_is_asked_once_about_what_one_browser_brings_back(
+    api: ApiUnderTest, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, asked = api.client(None), 0
+    query = await at_provider(client)
+    subject = OpenIdProvider.subject
+
+    async def counted(self: OpenIdProvider, *args: Any, **given: Any) -> str:
+        nonlocal asked
+        asked += 1
+        return await subject(self, *args, **given)
+
+    monkeypatch.setattr(OpenIdProvider, "subject", counted)
+    kept = client.cookies[COOKIE]
+    for _ in range(5):
+        again = api.client(None)
+        again.cookies.set(COOKIE, kept)
+        await again.get(CALLBACK, params={**query, "code": "bogus"})
+
+    assert asked == 1
+
+
+async def test_who_was_never_sent_away_costs_nobody_a_sign_in(api: ApiUnderTest, provider: Provider) -> None:
+    answers = [await api.client(None).get(CALLBACK) for _ in range(12)]
+
+    assert {answer.headers["location"] for answer in answers[10:]} == {"/login?error=too_many_logins"}
+    assert (await sign_in(api)).headers["location"] == "/"
 
 
 async def test_a_sign_in_opens_one_session_though_the_provider_takes_its_code_again(
@@ -419,6 +449,7 @@ async def test_a_sign_in_opens_one_session_though_the_provider_takes_its_code_ag
     kept, asked = client.cookies[COOKIE], dict(provider.codes[query["code"]])
     await client.get(CALLBACK, params=query)
     provider.codes[query["code"]] = asked
+    api.services.identity._redeemed.clear()  # as at another replica
 
     again = api.client(None)
     again.cookies.set(COOKIE, kept)

@@ -4,11 +4,13 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from control_plane.api.server import HttpService, bound
+from control_plane.api.server import HttpService, PlainClient, bound
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
 from control_plane_wire.lifecycle import run_until_stopped
@@ -107,3 +109,18 @@ def test_a_taken_address_cannot_be_listened_on(free: tuple[Settings, socket.sock
 
     with pytest.raises(ConfigurationError, match=f"{settings.listen}: Address already in use"), bound(settings):
         pass
+
+
+async def test_an_ipv4_client_of_an_ipv6_socket_is_that_ipv4_client() -> None:
+    seen: list[object] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope.get("client"))
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError
+
+    for client in (("::ffff:192.0.2.1", 7), ("2001:db8::1", 7), ("192.0.2.1", 7), None):
+        await PlainClient(app)({"type": "http", "client": client}, nothing, nothing)
+
+    assert seen == [("192.0.2.1", 7), ("2001:db8::1", 7), ("192.0.2.1", 7), None]

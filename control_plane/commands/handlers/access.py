@@ -197,12 +197,16 @@ class AccessHandler:
         username = principal.username
         async with self._handling.recording(principal, f"users/{username}/password", "password"):
             check_session(principal)
+        expires_at = self._handling.authority.access.sessions[principal.session_sha256 or ""].expires_at
         await self._verified(username, current, principal.address)
         self.throttle.succeeded(username, principal.address)
         phc = await self._hasher.hash(new)
         await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))
         await self._credentials.put(username, phc)
-        return await self.open_session(self._handling.authority.access.user(username), principal.address)
+        # As old as that session: it was not shown anew who this is, where that takes more than a password.
+        return await self.open_session(
+            self._handling.authority.access.user(username), principal.address, expires_at=expires_at
+        )
 
     async def _ask_for_passkey(self, user: User, address: str | None) -> None:
         """Where the user has passkeys, raise PasskeyRequiredError. The try counts until one of them was shown."""
@@ -257,14 +261,18 @@ class AccessHandler:
         once: str | None = None,
         passkey_id: str | None = None,
         sign_count: int | None = None,
+        expires_at: int | None = None,
     ) -> LoggedIn:
         """Open a session for who has proved to be that user; see `events.access.SessionOpened`.
+
+        Args:
+            expires_at: of the session in whose place it comes; its age is counted from that.
 
         Raises:
             NotSignedInError: what may open one session only has opened another one, here or at another replica.
         """
         handling, secret = self._handling, new_secret()
-        expires_at = handling.clock.now_s() + SESSION_S
+        expires_at = expires_at or handling.clock.now_s() + SESSION_S
         event = access.SessionOpened(
             session_sha256=digest(secret),
             username=user.username,

@@ -91,7 +91,7 @@ class EnrolmentHandler:
             if token is None:
                 self.count(address)
             else:
-                await self._check_token(token, hostname, public_key)
+                await self._check_token(token, hostname, public_key, address)
         return decisions.new_nonce(self._handling.keyring.active, self._handling.clock.now_s())
 
     async def finish(
@@ -105,10 +105,10 @@ class EnrolmentHandler:
             BrokerApiError: it is registered, and has no account at the broker yet: the same call again makes it.
         """
         async with self.recorded(hostname, address):
-            return await self._finish(token, hostname, public_key, nonce, proof)
+            return await self._finish(token, hostname, public_key, nonce, proof, address)
 
     def count(self, address: str | None) -> None:
-        """Count what somebody asks without a token. Raises TooManyError."""
+        """Count what somebody asks without a token, or with a wrong one. Raises TooManyError."""
         self._throttle.check(address, self._handling.clock.monotonic_s())
 
     @asynccontextmanager
@@ -121,9 +121,11 @@ class EnrolmentHandler:
             await self._handling.deny(None, decisions.PERMISSION, resource, address=address, code=refused.code)
             raise
 
-    async def _finish(self, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes) -> Enrolled:
+    async def _finish(
+        self, token: str, hostname: str, public_key: bytes, nonce: str, proof: bytes, address: str | None
+    ) -> Enrolled:
         handling = self._handling
-        found = await self._check_token(token, hostname, public_key)
+        found = await self._check_token(token, hostname, public_key, address)
         decisions.check_nonce(nonce, handling.keyring.trusted_public_keys, handling.clock.now_s())
         decisions.check_proof(proof, token=token, hostname=hostname, public_key=public_key, nonce=nonce)
 
@@ -172,8 +174,17 @@ class EnrolmentHandler:
             next_key_sha256=self._handling.keyring.announced,
         )
 
-    async def _check_token(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:
+    async def _check_token(
+        self, token: str, hostname: str, public_key: bytes, address: str | None
+    ) -> decisions.EnrolmentToken:
+        try:
+            self._good(token, hostname, public_key)
+        except NotSignedInError:
+            self.count(address)  # before the log is asked whether another replica has made it just now
         await self._handling.authority.refresh()
+        return self._good(token, hostname, public_key)
+
+    def _good(self, token: str, hostname: str, public_key: bytes) -> decisions.EnrolmentToken:
         return decisions.check_token(
             self._handling.authority.enrolment,
             token,

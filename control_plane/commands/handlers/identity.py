@@ -1,5 +1,6 @@
 """Sign-in at an identity provider (OpenID Connect), for users whom an administrator has linked to its subjects."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from control_plane.commands.access import Identity, User
@@ -7,8 +8,9 @@ from control_plane.commands.grammar import shown
 from control_plane.commands.handlers.access import AccessHandler, LoggedIn
 from control_plane.commands.handling import Handling
 from control_plane.commands.identity import Transaction, check_returned
+from control_plane.commands.pending_hosts import network_of
 from control_plane.commands.ports import IdentityProvider
-from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, Limit, refuse_login_if
+from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, MAX_KEYS, Limit, refuse_login_if
 from control_plane.errors import (
     IdentityProviderError,
     IdentityRefusedError,
@@ -51,6 +53,8 @@ class IdentityHandler:
         self._provider = provider
         self.name = name if provider is not None else None
         self._tries = Limit(LOGINS_OF_ADDRESS, ADDRESS_S)
+        self._strangers = Limit(LOGINS_OF_ADDRESS, ADDRESS_S)  # who come back from where this browser was not sent
+        self._redeemed: OrderedDict[str, None] = OrderedDict()  # transactions that a code was asked about
 
     def identity(self, subject: str) -> Identity:
         """Somebody at the provider. Raises RefusedError `oidc_off` where there is none."""
@@ -81,22 +85,31 @@ class IdentityHandler:
             TooManyError: there were too many such tries from that address; nobody was asked.
         """
         provider = self._known()
-        await self._check_rate(address)
+        try:
+            transaction, code = self._checked(provider, returned)
+        except IdentityRefusedError as error:  # another site's page can send a browser here: that costs no sign-in
+            await self._check_rate(self._strangers, address)
+            await self._access.failed(None, address=address, method=METHOD, reason=shown(error.detail))
+            raise
+        await self._check_rate(self._tries, address)
         user: User | None = None
         try:
-            transaction, subject = await self._subject(provider, returned)
+            subject = await provider.subject(code, verifier=transaction.verifier, nonce=transaction.nonce)
             await self._handling.authority.refresh()
             user = self._handling.authority.access.by_identity(Identity(provider.issuer, subject))
             allowed = _allowed(user, subject)
         except (IdentityRefusedError, IdentityProviderError) as error:
             reason = error.detail if isinstance(error, IdentityRefusedError) else str(error)
+            if isinstance(error, IdentityProviderError):
+                self._tries.take_back(network_of(address))
             await self._access.failed(user, address=address, method=METHOD, reason=shown(reason))
             raise
         opened = await self._access.open_session(allowed, address, method=METHOD, once=transaction.state)
-        self._tries.take_back(address)
+        self._tries.take_back(network_of(address))
         return opened
 
-    async def _subject(self, provider: IdentityProvider, returned: Returned) -> tuple[Transaction, str]:
+    def _checked(self, provider: IdentityProvider, returned: Returned) -> tuple[Transaction, str]:
+        """What this browser was sent away with, and the code that it brings, which is asked about once."""
         transaction, code = check_returned(
             Transaction(returned.transaction) if returned.transaction else None,
             state=returned.state,
@@ -106,21 +119,26 @@ class IdentityHandler:
             ours=provider.issuer,
             now_s=self._handling.clock.now_s(),
         )
-        return transaction, await provider.subject(code, verifier=transaction.verifier, nonce=transaction.nonce)
+        if transaction.state in self._redeemed:
+            raise IdentityRefusedError("this sign-in was finished already")
+        self._redeemed[transaction.state] = None
+        while len(self._redeemed) > MAX_KEYS:
+            self._redeemed.popitem(last=False)
+        return transaction, code
 
     def _known(self) -> IdentityProvider:
         if self._provider is None:
             raise NotFoundError("oidc_off", "there is no identity provider here")
         return self._provider
 
-    async def _check_rate(self, address: str | None) -> None:
-        now_s = self._handling.clock.monotonic_s()
+    async def _check_rate(self, limit: Limit, address: str | None) -> None:
+        now_s, sender = self._handling.clock.monotonic_s(), network_of(address)
         try:
-            refuse_login_if(self._tries.wait_s(address, now_s))
+            refuse_login_if(limit.wait_s(sender, now_s))
         except TooManyError as error:
             await self._handling.deny(None, "login", METHOD, address=address, code=error.code)
             raise
-        self._tries.count(address, now_s)
+        limit.count(sender, now_s)
 
 
 def _allowed(user: User | None, subject: str) -> User:

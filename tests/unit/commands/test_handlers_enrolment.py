@@ -7,7 +7,8 @@ from control_plane.commands.enrolment import NONCE_S
 from control_plane.commands.handlers.enrolment import Enrolled, EnrolmentHandler
 from control_plane.commands.hosts import Host
 from control_plane.commands.passwords import digest
-from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
+from control_plane.commands.throttle import ENROLMENTS_OF_ADDRESS
+from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
 from control_plane_wire import strict_json
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64
 from tests.support.fleet import ADMIN, OPERATOR, Desk, host_key
@@ -309,3 +310,20 @@ async def test_a_host_that_is_revoked_while_it_enrols_has_no_account_at_the_end(
     with pytest.raises(RefusedError, match="web1 was revoked while it enrolled"):
         await enrol(desk, token)
     assert [host.hostname for host in accounts.dismissed] == ["web1"]
+
+
+async def test_wrong_tokens_are_looked_at_so_often_of_an_address_and_good_ones_as_often_as_is_needed() -> None:
+    desk = Desk()
+    await desk.handling.authority.refresh()
+    key, looked_at = host_key("web1").public_key, 0
+    for _ in range(ENROLMENTS_OF_ADDRESS + 30):
+        try:
+            await desk.enrolment.begin(token="cpe_0_0", hostname="web1", public_key=key, address="192.0.2.1")
+        except TooManyError:
+            continue
+        except NotSignedInError:
+            looked_at += 1
+
+    assert looked_at == ENROLMENTS_OF_ADDRESS
+    good = await a_token(desk)
+    assert await desk.enrolment.begin(token=good, hostname="web1", public_key=key, address="192.0.2.1")

@@ -236,4 +236,5 @@ async def test_an_address_asks_so_often_without_a_token_and_not_more_in_a_minute
 def test_an_ipv6_network_is_one_sender_and_what_is_no_address_is_itself() -> None:
     assert network_of("2001:db8::1") == network_of("2001:db8::2") != network_of("2001:db8:0:1::1")
     assert network_of("192.0.2.1") != network_of("192.0.2.2")
+    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1")  # as an IPv6 socket is asked
     assert (network_of("unix"), network_of(None)) == ("unix", None)

@@ -327,6 +327,7 @@ async def test_a_new_password_ends_every_other_session_and_opens_one() -> None:
     desk = await a_desk()
     other = await desk.access.login("some-viewer", PASSWORD, address="::1")
     mine = await desk.access.login("some-viewer", PASSWORD, address="::1")
+    desk.clock.advance(600)
 
     opened = await desk.access.change_password(mine.principal, PASSWORD, "another long one")
 
@@ -334,6 +335,9 @@ async def test_a_new_password_ends_every_other_session_and_opens_one() -> None:
         with pytest.raises(NotSignedInError):
             desk.access.by_session(ended.secret)
     assert desk.access.by_session(opened.secret).username == "some-viewer"
+    assert opened.expires_at == mine.expires_at
+    with pytest.raises(NotAllowedError, match="sign_in_again"):  # nothing but a password was shown
+        desk.access.check_recent(opened.principal)
     with pytest.raises(NotSignedInError):
         await desk.access.login("some-viewer", PASSWORD, address="::1")
     assert await desk.access.login("some-viewer", "another long one", address="::1")

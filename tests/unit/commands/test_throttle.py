@@ -73,6 +73,14 @@ async def test_and_few_of_many_names_from_one_address() -> None:
     assert sum(evaluated) == throttle.LOGINS_OF_ADDRESS
 
 
+async def test_a_network_is_one_address_and_an_ipv4_one_is_itself_however_it_is_written() -> None:
+    desk = await a_desk()
+    evaluated = [await tries(desk, 1, f"name{each}", address=f"2001:db8::{each:x}") for each in range(100)]
+    assert sum(evaluated) == throttle.LOGINS_OF_ADDRESS
+    assert await tries(desk, 1, "somebody", address="::ffff:192.0.2.1") == 1
+    assert await tries(desk, 20, "others", address="192.0.2.1") < throttle.LOGINS_OF_ADDRESS
+
+
 async def test_the_right_password_does_not_open_what_is_locked_and_does_afterwards() -> None:
     desk = await a_desk()
     await tries(desk, 5, "ada")
