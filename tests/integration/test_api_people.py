@@ -117,6 +117,12 @@ async def test_a_token_that_is_not_well_asked_for_is_refused_by_its_field(
     assert field in {error["field"] for error in answer.json()["errors"]}
 
 
+async def test_who_has_too_many_tokens_is_told_so(api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control_plane.commands.users.MAX_TOKENS", 0)
+
+    assert told(await api.client().post("/api/v1/tokens", json={"name": "x"})) == (409, "too_many_tokens")
+
+
 async def test_from_elsewhere_a_token_is_nobody_s_and_its_owner_can_see_that(api: ApiUnderTest) -> None:
     made = await a_token(api, username="bob", addresses=["10.0.0.0/8"])
     head = (await api.log.head("event")).seq

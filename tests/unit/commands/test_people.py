@@ -10,7 +10,9 @@ import pytest
 from control_plane.commands import passwords
 from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Principal
 from control_plane.commands.handlers.tasks import known_task
+from control_plane.commands.users import MAX_TOKENS
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
+from control_plane.events import access, registry
 from tests.support.fleet import PASSWORD, Desk, a_request
 from tests.unit.commands.test_rules import a_rule
 
@@ -234,33 +236,76 @@ async def test_a_token_counts_from_its_networks_and_from_nowhere_else(
     assert (refused.value.code, refused.value.detail) == (NotSignedInError().code, NotSignedInError().detail)
 
 
-async def test_a_token_makes_none_that_is_for_more_than_itself() -> None:
+@pytest.mark.parametrize("given", [{"permissions": sorted(ADMINISTRATOR)}, {"addresses": ["10.0.0.0/8"]}])
+async def test_a_token_that_is_not_for_everything_makes_none(given: dict[str, Any]) -> None:
     desk = await a_desk()
-    token = await a_token(
-        desk, "some-operator", permissions=["hosts.read", "tasks.read"], addresses=["10.0.0.0/8"], days=2
-    )
+    token = await a_token(desk, "root", **given)
 
-    for given in (
-        {"permissions": ["tasks.run"]},
-        {"permissions": ["hosts.read", "tasks.run"]},
-        {"addresses": ["0.0.0.0/0"]},
-        {"addresses": ["10.0.0.0/7"]},
-        {"addresses": ["10.1.2.3", "::/0"]},
-    ):
-        assert not await is_let(a_token(desk, "some-operator", token, **given))
-    same = await a_token(desk, "some-operator", token, days=365)
-    less = await a_token(desk, "some-operator", token, permissions=["hosts.read"], addresses=["10.1.0.0/16"])
+    for username, asked in (("root", {}), ("root", given), ("some-viewer", {"permissions": ["hosts.read"]})):
+        assert not await is_let(a_token(desk, username, token, **asked))
+        assert desk.kinds()[-1] == "access.denied"
 
-    assert same.permissions == {"hosts.read", "tasks.read"}
-    assert less.permissions == {"hosts.read"}
+    assert list(desk.authority.access.tokens) == [token.token_id]
+
+
+async def test_a_token_outlives_none_that_it_was_made_with_nor_does_what_waits_of_it() -> None:
+    desk = await a_desk()
+    first, other = [await a_token(desk, "some-operator", days=2) for _ in range(2)]
+    second = await a_token(desk, "some-operator", first, days=365)
+    third = await a_token(desk, "some-operator", second, permissions=["hosts.read"])
     tokens = desk.authority.access.tokens
-    assert len({tokens[each.token_id or ""].expires_at for each in (token, same)}) == 1
-    assert [str(network) for network in tokens[same.token_id or ""].networks] == ["10.0.0.0/8"]
+    assert tokens[second.token_id or ""].expires_at == tokens[first.token_id or ""].expires_at
+
+    await desk.tokens.revoke(CONSOLE, first.token_id or "")
+
+    beside = desk.beside()
+    await beside.authority.refresh()
+    for replica in (desk, beside):
+        state = replica.authority.access
+        assert list(state.tokens) == [other.token_id]
+        assert all(state.is_revoked(each.token_id) for each in (first, second, third))
+
+
+async def test_what_a_token_makes_while_it_is_revoked_is_revoked_with_it() -> None:
+    desk = await a_desk()
+    first = await a_token(desk, "some-operator")
+    second = await a_token(desk, "some-operator", first)
+    third = await a_token(desk, "some-operator", second)
+    revoked = access.TokenRevoked(token_id=first.token_id or "", username="some-operator")
+    late = Desk()
+    for event in (*(registry.decode(row) for row in desk.log.rows if row.kind != "token.created"), revoked):
+        assert event is not None
+        late.authority.access.apply(event, 1)
+
+    for row in desk.log.rows:
+        if row.kind == "token.created":
+            assert (made := registry.decode(row)) is not None
+            assert not late.authority.access.apply(made, row.seq)
+    assert late.authority.access.tokens == {}
+    assert late.authority.access.is_revoked(third.token_id)
+
+
+async def test_a_user_has_so_many_tokens_and_no_more_until_some_expire_or_are_revoked() -> None:
+    desk = await a_desk()
+    operator = Principal(username="some-operator", role="operator")
+    made = [await a_token(desk, "some-operator", operator) for _ in range(MAX_TOKENS)]
+
+    for by in (operator, made[0], Principal(username="root", role="administrator")):
+        with pytest.raises(RefusedError, match="too_many_tokens"):
+            await a_token(desk, "some-operator", by)
+    assert await a_token(desk, "some-viewer", Principal(username="some-viewer", role="viewer"))
+    assert await a_token(desk, "some-operator")  # by root on the server
+
+    for token in made[:2]:
+        await desk.tokens.revoke(operator, token.token_id or "")
+    assert await a_token(desk, "some-operator", operator)
+    desk.clock.advance(86_400)
+    assert await a_token(desk, "some-operator", operator)
 
 
 async def test_a_token_that_was_revoked_a_moment_ago_makes_none() -> None:
     desk = await a_desk()
-    token = await a_token(desk, "some-operator", addresses=["10.0.0.0/8"])
+    token = await a_token(desk, "some-operator")
     await desk.tokens.revoke(CONSOLE, token.token_id or "")
 
     with pytest.raises(NotSignedInError):
@@ -278,6 +323,17 @@ async def test_a_token_for_somebody_else_may_no_more_than_who_made_it_whatever_i
     await desk.access.set_role(CONSOLE, "some-operator", "administrator")
     assert desk.access.by_token(token.text).permissions == ROLES["security-admin"]
     assert not await is_let(desk.access.set_role(desk.access.by_token(token.text), "some-viewer", "administrator"))
+
+
+async def test_a_token_for_somebody_else_has_nothing_of_what_rules_give_its_maker_on_some_hosts() -> None:
+    desk = await a_desk()
+    manager = Principal(username="some-security-admin", role="security-admin")
+    await desk.rules.create(CONSOLE, a_rule(subject=f"user:{manager.username}", hostnames={"web1"}))
+
+    assert not await is_let(a_token(desk, "some-operator", manager, permissions=["tasks.run"]))
+    token = await a_token(desk, "some-operator", manager)
+
+    assert token.permissions == ROLES["operator"] & ROLES["security-admin"]
 
 
 @pytest.mark.parametrize("permission", ["users.write", "tokens.others", "rules.write"])
