@@ -110,10 +110,7 @@ def check_groups(rules: RuleState, principal: Principal, hostname: str, groups: 
 
     Raises ForbiddenError, as for a host that is there already.
     """
-    if "rules.write" in principal.permissions:
-        return
-    naming = tuple(sorted(rule.rule_id for rule in rules.rules.values() if rule.groups.intersection(groups)))
-    if naming:
+    if naming := rules.binding(principal, groups):
         raise ForbiddenError(Decision(action=PERMISSION, allowed=False, rules=naming, refused={hostname: naming}))
 
 

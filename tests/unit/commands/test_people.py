@@ -126,6 +126,25 @@ async def test_who_may_write_rules_writes_none_about_himself(subject: str) -> No
     assert await is_let(desk.rules.delete(Principal(username="root", role="administrator"), denial))
 
 
+@pytest.mark.parametrize(
+    "subject", ["role:administrator", "role:auditor", "user:some-administrator", "user:some-auditor"]
+)
+async def test_a_rule_about_who_could_see_and_undo_it_is_an_administrator_s(subject: str) -> None:
+    desk = await a_desk()
+    denial, _ = await desk.rules.create(CONSOLE, a_rule(effect="deny", subject=subject, all_hosts=True))
+    manager = Principal(username="some-security-admin", role="security-admin")
+    token = await a_token(desk, "root", permissions=["rules.read", "rules.write"])
+
+    for by in (manager, token):
+        assert not await is_let(desk.rules.create(by, a_rule(effect="deny", subject=subject, all_hosts=True)))
+        assert not await is_let(desk.rules.delete(by, denial))
+        assert desk.kinds()[-2:] == ["access.denied"] * 2
+
+    root = Principal(username="root", role="administrator")
+    assert await is_let(desk.rules.delete(root, denial))
+    assert await is_let(desk.rules.create(root, a_rule(effect="deny", subject=subject, all_hosts=True)))
+
+
 # --- tokens
 
 
