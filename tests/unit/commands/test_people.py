@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from control_plane.commands import passwords
-from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Principal
+from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Identity, Principal
 from control_plane.commands.handlers.tasks import known_task
 from control_plane.commands.users import MAX_TOKENS
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
@@ -80,6 +80,26 @@ async def test_nobody_changes_his_own_role_nor_sets_his_own_password_but_the_con
         assert not await is_let(desk.access.set_role(oneself, oneself.username, to))
     assert not await is_let(desk.access.set_password(oneself, oneself.username, "another long one"))
     assert await is_let(desk.access.set_role(CONSOLE, oneself.username, "viewer"))
+
+
+@pytest.mark.parametrize("role", sorted(MANAGERS))
+async def test_nobody_says_of_himself_how_he_signs_in_where_others_are_managed(role: str) -> None:
+    desk = await a_desk()
+    name, identity = f"some-{role}", Identity("https://id.example", "mine")
+    token = await a_token(desk, name, permissions=["users.write"])
+
+    for by in (Principal(username=name, role=role, session_sha256="0" * 64), await a_token(desk, name), token):
+        for change in (
+            desk.access.set_identity(by, name, identity),
+            desk.access.set_identity(by, name, None),
+            desk.access.remove_passkeys(by, name),
+        ):
+            assert not await is_let(change)
+            assert desk.kinds()[-1] == "access.denied"
+
+    for by in (CONSOLE, Principal(username="root", role="administrator")):
+        assert await is_let(desk.access.set_identity(by, name, identity))
+        assert await is_let(desk.access.remove_passkeys(by, name))
 
 
 async def test_who_becomes_an_administrator_meanwhile_is_one() -> None:
@@ -460,15 +480,20 @@ async def test_a_session_is_recent_for_five_minutes_and_a_token_always() -> None
     token = await a_token(desk, "some-administrator")
 
     desk.clock.advance(RECENT_S)
-    desk.access.check_recent(session)
+    await desk.access.check_recent(session, "x")
     desk.clock.advance(1)
     beside = desk.beside()
     await beside.authority.refresh()
     for replica in (desk, beside):
         with pytest.raises(NotAllowedError, match="sign_in_again"):
-            replica.access.check_recent(session)
-    desk.access.check_recent(token)
-    desk.access.check_recent((await desk.access.login("some-administrator", PASSWORD, address=None)).principal)
+            await replica.access.check_recent(session, "x")
+        denied = registry.decode(desk.log.rows[-1])
+        assert isinstance(denied, access.AccessDenied)
+        assert (denied.actor, denied.action, denied.resource) == ("some-administrator", "login", "x")
+        assert denied.code == "sign_in_again"
+    again = await desk.access.login("some-administrator", PASSWORD, address=None)
+    for principal in (token, again.principal):
+        await desk.access.check_recent(principal, "x")
 
 
 async def test_a_session_that_has_just_ended_is_not_recent() -> None:
@@ -477,7 +502,7 @@ async def test_a_session_that_has_just_ended_is_not_recent() -> None:
     await desk.access.logout(session)
 
     with pytest.raises(NotSignedInError):
-        desk.access.check_recent(session)
+        await desk.access.check_recent(session, "x")
 
 
 async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> None:
@@ -486,7 +511,7 @@ async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> Non
 
     desk.clock.advance(RECENT_S + 1)
 
-    desk.access.check_recent(session)
+    await desk.access.check_recent(session, "x")
 
 
 # --- who there is
