@@ -81,6 +81,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "template_exists",
             "too_many_approvals",
             "too_many_passkeys",
+            "too_many_tokens",
             "user_exists",
         ),
         409,

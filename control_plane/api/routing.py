@@ -133,8 +133,8 @@ def needs(permission: str) -> list[params.Depends]:
     return [Depends(check)]
 
 
-async def _signed_in_recently(services: Given, caller: Caller) -> None:
-    services.access.check_recent(caller)
+async def _signed_in_recently(request: Request, services: Given, caller: Caller) -> None:
+    await services.access.check_recent(caller, f"{request.method} {request.scope['route'].path}")
 
 
 # The `dependencies` of a route that changes who may do what: a session is asked for its password again.

@@ -124,6 +124,7 @@ class Token:
     Attributes:
         permissions: all that it may of what its owner may; None: everything.
         networks: those that it counts from; none: from anywhere.
+        made_with: the id of the token that it was made with, and ends with.
     """
 
     token_id: str
@@ -134,6 +135,7 @@ class Token:
     created_seq: int
     permissions: frozenset[str] | None = None
     networks: tuple[Network, ...] = ()
+    made_with: str | None = None
 
     def counts_from(self, address: str | None) -> bool:
         return not self.networks or is_within(address, self.networks)
@@ -226,6 +228,9 @@ class AccessState:
             networks = tuple(map(network_of, event.addresses or ()))
         except ValueError:
             return False
+        if event.made_with in self._ended_tokens:  # at the same moment
+            self._ended_tokens.add(event.token_id)
+            return False
         self.tokens[event.token_id] = Token(
             token_id=event.token_id,
             username=event.username,
@@ -235,6 +240,7 @@ class AccessState:
             created_seq=seq,
             permissions=None if event.permissions is None else frozenset(event.permissions),
             networks=networks,
+            made_with=event.made_with,
         )
         return True
 
@@ -244,9 +250,12 @@ class AccessState:
                 self._ended_sessions[sha] = session.expires_at
 
     def _end_tokens(self, ended: Collection[str]) -> None:
-        self._ended_tokens.update(ended)
-        for token_id in ended:
-            self.tokens.pop(token_id, None)
+        """End these, and what was made with them, and so on."""
+        while ended:
+            self._ended_tokens.update(ended)
+            for token_id in ended:
+                self.tokens.pop(token_id, None)
+            ended = {token.token_id for token in self.tokens.values() if token.made_with in ended}
 
     def is_revoked(self, token_id: str | None) -> bool:
         """Whether a token was ended, by somebody or with its user; at its time is no such end."""

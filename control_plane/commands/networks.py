@@ -35,11 +35,3 @@ def is_within(address: str | None, networks: Iterable[Network]) -> bool:
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
     return any(found in network for network in networks)
-
-
-def is_part(network: Network, networks: Iterable[Network]) -> bool:
-    """Whether all of a network is in one of them."""
-    return any(
-        network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type] # of one version
-        for other in networks
-    )

@@ -170,6 +170,10 @@ BUILT_IN: Final = tuple(
 )
 
 
+def is_about_oneself(principal: Principal, rule: Rule) -> bool:
+    return rule.subject in (f"user:{principal.username}", f"role:{principal.role}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a request comes to.
@@ -384,6 +388,14 @@ class RuleState:
             raise ApprovalRequiredError(decision)
         return decision
 
+    def binding(self, principal: Principal, groups: Collection[str]) -> tuple[str, ...]:
+        """The ids of the rules that name one of these groups and are not the principal's to change, sorted."""
+        if principal.is_administrator:
+            return ()
+        may_write = "rules.write" in principal.permissions
+        naming = (rule for rule in self.rules.values() if rule.groups.intersection(groups))
+        return tuple(sorted(rule.rule_id for rule in naming if not may_write or is_about_oneself(principal, rule)))
+
     def check_groups(self, principal: Principal, action: str, hostname: str, groups: Collection[str]) -> None:
         """A group that a rule names is given and taken only by somebody who might as well change the rule.
 
@@ -395,9 +407,7 @@ class RuleState:
         Raises:
             ForbiddenError: a rule names one of them.
         """
-        if "rules.write" in principal.permissions:
-            return
-        naming = tuple(sorted(rule.rule_id for rule in self.rules.values() if rule.groups.intersection(groups)))
+        naming = self.binding(principal, groups)
         if naming:
             raise ForbiddenError(Decision(action=action, allowed=False, rules=naming, refused={hostname: naming}))
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from control_plane.commands.access import (
     ADMINISTRATOR,
+    CONSOLE,
     ROLES,
     TOKEN_PREFIX,
     AccessState,
@@ -14,12 +15,13 @@ from control_plane.commands.access import (
     new_token,
 )
 from control_plane.commands.grammar import checked_line, checked_login, checked_number, invalid
-from control_plane.commands.networks import Network, checked_network, is_part
+from control_plane.commands.networks import Network, checked_network
 from control_plane.commands.passwords import digest
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane.events import access
 
 MAX_TOKEN_DAYS: Final = 365
+MAX_TOKENS: Final = 100  # of one user, which have not expired
 MAX_ADDRESSES: Final = 64  # networks of one token
 MAX_SUBJECT: Final = 255
 
@@ -111,7 +113,7 @@ def decide_token(
 ) -> tuple[access.TokenCreated, str]:
     """A new API token: its event, and its text, which is shown once.
 
-    One that is made with a token is for no more than that, counts from nowhere else, and does not outlive it.
+    One that is made with a token does not outlive it; a token that is not for everything makes none.
 
     Args:
         permissions, addresses: what it is for and where it counts from; None: as much as may be.
@@ -120,7 +122,7 @@ def decide_token(
     Raises:
         NotFoundError: there is no such user.
         NotSignedInError: the token that it is made with has ended by now.
-        RefusedError: `invalid_request` with the field.
+        RefusedError: `invalid_request` with the field, `too_many_tokens`.
         NotAllowedError: it would be for more than its maker may give.
     """
     state.user(username)
@@ -128,10 +130,13 @@ def decide_token(
     by = state.tokens.get(maker.token_id or "")
     if maker.token_id is not None and by is None:  # revoked since the request came in
         raise NotSignedInError
+    if by is not None and (by.permissions is not None or by.networks):
+        raise NotAllowedError("not_allowed", "an API token that is not for everything from everywhere makes no others")
+    _check_room(state, maker, username, now_s)
     token_id, text = new_token(TOKEN_PREFIX)
     expires_at = now_s + days * 86_400
     chosen = _permissions(permissions, bound)
-    networks = _networks(addresses, by.networks if by else ())
+    networks = _networks(addresses)
     event = access.TokenCreated(
         token_id=token_id,
         token_sha256=digest(text),
@@ -140,8 +145,15 @@ def decide_token(
         expires_at=min(expires_at, by.expires_at) if by else expires_at,
         permissions=None if chosen is None else tuple(sorted(chosen)),
         addresses=tuple(map(str, networks)) or None,
+        made_with=maker.token_id,
     )
     return event, text
+
+
+def _check_room(state: AccessState, maker: Principal, username: str, now_s: int) -> None:
+    of_user = sum(token.username == username and token.expires_at > now_s for token in state.tokens.values())
+    if of_user >= MAX_TOKENS and maker.username != CONSOLE.username:
+        raise RefusedError("too_many_tokens", f"{username} has {MAX_TOKENS} API tokens already; revoke some first")
 
 
 def _permissions(wanted: Collection[str] | None, bound: frozenset[str] | None) -> frozenset[str] | None:
@@ -155,14 +167,11 @@ def _permissions(wanted: Collection[str] | None, bound: frozenset[str] | None) -
     return chosen
 
 
-def _networks(wanted: Collection[str] | None, bound: tuple[Network, ...]) -> tuple[Network, ...]:
+def _networks(wanted: Collection[str] | None) -> tuple[Network, ...]:
     if wanted is None:
-        return bound
+        return ()
     checked_number("addresses", len(wanted), least=1, most=MAX_ADDRESSES)
-    networks = tuple(dict.fromkeys(checked_network("addresses", text) for text in wanted))
-    if bound and not all(is_part(network, bound) for network in networks):
-        raise NotAllowedError("not_allowed", "a token that counts from some networks makes none for others")
-    return networks
+    return tuple(dict.fromkeys(checked_network("addresses", text) for text in wanted))
 
 
 def _checked_role(role: str) -> str:

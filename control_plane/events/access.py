@@ -163,6 +163,7 @@ class TokenCreated(Event):
         expires_at: Unix seconds.
         permissions: all that it may of what its owner may; null: everything.
         addresses: the networks that it counts from, as in 10.0.0.0/8; null: from anywhere.
+        made_with: the token_id of the token that it was made with, whose end is its own; null: with none.
     """
 
     KIND: ClassVar[str] = "token.created"
@@ -175,6 +176,7 @@ class TokenCreated(Event):
     expires_at: int
     permissions: tuple[str, ...] | None = None
     addresses: tuple[str, ...] | None = None
+    made_with: str | None = None
 
     def key(self) -> Key:
         return Key(self.token_id, self.KIND)

@@ -117,6 +117,12 @@ async def test_a_token_that_is_not_well_asked_for_is_refused_by_its_field(
     assert field in {error["field"] for error in answer.json()["errors"]}
 
 
+async def test_who_has_too_many_tokens_is_told_so(api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control_plane.commands.users.MAX_TOKENS", 0)
+
+    assert told(await api.client().post("/api/v1/tokens", json={"name": "x"})) == (409, "too_many_tokens")
+
+
 async def test_from_elsewhere_a_token_is_nobody_s_and_its_owner_can_see_that(api: ApiUnderTest) -> None:
     made = await a_token(api, username="bob", addresses=["10.0.0.0/8"])
     head = (await api.log.head("event")).seq
@@ -288,7 +294,9 @@ async def test_what_gives_rights_takes_a_recent_sign_in(api: ApiUnderTest, monke
         patch.setattr(f"{HANDLER}.RECENT_S", -1)
         for (method, path), body in SENSITIVE.items():
             assert told(await boss.request(method, f"/api/v1{path}", json=body)) == (403, "sign_in_again"), path
-        assert (await api.log.head("event")).seq == head
+        denied = await api.log.read("event", after=head)
+        assert [row.kind for row in denied] == ["access.denied"] * len(SENSITIVE)
+        assert all(b'"code":"sign_in_again"' in row.body for row in denied)
         assert (await boss.get("/api/v1/users")).status_code == 200
         token = await api.client().post("/api/v1/tokens", json={"name": "mine"})
         assert token.status_code == 201

@@ -130,11 +130,11 @@ class AccessHandler:
         token = state.tokens.get(principal.token_id or "")
         return token is not None and token.expires_at > now_s
 
-    def check_recent(self, principal: Principal) -> None:
+    async def check_recent(self, principal: Principal, resource: str) -> None:
         """Let pass who has signed in a moment ago, or comes by a token: its permissions say what it is for.
 
         Raises:
-            NotAllowedError: `sign_in_again`.
+            NotAllowedError: `sign_in_again`, which is recorded.
             NotSignedInError: the session has ended by now.
         """
         if (sha := principal.session_sha256) is None or principal.username == self._login_user:
@@ -144,7 +144,8 @@ class AccessHandler:
             raise NotSignedInError
         if self._handling.clock.now_s() - session.opened_at > RECENT_S:
             detail = f"this takes a sign-in of the last {RECENT_S // 60} minutes: sign in again, then ask again"
-            raise NotAllowedError("sign_in_again", detail)
+            async with self._handling.recording(principal, resource, "login"):
+                raise NotAllowedError("sign_in_again", detail)
 
     async def check(self, principal: Principal, permission: str, resource: str) -> None:
         """Let pass who may. Raises NotAllowedError, and records it."""
@@ -343,7 +344,7 @@ class AccessHandler:
         Raises:
             RefusedError: `identity_taken`, `invalid_request`.
         """
-        await self._admit_to_users(principal, username)
+        await self._admit_to_users(principal, username, of_oneself="identity")
         seq = await self._change(
             principal, username, lambda state: decisions.decide_identity(state, username, identity)
         )
@@ -353,7 +354,7 @@ class AccessHandler:
 
     async def remove_passkeys(self, principal: Principal, username: str) -> int:
         """Remove all passkeys of a user who has lost them: from now on the password alone is enough."""
-        await self._admit_to_users(principal, username)
+        await self._admit_to_users(principal, username, of_oneself="passkeys")
         authority = self._handling.authority
         authority.access.user(username)
         seq = authority.position

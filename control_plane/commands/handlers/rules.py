@@ -1,12 +1,15 @@
 """Access rules: listed, made, deleted. No rule is about these: who may, may by role, so nobody is locked out."""
 
 from dataclasses import replace
+from typing import Final
 
-from control_plane.commands.access import Principal
+from control_plane.commands.access import AccessState, Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.rulemaking import decide_delete_rule, decide_rule, new_rule_id
-from control_plane.commands.rules import BUILT_IN, Rule
+from control_plane.commands.rules import BUILT_IN, Rule, is_about_oneself
 from control_plane.errors import NotAllowedError
+
+_OVERSEERS: Final = ("role:administrator", "role:auditor")
 
 
 class RuleHandler:
@@ -28,7 +31,7 @@ class RuleHandler:
         await handling.admit(principal, "rules.write", "rules")
         authority = handling.authority
         async with handling.recording(principal, "rules", "rules.write"):
-            _check_about_others(principal, rule)
+            _check_subject(authority.access, principal, rule)
         event = decide_rule(authority.access, authority.rules, replace(rule, rule_id=new_rule_id()))
         return event.rule_id, await handling.record_new(event, actor=principal.username)
 
@@ -38,13 +41,21 @@ class RuleHandler:
         await handling.admit(principal, "rules.write", f"rules/{rule_id}")
         if (rule := handling.authority.rules.rules.get(rule_id)) is not None:
             async with handling.recording(principal, f"rules/{rule_id}", "rules.write"):
-                _check_about_others(principal, rule)
+                _check_subject(handling.authority.access, principal, rule)
         event = decide_delete_rule(handling.authority.rules, rule_id)
         return await handling.record_new(event, actor=principal.username)
 
 
-def _check_about_others(principal: Principal, rule: Rule) -> None:
-    """Raises NotAllowedError where somebody would change what he may himself; an administrator may all anyway."""
-    is_about_oneself = rule.subject in (f"user:{principal.username}", f"role:{principal.role}")
-    if is_about_oneself and not principal.is_administrator:
+def _check_subject(people: AccessState, principal: Principal, rule: Rule) -> None:
+    """Whether this rule is the principal's to make and to end; an administrator may all anyway.
+
+    Raises:
+        NotAllowedError: it is about the principal, or about those who could see and undo what the principal does.
+    """
+    if principal.is_administrator:
+        return
+    if is_about_oneself(principal, rule):
         raise NotAllowedError("not_allowed", f"a rule about {rule.subject} is somebody else's to make and to end")
+    user = people.users.get(rule.subject.removeprefix("user:"))
+    if rule.subject in _OVERSEERS or (user is not None and f"role:{user.role}" in _OVERSEERS):
+        raise NotAllowedError("not_allowed", f"a rule about {rule.subject} is an administrator's to make and to end")

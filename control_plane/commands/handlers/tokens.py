@@ -42,13 +42,13 @@ class TokenHandler:
     ) -> NewToken:
         """A token that may what its user may, for one's own user or, with the permission, for another.
 
-        One for another user never may more than who makes it, unless that is an administrator.
-        Raises as `decide_token`.
+        One for another user never may more than the role of who makes it, unless that is an administrator: what rules
+        give, they give on some hosts, and a token has no hosts of its own. Raises as `decide_token`.
         """
         resource, is_own = f"users/{username}/tokens", username == principal.username
         await self._admit(principal, username, is_own=is_own)
         authority, now_s = self._handling.authority, self._handling.clock.now_s()
-        is_free = principal.token_permissions is None if is_own else principal.is_administrator
+        is_free = is_own or principal.is_administrator
         async with self._handling.recording(principal, resource, "tokens.others"):
             if not is_own:
                 decisions.check_change(authority.access, principal, username)
@@ -61,7 +61,7 @@ class TokenHandler:
                 now_s=now_s,
                 permissions=permissions,
                 addresses=addresses,
-                bound=None if is_free else authority.rules.permissions(principal),
+                bound=None if is_free else principal.permissions,
             )
         await self._handling.record_new(event, actor=principal.username)
         return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)

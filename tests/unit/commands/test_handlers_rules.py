@@ -1,6 +1,7 @@
 """Every action asks the rules with the hosts that it comes to, and what they refuse is in the log with their ids."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
@@ -210,6 +211,34 @@ async def test_a_group_that_a_rule_names_is_moved_only_by_whoever_may_write_rule
     await desk.hosts.set_groups(ANN, "web1", ["shop"])
     await desk.hosts.set_groups(ADMIN, "web1", ["db"])
     assert set(desk.authority.fleet.host("web1").groups) == {"db"}
+
+
+async def test_nobody_but_an_administrator_moves_hosts_under_a_rule_about_himself() -> None:
+    desk = await a_desk()
+    sid = await desk.user("sid", "security-admin")
+    await allow(desk, subject="user:sid", actions={"hosts.edit"}, all_hosts=True)
+    own = await allow(desk, subject="user:sid", groups={"lab"})
+    await allow(desk, groups={"shop"})
+
+    for groups in (["web", "lab"], ["shop", "lab"]):
+        with pytest.raises(ForbiddenError) as refused:
+            await desk.hosts.set_groups(sid, "web1", groups)
+        assert refused.value.rules == (own,)
+        assert isinstance(last(desk), AccessDenied)
+    await desk.hosts.set_groups(sid, "web1", ["shop"])
+
+    of_admins = await allow(desk, subject="role:administrator", groups={"lab"})
+    token = replace(ADMIN, token_permissions=frozenset({"hosts.enrol", "hosts.edit", "rules.write"}))
+    key = host_key("new1").public_key
+    for attempt in (
+        desk.hosts.set_groups(token, "web1", ["lab"]),
+        desk.hosts.register(token, hostname="new1", public_key=key, groups=["lab"]),
+        desk.enrolment.create_token(token, hostname=None, groups=("lab",), expires_in=60),
+    ):
+        with pytest.raises(ForbiddenError) as refused:
+            await attempt
+        assert refused.value.rules == (of_admins,)
+    await desk.hosts.set_groups(ADMIN, "web1", ["lab"])
 
 
 async def test_a_new_host_comes_into_such_a_group_by_nobody_else_either(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from typing import Any, Final
 import pytest
 
 from control_plane.commands import passwords
-from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Principal
+from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Identity, Principal
 from control_plane.commands.handlers.tasks import known_task
+from control_plane.commands.users import MAX_TOKENS
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
+from control_plane.events import access, registry
 from tests.support.fleet import PASSWORD, Desk, a_request
 from tests.unit.commands.test_rules import a_rule
 
@@ -80,6 +82,26 @@ async def test_nobody_changes_his_own_role_nor_sets_his_own_password_but_the_con
     assert await is_let(desk.access.set_role(CONSOLE, oneself.username, "viewer"))
 
 
+@pytest.mark.parametrize("role", sorted(MANAGERS))
+async def test_nobody_says_of_himself_how_he_signs_in_where_others_are_managed(role: str) -> None:
+    desk = await a_desk()
+    name, identity = f"some-{role}", Identity("https://id.example", "mine")
+    token = await a_token(desk, name, permissions=["users.write"])
+
+    for by in (Principal(username=name, role=role, session_sha256="0" * 64), await a_token(desk, name), token):
+        for change in (
+            desk.access.set_identity(by, name, identity),
+            desk.access.set_identity(by, name, None),
+            desk.access.remove_passkeys(by, name),
+        ):
+            assert not await is_let(change)
+            assert desk.kinds()[-1] == "access.denied"
+
+    for by in (CONSOLE, Principal(username="root", role="administrator")):
+        assert await is_let(desk.access.set_identity(by, name, identity))
+        assert await is_let(desk.access.remove_passkeys(by, name))
+
+
 async def test_who_becomes_an_administrator_meanwhile_is_one() -> None:
     """Another replica promotes the user between the look at who it is and the record of the change."""
     desk = await a_desk()
@@ -122,6 +144,25 @@ async def test_who_may_write_rules_writes_none_about_himself(subject: str) -> No
     assert not await is_let(desk.rules.delete(manager, denial))
     assert await is_let(desk.rules.create(manager, a_rule(subject="role:operator", all_hosts=True)))
     assert await is_let(desk.rules.delete(Principal(username="root", role="administrator"), denial))
+
+
+@pytest.mark.parametrize(
+    "subject", ["role:administrator", "role:auditor", "user:some-administrator", "user:some-auditor"]
+)
+async def test_a_rule_about_who_could_see_and_undo_it_is_an_administrator_s(subject: str) -> None:
+    desk = await a_desk()
+    denial, _ = await desk.rules.create(CONSOLE, a_rule(effect="deny", subject=subject, all_hosts=True))
+    manager = Principal(username="some-security-admin", role="security-admin")
+    token = await a_token(desk, "root", permissions=["rules.read", "rules.write"])
+
+    for by in (manager, token):
+        assert not await is_let(desk.rules.create(by, a_rule(effect="deny", subject=subject, all_hosts=True)))
+        assert not await is_let(desk.rules.delete(by, denial))
+        assert desk.kinds()[-2:] == ["access.denied"] * 2
+
+    root = Principal(username="root", role="administrator")
+    assert await is_let(desk.rules.delete(root, denial))
+    assert await is_let(desk.rules.create(root, a_rule(effect="deny", subject=subject, all_hosts=True)))
 
 
 # --- tokens
@@ -234,33 +275,76 @@ async def test_a_token_counts_from_its_networks_and_from_nowhere_else(
     assert (refused.value.code, refused.value.detail) == (NotSignedInError().code, NotSignedInError().detail)
 
 
-async def test_a_token_makes_none_that_is_for_more_than_itself() -> None:
+@pytest.mark.parametrize("given", [{"permissions": sorted(ADMINISTRATOR)}, {"addresses": ["10.0.0.0/8"]}])
+async def test_a_token_that_is_not_for_everything_makes_none(given: dict[str, Any]) -> None:
     desk = await a_desk()
-    token = await a_token(
-        desk, "some-operator", permissions=["hosts.read", "tasks.read"], addresses=["10.0.0.0/8"], days=2
-    )
+    token = await a_token(desk, "root", **given)
 
-    for given in (
-        {"permissions": ["tasks.run"]},
-        {"permissions": ["hosts.read", "tasks.run"]},
-        {"addresses": ["0.0.0.0/0"]},
-        {"addresses": ["10.0.0.0/7"]},
-        {"addresses": ["10.1.2.3", "::/0"]},
-    ):
-        assert not await is_let(a_token(desk, "some-operator", token, **given))
-    same = await a_token(desk, "some-operator", token, days=365)
-    less = await a_token(desk, "some-operator", token, permissions=["hosts.read"], addresses=["10.1.0.0/16"])
+    for username, asked in (("root", {}), ("root", given), ("some-viewer", {"permissions": ["hosts.read"]})):
+        assert not await is_let(a_token(desk, username, token, **asked))
+        assert desk.kinds()[-1] == "access.denied"
 
-    assert same.permissions == {"hosts.read", "tasks.read"}
-    assert less.permissions == {"hosts.read"}
+    assert list(desk.authority.access.tokens) == [token.token_id]
+
+
+async def test_a_token_outlives_none_that_it_was_made_with_nor_does_what_waits_of_it() -> None:
+    desk = await a_desk()
+    first, other = [await a_token(desk, "some-operator", days=2) for _ in range(2)]
+    second = await a_token(desk, "some-operator", first, days=365)
+    third = await a_token(desk, "some-operator", second, permissions=["hosts.read"])
     tokens = desk.authority.access.tokens
-    assert len({tokens[each.token_id or ""].expires_at for each in (token, same)}) == 1
-    assert [str(network) for network in tokens[same.token_id or ""].networks] == ["10.0.0.0/8"]
+    assert tokens[second.token_id or ""].expires_at == tokens[first.token_id or ""].expires_at
+
+    await desk.tokens.revoke(CONSOLE, first.token_id or "")
+
+    beside = desk.beside()
+    await beside.authority.refresh()
+    for replica in (desk, beside):
+        state = replica.authority.access
+        assert list(state.tokens) == [other.token_id]
+        assert all(state.is_revoked(each.token_id) for each in (first, second, third))
+
+
+async def test_what_a_token_makes_while_it_is_revoked_is_revoked_with_it() -> None:
+    desk = await a_desk()
+    first = await a_token(desk, "some-operator")
+    second = await a_token(desk, "some-operator", first)
+    third = await a_token(desk, "some-operator", second)
+    revoked = access.TokenRevoked(token_id=first.token_id or "", username="some-operator")
+    late = Desk()
+    for event in (*(registry.decode(row) for row in desk.log.rows if row.kind != "token.created"), revoked):
+        assert event is not None
+        late.authority.access.apply(event, 1)
+
+    for row in desk.log.rows:
+        if row.kind == "token.created":
+            assert (made := registry.decode(row)) is not None
+            assert not late.authority.access.apply(made, row.seq)
+    assert late.authority.access.tokens == {}
+    assert late.authority.access.is_revoked(third.token_id)
+
+
+async def test_a_user_has_so_many_tokens_and_no_more_until_some_expire_or_are_revoked() -> None:
+    desk = await a_desk()
+    operator = Principal(username="some-operator", role="operator")
+    made = [await a_token(desk, "some-operator", operator) for _ in range(MAX_TOKENS)]
+
+    for by in (operator, made[0], Principal(username="root", role="administrator")):
+        with pytest.raises(RefusedError, match="too_many_tokens"):
+            await a_token(desk, "some-operator", by)
+    assert await a_token(desk, "some-viewer", Principal(username="some-viewer", role="viewer"))
+    assert await a_token(desk, "some-operator")  # by root on the server
+
+    for token in made[:2]:
+        await desk.tokens.revoke(operator, token.token_id or "")
+    assert await a_token(desk, "some-operator", operator)
+    desk.clock.advance(86_400)
+    assert await a_token(desk, "some-operator", operator)
 
 
 async def test_a_token_that_was_revoked_a_moment_ago_makes_none() -> None:
     desk = await a_desk()
-    token = await a_token(desk, "some-operator", addresses=["10.0.0.0/8"])
+    token = await a_token(desk, "some-operator")
     await desk.tokens.revoke(CONSOLE, token.token_id or "")
 
     with pytest.raises(NotSignedInError):
@@ -278,6 +362,17 @@ async def test_a_token_for_somebody_else_may_no_more_than_who_made_it_whatever_i
     await desk.access.set_role(CONSOLE, "some-operator", "administrator")
     assert desk.access.by_token(token.text).permissions == ROLES["security-admin"]
     assert not await is_let(desk.access.set_role(desk.access.by_token(token.text), "some-viewer", "administrator"))
+
+
+async def test_a_token_for_somebody_else_has_nothing_of_what_rules_give_its_maker_on_some_hosts() -> None:
+    desk = await a_desk()
+    manager = Principal(username="some-security-admin", role="security-admin")
+    await desk.rules.create(CONSOLE, a_rule(subject=f"user:{manager.username}", hostnames={"web1"}))
+
+    assert not await is_let(a_token(desk, "some-operator", manager, permissions=["tasks.run"]))
+    token = await a_token(desk, "some-operator", manager)
+
+    assert token.permissions == ROLES["operator"] & ROLES["security-admin"]
 
 
 @pytest.mark.parametrize("permission", ["users.write", "tokens.others", "rules.write"])
@@ -389,15 +484,20 @@ async def test_a_session_is_recent_for_five_minutes_and_a_token_always() -> None
     token = await a_token(desk, "some-administrator")
 
     desk.clock.advance(RECENT_S)
-    desk.access.check_recent(session)
+    await desk.access.check_recent(session, "x")
     desk.clock.advance(1)
     beside = desk.beside()
     await beside.authority.refresh()
     for replica in (desk, beside):
         with pytest.raises(NotAllowedError, match="sign_in_again"):
-            replica.access.check_recent(session)
-    desk.access.check_recent(token)
-    desk.access.check_recent((await desk.access.login("some-administrator", PASSWORD, address=None)).principal)
+            await replica.access.check_recent(session, "x")
+        denied = registry.decode(desk.log.rows[-1])
+        assert isinstance(denied, access.AccessDenied)
+        assert (denied.actor, denied.action, denied.resource) == ("some-administrator", "login", "x")
+        assert denied.code == "sign_in_again"
+    again = await desk.access.login("some-administrator", PASSWORD, address=None)
+    for principal in (token, again.principal):
+        await desk.access.check_recent(principal, "x")
 
 
 async def test_a_session_that_has_just_ended_is_not_recent() -> None:
@@ -406,7 +506,7 @@ async def test_a_session_that_has_just_ended_is_not_recent() -> None:
     await desk.access.logout(session)
 
     with pytest.raises(NotSignedInError):
-        desk.access.check_recent(session)
+        await desk.access.check_recent(session, "x")
 
 
 async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> None:
@@ -415,7 +515,7 @@ async def test_who_signs_in_by_the_link_has_no_password_to_be_asked_for() -> Non
 
     desk.clock.advance(RECENT_S + 1)
 
-    desk.access.check_recent(session)
+    await desk.access.check_recent(session, "x")
 
 
 # --- who there is
