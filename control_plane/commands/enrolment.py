@@ -8,12 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from control_plane.commands.access import ROLES, Principal, new_token, token_id_of
+from control_plane.commands.access import ROLES, new_token, token_id_of
 from control_plane.commands.grammar import checked_name, checked_number
 from control_plane.commands.hosts import checked_groups
 from control_plane.commands.passwords import digest
 from control_plane.commands.pending_hosts import network_of
-from control_plane.commands.rules import Decision, ForbiddenError, RuleState
 from control_plane.commands.throttle import ADDRESS_S, Limit
 from control_plane.errors import NotSignedInError, RefusedError, TooManyError
 from control_plane.events import access, enrolment, hosts
@@ -103,18 +102,6 @@ def decide_token(
         hostname=None if hostname is None else checked_name("hostname", hostname),
     )
     return event, text
-
-
-def check_groups(rules: RuleState, principal: Principal, hostname: str, groups: Collection[str]) -> None:
-    """A new host comes into a group that a rule names only by somebody who might as well change the rule.
-
-    Raises ForbiddenError, as for a host that is there already.
-    """
-    if "rules.write" in principal.permissions:
-        return
-    naming = tuple(sorted(rule.rule_id for rule in rules.rules.values() if rule.groups.intersection(groups)))
-    if naming:
-        raise ForbiddenError(Decision(action=PERMISSION, allowed=False, rules=naming, refused={hostname: naming}))
 
 
 def check_token(state: EnrolmentState, text: str, *, hostname: str, public_key: bytes, now_s: int) -> EnrolmentToken:

@@ -24,7 +24,6 @@ from control_plane.commands.targets import MAX_NAMED, in_words
 from control_plane.errors import NotAllowedError
 from control_plane.events import access
 from control_plane.events.event import Event
-from control_plane.events.hosts import HostGroupsChanged
 from control_plane.events.rules import RuleCreated, RuleDeleted
 from control_plane.events.stop import StopSet
 from control_plane.events.tasks import TaskAccepted
@@ -380,19 +379,21 @@ class RuleState:
             raise ApprovalRequiredError(decision)
         return decision
 
-    def check_groups(self, principal: Principal, fleet: FleetState, change: HostGroupsChanged) -> None:
+    def naming(self, fleet: FleetState, hostname: str, groups: Collection[str]) -> tuple[str, ...]:
+        """The rules that name a group which a host comes into or leaves by having these; retired, it has its last."""
+        before = fleet.hosts[hostname].groups if hostname in fleet.hosts else ()
+        moved = set(before).symmetric_difference(groups)
+        return tuple(sorted(rule.rule_id for rule in self.rules.values() if rule.groups & moved))
+
+    def check_groups(
+        self, principal: Principal, action: str, fleet: FleetState, hostname: str, groups: Collection[str]
+    ) -> None:
         """A group that a rule names is given and taken only by somebody who might as well change the rule.
 
         So nobody's rights change by moving a host, but by those who may change rights. Raises ForbiddenError.
         """
-        if "rules.write" in principal.permissions:
-            return
-        moved = set(fleet.host(change.hostname).groups).symmetric_difference(change.groups)
-        naming = tuple(sorted(rule.rule_id for rule in self.rules.values() if rule.groups & moved))
-        if naming:
-            raise ForbiddenError(
-                Decision(action="hosts.edit", allowed=False, rules=naming, refused={change.hostname: naming})
-            )
+        if "rules.write" not in principal.permissions and (naming := self.naming(fleet, hostname, groups)):
+            raise ForbiddenError(Decision(action=action, allowed=False, rules=naming, refused={hostname: naming}))
 
 
 def withdrawn(
