@@ -207,6 +207,31 @@ async def test_however_often_a_host_goes_to_and_fro_nothing_comes_after_it_has_g
     assert "canary" not in orjson.dumps(seen).decode()
 
 
+@pytest.mark.parametrize("change", ["another role", "disabled"])
+async def test_a_stream_ends_with_the_event_that_changed_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Not with the next ping: until then it would go on with what the reader might see before."""
+    monkeypatch.setattr(live, "PING_S", 3600.0)
+    async with an_api(tmp_path) as api:
+        await api.register("alpha1")
+        access = api.services.access
+        await access.create_user(CONSOLE, "sta", role="viewer", password="correct horse battery")
+        token = await api.services.tokens.create(CONSOLE, username="sta", name="test", days=1)
+        async with a_stream(api, "hosts,tasks,events", token=token.text) as reader:
+            await reader.next(skip=())
+            if change == "disabled":
+                await access.set_enabled(CONSOLE, "sta", False)
+            else:
+                await access.set_role(CONSOLE, "sta", "member")
+            await api.services.hosts.set_labels(CONSOLE, "alpha1", {"canary": "1"})
+            seen = []
+            while (event := await reader.next(skip=())) is not None:
+                seen.append(event)
+
+    assert "canary" not in orjson.dumps(seen).decode()
+
+
 # --- live output ------------------------------------------------------------------------------------------------------
 
 
