@@ -280,7 +280,7 @@ def services_of_api(
         enrolment=enrolment,
         pending=pending_hosts_of(core, enrolment),
         rotations=RotationHandler(core.handling, enrolment),
-        hosts=HostHandler(core.handling),
+        hosts=HostHandler(core.handling, core.access.check_recent),
         tasks=tasks,
         rollouts=RolloutHandler(core.handling, core.task_queries),
         rules=RuleHandler(core.handling),

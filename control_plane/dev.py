@@ -152,7 +152,7 @@ def _hostname() -> str:
 
 async def _identity(core: Core, hostname: str, key: SigningKey, groups: tuple[str, ...]) -> Identity:
     """Register a host of this process, or find it registered with that key."""
-    handler = HostHandler(core.handling)
+    handler = HostHandler(core.handling, core.access.check_recent)
     if core.authority.fleet.public_key(hostname) != key.public_key:
         with contextlib.suppress(RefusedError):  # not registered yet
             await handler.retire(CONSOLE, hostname, "another key in a new state directory")

@@ -12,7 +12,7 @@ from starlette.types import Message, Send
 
 from control_plane.api.audit import PROJECTION, After, Wanted, WholeEvent, trail_of, whole_event_of
 from control_plane.api.fields import Seq, wait_for_seq
-from control_plane.api.routing import noun
+from control_plane.api.routing import needs, noun
 from control_plane.api.services import Caller, Given, Services, scope_of
 from control_plane.commands.access import Principal
 from control_plane.errors import LogDamagedError
@@ -52,7 +52,10 @@ class Export(StreamingResponse):
 
 
 @router.get(
-    "/export", response_class=Response, responses={200: {"content": {"application/x-ndjson": {}, "text/csv": {}}}}
+    "/export",
+    response_class=Response,
+    responses={200: {"content": {"application/x-ndjson": {}, "text/csv": {}}}},
+    dependencies=needs("events.read"),
 )
 async def export_events(
     services: Given,

@@ -228,7 +228,7 @@ async def revoke_host(services: Given, caller: Caller, hostname: Hostname, body:
     return HostChange(hostname=hostname, seq=seq)
 
 
-@router.post("/{hostname}/lift-quarantine")
+@router.post("/{hostname}/lift-quarantine", dependencies=SENSITIVE)
 async def lift_quarantine(services: Given, caller: Caller, hostname: Hostname, body: LiftQuarantine) -> HostChange:
     """Trust the machine again as it is now: what waits for it is sent."""
     seq = await services.hosts.lift_quarantine(caller, hostname, body.reason)

@@ -251,7 +251,7 @@ class Live:
         if self._places is not None:
             some_see_less = any(not subscription.scope.is_everything for subscription in self._subscriptions)
             rows, reached = await self._changes.rows(self._places, self._topics, keeps_to_tasks=some_see_less)
-            if rows and some_see_less:  # what has taken a host out of a scope is not shown there itself
+            if rows:  # what has taken a host out of a scope, or its reader's role, is not shown there itself
                 await self._services.authority.refresh()
                 self._look_at_scopes()
             await self._tell(reached, rows)
@@ -281,8 +281,14 @@ class Live:
                 reader.offer(made[kind])
 
     def _look_at_scopes(self) -> None:
-        """See what each reader may see by now. Who may see less than before is to forget it, and ask anew."""
+        """See what each reader may see by now. Who may see less than before is to forget it, and ask anew.
+
+        Whose session or token has ended, or whose role is another, is told nothing more.
+        """
         for subscription in self._subscriptions:
+            if not self._services.access.still_valid(subscription.principal):
+                subscription.close()
+                continue
             scope, before = scope_of(self._services, subscription.principal), subscription.scope
             subscription.scope = scope
             if scope.lacks(before):
@@ -318,16 +324,14 @@ class Live:
         self._count("live_output_dropped", len(readers) - taken)
 
     async def _tell_ping(self) -> None:
-        """Say that all is well; and close the streams of sessions and tokens that have ended meanwhile."""
+        """Say that all is well, but to nobody whose session or token has ended meanwhile."""
         if not self._subscriptions:
             return
         ping = batch([await self._ping()], None)
         await self._services.authority.refresh()
+        self._look_at_scopes()
         for subscription in self._subscriptions:
-            if self._services.access.still_valid(subscription.principal):
-                subscription.offer(ping)
-            else:
-                subscription.close()
+            subscription.offer(ping)
 
     async def _ping(self) -> bytes:
         states = await self._services.projection_queries.states()

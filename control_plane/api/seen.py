@@ -20,6 +20,8 @@ async def shows(services: Services, scope: Scope, stored: StoredEvent) -> bool:
         return is_in(stored.hostname, scope.events) and scope.shows_body(stored)
     if stored.task_id is None:
         return scope.events is None
+    if not scope.has_events:
+        return False
     if scope.tasks is None:
         return True
     await wait_for_seq(services, tasks.PROJECTION, stored.seq)
@@ -64,7 +66,7 @@ def _within(found: Row, scope: Scope, whole: set[str]) -> Row | None:
         case AuditRow(hostname=None, task_id=None):
             return found if scope.events is None else None
         case AuditRow(hostname=None, task_id=task_id):
-            return found if task_id in whole else None
+            return found if scope.has_events and task_id in whole else None
         case AuditRow(hostname=str(hostname)):
             return found if is_in(hostname, scope.events) else None
     return found

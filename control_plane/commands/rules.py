@@ -388,15 +388,15 @@ class RuleState:
             raise ApprovalRequiredError(decision)
         return decision
 
-    def binding(self, principal: Principal, groups: Collection[str]) -> tuple[str, ...]:
-        """The ids of the rules that name one of these groups and are not the principal's to change, sorted."""
-        if principal.is_administrator:
-            return ()
-        may_write = "rules.write" in principal.permissions
-        naming = (rule for rule in self.rules.values() if rule.groups.intersection(groups))
-        return tuple(sorted(rule.rule_id for rule in naming if not may_write or is_about_oneself(principal, rule)))
+    def naming(self, fleet: FleetState, hostname: str, groups: Collection[str]) -> list[Rule]:
+        """The rules that name a group which a host comes into or leaves by having these; retired, it has its last."""
+        before = fleet.hosts[hostname].groups if hostname in fleet.hosts else ()
+        moved = set(before).symmetric_difference(groups)
+        return [rule for rule in self.rules.values() if rule.groups & moved]
 
-    def check_groups(self, principal: Principal, action: str, hostname: str, groups: Collection[str]) -> None:
+    def check_groups(
+        self, principal: Principal, action: str, fleet: FleetState, hostname: str, groups: Collection[str]
+    ) -> None:
         """A group that a rule names is given and taken only by somebody who might as well change the rule.
 
         So nobody's rights change by moving a host, but by those who may change rights.
@@ -407,8 +407,15 @@ class RuleState:
         Raises:
             ForbiddenError: a rule names one of them.
         """
-        naming = self.binding(principal, groups)
-        if naming:
+        if principal.is_administrator:
+            return
+        may_write = "rules.write" in principal.permissions
+        binding = [
+            rule.rule_id
+            for rule in self.naming(fleet, hostname, groups)
+            if not may_write or is_about_oneself(principal, rule)
+        ]
+        if naming := tuple(sorted(binding)):
             raise ForbiddenError(Decision(action=action, allowed=False, rules=naming, refused={hostname: naming}))
 
 

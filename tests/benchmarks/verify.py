@@ -54,7 +54,8 @@ async def run(url: str, *, events: int = 200_000, heartbeats: int = 40_000, roun
 async def _fill(office: Office, events: int, heartbeats: int) -> None:
     print(office.core.database.dialect.name)
     key = SigningKey.generate()
-    await HostHandler(office.core.handling).register(CONSOLE, hostname=HOST, public_key=key.public_key, groups=[])
+    hosts = HostHandler(office.core.handling, office.core.access.check_recent)
+    await hosts.register(CONSOLE, hostname=HOST, public_key=key.public_key, groups=[])
     for start in range(0, events, 40 * BATCH):
         async with asyncio.TaskGroup() as tasks:
             for at in range(start, min(events, start + 40 * BATCH), BATCH):

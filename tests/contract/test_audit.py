@@ -108,7 +108,8 @@ class AuditContract:
         await initialise(settings, "root", "correct horse battery")
         async with opened(settings) as office:
             audited = Audited(settings, office)
-            core, hosts = office.core, HostHandler(office.core.handling)
+            core = office.core
+            hosts = HostHandler(core.handling, core.access.check_recent)
             for hostname in ("web1", "db1"):
                 key = host_key(hostname).public_key
                 await hosts.register(CONSOLE, hostname=hostname, public_key=key, groups=["all"])
@@ -270,7 +271,7 @@ class AuditContract:
         assert await audited.found(HEARTBEAT_EVENT) == [("signature", beat, beat)]
 
     async def test_a_key_counts_for_what_was_recorded_while_it_was_registered(self, audited: Audited) -> None:
-        hosts = HostHandler(audited.core.handling)
+        hosts = HostHandler(audited.core.handling, audited.core.access.check_recent)
         await hosts.retire(CONSOLE, "web1", "replaced")
         await hosts.register(CONSOLE, hostname="web1", public_key=OTHER.public_key, groups=[])
         await audited.core.log.append([a_result("t80", key=OTHER)])

@@ -65,7 +65,7 @@ NEEDS: Final = {
     ("GET", "/tasks/{task_id}/outputs"): "tasks.output",
     ("GET", "/tasks/{task_id}/secrets/{name}"): "secrets.read",
     ("GET", "/events"): "events.read",
-    ("GET", "/events/export"): "events.export",
+    ("GET", "/events/export"): "events.export events.read",
     ("GET", "/events/{seq}"): "events.read",
     ("GET", "/audit/checkpoint"): "events.read",
     ("GET", "/audit/proof/{seq}"): "events.read audit.prove",

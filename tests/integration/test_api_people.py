@@ -33,6 +33,7 @@ SENSITIVE: dict[tuple[str, str], Any] = {
     ("DELETE", "/rules/0"): None,
     ("POST", "/enrolment-tokens"): {},
     ("POST", "/hosts"): {"hostname": "web9", "public_key": "no key"},
+    ("POST", "/hosts/web1/lift-quarantine"): {"reason": "restored"},
 }
 
 
@@ -311,6 +312,33 @@ async def test_what_gives_rights_takes_a_recent_sign_in(api: ApiUnderTest, monke
     boss.headers[CSRF_HEADER] = again.json()["csrf_token"]
     for (method, path), body in SENSITIVE.items():
         assert (await boss.request(method, f"/api/v1{path}", json=body)).status_code in {200, 201, 404, 422}, path
+
+
+async def test_to_move_a_host_takes_one_where_a_rule_names_the_group(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss, rule = await api.browser("boss"), {**A_RULE, "hosts": {"groups": ["lab"]}}
+    rule_id = (await api.client().post("/api/v1/rules", json=rule)).json()["rule_id"]
+    into, out = [(method, "/api/v1/groups/lab/hosts/web1", None) for method in ("PUT", "DELETE")]
+    patched = ("PATCH", "/api/v1/hosts/web1", {"groups": ["lab"], "maintenance": True})
+
+    async def ask(client: httpx.AsyncClient, asked: tuple[str, str, Any]) -> tuple[int, str]:
+        return told(await client.request(asked[0], asked[1], json=asked[2]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{HANDLER}.RECENT_S", -1)
+        head = (await api.log.head("event")).seq
+        for asked in (into, patched):
+            assert await ask(boss, asked) == (403, "sign_in_again")
+        assert (await api.log.head("event")).seq == head
+        for method in ("PUT", "DELETE"):
+            assert await ask(boss, (method, "/api/v1/groups/plain/hosts/web1", None)) == (200, "")
+        assert await ask(api.client(), into) == (200, "")
+        assert await ask(boss, out) == (403, "sign_in_again")
+
+    for asked in (out, into, out):
+        assert await ask(boss, asked) == (200, "")
+    await api.client().delete(f"/api/v1/rules/{rule_id}")
 
 
 async def test_a_login_takes_the_place_of_the_session_that_the_browser_had(api: ApiUnderTest) -> None:

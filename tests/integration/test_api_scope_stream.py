@@ -207,6 +207,56 @@ async def test_however_often_a_host_goes_to_and_fro_nothing_comes_after_it_has_g
     assert "canary" not in orjson.dumps(seen).decode()
 
 
+async def test_whoever_may_read_the_events_of_no_host_is_shown_those_of_no_task(api: ApiUnderTest) -> None:
+    for rule_id in list(api.services.authority.rules.rules):
+        await api.services.rules.delete(CONSOLE, rule_id)
+    await allow(api, {"hosts.read", "tasks.read"}, "alpha-group")
+    events = await allow(api, {"events.read"}, "alpha-group")
+    async with as_mia(api, "tasks,events") as reader:
+        await reader.next(skip=())
+        seq = (await api.run(api.client("ada"), {"host": "alpha1"}, task_id="task-shown"))["seq"]
+        await frames_until(reader, lambda event: bool(rows_of([event], "events")))
+        mia = api.client("mia")
+        assert (await mia.get(f"/api/v1/events/{seq}")).status_code == 200
+        await api.services.rules.delete(CONSOLE, events)
+        # So that the route is open, and shows of no host anything: none is in that group.
+        await allow(api, {"events.read"}, "no-group")
+        await api.run(api.client("ada"), {"host": "alpha1"}, task_id="task-hidden")
+        seen = await frames_until(reader, lambda event: "task-hidden" in orjson.dumps(event).decode())
+        await api.run(api.client("ada"), {"host": "alpha1"}, task_id="task-last")
+        seen += await frames_until(reader, lambda event: "task-last" in orjson.dumps(event).decode())
+
+    assert {row["task_id"] for row in rows_of(seen, "tasks")} >= {"task-hidden", "task-last"}
+    assert not [row for row in rows_of(seen, "events") if row["task_id"] in {"task-hidden", "task-last"}]
+    assert (await mia.get("/api/v1/events")).json()["items"] == []
+    assert (await mia.get(f"/api/v1/events/{seq}")).status_code == 404
+
+
+@pytest.mark.parametrize("change", ["another role", "disabled"])
+async def test_a_stream_ends_with_the_event_that_changed_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Not with the next ping: until then it would go on with what the reader might see before."""
+    monkeypatch.setattr(live, "PING_S", 3600.0)
+    async with an_api(tmp_path) as api:
+        await api.register("alpha1")
+        access = api.services.access
+        await access.create_user(CONSOLE, "sta", role="viewer", password="correct horse battery")
+        token = await api.services.tokens.create(CONSOLE, username="sta", name="test", days=1)
+        async with a_stream(api, "hosts,tasks,events", token=token.text) as reader:
+            await reader.next(skip=())
+            if change == "disabled":
+                await access.set_enabled(CONSOLE, "sta", False)
+            else:
+                await access.set_role(CONSOLE, "sta", "member")
+            await api.services.hosts.set_labels(CONSOLE, "alpha1", {"canary": "1"})
+            seen = []
+            while (event := await reader.next(skip=())) is not None:
+                seen.append(event)
+
+    assert "canary" not in orjson.dumps(seen).decode()
+
+
 # --- live output ------------------------------------------------------------------------------------------------------
 
 

@@ -270,7 +270,7 @@ def _services(
         enrolment=enrolment,
         pending=PendingHostHandler(handling, enrolment, PendingHostTable(database), most=settings.pending_hosts),
         rotations=RotationHandler(handling, enrolment),
-        hosts=HostHandler(handling),
+        hosts=HostHandler(handling, access.check_recent),
         tasks=tasks,
         rollouts=RolloutHandler(handling, task_queries),
         rules=RuleHandler(handling),

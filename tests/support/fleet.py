@@ -164,7 +164,6 @@ class Desk:
         self.stop = StopHandler(self.handling)
         self.templates = TemplateHandler(self.handling)
         self.approvals = ApprovalHandler(self.handling, self.tasks)
-        self.hosts = HostHandler(self.handling)
         self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
         self.pending = PendingHostHandler(self.handling, self.enrolment, self.requests, most=self.pending_hosts)
         self.rotations = RotationHandler(self.handling, self.enrolment)
@@ -176,6 +175,7 @@ class Desk:
             login_user="root",
             relying_party=self.relying_party,
         )
+        self.hosts = HostHandler(self.handling, self.access.check_recent)
         self.tokens = TokenHandler(self.handling)
         self.passkeys = PasskeyHandler(self.handling, self.access)
 

@@ -211,7 +211,7 @@ class Plane:
         self.publisher = Publisher(transport)
         self.tap = Tap(self.publisher)
         self.handling = Handling(log=log, authority=self.authority, keyring=self.keyring, clock=clock)
-        self.hosts = HostHandler(self.handling)
+        self.hosts = HostHandler(self.handling, lambda principal: None)
         self.turns = RolloutHandler(self.handling, self.task_queries)
         self.stop = StopHandler(self.handling)
         self.tasks = TaskHandler(self.handling, self, self.task_queries, vault=self.vault)

@@ -5,10 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from control_plane.commands import enrolment as decisions
-from control_plane.commands.access import Principal
+from control_plane.commands.access import CONSOLE, Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.hosts import Host, decide_register
 from control_plane.commands.ports import BrokerAccounts
+from control_plane.commands.rules import ForbiddenError
 from control_plane.commands.throttle import EnrolmentThrottle
 from control_plane.errors import NotFoundError, NotSignedInError, RefusedError
 from control_plane.events.enrolment import EnrolmentTokenRevoked, EnrolmentTokenUsed
@@ -62,8 +63,8 @@ class EnrolmentHandler:
             now_s=self._handling.clock.now_s(),
         )
         async with self._handling.recording(principal, "enrolment-tokens"):
-            rules = self._handling.authority.rules
-            rules.check_groups(principal, decisions.PERMISSION, hostname or "a new host", event.groups)
+            authority, name = self._handling.authority, hostname or "a new host"
+            authority.rules.check_groups(principal, decisions.PERMISSION, authority.fleet, name, event.groups)
         await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
@@ -130,7 +131,7 @@ class EnrolmentHandler:
         decisions.check_proof(proof, token=token, hostname=hostname, public_key=public_key, nonce=nonce)
 
         def decide() -> HostRegistered | None:
-            return decide_register(
+            event = decide_register(
                 handling.authority.fleet,
                 hostname=hostname,
                 public_key=public_key,
@@ -138,6 +139,9 @@ class EnrolmentHandler:
                 by=found.created_by,
                 enrolment_token_id=found.token_id,
             )
+            if event is not None:
+                self._check_groups(found, event)
+            return event
 
         decide()  # a name that is taken must not use up the token
         # Using it up comes first: its key in the log is what makes it count once. A crash between the two is healed by
@@ -173,6 +177,20 @@ class EnrolmentHandler:
             amqp_url=amqp_url,
             next_key_sha256=self._handling.keyring.announced,
         )
+
+    def _check_groups(self, token: decisions.EnrolmentToken, event: HostRegistered) -> None:
+        """Whoever made the token might let this host into its groups now: a rule may be younger than the token.
+
+        Raises NotSignedInError.
+        """
+        authority, by = self._handling.authority, token.created_by
+        user = authority.access.users.get(by)
+        maker = Principal(username=by, role=user.role) if user else CONSOLE  # which is no user
+        try:
+            authority.rules.check_groups(maker, decisions.PERMISSION, authority.fleet, event.hostname, event.groups)
+        except ForbiddenError as error:
+            detail = "a rule names a group that this would change: ask somebody who may write rules"
+            raise NotSignedInError("enrolment_refused", detail) from error
 
     async def _check_token(
         self, token: str, hostname: str, public_key: bytes, address: str | None

@@ -18,10 +18,15 @@ Decide: TypeAlias = Callable[[FleetState], Event | None]
 
 
 class HostHandler:
-    """Each method returns the seq of what it recorded, or the authority's position where nothing had to change."""
+    """Each method returns the seq of what it recorded, or the authority's position where nothing had to change.
 
-    def __init__(self, handling: Handling) -> None:
+    Args:
+        check_recent: raises NotAllowedError for a session whose sign-in is too old to give rights.
+    """
+
+    def __init__(self, handling: Handling, check_recent: Callable[[Principal], None]) -> None:
         self._handling = handling
+        self._check_recent = check_recent
 
     async def register(self, principal: Principal, *, hostname: str, public_key: bytes, groups: Collection[str]) -> int:
         """Register a host with its public key; the same again changes nothing.
@@ -107,8 +112,10 @@ class HostHandler:
             raise NotFoundError("unknown_host", f"there is no host {hostname}")
         allowed = [partial(self._allowed, principal, permission, hostname, decide) for decide in decides]
         async with handling.recording(principal, resource):
-            for decide in allowed:
-                decide()  # a refusal of the last one must come before the first is recorded
+            events = [decide() for decide in allowed]  # a refusal of the last must come before the first is recorded
+        if any(self._gives_rights(event) for event in events):
+            self._check_recent(principal)
+        async with handling.recording(principal, resource):
             for decide in allowed:
                 seq = await handling.decide_and_record(decide, actor=principal.username)
         return seq
@@ -119,9 +126,13 @@ class HostHandler:
         if permission in ACTIONS:
             rules.check(principal, permission, host_facts(fleet, hostname))
         event = decide(fleet)
-        if isinstance(event, HostGroupsChanged):
-            moved = set(fleet.host(hostname).groups).symmetric_difference(event.groups)
-            rules.check_groups(principal, permission, hostname, moved)
-        if isinstance(event, HostRegistered):
-            rules.check_groups(principal, permission, hostname, event.groups)
+        if isinstance(event, HostGroupsChanged | HostRegistered):
+            rules.check_groups(principal, permission, fleet, hostname, event.groups)
         return event
+
+    def _gives_rights(self, event: Event | None) -> bool:
+        """Whether it moves a host so that a rule covers it, or does no more."""
+        if not isinstance(event, HostGroupsChanged | HostRegistered):
+            return False
+        authority = self._handling.authority
+        return bool(authority.rules.naming(authority.fleet, event.hostname, event.groups))

@@ -84,7 +84,7 @@ class PendingHostHandler:
         Raises:
             NotFoundError: nobody who waits has this fingerprint.
             RefusedError: it asked for another name; `host_exists`; `key_known`.
-            ForbiddenError: a rule names one of the groups.
+            ForbiddenError: a rule names one of the groups, or one that an earlier host of that name had.
         """
         handling = self._handling
         row = await self._row(principal, fingerprint)
@@ -92,9 +92,11 @@ class PendingHostHandler:
             raise InvalidFieldError("hostname", f"is not the name that this host asked for, {row.hostname}")
 
         def decide() -> HostRegistered | None:
-            check_new_key(handling.authority.fleet, row.public_key, hostname)
+            rules, fleet = handling.authority.rules, handling.authority.fleet
+            rules.check_groups(principal, PERMISSION, fleet, hostname, groups)
+            check_new_key(fleet, row.public_key, hostname)
             return decide_register(
-                handling.authority.fleet,
+                fleet,
                 hostname=hostname,
                 public_key=row.public_key,
                 groups=groups,
@@ -103,8 +105,7 @@ class PendingHostHandler:
             )
 
         async with handling.recording(principal, f"pending-hosts/{fingerprint}"):
-            handling.authority.rules.check_groups(principal, PERMISSION, hostname, groups)
-        seq = await handling.decide_and_record(decide, actor=principal.username)
+            seq = await handling.decide_and_record(decide, actor=principal.username)
         await self._table.forget(hostname)
         return seq
 

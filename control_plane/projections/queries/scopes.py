@@ -1,15 +1,15 @@
 """What somebody may be shown: of which hosts, and of which tasks. Who asks for everything asks as if there were none.
 
 A task is shown to whoever may see all of its hosts, so that nothing of it has to be left out; its part on a host to
-whoever may see that host. An event is shown as the host that it is of, or else as the task; what is of neither, such as
-users and rules, only to whoever may see the events of all hosts.
+whoever may see that host. An event is shown as the host that it is of, or else as the task, to whoever may see any
+events; what is of neither, such as users and rules, only to whoever may see the events of all hosts.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, FromClause, Table, and_, bindparam, not_, or_, select
+from sqlalchemy import ColumnElement, FromClause, Table, and_, bindparam, false, not_, or_, select
 from sqlalchemy.engine import Dialect
 
 from control_plane.events import registry
@@ -44,6 +44,11 @@ class Scope:
     @property
     def is_everything(self) -> bool:
         return self.hosts is self.tasks is self.outputs is self.events is None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether events may be shown at all: those of a task to nobody who may read the events of no host."""
+        return self.events is None or bool(self.events)
 
     def lacks(self, other: "Scope") -> bool:
         """Whether something that is in the other one is not in this."""
@@ -109,6 +114,9 @@ def of_whole_tasks(task_id: ColumnElement[Any], execution: Table, names: Names) 
 def of_events(audit: FromClause, execution: Table, scope: Scope) -> Iterator[ColumnElement[bool]]:
     """The condition that an event may be shown."""
     if scope.events is None and scope.tasks is None:
+        return
+    if not scope.has_events:
+        yield false()
         return
     hostname, task_id = audit.c.hostname, audit.c.task_id
     of_host = and_(hostname.is_not(None), *of_hosts(hostname, scope.events))

@@ -12,6 +12,7 @@ from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane_wire import strict_json
 from control_plane_wire.signing import CONTROL_PLANE, ENROL, SigningKey, encode_base64
 from tests.support.fleet import ADMIN, OPERATOR, Desk, host_key
+from tests.unit.commands.test_rules import a_rule
 
 
 async def a_token(desk: Desk, hostname: str | None = None, groups: tuple[str, ...] = ("web",)) -> str:
@@ -131,6 +132,32 @@ async def test_a_token_ends_with_the_right_of_whoever_made_it(loss: str) -> None
     with pytest.raises(NotSignedInError):
         await desk.enrolment.begin(token=token, hostname="web1", public_key=host_key("web1").public_key)
     assert await desk.enrolment.open_tokens(ADMIN) == []
+
+
+@pytest.mark.parametrize("role", ["administrator", "host-admin"])
+@pytest.mark.parametrize("groups", [("db",), ()], ids=["into", "out of"])
+async def test_whoever_made_a_token_might_move_the_host_so_when_it_is_used(role: str, groups: tuple[str, ...]) -> None:
+    """A rule may be younger than the token; so may what its maker is."""
+    desk = Desk()
+    hanna, _ = await desk.user("hanna", "administrator"), await desk.user("bob", "administrator")
+    if not groups:
+        await desk.register("web1", "db")
+        await desk.hosts.retire(ADMIN, "web1", None)
+    token = (await desk.enrolment.create_token(hanna, hostname=None, groups=groups, expires_in=3600)).text
+    await desk.rules.create(ADMIN, a_rule(subject="role:viewer", groups={"db"}))
+    if role != hanna.role:
+        await desk.access.set_role(ADMIN, "hanna", role)
+
+        with pytest.raises(NotSignedInError, match="enrolment_refused"):
+            await enrol(desk, token)
+
+        assert desk.kinds()[-1] == "access.denied"
+        assert "enrolment_token.used" not in desk.kinds()
+        await desk.access.set_role(ADMIN, "hanna", "administrator")
+    first = await enrol(desk, token)
+
+    await desk.access.set_role(ADMIN, "hanna", "host-admin")
+    assert await enrol(desk, token) == first
 
 
 async def test_an_api_token_is_no_enrolment_token_and_neither_is_noise() -> None:

@@ -264,6 +264,32 @@ async def test_a_new_host_comes_into_such_a_group_by_nobody_else_either(monkeypa
             assert isinstance(last(desk), AccessDenied)
 
 
+async def test_a_name_that_is_registered_again_leaves_no_such_group_either() -> None:
+    """Or else whoever retires hosts and lets them in takes one out of a rule."""
+    desk = await a_desk()
+    hanna = await desk.user("hanna", "host-admin")
+    naming = await allow(desk, groups={"db"}, accounts={"root"})
+    key = host_key("db1")
+    await desk.hosts.retire(hanna, "db1", None)
+    desk.requests.rows[1] = ("db1", key.public_key, None, desk.clock.now_s(), False)
+    print_of_it = proofs.fingerprint(key.public_key)
+
+    for attempt in (
+        desk.enrolment.create_token(hanna, hostname="db1", groups=(), expires_in=60),
+        desk.hosts.register(hanna, hostname="db1", public_key=key.public_key, groups=["web"]),
+        desk.pending.accept(hanna, print_of_it, hostname="db1", groups=[]),
+    ):
+        with pytest.raises(ForbiddenError) as refused:
+            await attempt
+        assert refused.value.rules == (naming,)
+        assert isinstance(last(desk), AccessDenied)
+
+    await desk.hosts.register(hanna, hostname="db1", public_key=key.public_key, groups=["db", "web"])
+    await desk.hosts.retire(hanna, "db1", None)
+    await desk.hosts.register(ADMIN, hostname="db1", public_key=key.public_key, groups=[])
+    assert set(desk.authority.fleet.host("db1").groups) == set()
+
+
 # --- making and deleting
 
 
