@@ -206,8 +206,8 @@ def _hook(schema: BaseSchema, embedded: Embedded, found: Found) -> None:
             answer = response.json()
             if isinstance(seq := answer.get("seq"), int):
                 embedded.shown(seq)
-            if isinstance(task_id := answer.get("task_id"), str):
-                found.accepted.add(task_id)
+            if isinstance(task := answer.get("task"), dict):
+                found.accepted.add(task["task_id"])
 
     @schema.hook
     def filter_failure(_context: object, failure: Failure, _case: Case, response: Response) -> bool:
