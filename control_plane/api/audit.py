@@ -40,7 +40,7 @@ from control_plane_wire.signing import encode_base64
 
 PROJECTION: Final = "audit"
 TASKS: Final = "tasks"
-KIND: Final = r"\A[a-z_]{1,32}(\.[a-z_]{1,32})?\z"
+KIND: Final = r"^[a-z_]{1,32}(\.[a-z_]{1,32})?$"
 
 router = noun("/events", "audit", permission="events.read")
 proofs = noun("/audit", "audit", permission="events.read")

@@ -24,6 +24,14 @@ POLL_S: Final = 0.05
 _BIDIRECTIONAL: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _NAME_RULE: Final = "has to be lower-case labels of a-z 0-9 _ - joined by dots"
 
+# What the description tells of the grammars that the validators below judge by, so that clients can check them, too. It
+# is ECMA-262, as JSON Schema asks for: there is no \A and \z.
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_UNSHOWN: Final = r"\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_NAME: Final = Field(min_length=1, max_length=MAX_NAME, json_schema_extra={"pattern": rf"^{_LABEL}(\.{_LABEL})*$"})
+_TASK_ID: Final = Field(min_length=1, max_length=64, json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"})
+_LINE: Final = Field(min_length=1, max_length=MAX_LINE, json_schema_extra={"pattern": f"^[^{_UNSHOWN}]+$"})
+
 
 class Request(BaseModel):
     """What a client sends: a field that would be ignored is refused."""
@@ -65,14 +73,14 @@ def _command(text: str) -> str:
     return _argument(text)
 
 
-Name = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
-TaskId = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_task_id)]
-Line = Annotated[StrictStr, Field(min_length=1, max_length=MAX_LINE), AfterValidator(one_line)]
+Name = Annotated[StrictStr, _NAME, AfterValidator(_name)]
+TaskId = Annotated[StrictStr, _TASK_ID, AfterValidator(_task_id)]
+Line = Annotated[StrictStr, _LINE, AfterValidator(one_line)]
 Text = Annotated[StrictStr, AfterValidator(_argument)]
 Command = Annotated[StrictStr, AfterValidator(_command)]
-Username = Annotated[StrictStr, Field(pattern=r"\A[a-z][a-z0-9._-]{0,63}\z")]
+Username = Annotated[StrictStr, Field(pattern="^[a-z][a-z0-9._-]{0,63}$")]
 Seconds = Annotated[StrictInt, Field(ge=1, le=86_400)]
-TemplateName = Annotated[StrictStr, Field(pattern=r"\A[a-z][a-z0-9_-]{0,63}\z")]
+TemplateName = Annotated[StrictStr, Field(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 
 Hostname = Annotated[Name, Path()]
 GroupName = Annotated[Name, Path()]
@@ -80,7 +88,11 @@ TaskIdPath = Annotated[TaskId, Path()]
 Seq = Annotated[int, Query(ge=0, le=MAX_SEQ)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="at most so many items")]
 Cursor = Annotated[str | None, Query(max_length=MAX_LINE, description="`next_cursor` of the page before")]
-Word = Annotated[str | None, Query(max_length=MAX_LINE), AfterValidator(lambda text: text and one_line(text))]
+Word = Annotated[
+    str | None,
+    Query(max_length=MAX_LINE, json_schema_extra={"pattern": f"^[^{_UNSHOWN}]*$"}),
+    AfterValidator(lambda text: text and one_line(text)),
+]
 
 
 def _checked_time(text: str | None) -> str | None:
@@ -90,9 +102,15 @@ def _checked_time(text: str | None) -> str | None:
 
 
 FromTime = Annotated[
-    str | None, Query(alias="from", max_length=64, description="RFC 3339"), AfterValidator(_checked_time)
+    str | None,
+    Query(alias="from", max_length=64, description="RFC 3339", json_schema_extra={"format": "date-time"}),
+    AfterValidator(_checked_time),
 ]
-ToTime = Annotated[str | None, Query(alias="to", max_length=64, description="RFC 3339"), AfterValidator(_checked_time)]
+ToTime = Annotated[
+    str | None,
+    Query(alias="to", max_length=64, description="RFC 3339", json_schema_extra={"format": "date-time"}),
+    AfterValidator(_checked_time),
+]
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 

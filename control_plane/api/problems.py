@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from control_plane.commands.passkeys import PasskeyRequiredError
 from control_plane.commands.previews import TargetChangedError
@@ -71,6 +72,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "passkeys_off",
             "preview_expired",
             "preview_required",
+            "rebuild_running",
             "request_exists",
             "secret_unreadable",
             "stopped",
@@ -245,7 +247,14 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, ProblemError):
         code = error.code
         errors = [{"field": error.field, "message": error.detail}] if error.field else []
-    return problem(request, error.status_code, code, error.detail, errors=errors, headers=error.headers)
+    headers = _allowed(request) if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return problem(request, error.status_code, code, error.detail, errors=errors, headers=headers)
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    """All methods of that path: each of them is a route of its own here, and the first would tell of itself only."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
 
 
 async def internal_error(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from control_plane.api.app import describe
 from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.ui import FILES, PAGES
 from control_plane.commands.denials import SINGLY
+from control_plane_wire.topology import is_name
 from tests.support.api import PASSWORD, ApiUnderTest, a_public_key, an_api
 
 # One API for all of them: what they send is refused, or changes nothing that another one looks at.
@@ -477,7 +478,7 @@ async def test_what_is_not_there_is_a_problem_too(api: ApiUnderTest) -> None:
         problem(await client.get(path), 404, code)
     answer = await client.put("/api/v1/hosts")
     problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
 
 
 async def test_a_failure_that_nobody_foresaw_is_a_problem_without_its_trace(
@@ -585,6 +586,23 @@ async def test_no_answer_of_the_api_is_without_a_described_form(api: ApiUnderTes
             assert len(done) >= 1, path
             for status, answer in done.items():
                 assert status in {"204", "302"} or "content" in answer, (method, path)
+
+
+async def test_the_description_has_no_form_that_a_client_s_reader_would_take_for_another(api: ApiUnderTest) -> None:
+    text = orjson.dumps(describe(api.app)).decode()
+
+    assert r"\\A" not in text  # of patterns: ECMA-262 has no such anchors
+    assert r"\\z" not in text
+    for path, methods in describe(api.app)["paths"].items():
+        for method, operation in methods.items():
+            for status, answer in operation["responses"].items():
+                if status.startswith("4"):
+                    assert list(answer["content"]) == ["application/problem+json"], (method, path)
+            body = operation.get("requestBody", {"content": {}})["content"]
+            assert all("anyOf" not in form["schema"] for form in body.values()), (method, path)
+    [hostname, *_] = describe(api.app)["paths"]["/api/v1/hosts/{hostname}"]["get"]["parameters"]
+    for name, is_one in (("web1", True), ("a.b-c", True), ("", False), ("a..b", False), ("-a", False), ("a b", False)):
+        assert bool(re.search(hostname["schema"]["pattern"], name)) == is_one == is_name(name)
 
 
 async def test_fifty_at_once_with_one_task_id_make_one_task(api: ApiUnderTest) -> None:

@@ -1,6 +1,6 @@
 """Hosts: register by hand, groups, labels, maintenance, revoke, retire, trust again."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ class HostHandler:
         check_recent: raises NotAllowedError for a session whose sign-in is too old to give rights.
     """
 
-    def __init__(self, handling: Handling, check_recent: Callable[[Principal], None]) -> None:
+    def __init__(self, handling: Handling, check_recent: Callable[[Principal, str], Awaitable[None]]) -> None:
         self._handling = handling
         self._check_recent = check_recent
 
@@ -114,7 +114,7 @@ class HostHandler:
         async with handling.recording(principal, resource):
             events = [decide() for decide in allowed]  # a refusal of the last must come before the first is recorded
         if any(self._gives_rights(event) for event in events):
-            self._check_recent(principal)
+            await self._check_recent(principal, f"hosts/{hostname}")
         async with handling.recording(principal, resource):
             for decide in allowed:
                 seq = await handling.decide_and_record(decide, actor=principal.username)

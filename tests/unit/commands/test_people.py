@@ -432,7 +432,7 @@ async def test_a_new_password_ends_every_other_session_and_opens_one() -> None:
     assert desk.access.by_session(opened.secret).username == "some-viewer"
     assert opened.expires_at == mine.expires_at
     with pytest.raises(NotAllowedError, match="sign_in_again"):  # nothing but a password was shown
-        desk.access.check_recent(opened.principal)
+        await desk.access.check_recent(opened.principal, "x")
     with pytest.raises(NotSignedInError):
         await desk.access.login("some-viewer", PASSWORD, address="::1")
     assert await desk.access.login("some-viewer", "another long one", address="::1")
