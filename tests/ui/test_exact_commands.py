@@ -132,3 +132,12 @@ def test_a_task_and_its_rows_show_every_character_of_its_command(page: Page, dev
     expect(page.get_by_role("link", name=shown)).to_have_count(1)
     page.goto(f"{dev.url}/tasks/{task_id}")
     expect(page.get_by_role("heading", level=1)).to_have_text(shown)
+
+
+def test_a_task_names_its_secrets_and_no_value(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "true", secrets={"TOKEN": "s3cret", "KEY": "s3cret"})
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_role("definition").filter(has_text="KEY, TOKEN")).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text("s3cret")
