@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.commands.access import ROLES
+
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui"
 SCRIPTS = sorted((UI / "js").rglob("*.js"))
@@ -87,6 +89,12 @@ def test_what_the_access_page_shows_and_asks_for_has_words_and_a_type() -> None:
     html = set(re.findall(r'data-t="(access\.[\w.]+)"', (UI / "index.html").read_text()))
     left = {key for key in words("en") if key.startswith("access.") and not key.startswith(told)}
     assert left - asked - said - html == set()
+
+
+def test_a_person_can_be_given_every_role_that_the_server_has() -> None:
+    page = json.loads((UI / "access.json").read_text())
+
+    assert page["types"]["role"]["choices"] == list(ROLES)
 
 
 def test_nothing_makes_markup_of_text() -> None:

@@ -1,22 +1,22 @@
-// Text of hosts: colours are kept, other escape sequences dropped, and what would deceive the eye becomes a visible mark.
+// What would deceive the eye becomes a visible mark; of what hosts write, colours are kept and other sequences dropped.
 
-const ESCAPES = /\x1b\[([0-9;:]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]/g;
-const HIDDEN = /([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff])\1*/gu;
+const ESCAPES = /\x1b\[([0-9;:]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]/g;
+const HIDDEN = /((?![\t\n\ufe0f])[\p{C}\p{DI}\p{Zl}\p{Zp}])\1*/gu; // but what makes an emoji
+const UNSEEN = /((?! )[\p{C}\p{Z}\p{DI}\u2800])\1*/gu; // all that is not seen as what it is
 const PLAIN = { colour: null, bold: null, dim: null, underline: null }; // the classes of a piece
 const CODES = { 0: PLAIN, 1: { bold: "bold" }, 2: { dim: "dim" }, 4: { underline: "underline" }, 22: { bold: null, dim: null }, 24: { underline: null } };
 
-/** `[{text, classes}]`, with the class `mark` for what would not be seen. */
+/** What a host wrote as `[{text, classes}]`, with the class `mark` for what would not be seen. */
 export function pieces(source) {
   const found = [];
   const style = { ...PLAIN };
   let at = 0;
   const lines = settled(source);
-  for (const match of lines.matchAll(ESCAPES)) {
-    add(found, lines.slice(at, match.index), style);
-    if (match[1] !== undefined) apply(style, match[1]);
-    at = match.index + match[0].length;
+  for (const { 0: escape, 1: codes, index } of [...lines.matchAll(ESCAPES), { 0: "", index: lines.length }]) {
+    add(found, lines.slice(at, index), Object.values(style).filter(Boolean));
+    if (codes !== undefined) apply(style, codes);
+    at = index + escape.length;
   }
-  add(found, lines.slice(at), style);
   return found;
 }
 
@@ -32,20 +32,26 @@ function overwritten(line) {
   return line.slice(end ? line.lastIndexOf("\r", end - 1) + 1 : 0, end);
 }
 
-export function visible(source) {
-  return pieces(source).map((piece) => piece.text).join("");
-}
+/** What somebody wants run: nothing of it is interpreted, and line ends are marked. */
+export const exactly = (source) => add([], source, [], UNSEEN);
 
-function add(found, text, style) {
-  const classes = Object.values(style).filter(Boolean);
+const wordsOf = (found) => found.map((piece) => piece.text).join("");
+export const exact = (source) => wordsOf(exactly(source));
+export const json = (value) => exact(JSON.stringify(value ?? undefined) ?? "");
+export const printed = (source) => wordsOf(pieces(source));
+export const visible = (source) => wordsOf(add([], String(source ?? "")));
+
+function add(found, text, classes = [], unseen = HIDDEN) {
   let at = 0;
-  for (const match of text.matchAll(HIDDEN)) {
-    if (match.index > at) found.push({ text: text.slice(at, match.index), classes });
-    const times = match[0].length > 1 ? ` ×${match[0].length}` : "";
-    found.push({ text: `U+${match[1].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}${times}`, classes: ["mark"] });
-    at = match.index + match[0].length;
+  for (const { 0: run, index } of text.matchAll(unseen)) {
+    if (index > at) found.push({ text: text.slice(at, index), classes });
+    const times = [...run].length;
+    found.push({ text: `U+${run.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}${times > 1 ? ` ×${times}` : ""}`, classes: ["mark"] });
+    if (run[0] === "\n") found.push({ text: "\n", classes });
+    at = index + run.length;
   }
   if (at < text.length) found.push({ text: text.slice(at), classes });
+  return found;
 }
 
 function apply(style, codes) {

@@ -8,7 +8,7 @@ export class Problem extends Error {
     this.status = status;
     this.code = body.code ?? "unreachable";
     this.errors = body.errors ?? [];
-    this.requestId = body.request_id ?? "";
+    this.requestId = body.request_id;
     this.body = body;
   }
 }
@@ -61,7 +61,7 @@ async function request(method, url, body, signal) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken) headers["X-CSRF-Token"] = csrfToken;
   try {
-    return await fetch(url, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    return await fetch(url, { method, headers, signal, body: JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { code: "unreachable", detail: "The server cannot be reached." });

@@ -1,12 +1,12 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
-import { pieces, visible } from "./ansi.js";
+import { exactly, pieces } from "./ansi.js";
 import { create, make, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
 
-export const FIRST_HOSTS = 50; // that are named, of however many
+export const FIRST_HOSTS = 50; // that are named
 
 export function badge(place, kind, state, word) {
   const found = stateOf(kind, state);
@@ -45,7 +45,7 @@ export function anchor(place, href, words) {
 }
 
 export function meter(place, fraction) {
-  if (fraction === null || fraction === undefined) return place.replaceChildren();
+  if (fraction == null) return place.replaceChildren();
   if (!place.firstElementChild) place.append(make("meter").root);
   const part = refs(place);
   part.fill.style.setProperty("--share", percent(fraction).replace(" ", ""));
@@ -63,9 +63,14 @@ export function bar(place, counts) {
 }
 
 /** What a host wrote; never markup. */
-export function output(source, stream = "") {
-  const element = create("pre", { className: `output ${stream}`, tabIndex: 0 });
-  for (const { classes, text: textContent } of pieces(source)) {
+export const output = (source, stream = "") => pre(pieces(source), stream);
+
+/** What somebody wants run, to the last character. */
+export const said = (source) => pre(exactly(source), "exact");
+
+function pre(parts, kind) {
+  const element = create("pre", { className: `output ${kind}`, tabIndex: 0 });
+  for (const { classes, text: textContent } of parts) {
     element.append(classes.length ? create("span", { className: classes.join(" "), textContent }) : textContent);
   }
   return element;
@@ -137,6 +142,7 @@ export function ask({ title, body = [], fields = [], yes, no = t("shell.cancel")
   };
   document.body.append(part.root);
   part.root.showModal();
+  part.root.scrollTop = 0; // a field further down has the focus
   return new Promise((resolve) => {
     part.root.onclose = () => {
       part.root.remove();
@@ -154,17 +160,16 @@ function paragraph(content) {
 
 export const reasonField = (required) => ({ name: "reason", label: t(required ? "run.reason_needed" : "run.reason"), maxLength: 256, required });
 
-/** Ask as much as the guard of a command wants; resolves to `body` with the answers, or to null. */
-export async function confirmRun(preview, body, more = [], { command, user } = body) {
-  const { level } = preview.guard;
-  if (level < 2) return body;
-  const n = preview.count;
+/** Ask as much as the guard of a command wants, or a second person; resolves to `body` with the answers, or to null. */
+export async function confirmRun(preview, body, more = [], { command, user } = body, isApproval = false) {
+  const { count: n, guard: { level } } = preview;
+  if (level < 2 && !isApproval) return body;
   const number = { name: "number", label: t("run.type_number", { n }), inputMode: "numeric", required: true, pattern: String.raw`\s*${n}\s*` };
   const answer = await ask({
-    title: t("run.confirm", { n }),
-    body: [output(command), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
-    yes: t("run.submit", { n }),
-    fields: level < 3 ? [] : [number, ...(body.reason ? [] : [reasonField(true)])],
+    title: t(isApproval ? "run.ask_title" : "run.confirm", { n }),
+    body: [said(command), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
+    yes: t(isApproval ? "run.ask" : "run.submit", { n }),
+    fields: isApproval ? [{ ...reasonField(true), value: body.reason, autofocus: true }] : level < 3 ? [] : [number, ...(body.reason ? [] : [reasonField(true)])],
   });
   return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
 }

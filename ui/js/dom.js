@@ -31,7 +31,7 @@ export function refs(root) {
 
 /** Show a text, whoever wrote it: what would deceive the eye is marked. */
 export function text(element, value) {
-  const wanted = visible(String(value ?? ""));
+  const wanted = visible(value);
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
@@ -84,9 +84,9 @@ export function options(select, values, words) {
 export function facts(list, noun, values, given) {
   list.replaceChildren();
   for (const [name, value] of Object.entries(values)) {
-    if (value === null || value === undefined || value === "") continue;
+    if (value == null || value === "") continue;
     const definition = create("dd");
-    definition.append(value instanceof Node ? value : visible(String(value)));
+    definition.append(value instanceof Node ? value : visible(value));
     list.append(create("dt", { textContent: t(`${noun}.${name}`, given) }), definition);
   }
 }

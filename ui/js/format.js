@@ -19,11 +19,11 @@ export function absolute(time, language = "en") {
 }
 
 export function percent(fraction) {
-  return fraction === null || fraction === undefined ? "" : `${Math.round(fraction * 100)} %`;
+  return fraction == null ? "" : `${Math.round(fraction * 100)} %`;
 }
 
 export function bytes(count) {
-  if (count === null || count === undefined) return "";
+  if (count == null) return "";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const place = count > 0 ? Math.min(units.length - 1, Math.floor(Math.log2(count) / 10)) : 0;
   const value = count / 1024 ** place;

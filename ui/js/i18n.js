@@ -10,8 +10,7 @@ let plural = new Intl.PluralRules("en");
 export let language = "en";
 
 export function preferred(stored, wanted) {
-  if (LANGUAGES.includes(stored)) return stored;
-  const known = wanted.map((name) => LANGUAGES.find((one) => one.split("-")[0] === name.split("-")[0]));
+  const known = [stored, ...wanted].map((name) => LANGUAGES.find((one) => one.split("-")[0] === name?.split("-")[0]));
   return known.find(Boolean) ?? "en";
 }
 
@@ -35,7 +34,7 @@ export function t(key, given = {}) {
   let found = words[key];
   if (found !== null && typeof found === "object") found = found[plural.select(given.n)] ?? found.other;
   if (found === undefined) return key;
-  return found.replace(/\{(\w+)\}/g, (whole, name) => (name in given ? String(given[name]) : whole));
+  return found.replace(/\{(\w+)\}/g, (whole, name) => (name in given ? given[name] : whole));
 }
 
 /** What went wrong, by its code, with what the server names; else in the server's own words. */

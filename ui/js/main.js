@@ -8,17 +8,17 @@ import { match, safeNext } from "./router.js";
 import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
 import * as store from "./store.js";
-import { mount as mountAccess } from "./views/access.js";
-import { mount as mountAudit } from "./views/audit.js";
-import { mountHost } from "./views/host.js";
-import { mountFleet } from "./views/hosts.js";
-import { mount as mountLogin } from "./views/login.js";
-import { mount as mountRun } from "./views/run.js";
-import { followStop, mount as mountSystem } from "./views/system.js";
-import { mountTask } from "./views/task.js";
-import { mountList } from "./views/tasks.js";
+import * as access from "./views/access.js";
+import * as audit from "./views/audit.js";
+import * as host from "./views/host.js";
+import * as fleet from "./views/hosts.js";
+import * as login from "./views/login.js";
+import * as run from "./views/run.js";
+import * as system from "./views/system.js";
+import * as task from "./views/task.js";
+import * as tasks from "./views/tasks.js";
 
-const PAGES = { login: mountLogin, fleet: mountFleet, host: mountHost, run: mountRun, tasks: mountList, task: mountTask, audit: mountAudit, access: mountAccess, system: mountSystem };
+const PAGES = { login, fleet, host, run, tasks, task, audit, access, system };
 const MENU = { host: "fleet", task: "tasks" }; // the others are in it
 const RETRY_MS = 5_000;
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
@@ -48,7 +48,7 @@ function show() {
   const part = make(name);
   root.replaceChildren(part.root);
   try {
-    current.update = PAGES[name](part, params, { ...SHARED, signal: controller.signal, user })?.update;
+    current.update = PAGES[name].mount(part, params, { ...SHARED, signal: controller.signal, user })?.update;
   } catch (error) {
     problem(root, error, show);
   }
@@ -75,7 +75,7 @@ function setUser(me) {
   if (!isFirst) return;
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
-  followStop(element("stopped"), { ...SHARED, signal: FOR_EVER, user });
+  system.followStop(element("stopped"), { ...SHARED, signal: FOR_EVER, user });
 }
 
 /** Sign in again over the page, which keeps what was typed; who need not leaves what they asked for `refused`. */
@@ -100,7 +100,7 @@ function signInAgain(refused) {
       setUser(me);
       end(resolve);
     };
-    mountLogin(part, {}, { api, signal: asking.signal, user, signedIn, refused });
+    login.mount(part, {}, { api, signal: asking.signal, user, signedIn, refused });
     dialog.showModal();
   });
 }
@@ -116,7 +116,7 @@ async function followRunning() {
 }
 
 function drawRunning() {
-  const count = store.all("tasks").filter((task) => task.state !== "finished").length;
+  const count = store.all("tasks").filter(({ state }) => state !== "finished").length;
   text(element("running"), count || "");
 }
 

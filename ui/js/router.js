@@ -1,29 +1,17 @@
 // Which page an address is, and what it says to it.
-const ROUTES = [
-  ["login", /^\/login$/],
-  ["fleet", /^\/(?:hosts)?$/],
-  ["host", /^\/hosts\/(?<hostname>[^/]+)$/],
-  ["run", /^\/run$/],
-  ["tasks", /^\/tasks$/],
-  ["task", /^\/tasks\/(?<task_id>[^/]+)$/],
-  ["audit", /^\/audit$/],
-  ["access", /^\/access$/],
-  ["system", /^\/system$/],
-];
+const PAGES = ["login", "run", "tasks", "audit", "access", "system"];
+const SINGLE = new Map([["hosts", ["host", "hostname"]], ["tasks", ["task", "task_id"]]]); // one of each list
 
 export function match(path, search = "") {
   const query = Object.fromEntries(new URLSearchParams(search));
-  for (const [name, pattern] of ROUTES) {
-    const found = pattern.exec(path);
-    if (!found) continue;
-    const parts = Object.entries(found.groups ?? {}).map(([key, value]) => [key, decodeURIComponent(value)]);
-    return { name, params: { ...query, ...Object.fromEntries(parts) } };
-  }
-  return { name: "fleet", params: query };
+  const [, first, id, ...more] = path.split("/");
+  const [name, key] = SINGLE.get(first) ?? [];
+  if (name && id && !more.length) return { name, params: { ...query, [key]: decodeURIComponent(id) } };
+  return { name: PAGES.includes(first) && id === undefined ? first : "fleet", params: query };
 }
 
 export function link(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
   const search = new URLSearchParams(given).toString();
   return path + (search && `?${search}`);
 }

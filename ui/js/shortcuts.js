@@ -29,6 +29,6 @@ export function listen(navigate) {
 function moveRow(step) {
   const rows = [...document.querySelectorAll("main tbody tr:has(a, button)")];
   const at = rows.indexOf(document.activeElement.closest("tr"));
-  const next = at < 0 ? Math.min(0, step) : Math.min(rows.length - 1, Math.max(0, at + step));
+  const next = Math.min(rows.length - 1, Math.max(at < 0 ? -1 : 0, at + step));
   rows.at(next)?.querySelector("a, button").focus();
 }

@@ -19,13 +19,7 @@ let failures = 0;
 let timer = 0;
 let hiddenTimer = 0;
 
-const KEYS = {
-  hosts: (row) => row.hostname,
-  tasks: (row) => row.task_id,
-  executions: (row) => `${row.task_id}/${row.hostname}`,
-  events: (row) => row.seq,
-  projections: (row) => row.name,
-};
+const KEYS = { hosts: "hostname", tasks: "task_id", events: "seq", projections: "name" };
 
 const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
 
@@ -33,7 +27,7 @@ export function take(table, rows) {
   for (const row of rows) put(table, row.pos ?? row.seq, row);
 }
 
-const put = (table, pos, row) => store.put(table, KEYS[table](row), pos, row);
+const put = (table, pos, row) => store.put(table, row[KEYS[table]] ?? `${row.task_id}/${row.hostname}`, pos, row);
 
 /** Follow topics from a position on. `onReset`: the server cannot go on from there. */
 export function follow(topics, asOf, signal, onReset) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { pieces, visible } from "../../../ui/js/ansi.js";
+import { exact, json, pieces, printed, visible } from "../../../ui/js/ansi.js";
 import { diff } from "../../../ui/js/diff.js";
 import { bytes, fold, percent, relative } from "../../../ui/js/format.js";
 import { link, match, safeNext } from "../../../ui/js/router.js";
@@ -23,6 +23,16 @@ test("what would deceive the eye becomes a visible mark", () => {
   assert.equal(shown("a\u202eb\u0000c"), "aU+202EbU+0000c");
   assert.deepEqual(pieces("\u200b"), [{ text: "U+200B", classes: ["mark"] }]);
   assert.equal(shown("tab\tand\nline"), "tab\tand\nline");
+});
+
+test("of what somebody wants run nothing is interpreted, and every character that is not seen as itself is marked", () => {
+  assert.equal(exact("echo evil #\ruptime"), "echo evil #U+000Duptime");
+  assert.equal(exact("uptime; : \x1b]0; echo evil #\x07"), "uptime; : U+001B]0; echo evil #U+0007");
+  assert.equal(exact("a\n\nb\tc"), "aU+000A ×2\nbU+0009c");
+  assert.equal(exact("a\u00a0b\ufe0f\u{e0065}\u{e0065}\u2800"), "aU+00A0bU+FE0FU+E0065 ×2U+2800");
+  assert.equal(exact("echo '⚠' 主机  é"), "echo '⚠' 主机  é");
+  assert.equal(json({ a: "b\r\u202e\x9b" }), '{"a":"b\\rU+202EU+009B"}');
+  assert.deepEqual([json(null), json(undefined), json(0), json("")], ["", "", "0", '""']);
 });
 
 test("a carriage return overwrites its line, and a line's end in Windows is a line's end", () => {
@@ -160,7 +170,10 @@ test("a long line takes no longer than many short ones", () => {
 });
 
 test("what a table shows of a host's text has marks, too", () => {
-  assert.equal(visible("a\u202eb\x1b[31mc"), "aU+202Ebc");
+  assert.equal(visible("a\u202eb\x1b[31mc"), "aU+202EbU+001B[31mc");
+  assert.equal(printed("a\u202eb\x1b[31mc"), "aU+202Ebc");
+  assert.equal(visible("wrote\rread \u{e0041}"), "wroteU+000Dread U+E0041");
+  assert.equal(visible(null), "");
 });
 
 const gap = (missing) => `<${missing}>`;

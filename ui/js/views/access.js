@@ -1,5 +1,6 @@
 // Who may do what. `access.json` says what there is: approvals, rules, people; here is how any of it is shown.
-import { anchor, ask, badge, output, time } from "../components.js";
+import { json } from "../ansi.js";
+import { anchor, ask, badge, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, rowsOf, successive, text, translate } from "../dom.js";
 import { fold } from "../format.js";
 import { t } from "../i18n.js";
@@ -8,8 +9,6 @@ import data from "../../access.json" with { type: "json" };
 import { addPasskey } from "./login.js";
 
 const LOOK_MS = 10_000;
-const LIMITS = ["accounts", "command", "templates", "patterns", "most_hosts", "longest_timeout"];
-const OF_TEMPLATES = ["command", "argv", "user", "timeout", "cwd", "env", "template_seq"]; // what a template says itself
 
 export function mount(part, params, context) {
   const { user } = context;
@@ -43,7 +42,7 @@ function section(spec, context) {
   const actions = (spec.actions ?? []).filter(may);
   const keyOf = (row) => row[spec.id];
   const columns = [...(spec.columns ?? []), ...(actions.length ? ["do"] : [])];
-  for (const name of columns) part.head.append(create("th", { textContent: t(`access.field.${name}`), className: CLASSES[name] ?? "" }));
+  for (const name of columns) part.head.append(create("th", { textContent: t(`access.field.${name}`), className: data.classes[name] ?? "" }));
   part.table.className = spec.isCards ? "cards" : "list";
   const rows = spec.columns && rowsOf(part.table, keyOf, columns.map((name) => (name === "do" ? drawActions : (row, cell) => show(row, cell, name))));
 
@@ -63,7 +62,7 @@ function section(spec, context) {
 
   function drawActions(row, place) {
     const fits = (wanted) => Object.entries(wanted).every(([name, value]) => row[name] === value);
-    const wanted = actions.filter(({ when = {}, unless }) => fits(when) && !(unless && fits(unless)));
+    const wanted = actions.filter(({ when = {}, unless, lacks }) => fits(when) && !(unless && fits(unless)) && !row.request?.[lacks]);
     keyedList(place, wanted, ({ name }) => name, () => create("button"), (button, action) => {
       button.className = action.kind ?? "";
       button.onclick = () => perform(action, row);
@@ -81,7 +80,7 @@ function section(spec, context) {
       ...data.types[type],
       ...(type === "permissions" && { choices: user.permissions }),
     }));
-    const shown = action.shows ? [output(commandOf(row)), hostsText(row)] : [];
+    const shown = action.shows ? [said(row.request.command), hostsText(row), fieldsOf(row.request)] : [];
     return ask({
       title: t(`access.${name}`),
       body: [t(`access.${name}_what`, row), ...shown],
@@ -119,20 +118,20 @@ function section(spec, context) {
   return part.root;
 }
 
-const CLASSES = { name: "name", username: "name", hostname: "name", rule: "name", fingerprint: "mono", asked_command: "line", do: "line do" };
-
 const SHOWN = {
   state: (state, cell) => badge(cell, "approval", state),
   requester: (name, _, { mine, state }) => (mine && state === "waiting" ? t("access.second_person", { name }) : name),
   rule: (_, __, rule) => ruleText(rule),
   identity: (identity) => identity?.subject ?? "",
-  argv: (argv) => argv.join(" "),
+  argv: (argv) => json(argv),
   fingerprint: (fingerprint) => fingerprint.match(/.{1,4}/g).join(" "), // as people read it aloud
-  asked_command(_, cell, row) {
-    if (!cell.hasChildNodes()) cell.append(output(commandOf(row))); // what somebody marks in it stays marked
+  asked_command(_, cell, { request }) {
+    if (!cell.hasChildNodes()) cell.append(said(request.command)); // what somebody marks in it stays marked
   },
   template: (_, __, { request }) => request.template ?? "",
   account: (_, __, { request }) => request.user,
+  beside: (_, __, { request }) => data.beside.filter((name) => request[name]).map((name) => `${name}: ${json(request[name])}`).join(" · "),
+  sent_by: (_, __, { mine, request }) => (mine && request.secrets ? t("access.sent_by_program") : ""),
   hosts: showHosts,
 };
 
@@ -141,7 +140,7 @@ function show(row, cell, name) {
   if (SHOWN[name]) return SHOWN[name](value, cell, row);
   if (name.endsWith("_at")) return time(cell, value);
   if (typeof value === "boolean") return t(value ? "access.yes" : "access.no");
-  return [value ?? ""].flat().join(", ");
+  return [value].flat().join(", ");
 }
 
 function showHosts(hosts, cell, { host_count: n, request: { target } }) {
@@ -153,13 +152,19 @@ function showHosts(hosts, cell, { host_count: n, request: { target } }) {
 /** A rule as a sentence, with its limits. */
 function ruleText({ effect, subject, actions, hosts, ...rule }) {
   const where = hosts.all ? t("run.all") : [...hosts.groups.map((group) => t("run.in_group", { group })), ...hosts.hostnames].join(", ");
-  const limits = LIMITS.filter((name) => rule[name]?.length !== 0 && rule[name] && rule[name] !== "shell");
+  const limits = data.limits.filter((name) => rule[name]?.length !== 0 && rule[name] && rule[name] !== "shell");
   const said = limits.map((name) => t(`access.limit_${name}`, { value: [rule[name]].flat().join(", ") }));
   return [t(`access.rule_${effect}`, { subject, actions: actions.join(", "), where }), ...said].join(" · ");
 }
 
 const hostsText = ({ hosts, host_count: n }) => `${t("task.on_hosts", { n })}: ${fold(hosts)}${n > hosts.length ? " …" : ""}`;
-const commandOf = ({ request }) => request.argv?.join(" ") ?? request.command;
+
+/** All of a request, as the API names it. */
+function fieldsOf(request) {
+  const list = create("dl", { className: "facts exact" });
+  for (const [name, value] of Object.entries(request)) list.append(create("dt", { textContent: name }), create("dd", { textContent: json(value) }));
+  return list;
+}
 
 const OWN = {
   "approvals.run": runApproved,
@@ -169,7 +174,7 @@ const OWN = {
 
 /** Just what was approved is sent. */
 async function runApproved(_, { request, task_id: taskId, approval_id: approvalId }, { api, stream, navigate }) {
-  const asked = Object.entries(request).filter(([name]) => !request.template || !OF_TEMPLATES.includes(name));
+  const asked = Object.entries(request).filter(([name]) => !request.template || !data.of_templates.includes(name));
   const { task } = await api.post("/tasks", { ...Object.fromEntries(asked), task_id: taskId, approval_id: approvalId });
   stream.take("tasks", [task]);
   navigate(taskPath(taskId));

@@ -12,7 +12,7 @@ const SKEWED_S = 120; // as much as an agent allows for when a command has expir
 const MOST_BEATS = 15;
 const HEARTBEATS_MS = 10_000;
 
-export function mountHost(part, { hostname }, context) {
+export function mount(part, { hostname }, context) {
   const { api, store, stream, signal, user } = context;
   context.title(hostname);
   text(part.name, hostname);
@@ -34,7 +34,7 @@ export function mountHost(part, { hostname }, context) {
     part.quarantine.hidden = !host.quarantine;
     part.trust.disabled = !host.quarantine || !mayTrust;
     if (host.quarantine) part.why.replaceChildren(visible(because(host.quarantine.reason)), " · ", timeNode(host.quarantine.since));
-    part.cause.replaceChildren(visible(because(host.state_cause ?? "")), " · ", timeNode(host.state_since_at));
+    part.cause.replaceChildren(visible(because(host.state_cause)), " · ", timeNode(host.state_since_at));
     facts(part.facts, "host", {
       groups: host.groups.join(", ") || "–",
       drift: host.drift ? (host.groups_bound ?? []).join(", ") || "–" : null,
@@ -96,18 +96,15 @@ export function mountHost(part, { hostname }, context) {
 }
 
 function clockOf({ clock_ahead_s: ahead }) {
-  if (!(Math.abs(ahead) > SKEWED_S)) return null;
-  return t(ahead > 0 ? "host.clock_ahead" : "host.clock_behind", { by: duration(Math.abs(ahead) * 1000) });
+  return Math.abs(ahead) > SKEWED_S ? t(ahead > 0 ? "host.clock_ahead" : "host.clock_behind", { by: duration(Math.abs(ahead) * 1000) }) : null;
 }
 
 /** Where a minute is missing there is a gap. */
 function path(items, field, since) {
-  let last = -Infinity;
   return items
-    .map((beat) => {
+    .map((beat, place) => {
       const at = Date.parse(beat.at);
-      const command = at - last > 60_000 ? "M" : "L";
-      last = at;
+      const command = at - Date.parse(items[place - 1]?.at) <= 60_000 ? "L" : "M";
       return `${command}${(((at - since) / HOUR_MS) * 300).toFixed(1)} ${(89 - beat[field] * 88).toFixed(1)}`;
     })
     .join("");

@@ -10,7 +10,7 @@ import { enrolment } from "./access.js";
 const MOST = 20_000;
 const MOST_DRAWN = 500;
 
-export function mountFleet(part, params, context) {
+export function mount(part, params, context) {
   const { store, stream, signal, navigate, user } = context;
   const picked = new Set();
   let filter = params;
@@ -39,7 +39,7 @@ export function mountFleet(part, params, context) {
   const pick = (hostname, isPicked) => (isPicked ? picked.add(hostname) : picked.delete(hostname));
 
   function matching() {
-    const words = (filter.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const words = (filter.q ?? "").toLowerCase().split(/\s+/);
     return store.all("hosts").filter((host) => (!filter.group || host.groups.includes(filter.group)) && words.every((word) => host.hostname.includes(word)));
   }
 
@@ -100,8 +100,8 @@ export function mountFleet(part, params, context) {
     if (!cell.firstElementChild) cell.append(create("span"), " ", create("span"));
     const [state, mark] = cell.children;
     badge(state, "host", host.state);
-    state.title = visible(because(host.state_cause ?? ""));
-    mark.title = visible(because(host.quarantine?.reason ?? ""));
+    state.title = visible(because(host.state_cause));
+    mark.title = visible(because(host.quarantine?.reason));
     if (host.quarantine) badge(mark, "mark", "quarantined");
     else mark.replaceChildren();
   }

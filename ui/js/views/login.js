@@ -49,7 +49,7 @@ export function mount(part, params, { signal, user, signedIn, refused }) {
     event.preventDefault();
     signIn(byPassword);
   };
-  offerProvider().catch(() => {}); // a password will do without
+  offerProvider().catch(() => {});
 
   // The token is in the fragment, so it reaches no log; it is taken out of the address at once.
   if (token) {
@@ -61,7 +61,7 @@ export function mount(part, params, { signal, user, signedIn, refused }) {
 /** `get` or `create` a passkey. */
 async function passkey(way, options) {
   const { PublicKeyCredential: reader } = window;
-  const read = { get: "parseRequestOptionsFromJSON", create: "parseCreationOptionsFromJSON" }[way];
+  const read = `parse${way === "get" ? "Request" : "Creation"}OptionsFromJSON`;
   if (!reader?.[read]) throw new Error(t("login.no_passkeys"));
   try {
     return (await navigator.credentials[way]({ publicKey: reader[read](options) })).toJSON();

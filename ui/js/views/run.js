@@ -1,6 +1,6 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
-import { FIRST_HOSTS, ask, badge, confirmRun, field, namesOf, output, reasonField, timeNode, valuesOf } from "../components.js";
+import { FIRST_HOSTS, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
 import { attempt, create, facts, keyedList, options, permit, text } from "../dom.js";
 import { duration, fold } from "../format.js";
 import { because, t, told } from "../i18n.js";
@@ -47,7 +47,7 @@ export function mount(part, params, context) {
 
   function shown({ command, user, parameters: said }) {
     const { argv, user: account } = template() ?? { user };
-    return { command: argv?.map((word) => word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole)).join(" ") ?? command, user: account };
+    return { command: argv?.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole))).join(" ") ?? command, user: account };
   }
 
   function request() {
@@ -124,8 +124,8 @@ export function mount(part, params, context) {
       valid: ends,
       expires_in: params.expires_in && duration(params.expires_in * 1000),
     }, { n: preview.count });
-    const kept = quarantinedText().map(wrong);
-    part.preview.replaceChildren(...kept, ...(isNamed && leftOut ? [wrong(t("run.left_out_named", { hosts: leftOut }))] : []), states, list);
+    const warnings = [quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
+    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, list);
   }
 
   /** By their state now, or by what the preview has where not all are known here. */
@@ -151,14 +151,14 @@ export function mount(part, params, context) {
 
   function quarantinedText() {
     const hosts = preview.quarantined;
-    return hosts.length ? [t("run.quarantined", { n: hosts.length, hosts: fold(hosts.slice(0, FIRST_HOSTS)) })] : [];
+    return hosts.length && t("run.quarantined", { n: hosts.length, hosts: fold(hosts.slice(0, FIRST_HOSTS)) });
   }
 
   function awayText(whenOffline) {
     const away = countStates().filter(([state]) => AWAY.includes(state));
     const n = away.reduce((sum, [, count]) => sum + count, 0);
     const words = away.map(([state, count]) => `${count} ${t(`state.host.${state}`)}`).join(", ");
-    return n ? [t(`run.away_${whenOffline}`, { n, states: words })] : [];
+    return n && t(`run.away_${whenOffline}`, { n, states: words });
   }
 
   function missing() {
@@ -172,9 +172,9 @@ export function mount(part, params, context) {
     if (part.submit.disabled || !mayRun) return;
     part.error.textContent = "";
     const asked = { ...request(), preview_id: preview.preview_id };
-    const more = [...(asked.rollout ? [t("run.confirm_rollout")] : []), ...quarantinedText(), ...awayText(asked.when_offline)];
     const needsApproval = preview.approval_required;
-    const body = needsApproval ? await askForApproval(asked, more) : await confirmRun(preview, asked, more, shown(asked));
+    const more = [needsApproval && t("run.ask_what"), asked.rollout && t("run.confirm_rollout"), quarantinedText(), awayText(asked.when_offline)].filter(Boolean);
+    const body = await confirmRun(preview, asked, more, shown(asked), needsApproval);
     if (!body) return;
     part.submit.disabled = true;
     try {
@@ -185,17 +185,6 @@ export function mount(part, params, context) {
       if (error.name === "AbortError") return;
       showError(error);
     }
-  }
-
-  async function askForApproval(body, more) {
-    const { command, user } = shown(body);
-    const answer = await ask({
-      title: t("run.ask_title"),
-      body: [output(command), t("run.confirm_user", { user }), t("run.ask_what"), ...more],
-      fields: [{ ...reasonField(true), value: body.reason, autofocus: true }],
-      yes: t("run.ask", { n: preview.count }),
-    });
-    return answer && { ...body, ...answer };
   }
 
   function showError(error) {
@@ -265,6 +254,9 @@ function parameterField({ name, type, choices, min, max, prefix: value, max_leng
   const limits = type === "integer" ? { type: "number", min: min ?? "", max: max ?? "" } : { maxLength: maxLength ?? MOST_CHARACTERS };
   return { name: `parameters.${name}`, label: name, value, required: true, choices, ...(!choices && limits) };
 }
+
+/** A word as the server quotes it. */
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
 /** What is no number stays as it is: "10%", or what the server will say is wrong. */
 const numberOr = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed || undefined);

@@ -1,5 +1,5 @@
 // One task: what each host answers, as it comes, and what happened step by step.
-import { visible } from "../ansi.js";
+import { exact, json, printed, visible } from "../ansi.js";
 import { anchor, ask, badge, bar, confirmRun, reasonField, timeNode } from "../components.js";
 import { act, announce, attempt, create, every, explain, facts, make, permit, rowsOf, text } from "../dom.js";
 import { between, bytes, duration } from "../format.js";
@@ -14,7 +14,7 @@ const LESS_THAN_A_LINE_PX = 12; // by which letters may reach over their line
 const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page it would be another command without them
 const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own, where nothing else was asked for
 
-export function mountTask(part, { task_id: taskId }, context) {
+export function mount(part, { task_id: taskId }, context) {
   const { api, store, stream, signal, user } = context;
   context.title(taskId);
   text(part.command, taskId);
@@ -27,8 +27,9 @@ export function mountTask(part, { task_id: taskId }, context) {
     (row, cell) => anchor(cell, hostPath(row.hostname), row.hostname),
     (row) => row.exit_code,
     (row) => between(store.one("tasks", taskId).accepted_at, row.finished_at),
-    (row) => reasonText(row) || row.first_line,
+    (row) => reasonText(row) || printed(row.first_line ?? ""),
   ]);
+  const may = (permission) => user.permissions.includes(permission);
   permit(part.cancel, user, "tasks.cancel");
   permit(part.retry, user, "tasks.run");
   let shown = "";
@@ -43,7 +44,7 @@ export function mountTask(part, { task_id: taskId }, context) {
     const rows = executions();
     if (!task || !hasChanged(task, rows)) return;
     context.title(task.command);
-    text(part.command, task.command);
+    text(part.command, exact(task.command));
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(`${targetText(task.target)} · ${task.actor} · `, timeNode(task.accepted_at));
     part.again.hidden = !asked || UNSHOWN.some((name) => asked[name]);
@@ -103,9 +104,10 @@ export function mountTask(part, { task_id: taskId }, context) {
       id: create("code", { textContent: task.task_id }),
       user: task.user,
       timeout: duration(task.timeout * 1000),
-      argv: task.argv && JSON.stringify(task.argv),
-      env: asked?.env && JSON.stringify(asked.env),
+      argv: json(task.argv),
+      env: json(asked?.env),
       cwd: asked?.cwd,
+      secrets: asked?.secrets?.join(", "),
       stdin: asked?.stdin && bytes(new TextEncoder().encode(asked.stdin).length),
       again: asked && part.again.hidden ? t("task.again_not") : null,
       reason: task.reason,
@@ -113,7 +115,7 @@ export function mountTask(part, { task_id: taskId }, context) {
       expires: isFinished ? null : timeNode(task.expires_at),
       answers_until: isFinished ? null : timeNode(task.answers_until),
       rollout: rolloutText(task),
-      stopped: because(task.rollout_stopped ?? ""),
+      stopped: because(task.rollout_stopped),
       retry_of: task.retry_of && links([task.retry_of]),
       retries: retries.length ? links(retries) : null,
       position: task.seq,
@@ -148,7 +150,7 @@ export function mountTask(part, { task_id: taskId }, context) {
 
   async function read() {
     const task = await api.get(url, { signal });
-    if (user.permissions.includes("events.read")) asked ??= (await api.get(`/events/${task.seq}`, { signal })).body.request;
+    if (may("events.read")) asked ??= (await api.get(`/events/${task.seq}`, { signal })).body.request;
     const readRows = (cursor) => api.get(`${url}/executions`, { query: { limit: 1000, cursor }, signal });
     let page = await readRows();
     retries = task.retries;
@@ -157,7 +159,7 @@ export function mountTask(part, { task_id: taskId }, context) {
     stream.take("executions", page.items);
     draw();
     stream.follow([`task:${taskId}`], page.as_of, signal, load);
-    if (user.permissions.includes("tasks.output")) live.start();
+    if (may("tasks.output")) live.start();
     while (page.next_cursor) {
       page = await readRows(page.next_cursor);
       stream.take("executions", page.items);
@@ -179,13 +181,13 @@ export function mountTask(part, { task_id: taskId }, context) {
   store.subscribe(["tasks", "executions"], draw, signal);
   draw();
   load();
-  if (user.permissions.includes("events.read")) eventTable(part.events, { task_id: taskId }, context);
+  if (may("events.read")) eventTable(part.events, { task_id: taskId }, context);
   else part.events.closest("section").hidden = true;
 }
 
 function drawState(row, cell) {
   badge(cell, "execution", row.state);
-  cell.title = visible(because(row.reason ?? ""));
+  cell.title = visible(because(row.reason));
 }
 
 function rolloutText({ rollout, released, targets }) {
@@ -216,7 +218,7 @@ function againOf({ target, rollout, command, user, timeout, when_offline, reason
 }
 
 function reasonText({ reason, late, leftovers }) {
-  return [because(reason ?? ""), leftovers && t("task.leftovers", { n: leftovers }), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
+  return [because(reason), leftovers && t("task.leftovers", { n: leftovers }), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
 }
 
 /** The hosts that have ended, by how; those that answered after all, `late`, stand by themselves. */

@@ -1,4 +1,5 @@
 // What was run: all tasks, newest first; on the page of a host its own.
+import { exact } from "../ansi.js";
 import { anchor, badge, time } from "../components.js";
 import { t } from "../i18n.js";
 import { link, taskPath } from "../router.js";
@@ -9,14 +10,14 @@ const TYPING_MS = 250;
 const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] }; // of each choice
 const SHOWS = [
   (task, cell) => badge(cell, "task", taskState(task)),
-  (task, cell) => anchor(cell, taskPath(task.task_id), task.command),
+  (task, cell) => anchor(cell, taskPath(task.task_id), exact(task.command)),
   (task) => targetText(task.target),
   (task) => answersText(task.counts),
   (task) => task.actor,
   (task, cell) => time(cell, task.accepted_at),
 ];
 
-export function mountList(part, params, context) {
+export function mount(part, params, context) {
   let filter = params;
   let timer = 0;
   const list = newestFirst(part.list, context, {
@@ -47,7 +48,7 @@ export function mountList(part, params, context) {
 /** The last tasks of a host; those that come have an execution of it. */
 export function tasksOf(place, hostname, context, onRead) {
   const taskIds = new Set();
-  const isItsOwn = (task) => taskIds.has(task.task_id) || context.store.one("executions", `${task.task_id}/${hostname}`) !== undefined;
+  const isItsOwn = (task) => taskIds.has(task.task_id) || context.store.one("executions", `${task.task_id}/${hostname}`);
   newestFirst(place, context, {
     from: "tasks",
     tables: ["tasks", "executions"],
