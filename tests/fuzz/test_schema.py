@@ -7,6 +7,8 @@ import pytest
 from tests.fuzz.schema import ALL, EVERYBODY, NOBODY, ask, broken, who
 from tests.support.embedded import an_installation
 
+pytestmark = pytest.mark.campaign  # `scripts/test schema` runs it at any length
+
 SEED = 20261126
 
 

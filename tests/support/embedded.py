@@ -121,7 +121,9 @@ async def _serve(directory: Path, stop: asyncio.Event, told: Callable[[Embedded]
 
 async def _agent(core: Core, transport: Transport, number: int, hostname: str) -> Agent:
     key = host_key(hostname)
-    await HostHandler(core.handling).register(CONSOLE, hostname=hostname, public_key=key.public_key, groups=("web",))
+    await HostHandler(core.handling, core.access.check_recent).register(
+        CONSOLE, hostname=hostname, public_key=key.public_key, groups=("web",)
+    )
     host = core.authority.fleet.host(hostname)
     who = Identity(
         hostname=hostname,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from control_plane.commands.access import Principal
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.hosts import HostHandler
 from control_plane.commands.handlers.rollouts import RolloutHandler
@@ -185,6 +186,10 @@ class Passed(Failpoints):
         self.times[name] += 1
 
 
+async def _always_recent(_principal: Principal, _resource: str) -> None:
+    """Nobody's sign-in is too old."""
+
+
 class Plane:
     """Attributes: `counts`: what was counted; `owner`: of its leases, as another process's would differ.
 
@@ -211,7 +216,7 @@ class Plane:
         self.publisher = Publisher(transport)
         self.tap = Tap(self.publisher)
         self.handling = Handling(log=log, authority=self.authority, keyring=self.keyring, clock=clock)
-        self.hosts = HostHandler(self.handling, lambda principal: None)
+        self.hosts = HostHandler(self.handling, _always_recent)
         self.turns = RolloutHandler(self.handling, self.task_queries)
         self.stop = StopHandler(self.handling)
         self.tasks = TaskHandler(self.handling, self, self.task_queries, vault=self.vault)

@@ -78,7 +78,7 @@ function setUser(me) {
   system.followStop(element("stopped"), { ...SHARED, signal: FOR_EVER, user });
 }
 
-/** Sign in again over the page, which keeps what was typed; who need not leaves what they asked for `refused`. */
+/** Sign in again over the page, which keeps what was typed. */
 function signInAgain(refused) {
   const dialog = create("dialog");
   const part = make("login");
@@ -110,8 +110,8 @@ async function followRunning() {
     const page = await api.get("/tasks", { query: { state: "running,paused,cancelling", limit: 100 } });
     stream.take("tasks", page.items);
     stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
-  } catch {
-    setTimeout(followRunning, RETRY_MS);
+  } catch ({ status }) {
+    if (status !== 403) setTimeout(followRunning, RETRY_MS);
   }
 }
 
