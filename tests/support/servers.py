@@ -249,6 +249,12 @@ def given_broker() -> Broker | None:
     return Broker(amqp_url=url, api_url=os.environ.get("CONTROL_PLANE_TEST_BROKER_API_URL")) if url else None
 
 
+def _is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 class PrivateBroker:
     """A RabbitMQ of its own with its own Erlang port mapper, which a test may kill and start again."""
 
@@ -268,6 +274,7 @@ class PrivateBroker:
             f"listeners.tcp.1 = 127.0.0.1:{port}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api_port}\n"
             "disk_free_limit.absolute = 50MB\nvm_memory_high_watermark.absolute = 2GB\nlog.console = false\n"
         )
+        self._tls = tls
         if tls is not None:
             files = f"certfile = {tls.certificate}", f"keyfile = {tls.key}", f"cacertfile = {tls.authority}"
             self.tls_port, self.tls_api_port = free_port(), free_port()
@@ -323,10 +330,9 @@ class PrivateBroker:
             self.broker.call("GET", "/api/overview")
         except (OSError, urllib.error.URLError):
             return False
-        parts = urllib.parse.urlsplit(self.broker.amqp_url)
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", parts.port or 0), timeout=1):
-            return True
-        return False
+        plain = urllib.parse.urlsplit(self.broker.amqp_url).port or 0
+        tls = [] if self._tls is None else [self.tls_port, self.tls_api_port]
+        return all(_is_open(port) for port in (plain, *tls))
 
     def control(self, *argv: str) -> None:
         """Run `rabbitmqctl` for this node."""
