@@ -30,7 +30,7 @@ from control_plane.projections.rebuild import REBUILT, rebuild, retry_parked, ro
 from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database, open_database
 from control_plane.storage.leases import Lease, Leases
-from control_plane.storage.signing_key import create
+from control_plane.storage.signing_key import KeyStore
 from control_plane.storage.tables import follower, lease
 from control_plane_wire.clock import SystemClock
 from control_plane_wire.failpoints import NO_FAILPOINTS, Failpoints
@@ -679,7 +679,7 @@ class ProjectionContract:
     ) -> None:
         monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", url)
         monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path / "state"))
-        create(tmp_path / "state")
+        KeyStore(tmp_path / "state").create()
 
         async def prepare() -> None:
             async with migrated(url), a_shop(url, "one") as shop:
@@ -712,7 +712,7 @@ class ProjectionContract:
     ) -> None:
         monkeypatch.setenv("CONTROL_PLANE_DATABASE_URL", url)
         monkeypatch.setenv("CONTROL_PLANE_STATE_DIR", str(tmp_path / "state"))
-        create(tmp_path / "state")
+        KeyStore(tmp_path / "state").create()
 
         async def migrate() -> None:
             async with migrated(url):
