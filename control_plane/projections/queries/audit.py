@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from control_plane.projections.audit import AuditProjection
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.live import AUDIT, TASKS
 from control_plane.projections.queries.pages import position_of
 from control_plane.projections.queries.scopes import EVERYTHING, Scope, of_events
-from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 
@@ -45,8 +44,8 @@ class AuditQueries:
     def __init__(self, database: Database, scope: Scope = EVERYTHING) -> None:
         self._database = database
         self._scope = scope
-        self._table = AuditProjection().audit
-        self._execution = TasksProjection().execution
+        self._table = AUDIT.audit
+        self._execution = TASKS.execution
 
     def seen_by(self, scope: Scope) -> "AuditQueries":
         """Of the events of a task as such it knows once the read table of tasks has come to its acceptance."""
@@ -89,4 +88,4 @@ class AuditQueries:
     async def as_of(self) -> Positions:
         """How far the trail has come; ask before its rows, which are then at least as new."""
         async with self._database.read() as connection:
-            return await position_of(connection, AuditProjection.name)
+            return await position_of(connection, AUDIT.name)

@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal,
 
 from control_plane.events.continuity import Trace
 from control_plane.events.presence import LastHeartbeat
-from control_plane.projections.hosts import HostsProjection, facts_of, last_of, session_of, trace_of
+from control_plane.projections.hosts import facts_of, last_of, session_of, trace_of
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.live import HOSTS
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.queries.scopes import Names, Scope, is_in, of_hosts
 from control_plane.projections.usage import Usage, block_of, thinned
@@ -151,9 +152,8 @@ class HostQueries:
     def __init__(self, database: Database, names: Names = None) -> None:
         self._database = database
         self._names = names
-        projection = HostsProjection()
-        self._host = projection.host
-        self._usage = projection.usage
+        self._host = HOSTS.host
+        self._usage = HOSTS.usage
 
     def seen_by(self, scope: Scope) -> HostReader:
         return HostQueries(self._database, scope.hosts)
@@ -162,7 +162,7 @@ class HostQueries:
         """See `HostReader`."""
         shown, counting = listing(self._host, wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
-            as_of = await position_of(connection, HostsProjection.name)
+            as_of = await position_of(connection, HOSTS.name)
             found = [view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
         return page_of(
@@ -205,7 +205,7 @@ class HostQueries:
             t.c.pos > 0, t.c.state.in_(list(states)), *of_hosts(t.c.hostname, hostnames)
         )
         async with self._database.read() as connection:
-            as_of = await position_of(connection, HostsProjection.name)
+            as_of = await position_of(connection, HOSTS.name)
             if as_of.event < at_least:
                 return as_of.event, {}
             rows = [(row.hostname, row.heartbeat) for row in await connection.execute(wanted)]
@@ -217,7 +217,7 @@ class HostQueries:
         """A position of both logs, and every registered host, at least as new as that."""
         t = self._host
         async with self._database.read() as connection:
-            as_of = await position_of(connection, HostsProjection.name)
+            as_of = await position_of(connection, HOSTS.name)
             rows = (await connection.execute(select(t).where(t.c.pos > 0))).mappings()
             own = [name for name in HeardHost.__slots__ if name not in {"last", "session", "trace"}]
             return as_of, [

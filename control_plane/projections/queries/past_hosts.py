@@ -15,7 +15,7 @@ from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.heartbeats import Heartbeat
 from control_plane.events.hosts import PresenceChanged
 from control_plane.events.log import EventLog
-from control_plane.projections.hosts import HostsProjection, hear
+from control_plane.projections.hosts import hear
 from control_plane.projections.moments import Moment
 from control_plane.projections.queries.hosts import (
     GroupView,
@@ -28,6 +28,7 @@ from control_plane.projections.queries.hosts import (
     shown_states,
     view,
 )
+from control_plane.projections.queries.live import HOSTS
 from control_plane.projections.queries.pages import Page, counts_of, page_of
 from control_plane.projections.queries.scopes import Names, is_in, of_hosts
 from control_plane.projections.rows import Row
@@ -51,10 +52,9 @@ class PastHosts:
         self._log = log
         self._moment = moment
         self._names = names
-        projection = HostsProjection()
-        self._host = projection.host
-        self._history = projection.history
-        self._usage = projection.usage
+        self._host = HOSTS.host
+        self._history = HOSTS.history
+        self._usage = HOSTS.usage
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """See `HostReader`."""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.events.log import EventLog
 from control_plane.projections.moments import Moment
+from control_plane.projections.queries.live import TASKS
 from control_plane.projections.queries.pages import Page, counts_of, page_of, parse_cursor
 from control_plane.projections.queries.refolding import Refolding
 from control_plane.projections.queries.scopes import Names, Scope, both, is_in, of_hosts, of_whole_tasks
@@ -29,7 +30,6 @@ from control_plane.projections.queries.tasks import (
     task_view,
     unchanging,
 )
-from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 
@@ -51,22 +51,19 @@ class PastTasks:
         self._names = scope.tasks
         self._printed = both(scope.tasks, scope.outputs)
         self._upto = moment.positions.event
-        self._projection = TasksProjection()
-        self._task = self._projection.task
-        self._execution = self._projection.execution
+        self._task = TASKS.task
+        self._execution = TASKS.execution
 
     async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
         """See `TaskReader`."""
         t = self._task
         before = None if cursor is None else parse_cursor(cursor, int)
-        shown, counting = listing(
-            self._projection, wanted, self._names, t.c.pos <= self._upto, cursor=cursor, limit=limit
-        )
+        shown, counting = listing(wanted, self._names, t.c.pos <= self._upto, cursor=cursor, limit=limit)
         changed = select(t.c.task_id).where(t.c.pos > self._upto, t.c.seq <= self._upto)
         async with self._snapshot() as connection:
             counts = await counts_of(connection, counting)
             found = list((await connection.execute(shown)).mappings())
-            statement = select(t).where(t.c.task_id.in_(changed), *unchanging(self._projection, wanted, self._names))
+            statement = select(t).where(t.c.task_id.in_(changed), *unchanging(wanted, self._names))
             under_way = (await connection.execute(statement)).mappings().all()
             for then in (await self._refolding(connection).then(under_way)).tasks.values():
                 if wanted.outcome in (None, then["outcome"]):
@@ -167,4 +164,4 @@ class PastTasks:
         return [row for (_, hostname), row in folded.items() if is_in(hostname, names)]
 
     def _refolding(self, connection: AsyncConnection) -> Refolding:
-        return Refolding(connection, self._log, self._projection, self._upto)
+        return Refolding(connection, self._log, self._upto)

@@ -12,8 +12,8 @@ from control_plane.events.envelope import EVENT
 from control_plane.events.log import EventLog
 from control_plane.events.rollouts import TaskApproved, TaskPaused, TaskResumed, TaskRolloutStopped
 from control_plane.events.tasks import TaskCancelRequested
+from control_plane.projections.queries.live import TASKS
 from control_plane.projections.rows import MemoryRows, Row
-from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.tables import event_key
 
 TASKS_AT_ONCE: Final = 200
@@ -33,10 +33,9 @@ class Then:
 class Refolding:
     """Folds again, up to the event `upto`, which the read tables have come to."""
 
-    def __init__(self, connection: AsyncConnection, log: EventLog, projection: TasksProjection, upto: int) -> None:
+    def __init__(self, connection: AsyncConnection, log: EventLog, upto: int) -> None:
         self._connection = connection
         self._log = log
-        self._projection = projection
         self._upto = upto
 
     async def then(self, tasks: Sequence[Mapping[Any, Any]]) -> Then:
@@ -50,26 +49,26 @@ class Refolding:
         rows = MemoryRows()
         changed = await self._changed(tasks)
         for task_id, task in tasks.items():
-            self._projection.begin(rows, task, changed.get(task_id, ()))
+            TASKS.begin(rows, task, changed.get(task_id, ()))
         pos = await self._count_exact(tasks, rows)
         await self._fold(await self._seqs(tasks), tasks, rows)
         for task_id in tasks:
-            if (folded := rows.get(self._projection.task, task_id)) is not None:
+            if (folded := rows.get(TASKS.task, task_id)) is not None:
                 then.tasks[task_id] = {**folded, "pos": max(folded["pos"], pos.get(task_id, 0))}
             for hostname in changed.get(task_id, ()):
-                if (execution := rows.get(self._projection.execution, task_id, hostname)) is not None:
+                if (execution := rows.get(TASKS.execution, task_id, hostname)) is not None:
                     then.executions[task_id, hostname] = execution
 
     async def _changed(self, tasks: Mapping[str, Row]) -> dict[str, list[str]]:
         """The hosts whose executions have changed since, by task; as one value, a row each would cost more."""
-        e = self._projection.execution
+        e = TASKS.execution
         names = select(e.c.task_id, func.group_concat(e.c.hostname))
         later = names.where(e.c.task_id.in_(list(tasks)), e.c.pos > self._upto).group_by(e.c.task_id)
         return {task_id: _listed(some) for task_id, some in await self._connection.execute(later)}
 
     async def _count_exact(self, tasks: Mapping[str, Row], rows: MemoryRows) -> dict[str, int]:
         """Count those that have not changed since; by task, the last event that gave one of them its state."""
-        t, e = self._projection.task, self._projection.execution
+        t, e = TASKS.task, TASKS.execution
         of_released = (func.count(case((e.c.released_seq > 0, 1))), func.max(e.c.released_seq))
         numbers = select(e.c.task_id, e.c.state, func.count(), func.max(e.c.state_seq), *of_released)
         exact = numbers.where(e.c.task_id.in_(list(tasks)), e.c.pos <= self._upto).group_by(e.c.task_id, e.c.state)
@@ -89,7 +88,7 @@ class Refolding:
 
     async def _seqs(self, tasks: Mapping[str, Row]) -> list[int]:
         """The events by then of those executions that have changed since, and of what the tasks were told."""
-        k, e = event_key, self._projection.execution
+        k, e = event_key, TASKS.execution
         of_execution = and_(e.c.task_id == k.c.task_id, e.c.hostname == k.c.hostname)
         events = select(func.group_concat(k.c.seq)).select_from(k.join(e, of_execution)).group_by(k.c.task_id)
         by_then = (k.c.task_id.in_(list(tasks)), k.c.seq <= self._upto, e.c.pos > self._upto)
@@ -110,7 +109,7 @@ class Refolding:
             try:
                 event = registry.decode(stored)
                 if event is not None:
-                    self._projection.apply(rows, stored, event)
+                    TASKS.apply(rows, stored, event)
             except Exception:  # noqa: BLE001 - the projector has set this one aside, too, and all later ones of its task
                 aside.add(task_id)
 

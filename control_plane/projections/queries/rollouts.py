@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from control_plane.projections.tasks import GOING, TasksProjection
+from control_plane.projections.queries.live import TASKS
+from control_plane.projections.tasks import GOING
 from control_plane.storage.engine import Database
 
 
@@ -45,9 +46,8 @@ class CanaryExecution:
 class RolloutQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
-        projection = TasksProjection()
-        self._task = projection.task
-        self._execution = projection.execution
+        self._task = TASKS.task
+        self._execution = TASKS.execution
 
     async def open(self) -> list[OpenRollout]:
         """All that are not done, stopped, cancelled or at their end, oldest first."""

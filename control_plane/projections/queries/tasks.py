@@ -7,9 +7,9 @@ from typing import Any, Final, Protocol
 from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, or_, select
 
 from control_plane.events.tasks import LOST_AFTER_S, Delivery
+from control_plane.projections.queries.live import TASKS
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.queries.scopes import EVERYTHING, Names, Scope, both, is_in, of_hosts, of_whole_tasks
-from control_plane.projections.tasks import TasksProjection
 from control_plane.storage.engine import Database
 
 UNANSWERED: Final = ("queued", "sent")  # of the states that are not terminal
@@ -156,10 +156,9 @@ class TaskQueries:
         self._database = database
         self._names = scope.tasks
         self._printed = both(scope.tasks, scope.outputs)
-        self._projection = projection = TasksProjection()
-        self._task = projection.task
-        self._execution = projection.execution
-        self._online = projection.online
+        self._task = TASKS.task
+        self._execution = TASKS.execution
+        self._online = TASKS.online
 
     def seen_by(self, scope: Scope) -> TaskReader:
         return TaskQueries(self._database, scope)
@@ -176,9 +175,9 @@ class TaskQueries:
 
     async def page(self, wanted: TaskFilter, *, cursor: str | None, limit: int) -> Page[TaskView]:
         """See `TaskReader`."""
-        shown, counting = listing(self._projection, wanted, self._names, cursor=cursor, limit=limit)
+        shown, counting = listing(wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
-            as_of = await position_of(connection, TasksProjection.name)
+            as_of = await position_of(connection, TASKS.name)
             found = [task_view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
         return page_of(found, counts, wanted.state, key=lambda task: task.seq, limit=limit, as_of=as_of)
@@ -206,7 +205,7 @@ class TaskQueries:
         seen = of_hosts(e.c.hostname, self._names)
         shown, counting = listing_of(e, e.c.task_id == task_id, *seen, states=states, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
-            as_of = await position_of(connection, TasksProjection.name)
+            as_of = await position_of(connection, TASKS.name)
             found = [execution_view(row) for row in (await connection.execute(shown)).mappings()]
             counts = await counts_of(connection, counting)
         return page_of(found, counts, states, key=lambda execution: execution.hostname, limit=limit, as_of=as_of)
@@ -282,7 +281,7 @@ class TaskQueries:
         """A log position, and every execution that is not terminal, at least as new as that, oldest task first."""
         statement = self._open().order_by(self._execution.c.accepted_seq, self._execution.c.hostname)
         async with self._database.read() as connection:
-            as_of = await position_of(connection, TasksProjection.name)
+            as_of = await position_of(connection, TASKS.name)
             rows = (await connection.execute(statement)).mappings()
             return as_of.event, [_open(row) for row in rows]
 
@@ -291,7 +290,7 @@ class TaskQueries:
         e = self._execution
         counting = select(func.count()).where(e.c.is_open == 1, e.c.state.in_(UNANSWERED))
         async with self._database.read() as connection:
-            as_of = await position_of(connection, TasksProjection.name)
+            as_of = await position_of(connection, TASKS.name)
             return as_of.event, (await connection.execute(counting)).scalar_one()
 
     async def online(self) -> dict[str, int]:
@@ -339,9 +338,9 @@ class TaskQueries:
         )
 
 
-def unchanging(projection: TasksProjection, wanted: TaskFilter, names: Names) -> list[ColumnElement[bool]]:
+def unchanging(wanted: TaskFilter, names: Names) -> list[ColumnElement[bool]]:
     """The conditions on what a task was accepted with."""
-    t, e = projection.task, projection.execution
+    t, e = TASKS.task, TASKS.execution
     conditions = list(of_whole_tasks(t.c.task_id, e, names))
     if wanted.actor is not None:
         conditions.append(t.c.actor == wanted.actor)
@@ -357,7 +356,6 @@ def unchanging(projection: TasksProjection, wanted: TaskFilter, names: Names) ->
 
 
 def listing(
-    projection: TasksProjection,
     wanted: TaskFilter,
     names: Names,
     *also: ColumnElement[bool],
@@ -365,8 +363,8 @@ def listing(
     limit: int,
 ) -> tuple[Select[Any], Select[str, int]]:
     """A page of tasks with one more behind it, and their numbers by state."""
-    t = projection.task
-    base = [*unchanging(projection, wanted, names), *also]
+    t = TASKS.task
+    base = [*unchanging(wanted, names), *also]
     if wanted.outcome is not None:
         base.append(t.c.outcome == wanted.outcome)
     shown = select(t).where(*base).order_by(t.c.seq.desc()).limit(limit + 1)
