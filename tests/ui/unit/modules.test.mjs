@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import HOSTLISTS from "../../vectors/hostlist.json" with { type: "json" };
+
 import { exact, json, pieces, printed, visible } from "../../../ui/js/ansi.js";
 import { diff } from "../../../ui/js/diff.js";
 import { bytes, fold, percent, relative } from "../../../ui/js/format.js";
@@ -76,6 +78,10 @@ test("hostnames that differ in one number are one expression", () => {
   assert.equal(fold(["a.example.com", "b.example.com"]), "a.example.com,b.example.com");
   assert.equal(fold(["n9", "n10", "n11"]), "n9,n[10-11]");
   assert.equal(fold([]), "");
+});
+
+test("hostnames are folded as cpctl folds them", () => {
+  for (const { hosts, folded } of HOSTLISTS) assert.equal(fold(hosts), folded);
 });
 
 test("a number of any length is folded to itself, and only what is there", () => {

@@ -1,0 +1,82 @@
+"""`cpctl login` and `logout`: a password makes a token of its own for this machine, which is kept; no password is."""
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+
+from cpctl.client import Client
+from cpctl.credentials import Credentials, checked_url, find, keep, kept_at, read
+from cpctl.errors import NOT_ALLOWED, OK, CpctlError, ProblemError
+from cpctl.terminal import ask, is_interactive, say
+
+
+async def login(arguments: argparse.Namespace) -> int:
+    url = checked_url(arguments.url) if arguments.url else find(os.environ).url
+    path = kept_at(os.environ)
+    if arguments.token_stdin:
+        token, token_id = sys.stdin.readline().strip(), None
+        if not token:
+            raise CpctlError("--token-stdin: standard input has no token")
+    else:
+        token, token_id = await _made(arguments, url)
+    credentials = Credentials(url, token, arguments.ca_file and str(arguments.ca_file.resolve()), token_id)
+    async with Client(url, token, ca_file=arguments.ca_file) as client:
+        me = await client.get("/auth/me")
+    keep(path, credentials)
+    say(f"signed in to {url} as {me['username']} ({me['role']}); kept in {path}")
+    return OK
+
+
+async def _made(arguments: argparse.Namespace, url: str) -> tuple[str, str]:
+    """A new token by user and password, and its id."""
+    if not is_interactive():
+        raise CpctlError("no terminal to ask for a password: cpctl login URL --token-stdin", NOT_ALLOWED)
+    username = arguments.username or ask("user: ")
+    password = getpass.getpass("password: ", stream=sys.stderr)
+    name = f"cpctl on {socket.gethostname()}"
+    async with Client(url, None, ca_file=arguments.ca_file) as client:
+        try:
+            me = await client.post("/auth/login", {"username": username, "password": password})
+        except ProblemError as error:
+            if "passkey" in error.code:
+                where = f"make a token at {url}/access?tab=tokens, then cpctl login URL --token-stdin"
+                raise CpctlError(f"{username} has a passkey, which takes a browser: {where}", NOT_ALLOWED) from error
+            raise
+        headers = {"X-CSRF-Token": me["csrf_token"], "Origin": url}
+        made = await client.post("/tokens", {"name": name, "days": arguments.days}, **headers)
+        await client.send("POST", "/auth/logout", headers=headers)
+    return made["token"], made["token_id"]
+
+
+async def logout(arguments: argparse.Namespace) -> int:
+    """End the token that login has made, and forget it."""
+    path = kept_at(os.environ)
+    credentials = read(path)
+    if credentials is None:
+        raise CpctlError("not signed in by cpctl login")
+    if credentials.token_id is not None:
+        async with _client(credentials) as client:
+            try:
+                await client.send("DELETE", f"/tokens/{credentials.token_id}")
+            except ProblemError as error:
+                if error.http_status not in (httpx.codes.UNAUTHORIZED, httpx.codes.NOT_FOUND):  # it has ended already
+                    raise
+    path.unlink()
+    say(f"signed out of {credentials.url}")
+    return OK
+
+
+def client(ca_file: Path | None) -> Client:
+    """Of whoever is signed in."""
+    return _client(find(os.environ, ca_file=str(ca_file) if ca_file else None))
+
+
+def _client(credentials: Credentials) -> Client:
+    return Client(
+        credentials.url, credentials.token, ca_file=Path(credentials.ca_file) if credentials.ca_file else None
+    )
