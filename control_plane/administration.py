@@ -192,8 +192,9 @@ class Office:
     async def delete_rule(self, rule_id: str) -> None:
         await self._rules.delete(CONSOLE, rule_id)
 
-    async def pending_hosts(self) -> list[PendingHost]:
-        return await self._pending.waiting(CONSOLE)
+    async def pending_hosts(self) -> list[tuple[PendingHost, bool]]:
+        """Each with whether its name is another machine's."""
+        return [(row, self._pending.is_taken(row)) for row in await self._pending.waiting(CONSOLE)]
 
     async def accept_host(self, fingerprint: str, hostname: str, groups: Sequence[str]) -> None:
         await self._pending.accept(CONSOLE, fingerprint, hostname=hostname, groups=groups)

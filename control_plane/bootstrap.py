@@ -305,7 +305,8 @@ def services_of_api(
 
 def pending_hosts_of(core: Core, enrolment: EnrolmentHandler) -> PendingHostHandler:
     table = PendingHostTable(core.database)
-    return PendingHostHandler(core.handling, enrolment, table, most=core.settings.pending_hosts)
+    most, of_address = core.settings.pending_hosts, core.settings.pending_hosts_of_address
+    return PendingHostHandler(core.handling, enrolment, table, most=most, most_of_address=of_address)
 
 
 def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:

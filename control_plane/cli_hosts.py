@@ -24,8 +24,9 @@ async def _pending(_: argparse.Namespace) -> None:
     from control_plane_wire.proofs import in_groups
 
     async with opened(load()) as office:
-        for row in await office.pending_hosts():
-            print(f"{row.hostname}  from {row.address or 'nowhere known'}\n    {in_groups(row.fingerprint)}")
+        for row, is_taken in await office.pending_hosts():
+            taken = "  (a host of this name is registered: retire it first)" if is_taken else ""
+            print(f"{row.hostname}  from {row.address or 'nowhere known'}{taken}\n    {in_groups(row.fingerprint)}")
 
 
 async def _accept(arguments: argparse.Namespace) -> None:

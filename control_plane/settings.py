@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         le=1000,
         description="hosts that may wait at once to be accepted by fingerprint; 0: a token is needed",
     )
+    pending_hosts_of_address: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="and of one address, as of many hosts behind one router; not set: a quarter of them, at least one",
+    )
     metrics_public: bool = Field(False, description="whether /metrics answers without credentials")
     docs_public: bool = Field(False, description="whether /api/openapi.json and /api/docs answer without credentials")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or plain text")

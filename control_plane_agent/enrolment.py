@@ -23,6 +23,7 @@ from control_plane_agent.errors import ConfigurationError, EnrolmentError, NotNo
 from control_plane_agent.identity import Identity
 from control_plane_agent.settings import is_address
 from control_plane_wire import proofs, strict_json
+from control_plane_wire.backoff import Backoff
 from control_plane_wire.errors import WireError
 from control_plane_wire.fields import Fields
 from control_plane_wire.messages import MAX_KEYS
@@ -37,6 +38,8 @@ POLL_S: Final = 5.0  # and later, when nobody sits there and waits:
 SELDOM_S: Final = 15.0
 SELDOM_AFTER_S: Final = 120.0
 TELL_S: Final = 60.0
+CROWDED_S: Final = 5.0  # the bound of the first wait beyond what the server says, which doubles
+MOST_CROWDED_S: Final = 60.0
 
 
 class Server:
@@ -135,15 +138,21 @@ def request(
     tell(f"    {proofs.in_groups(proofs.fingerprint(key.public_key))}")
     waited_s = told_s = 0.0
     has_asked = False
+    backoff = Backoff(CROWDED_S, MOST_CROWDED_S)
     while True:
+        crowded_s = 0.0
         try:
             answer = _ask(server, name, key)
+        except TooFastError as error:  # of this host, or of all that are behind one address
+            crowded_s = error.wait_s + backoff.next_s()
+            tell(f"{error}; it is asked again in {crowded_s:.0f} s")
         except NotNowError as error:
             if not has_asked:
                 raise
             tell(str(error))
         else:
             has_asked = True
+            backoff.reset()
             if "fingerprint" not in answer:
                 return _saved(state_dir, _identity(answer, key))
         if waited_s >= wait_s:
@@ -151,7 +160,7 @@ def request(
         if waited_s == 0 or waited_s - told_s >= TELL_S:
             told_s = waited_s
             tell(f"waiting to be accepted, for {(wait_s - waited_s) / 60:.0f} more minutes")
-        pause_s = min(POLL_S if waited_s < SELDOM_AFTER_S else SELDOM_S, wait_s - waited_s)
+        pause_s = min(max(POLL_S if waited_s < SELDOM_AFTER_S else SELDOM_S, crowded_s), wait_s - waited_s)
         sleep(pause_s)
         waited_s += pause_s
 

@@ -17,7 +17,13 @@ Fingerprint = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="hex SHA
 
 
 class PendingHost(Answer):
-    """Attributes: `fingerprint`: what its agent shows, too; `address`: where it asked from."""
+    """A host that waits.
+
+    Attributes:
+        fingerprint: what its agent shows, too.
+        address: where it asked from.
+        name_taken: a host of that name is registered, so accepting this one is refused until that one is retired.
+    """
 
     fingerprint: str
     hostname: str
@@ -25,6 +31,7 @@ class PendingHost(Answer):
     address: str | None
     asked_at: Time
     expires_at: Time
+    name_taken: bool
 
 
 class AcceptHost(Request):
@@ -47,6 +54,7 @@ async def list_pending_hosts(services: Given, caller: Caller, min_seq: Seq | Non
                 address=row.address,
                 asked_at=at_s(row.asked_at),
                 expires_at=at_s(row.expires_at),
+                name_taken=services.pending.is_taken(row),
             )
             for row in await services.pending.waiting(caller)
         ]
@@ -57,7 +65,7 @@ async def list_pending_hosts(services: Given, caller: Caller, min_seq: Seq | Non
 async def accept_pending_host(
     services: Given, caller: Caller, fingerprint: Fingerprint, body: AcceptHost
 ) -> HostChange:
-    """Register the host. Others that have asked for its name are refused."""
+    """Register the host. Others that have asked for its name have to ask anew."""
     seq = await services.pending.accept(caller, fingerprint, hostname=body.hostname, groups=body.groups)
     return HostChange(hostname=body.hostname, seq=seq)
 

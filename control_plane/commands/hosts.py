@@ -263,9 +263,7 @@ def decide_register(
     if before is not None and before.status != "retired":
         if before.is_active and public_key in before.keys:
             return None
-        raise RefusedError(
-            "host_exists", f"{hostname} is {before.status} with another key; retire it first to register the name again"
-        )
+        raise _exists(before)
     return HostRegistered(
         hostname=checked_name("hostname", hostname),
         generation=before.generation + 1 if before else 1,
@@ -302,6 +300,23 @@ def check_new_key(fleet: FleetState, public_key: bytes, hostname: str) -> None:
     for other in fleet.hosts.values():
         if other.hostname != hostname and (public_key in other.keys or public_key in other.old_keys):
             raise RefusedError("key_known", "another host has, or has had, this key: each makes its own")
+
+
+def check_asking(fleet: FleetState, hostname: str, public_key: bytes) -> None:
+    """What may be told to a stranger who has proved to have a key: what concerns that key alone.
+
+    Raises:
+        RefusedError: `weak_key`, `key_known`; `host_exists`: it is the key of that very host, which is revoked.
+    """
+    check_new_key(fleet, public_key, checked_name("hostname", hostname))
+    host = fleet.hosts.get(hostname)
+    if host is not None and host.status != "retired" and public_key in {*host.keys, *host.old_keys}:
+        raise _exists(host)
+
+
+def _exists(host: Host) -> RefusedError:
+    detail = f"{host.hostname} is {host.status} with another key; retire it first to register the name again"
+    return RefusedError("host_exists", detail)
 
 
 def _check_strong(public_key: bytes) -> None:

@@ -38,11 +38,14 @@ class PendingHost(NamedTuple):
         return not self.is_refused and now_s < self.expires_at
 
 
-def decide_place(there: Mapping[int, PendingHost], asked: PendingHost, *, most: int) -> int | None:
+def decide_place(
+    there: Mapping[int, PendingHost], asked: PendingHost, *, most: int, of_address: int | None = None
+) -> int | None:
     """In which of `most` places a request waits from now on; None where it waits already.
 
     Args:
         there: what is in the places, by number.
+        of_address: how many of them one address may take; None: a quarter, at least one.
 
     Raises:
         NotAllowedError: `request_refused`: somebody has said no to this key.
@@ -58,8 +61,10 @@ def decide_place(there: Mapping[int, PendingHost], asked: PendingHost, *, most: 
             raise RefusedError("request_exists", f"this key waits already, as {own.hostname}")
         return None
     waiting = [row for row in there.values() if row.waits(now_s)]
-    of_address = sum(network_of(row.address) == network_of(asked.address) for row in waiting)
-    if of_address >= max(1, most // OF_ADDRESS) or (place := _free(there, most, now_s)) is None:
+    near = sum(network_of(row.address) == network_of(asked.address) for row in waiting)
+    if near >= (max(1, most // OF_ADDRESS) if of_address is None else of_address):
+        raise TooManyError("pending_full", "too many hosts of this address wait already: ask again later", ROOM_S)
+    if (place := _free(there, most, now_s)) is None:
         raise TooManyError("pending_full", "too many hosts wait to be accepted: ask again later", ROOM_S)
     return place
 

@@ -90,12 +90,24 @@ async def test_one_that_is_refused_hears_it_and_its_name_is_free(api: ApiUnderTe
     assert other.status_code == 202
 
 
-async def test_a_name_that_is_taken_is_asked_for_in_vain(api: ApiUnderTest) -> None:
+async def test_a_stranger_does_not_learn_which_names_are_taken_and_an_administrator_sees_it(api: ApiUnderTest) -> None:
     await api.register("taken1")
+    root = api.client("root")
 
-    answer = await ask(api.client(None), "taken1", SigningKey.generate())
+    key = SigningKey.generate()
+    taken, free = (
+        await ask(api.client(None), "taken1", key),
+        await ask(api.client(None), "free1", SigningKey.generate()),
+    )
+    shown = {row["hostname"]: row for row in (await root.get("/api/v1/pending-hosts")).json()["items"]}
+    url = f"/api/v1/pending-hosts/{proofs.fingerprint(key.public_key)}/accept"
+    accepted = await root.post(url, json={"hostname": "taken1"})
 
-    assert (answer.status_code, answer.json()["code"]) == (409, "host_exists")
+    assert (
+        (taken.status_code, taken.json().keys()) == (free.status_code, free.json().keys()) == (202, free.json().keys())
+    )
+    assert (shown["taken1"]["name_taken"], shown["free1"]["name_taken"]) == (True, False)
+    assert (accepted.status_code, accepted.json()["code"]) == (409, "host_exists")
 
 
 async def test_one_address_asks_for_a_part_of_the_places_and_is_then_told_to_wait(api: ApiUnderTest) -> None:

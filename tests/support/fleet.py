@@ -148,6 +148,7 @@ class Desk:
     failpoints: Failpoints = NO_FAILPOINTS
     requests: MemoryPendingHosts = field(default_factory=MemoryPendingHosts)
     pending_hosts: int = 8
+    pending_hosts_of_address: int | None = None
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.log, self.keyring, self.clock)
@@ -165,7 +166,13 @@ class Desk:
         self.templates = TemplateHandler(self.handling)
         self.approvals = ApprovalHandler(self.handling, self.tasks)
         self.enrolment = EnrolmentHandler(self.handling, SharedAccount(None))
-        self.pending = PendingHostHandler(self.handling, self.enrolment, self.requests, most=self.pending_hosts)
+        self.pending = PendingHostHandler(
+            self.handling,
+            self.enrolment,
+            self.requests,
+            most=self.pending_hosts,
+            most_of_address=self.pending_hosts_of_address,
+        )
         self.rotations = RotationHandler(self.handling, self.enrolment)
         self.access = AccessHandler(
             self.handling,

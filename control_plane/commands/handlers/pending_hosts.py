@@ -7,7 +7,7 @@ from control_plane.commands.access import Principal
 from control_plane.commands.enrolment import PERMISSION, check_nonce, check_signed
 from control_plane.commands.handlers.enrolment import Enrolled, EnrolmentHandler
 from control_plane.commands.handling import Handling
-from control_plane.commands.hosts import check_new_key, decide_register
+from control_plane.commands.hosts import check_asking, check_new_key, decide_register
 from control_plane.commands.pending_hosts import PendingHost, decide_place, found_by
 from control_plane.commands.ports import PendingHosts
 from control_plane.errors import InvalidFieldError, NotAllowedError, NotFoundError
@@ -16,13 +16,22 @@ from control_plane_wire.proofs import of_request
 
 
 class PendingHostHandler:
-    """Args: `most`: how many may wait at once; 0: nobody may ask."""
+    """Args: `most`: how many may wait at once; 0: nobody may ask. `most_of_address`: see `decide_place`."""
 
-    def __init__(self, handling: Handling, enrolment: EnrolmentHandler, table: PendingHosts, *, most: int) -> None:
+    def __init__(
+        self,
+        handling: Handling,
+        enrolment: EnrolmentHandler,
+        table: PendingHosts,
+        *,
+        most: int,
+        most_of_address: int | None = None,
+    ) -> None:
         self._handling = handling
         self._enrolment = enrolment
         self._table = table
         self._most = most
+        self._most_of_address = most_of_address
         self._lock = asyncio.Lock()
 
     async def ask(
@@ -30,9 +39,12 @@ class PendingHostHandler:
     ) -> Enrolled | PendingHost:
         """A host's request, again and again until it is accepted: then what an enrolled host is told.
 
+        Anybody may ask, so a name that is registered waits like any other, and nobody learns here which are.
+
         Raises:
             NotAllowedError: `pending_hosts_off`; `request_refused`.
-            RefusedError: nonce or proof are wrong; `host_exists`; `weak_key`, `key_known`; `request_exists`.
+            RefusedError: nonce or proof are wrong; `weak_key`, `key_known`; `host_exists` to a revoked host's own
+                key; `request_exists`.
             TooManyError: `pending_full`. All of these are recorded.
         """
         async with self._enrolment.recorded(hostname, address):
@@ -46,22 +58,16 @@ class PendingHostHandler:
             fleet = handling.authority.fleet
             if public_key in fleet.public_keys(hostname):
                 return await self._enrolment.welcome(fleet.hosts[hostname], public_key)
-            self._check_new(hostname, public_key)
+            check_asking(fleet, hostname, public_key)
             asked = PendingHost(
                 hostname=hostname, public_key=public_key, address=address, asked_at=handling.clock.now_s()
             )
             async with self._lock:
                 return await self._wait(asked)
 
-    def _check_new(self, hostname: str, public_key: bytes, groups: Collection[str] = ()) -> None:
-        """Raises RefusedError where this host could not be registered."""
-        fleet = self._handling.authority.fleet
-        check_new_key(fleet, public_key, hostname)
-        decide_register(fleet, hostname=hostname, public_key=public_key, groups=groups, by="")
-
     async def _wait(self, asked: PendingHost) -> PendingHost:
         there = await self._places()
-        place = decide_place(there, asked, most=self._most)
+        place = decide_place(there, asked, most=self._most, of_address=self._most_of_address)
         if place is None:
             return next(row for row in there.values() if row.public_key == asked.public_key)
         await self._table.put(place, asked, instead=there.get(place))
@@ -78,8 +84,13 @@ class PendingHostHandler:
         found = [row for row in rows if row.waits(now_s) and row.public_key not in fleet.public_keys(row.hostname)]
         return sorted(found, key=lambda row: row.asked_at)
 
+    def is_taken(self, row: PendingHost) -> bool:
+        """Whether its name is another machine's, so that accepting it is refused until that one is retired."""
+        host = self._handling.authority.fleet.hosts.get(row.hostname)
+        return host is not None and host.status != "retired"
+
     async def accept(self, principal: Principal, fingerprint: str, *, hostname: str, groups: Collection[str]) -> int:
-        """Register the host that asked with this key; the seq of that. Others that asked for its name are refused.
+        """Register the host that asked with this key; the seq of that. Others that asked for its name have to ask anew.
 
         Raises:
             NotFoundError: nobody who waits has this fingerprint.

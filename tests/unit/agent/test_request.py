@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from control_plane_agent.enrolment import request
-from control_plane_agent.errors import EnrolmentError, NotNowError
+from control_plane_agent.errors import EnrolmentError, NotNowError, TooFastError
 from control_plane_agent.identity import load
 from control_plane_wire.proofs import fingerprint, in_groups
 from tests.support.enrolling import DeskServer
@@ -91,3 +91,23 @@ def test_a_server_that_is_away_while_the_host_waits_is_asked_again_and_at_first_
     asked[:] = ["", ""]
     with pytest.raises(NotNowError):
         ask(desk, tmp_path, server=DeskServer(desk, before=before))
+
+
+def test_a_host_that_finds_too_many_waiting_says_so_and_waits_longer_each_time(tmp_path: Path) -> None:
+    desk, naps = Desk(), []
+
+    def before(path: str) -> None:
+        if len(naps) < 3:
+            raise TooFastError("refused: too many hosts of this address wait already", 60.0)
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 4:
+            asyncio.run(desk.pending.accept(ADMIN, waiting(desk), hostname="web1", groups=[]))
+
+    told = ask(desk, tmp_path, server=DeskServer(desk, before=before), sleep=sleep)
+
+    assert sum("too many hosts of this address" in line for line in told) == 3
+    assert all(60 <= nap <= most for nap, most in zip(naps, (65, 70, 80), strict=False))
+    assert naps[3] < 60
+    assert load(tmp_path).hostname == "web1"

@@ -57,23 +57,28 @@ async def test_of_two_that_ask_for_a_name_both_are_shown_and_one_is_accepted() -
 
     await desk.pending.accept(ADMIN, print_of(other), hostname="web1", groups=[])
 
-    with pytest.raises(RefusedError, match="host_exists"):
-        await ask(desk)
     with pytest.raises(NotFoundError):
+        await desk.pending.accept(ADMIN, print_of(host_key("web1")), hostname="web1", groups=[])
+    assert isinstance(await ask(desk), PendingHost)  # which tells it nothing of the other one
+    with pytest.raises(RefusedError, match="host_exists"):
         await desk.pending.accept(ADMIN, print_of(host_key("web1")), hostname="web1", groups=[])
     assert desk.authority.fleet.host("web1").public_key == other.public_key
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
-async def test_a_name_that_is_taken_is_refused_when_it_is_asked_for_and_when_it_is_accepted(is_revoked: bool) -> None:
+async def test_a_name_that_is_taken_waits_as_any_other_and_only_who_may_accept_it_sees_that(is_revoked: bool) -> None:
     desk, other = Desk(), host_key("other")
-    await ask(desk, key=other)
     await desk.register("web1")
     if is_revoked:
         await desk.hosts.revoke(ADMIN, "web1", None)
 
-    with pytest.raises(RefusedError, match="host_exists"):
-        await ask(desk, key=other)
+    taken, free = await ask(desk, key=other), await ask(desk, "web2", address="192.0.2.2")
+
+    assert isinstance(taken, PendingHost)
+    assert isinstance(free, PendingHost)
+    assert taken.expires_at == free.expires_at
+    shown = await desk.pending.waiting(ADMIN)
+    assert [(row.hostname, desk.pending.is_taken(row)) for row in shown] == [("web1", True), ("web2", False)]
     with pytest.raises(RefusedError, match="host_exists"):
         await desk.pending.accept(ADMIN, print_of(other), hostname="web1", groups=[])
     assert desk.authority.fleet.host("web1").public_key == host_key("web1").public_key
@@ -171,6 +176,19 @@ async def test_nobody_fills_the_table_alone_and_who_waits_is_not_pushed_out() ->
     assert [row.hostname for row in waiting] == [f"h{sender}-{n}" for sender in range(4) for n in range(2)]
     await desk.handling.record_denials(desk.handling.denials.rest())
     assert len(desk.kinds()) <= 2 * 10  # one and a number, for each address
+
+
+async def test_behind_one_address_as_many_wait_as_the_setting_says() -> None:
+    desk = Desk(pending_hosts=8, pending_hosts_of_address=6)
+    for n in range(6):
+        await ask(desk, f"web{n}")
+
+    with pytest.raises(TooManyError, match="of this address"):
+        await ask(desk, "web6")
+    await ask(desk, "web7", address="192.0.2.2")
+    await ask(desk, "web8", address="192.0.2.3")
+    with pytest.raises(TooManyError, match="too many hosts wait to be accepted"):
+        await ask(desk, "web9", address="192.0.2.4")
 
 
 async def test_the_place_of_a_request_that_is_over_is_free_again() -> None:
