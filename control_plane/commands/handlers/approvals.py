@@ -1,6 +1,7 @@
 """Approvals: asked for, listed, given and refused. What may be approved, the rules say host by host."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -21,6 +22,7 @@ from control_plane.commands.keyring import Keyring
 from control_plane.commands.ports import Log
 from control_plane.commands.reading import Names, owner, within
 from control_plane.commands.rules import task_facts
+from control_plane.commands.tasks import verify_authorisation
 from control_plane.errors import KeyConflictError, RefusedError
 from control_plane.events import registry
 from control_plane.events.approvals import ApprovalRequested
@@ -31,6 +33,8 @@ from control_plane_wire.errors import MalformedMessageError, SignatureError
 MOST_SHOWN: Final = 100
 MOST_KEPT_BYTES: Final = 8 * 1024 * 1024  # decoded it is about five times as much
 MOST_KNOWN: Final = 32_768  # answers; one for each session or token of somebody who looks, and each approval
+
+log = logging.getLogger(__name__)
 
 Shown: TypeAlias = State | Literal["used"]
 
@@ -61,6 +65,7 @@ class ApprovalHandler:
         self._one = asyncio.Lock()  # many at once would each find few that wait
         self._requests = Requests(handling.log, handling.keyring)
         self._deciders = Deciders()
+        self._used_by: dict[int, str | None] = {}  # by the seq of a task
 
     async def request(self, principal: Principal, asked: Asked) -> Approval:
         """Ask for an approval of what would otherwise be accepted. Who waits for the same already gets that one.
@@ -97,7 +102,7 @@ class ApprovalHandler:
         handling, authority = self._handling, self._handling.authority
         await handling.admit(principal, "tasks.approve", "approvals")
         approval = authority.approvals.approval(approval_id)
-        asked = (await self._requests.of([approval]))[approval.requested_seq]
+        asked = await self._requests.one(approval)
         if approval.requester != principal.username and not sees(authority, principal, asked):
             raise no_approval()
         async with handling.recording(principal, f"approvals/{approval_id}"):
@@ -132,7 +137,8 @@ class ApprovalHandler:
             used, requests = await self._used(page), await self._requests.of(page)
             for approval in page:
                 state: Shown = "used" if approval.approval_id in used else approval.state(now_s)
-                view = self._view(principal, approval, requests[approval.requested_seq], state)
+                asked = requests.get(approval.requested_seq)
+                view = self._view(principal, approval, asked, state) if asked is not None else None
                 if view is not None:
                     shown.append(view)
             if len(shown) >= MOST_SHOWN:
@@ -158,11 +164,22 @@ class ApprovalHandler:
         return ApprovalView(approval=approval, asked=asked, state=state, may_decide=state == "waiting")
 
     async def _used(self, approvals: Sequence[Approval]) -> set[str]:
-        """The ids of those whose task was accepted."""
-        given = [each for each in approvals if each.verdict == "approved"]
-        keys = {each.approval_id: Key(each.task_id, TaskAccepted.KIND) for each in given}
-        found = await self._handling.log.find(EVENT, list(keys.values())) if keys else {}
-        return {approval_id for approval_id, key in keys.items() if key in found}
+        """The ids of those by which a task was accepted; by another, or without one, is no use of them."""
+        keys = {Key(each.task_id, TaskAccepted.KIND) for each in approvals if each.verdict == "approved"}
+        found = (await self._handling.log.find(EVENT, list(keys))).values() if keys else ()
+        if len(self._used_by) >= MOST_KNOWN:
+            self._used_by = {}
+        if missing := [seq for seq in found if seq not in self._used_by]:
+            async for stored in self._handling.log.read_these(EVENT, missing):
+                self._used_by[stored.seq] = self._use(stored)
+        return {approval_id for seq in found if (approval_id := self._used_by.get(seq)) is not None}
+
+    def _use(self, stored: StoredEvent) -> str | None:
+        """The approval by which a task was accepted, if by one."""
+        try:
+            return verify_authorisation(stored, self._handling.keyring.keys_at(stored.seq)).approval_id
+        except (SignatureError, MalformedMessageError):
+            return None
 
 
 class Deciders:
@@ -202,18 +219,35 @@ class Requests:
         self._keyring = keyring
         self._kept: dict[int, tuple[ApprovalRequested, int]] = {}  # by seq, each with the length of its body
         self._bytes = 0
+        self._told: set[int] = set()
 
     async def of(self, approvals: Sequence[Approval]) -> Mapping[int, ApprovalRequested]:
-        """Each by the seq of its event. Raises RefusedError `not_authorised` where one is not as it was asked for."""
+        """Each by the seq of its event. One that is not as it was asked for is left out, and the log tells of it."""
         wanted = {each.requested_seq: each for each in approvals}
         found = {seq: self._kept[seq][0] for seq in wanted if seq in self._kept}
         if missing := [seq for seq in wanted if seq not in found]:
             async for stored in self._log.read_these(EVENT, missing):
-                found[stored.seq] = self._verified(stored, wanted[stored.seq])
+                try:
+                    found[stored.seq] = self._verified(stored, wanted[stored.seq])
+                except RefusedError as error:
+                    self._tell(wanted[stored.seq], error)
+                    continue
                 self._keep(stored.seq, found[stored.seq], len(stored.body))
-        if len(found) < len(wanted):
-            raise _not_it()
         return found
+
+    def _tell(self, approval: Approval, error: RefusedError) -> None:
+        """Once, though lists are asked for again and again."""
+        if approval.requested_seq not in self._told:
+            self._told.add(approval.requested_seq)
+            which = {"approval_id": approval.approval_id, "seq": approval.requested_seq, "reason": str(error)}
+            log.error("an approval is not as it was asked for", extra=which)
+
+    async def one(self, approval: Approval) -> ApprovalRequested:
+        """Raises RefusedError `not_authorised` where it is not as it was asked for."""
+        asked = (await self.of([approval])).get(approval.requested_seq)
+        if asked is None:
+            raise _not_it()
+        return asked
 
     def _verified(self, stored: StoredEvent, approval: Approval) -> ApprovalRequested:
         try:
@@ -234,7 +268,7 @@ class Requests:
 
 
 def _not_it() -> RefusedError:
-    return RefusedError("not_authorised", "the log has something else in the place of the approval")
+    return RefusedError("not_authorised", "the approval in the log is not as it was asked for")
 
 
 def sees(authority: Authority, principal: Principal, asked: ApprovalRequested) -> bool:

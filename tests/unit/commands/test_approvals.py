@@ -505,6 +505,29 @@ async def test_nobody_decides_on_a_row_that_was_changed_since() -> None:
     )
 
 
+async def test_of_a_list_one_row_that_was_changed_is_missing_and_no_other() -> None:
+    desk = await a_desk()
+    for task_id in ("t1", "t2", "t3"):
+        approval = await desk.approvals.request(OPERATOR, asked(task_id))
+        if task_id == "t2":
+            at = approval.requested_seq - 1
+            desk.log.rows[at] = desk.log.rows[at]._replace(body=desk.log.rows[at].body.replace(b"uptime", b"reboot"))
+
+    assert await shown_to(desk, OPERATOR) == await shown_to(desk, BOB) == ["t3", "t1"]
+
+
+async def test_a_task_that_needed_no_approval_in_the_end_has_used_none() -> None:
+    desk = await a_desk()
+    approval = await approved(desk)
+    [rule] = [each for each in desk.authority.rules.rules.values() if each.effect == "approve"]
+    await desk.rules.delete(ADMIN, rule.rule_id)
+
+    await desk.tasks.create(OPERATOR, asked())
+
+    [view] = await desk.approvals.approvals(OPERATOR, waiting=False)
+    assert (view.approval.approval_id, view.state) == (approval.approval_id, "approved")
+
+
 # --- bounds
 
 
