@@ -354,7 +354,7 @@ def _probes(
 
     async def quarantine() -> str | None:
         """What no command goes to waits for an administrator."""
-        number = len(core.authority.fleet.quarantined())  # without names: this is told to anybody
+        number = len(core.authority.fleet.quarantined())  # without names: not all may see all hosts
         return f"no commands go to {number} host{'s' * (number > 1)}" if number else None
 
     async def signing_key() -> str | None:
@@ -369,7 +369,7 @@ def _probes(
         return f"not here, though hosts are to trust it: {', '.join(missing)}" if missing else None
 
     async def stopped() -> str | None:
-        stands = core.authority.stop.standing is not None  # by whom and why is not told to anybody
+        stands = core.authority.stop.standing is not None  # by whom and why, not all may know
         return "nothing is accepted or sent until the stop is lifted" if stands else None
 
     probes = [

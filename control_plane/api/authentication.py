@@ -136,6 +136,21 @@ class Authenticator:
                 raise ProblemError(403, "csrf_refused", detail)
         return principal
 
+    def known(self, request: Request) -> Principal | None:
+        """Who asks where strangers are answered, too; None where this process does not know, and nothing is recorded.
+
+        From memory alone: it is also asked while the database is away.
+        """
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        address = address_of(request)
+        try:
+            if scheme:
+                return self._access.by_token(text.strip() if scheme.lower() == "bearer" else "", address=address)
+            secret = self._cookie.read(request)
+            return None if secret is None else self._access.by_session(secret, address=address)
+        except NotSignedInError:
+            return None
+
     async def _find(self, find: "_Find", text: str, request: Request) -> Principal:
         address = address_of(request)
         try:

@@ -1,12 +1,13 @@
 """Whether this process lives, whether it is ready, and what it counts."""
 
 import asyncio
+import logging
 from typing import Annotated, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from control_plane.api.authentication import METRICS_PATH
+from control_plane.api.authentication import METRICS_PATH, Authenticator
 from control_plane.api.fields import Answer, Time, at
 from control_plane.api.routing import GuardedRoute
 from control_plane.api.services import Given, Probe, Services
@@ -14,6 +15,9 @@ from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.observability import Metrics
 
+log = logging.getLogger(__name__)
+
+PERMISSION: Final = "projections.read"  # what the System page needs
 PROBE_S: Final = 2.0
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,7 +31,12 @@ class Alive(Answer):
 
 
 class Check(Answer):
-    """Attributes: `since`: since when it is in this state, as this process has seen; `detail`: what is wrong."""
+    """A part that is looked at.
+
+    Attributes:
+        since: since when it is in this state, as this process has seen.
+        detail: what is wrong, for those who may see the System page; null for strangers.
+    """
 
     name: str
     state: State
@@ -69,7 +78,16 @@ class Checks:
         since = last.since if last is not None and last.state == state else at(self._clock.now_us())
         check = Check(name=probe.name, state=state, since=since, detail=detail)
         self._last[probe.name] = check
+        if last is None or last.state != state:
+            self._log(check, is_first=last is None)
         return check
+
+    def _log(self, check: Check, *, is_first: bool) -> None:
+        """A change, since who asks without credentials is not told what is wrong."""
+        if check.state != "ok":
+            log.warning("a check is not ok", extra={"check": check.name, "state": check.state, "reason": check.detail})
+        elif not is_first:
+            log.info("a check is ok again", extra={"check": check.name})
 
 
 async def _checks(request: Request) -> Checks:
@@ -83,8 +101,15 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(checks: Annotated[Checks, Depends(_checks)], response: Response) -> Readiness:
+async def readyz(
+    request: Request, services: Given, checks: Annotated[Checks, Depends(_checks)], response: Response
+) -> Readiness:
+    """Anybody is told which part is in which state; what is wrong with it, who may see the read tables."""
     done = await checks.run()
+    authenticator: Authenticator = request.app.state.authenticator
+    principal = authenticator.known(request)
+    if principal is None or PERMISSION not in services.authority.rules.permissions(principal):
+        done = [check.model_copy(update={"detail": None}) for check in done]
     is_ready = all(check.state != "failing" for check in done)
     response.status_code = 200 if is_ready else 503
     return Readiness(status="ready" if is_ready else "not_ready", checks=done)

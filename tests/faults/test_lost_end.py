@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.programs import Installation
+from tests.support.programs import Api, Installation
 from tests.support.servers import PrivateDatabase, stop, wait_until
 
 pytestmark = [pytest.mark.mysql, pytest.mark.rabbitmq, pytest.mark.campaign]
@@ -70,7 +70,7 @@ def test_a_database_from_a_backup_takes_nothing_until_somebody_says_that_it_stan
             database.start()
 
             installation.server.start()
-            wait_until(lambda: "event ends at" in readiness(installation), timeout_s=30, what="the log is closed")
+            wait_until(lambda: "event ends at" in readiness(api), timeout_s=30, what="the log is closed")
             refused = api.http.post("/tasks", json=TASK)
             assert (refused.status_code, refused.json()["code"]) == (503, "log_closed")
             assert "control-plane log accept-loss" in refused.json()["detail"]
@@ -88,9 +88,9 @@ def test_a_database_from_a_backup_takes_nothing_until_somebody_says_that_it_stan
             installation.close()
 
 
-def readiness(installation: Installation) -> str:
+def readiness(api: Api) -> str:
     try:
-        answer = httpx.get(f"{installation.url}/readyz", timeout=5)
+        answer = api.http.get("/../../readyz", timeout=5)
     except httpx.HTTPError:
         return ""
     return answer.text if answer.status_code == 503 else ""

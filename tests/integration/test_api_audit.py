@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import pytest_asyncio
 
 from control_plane.api import exports
 from control_plane.api.services import Probe
+from control_plane.commands.access import CONSOLE
 from control_plane.errors import StorageUnavailableError
 from control_plane.events.access import AccessDenied
 from control_plane.events.checkpoints import Signed
@@ -21,7 +23,7 @@ from control_plane.events.merkle import verify_consistency
 from control_plane.events.proofs import Proof
 from control_plane_wire.checkpoints import Checkpoint, sign, verified
 from control_plane_wire.signing import decode_base64
-from tests.support.api import ApiUnderTest, an_api
+from tests.support.api import PASSWORD, ApiUnderTest, an_api
 from tests.support.database import an_event
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -286,11 +288,13 @@ async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Pa
         return None
 
     async with an_api(tmp_path, probes=(Probe("broker", broker), Probe("lease", lease))) as api:
-        client = api.client(None)
+        client = api.client()
         assert (await client.get("/healthz")).json() == {"status": "ok"}
         ready = await client.get("/readyz")
         wrong.append("connection refused")
         unready = await client.get("/readyz")
+        strangers = [await each.get("/readyz") for each in (api.client(None), _unknown(api), await _member(api))]
+        browser = await (await api.browser()).get("/readyz")
 
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert [check["name"] for check in ready.json()["checks"]] == ["database", "broker", "lease"]
@@ -299,6 +303,23 @@ async def test_what_is_alive_says_so_and_what_is_not_ready_says_why(tmp_path: Pa
     assert (checks["broker"]["state"], checks["broker"]["detail"]) == ("failing", "connection refused")
     assert checks["lease"]["detail"] == "no route to host"
     assert checks["database"]["since"] == ready.json()["checks"][0]["since"]
+    assert browser.json() == unready.json()
+    for answer in strangers:
+        assert answer.status_code == 503
+        assert [check["state"] for check in answer.json()["checks"]] == ["ok", "failing", "failing"]
+        assert {check["detail"] for check in answer.json()["checks"]} == {None}
+
+
+async def _member(api: ApiUnderTest) -> httpx.AsyncClient:
+    await api.services.access.create_user(CONSOLE, "mem", role="member", password=PASSWORD)
+    api.tokens["mem"] = (await api.services.tokens.create(CONSOLE, username="mem", name="test", days=1)).text
+    return api.client("mem")
+
+
+def _unknown(api: ApiUnderTest) -> httpx.AsyncClient:
+    client = api.client(None)
+    client.headers["authorization"] = "Bearer cp_of_nobody"
+    return client
 
 
 async def test_a_warning_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
@@ -306,7 +327,7 @@ async def test_a_warning_is_told_and_does_not_make_it_unready(tmp_path: Path) ->
         return "event has room for 9 events"
 
     async with an_api(tmp_path, probes=(Probe("room", room, warns=True),)) as api:
-        ready = await api.client(None).get("/readyz")
+        ready = await api.client().get("/readyz")
 
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     checks = {check["name"]: check for check in ready.json()["checks"]}

@@ -67,7 +67,9 @@ async def test_the_smallest_pool_that_is_taken_is_enough(tmp_path: Path) -> None
                 while {state.state for state in await core.projection_queries.states()} != {"live"}:
                     await asyncio.sleep(0)
                 await StopHandler(core.handling).set(CONSOLE, "a test")
-                warned = (await client.get(f"{settings.url}/readyz")).json()
+                token = (await core.tokens.create(CONSOLE, username="root", name="a test", days=1)).text
+                headers = {"authorization": f"Bearer {token}"}
+                warned = (await client.get(f"{settings.url}/readyz", headers=headers)).json()
                 stop.set()
 
     assert warned["status"] == "ready"
