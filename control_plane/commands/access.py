@@ -42,6 +42,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "security-admin": SECURITY_ADMIN,
     "administrator": ADMINISTRATOR,
 }
+OVERSEERS: Final = ("role:administrator", "role:auditor")
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60
@@ -296,6 +297,11 @@ class AccessState:
 
     def by_identity(self, identity: Identity) -> User | None:
         return next((user for user in self.users.values() if user.identity == identity), None)
+
+    def is_overseer(self, subject: str) -> bool:
+        """Whether the subject of a rule is somebody who could see and undo what others do."""
+        user = self.users.get(subject.removeprefix("user:"))
+        return subject in OVERSEERS or (user is not None and f"role:{user.role}" in OVERSEERS)
 
     def user(self, username: str) -> User:
         """Raises NotFoundError where there is none."""

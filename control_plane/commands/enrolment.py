@@ -3,7 +3,7 @@
 import base64
 import binascii
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,7 @@ class EnrolmentToken:
     groups: tuple[str, ...]
     expires_at: int
     created_by: str
+    made_with: str | None = None  # the API token that it was made with, and ends with
     used_by: tuple[str, str] | None = None  # hostname and public key
     revoked: bool = False
 
@@ -54,6 +55,7 @@ class EnrolmentState:
                     event.groups,
                     event.expires_at,
                     event.created_by,
+                    event.made_with,
                 )
             case enrolment.EnrolmentTokenUsed():
                 if (token := self.tokens.get(event.token_id)) is not None:
@@ -85,7 +87,7 @@ class EnrolmentState:
 
 
 def decide_token(
-    *, hostname: str | None, groups: tuple[str, ...], expires_in: int, by: str, now_s: int
+    *, hostname: str | None, groups: tuple[str, ...], expires_in: int, by: str, made_with: str | None, now_s: int
 ) -> tuple[enrolment.EnrolmentTokenCreated, str]:
     """A new token: its event, and its text, which is shown once."""
     token_id, text = new_token(PREFIX)
@@ -96,12 +98,24 @@ def decide_token(
         expires_at=now_s + checked_number("expires_in", expires_in, least=1, most=MAX_TOKEN_S),
         created_by=by,
         hostname=None if hostname is None else checked_name("hostname", hostname),
+        made_with=made_with,
     )
     return event, text
 
 
-def check_token(state: EnrolmentState, text: str, *, hostname: str, public_key: bytes, now_s: int) -> EnrolmentToken:
+def check_token(
+    state: EnrolmentState,
+    text: str,
+    *,
+    hostname: str,
+    public_key: bytes,
+    now_s: int,
+    has_ended: Callable[[EnrolmentToken], bool],
+) -> EnrolmentToken:
     """The token, if this host with this key may use it now, or has used it already.
+
+    Args:
+        has_ended: whether somebody has ended it.
 
     Raises:
         NotSignedInError: it may not; the reason is not told to somebody who merely guesses.
@@ -110,7 +124,7 @@ def check_token(state: EnrolmentState, text: str, *, hostname: str, public_key: 
     token = state.tokens.get(token_id) if token_id else None
     if token is None or not secrets.compare_digest(token.token_sha256, digest(text)):
         raise NotSignedInError("enrolment_refused", "the enrolment token is not valid")
-    if token.revoked or token.expires_at <= now_s:
+    if has_ended(token) or token.expires_at <= now_s:
         raise NotSignedInError("enrolment_refused", "the enrolment token has ended; ask for a new one")
     if token.hostname not in {None, hostname}:
         raise NotSignedInError("enrolment_refused", f"the enrolment token is for {token.hostname}")

@@ -171,7 +171,7 @@ BUILT_IN: Final = tuple(
 
 
 def is_about_oneself(principal: Principal, rule: Rule) -> bool:
-    return rule.subject in (f"user:{principal.username}", f"role:{principal.role}")
+    return rule.subject in _subjects(principal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,7 +395,13 @@ class RuleState:
         return [rule for rule in self.rules.values() if rule.groups & moved]
 
     def check_groups(
-        self, principal: Principal, action: str, fleet: FleetState, hostname: str, groups: Collection[str]
+        self,
+        people: AccessState,
+        principal: Principal,
+        action: str,
+        fleet: FleetState,
+        hostname: str,
+        groups: Collection[str],
     ) -> None:
         """A group that a rule names is given and taken only by somebody who might as well change the rule.
 
@@ -413,7 +419,7 @@ class RuleState:
         binding = [
             rule.rule_id
             for rule in self.naming(fleet, hostname, groups)
-            if not may_write or is_about_oneself(principal, rule)
+            if not may_write or is_about_oneself(principal, rule) or people.is_overseer(rule.subject)
         ]
         if naming := tuple(sorted(binding)):
             raise ForbiddenError(Decision(action=action, allowed=False, rules=naming, refused={hostname: naming}))

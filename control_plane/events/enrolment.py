@@ -19,6 +19,7 @@ class EnrolmentTokenCreated(Event):
         expires_at: Unix seconds.
         created_by: the user who made it.
         hostname: the only one it is for; any where it is left out.
+        made_with: the token_id of the API token that it was made with, whose end is its own; null: with none.
     """
 
     KIND: ClassVar[str] = "enrolment_token.created"
@@ -30,6 +31,7 @@ class EnrolmentTokenCreated(Event):
     expires_at: int
     created_by: str
     hostname: str | None = None
+    made_with: str | None = None
 
     def key(self) -> Key:
         return Key(self.token_id, self.KIND)

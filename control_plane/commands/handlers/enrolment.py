@@ -60,11 +60,14 @@ class EnrolmentHandler:
             groups=groups,
             expires_in=expires_in,
             by=principal.username,
+            made_with=principal.token_id,
             now_s=self._handling.clock.now_s(),
         )
         async with self._handling.recording(principal, "enrolment-tokens"):
             authority, name = self._handling.authority, hostname or "a new host"
-            authority.rules.check_groups(principal, decisions.PERMISSION, authority.fleet, name, event.groups)
+            authority.rules.check_groups(
+                authority.access, principal, decisions.PERMISSION, authority.fleet, name, event.groups
+            )
         await self._handling.record_new(event, actor=principal.username)
         return NewEnrolmentToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
 
@@ -73,7 +76,7 @@ class EnrolmentHandler:
         await self._handling.admit(principal, decisions.PERMISSION, "enrolment-tokens")
         now_s = self._handling.clock.now_s()
         tokens = self._handling.authority.enrolment.tokens.values()
-        return [t for t in tokens if not t.revoked and t.used_by is None and t.expires_at > now_s]
+        return [t for t in tokens if not self._has_ended(t) and t.used_by is None and t.expires_at > now_s]
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
         await self._handling.admit(principal, decisions.PERMISSION, f"enrolment-tokens/{token_id}")
@@ -183,14 +186,29 @@ class EnrolmentHandler:
 
         Raises NotSignedInError.
         """
-        authority, by = self._handling.authority, token.created_by
-        user = authority.access.users.get(by)
-        maker = Principal(username=by, role=user.role) if user else CONSOLE  # which is no user
+        authority, maker = self._handling.authority, self._maker(token)
         try:
-            authority.rules.check_groups(maker, decisions.PERMISSION, authority.fleet, event.hostname, event.groups)
+            authority.rules.check_groups(
+                authority.access, maker, decisions.PERMISSION, authority.fleet, event.hostname, event.groups
+            )
         except ForbiddenError as error:
             detail = "a rule names a group that this would change: ask somebody who may write rules"
             raise NotSignedInError("enrolment_refused", detail) from error
+
+    def _maker(self, token: decisions.EnrolmentToken) -> Principal:
+        """As whom it lets a host in: its maker as he is now, by an API token no more than that is for."""
+        access = self._handling.authority.access
+        user = access.users.get(token.created_by)
+        if user is None:  # the server's own command line, which is no user
+            return CONSOLE
+        if token.made_with is None:
+            return Principal(username=user.username, role=user.role)
+        made_with = access.tokens.get(token.made_with)
+        permissions = frozenset[str]() if made_with is None else made_with.permissions
+        return Principal(username=user.username, role=user.role, token_permissions=permissions)
+
+    def _has_ended(self, token: decisions.EnrolmentToken) -> bool:
+        return token.revoked or self._handling.authority.access.is_revoked(token.made_with)
 
     async def _check_token(
         self, token: str, hostname: str, public_key: bytes, address: str | None
@@ -209,4 +227,5 @@ class EnrolmentHandler:
             hostname=hostname,
             public_key=public_key,
             now_s=self._handling.clock.now_s(),
+            has_ended=self._has_ended,
         )

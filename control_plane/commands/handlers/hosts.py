@@ -122,12 +122,13 @@ class HostHandler:
 
     def _allowed(self, principal: Principal, permission: str, hostname: str, decide: Decide) -> Event | None:
         """What is decided, if the rules let the principal do that to this host as it stands. Raises ForbiddenError."""
-        rules, fleet = self._handling.authority.rules, self._handling.authority.fleet
+        authority = self._handling.authority
+        rules, fleet = authority.rules, authority.fleet
         if permission in ACTIONS:
             rules.check(principal, permission, host_facts(fleet, hostname))
         event = decide(fleet)
         if isinstance(event, HostGroupsChanged | HostRegistered):
-            rules.check_groups(principal, permission, fleet, hostname, event.groups)
+            rules.check_groups(authority.access, principal, permission, fleet, hostname, event.groups)
         return event
 
     def _gives_rights(self, event: Event | None) -> bool:

@@ -104,7 +104,7 @@ class PendingHostHandler:
 
         def decide() -> HostRegistered | None:
             rules, fleet = handling.authority.rules, handling.authority.fleet
-            rules.check_groups(principal, PERMISSION, fleet, hostname, groups)
+            rules.check_groups(handling.authority.access, principal, PERMISSION, fleet, hostname, groups)
             check_new_key(fleet, row.public_key, hostname)
             return decide_register(
                 fleet,

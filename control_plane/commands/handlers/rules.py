@@ -1,15 +1,12 @@
 """Access rules: listed, made, deleted. No rule is about these: who may, may by role, so nobody is locked out."""
 
 from dataclasses import replace
-from typing import Final
 
 from control_plane.commands.access import AccessState, Principal
 from control_plane.commands.handling import Handling
 from control_plane.commands.rulemaking import decide_delete_rule, decide_rule, new_rule_id
 from control_plane.commands.rules import BUILT_IN, Rule, is_about_oneself
 from control_plane.errors import NotAllowedError
-
-_OVERSEERS: Final = ("role:administrator", "role:auditor")
 
 
 class RuleHandler:
@@ -56,6 +53,5 @@ def _check_subject(people: AccessState, principal: Principal, rule: Rule) -> Non
         return
     if is_about_oneself(principal, rule):
         raise NotAllowedError("not_allowed", f"a rule about {rule.subject} is somebody else's to make and to end")
-    user = people.users.get(rule.subject.removeprefix("user:"))
-    if rule.subject in _OVERSEERS or (user is not None and f"role:{user.role}" in _OVERSEERS):
+    if people.is_overseer(rule.subject):
         raise NotAllowedError("not_allowed", f"a rule about {rule.subject} is an administrator's to make and to end")

@@ -11,7 +11,7 @@ from control_plane.commands.retries import RetryTask
 from control_plane.commands.rules import ForbiddenError
 from control_plane.commands.targets import All, Group, OneHost
 from control_plane.commands.tasks import verify_authorisation
-from control_plane.errors import InvalidFieldError, NotAllowedError, NotFoundError
+from control_plane.errors import InvalidFieldError, NotAllowedError, NotFoundError, NotSignedInError
 from control_plane.events import registry
 from control_plane.events.access import AccessDenied
 from control_plane.events.event import Event
@@ -19,6 +19,7 @@ from control_plane.events.hosts import HostQuarantined
 from control_plane_wire import proofs
 from control_plane_wire.signing import key_id
 from tests.support.fleet import ADMIN, OPERATOR, PASSWORD, VIEWER, Desk, a_request, host_key
+from tests.unit.commands.test_handlers_enrolment import a_proof
 from tests.unit.commands.test_rules import a_rule
 
 ANN: Final = Principal(username="ann", role="viewer", address="127.0.0.1")
@@ -227,6 +228,13 @@ async def test_nobody_but_an_administrator_moves_hosts_under_a_rule_about_himsel
         assert isinstance(last(desk), AccessDenied)
     await desk.hosts.set_groups(sid, "web1", ["shop"])
 
+    await desk.user("aud", "auditor")
+    for subject, group in (("role:auditor", "pay"), ("user:aud", "hr")):
+        hides = await allow(desk, effect="deny", subject=subject, actions={"events.read"}, groups={group})
+        with pytest.raises(ForbiddenError) as refused:
+            await desk.hosts.assign(sid, "web1", group, member=True)
+        assert refused.value.rules == (hides,)
+
     of_admins = await allow(desk, subject="role:administrator", groups={"lab"})
     token = replace(ADMIN, token_permissions=frozenset({"hosts.enrol", "hosts.edit", "rules.write"}))
     key = host_key("new1").public_key
@@ -287,6 +295,36 @@ async def test_a_name_that_is_registered_again_leaves_no_such_group_either() -> 
     await desk.hosts.register(hanna, hostname="db1", public_key=key.public_key, groups=["db", "web"])
     await desk.hosts.retire(hanna, "db1", None)
     await desk.hosts.register(ADMIN, hostname="db1", public_key=key.public_key, groups=[])
+    assert set(desk.authority.fleet.host("db1").groups) == set()
+
+
+async def test_a_token_for_a_host_without_a_name_lets_in_what_its_maker_s_api_token_may_and_ends_with_that() -> None:
+    desk, key = await a_desk(), host_key("db1")
+    await desk.user("boss", "administrator")
+    naming = await allow(desk, groups={"db"}, accounts={"root"})
+    await desk.hosts.retire(ADMIN, "db1", None)
+    made = await desk.tokens.create(CONSOLE, username="boss", name="ci", days=1, permissions=["hosts.enrol"])
+    limited = desk.access.by_token(made.text)
+    boss = Principal(username="boss", role="administrator")
+
+    async def enrol(who: Principal, hostname: str, *, ends: bool = False) -> None:
+        token = await desk.enrolment.create_token(who, hostname=None, groups=(), expires_in=60)
+        if ends:
+            await desk.tokens.revoke(CONSOLE, made.token_id)
+            assert token.token_id not in {each.token_id for each in await desk.enrolment.open_tokens(ADMIN)}
+        nonce = await desk.enrolment.begin(token=token.text, hostname=hostname, public_key=key.public_key)
+        proof = a_proof(token.text, hostname, key, nonce)
+        await desk.enrolment.finish(
+            token=token.text, hostname=hostname, public_key=key.public_key, nonce=nonce, proof=proof
+        )
+
+    with pytest.raises(NotSignedInError, match="a rule names a group"):
+        await enrol(limited, "db1")  # which would leave the group of its last registration
+    with pytest.raises(NotSignedInError, match="has ended"):
+        await enrol(limited, "new1", ends=True)
+    await enrol(boss, "db1")
+
+    assert naming in desk.authority.rules.rules
     assert set(desk.authority.fleet.host("db1").groups) == set()
 
 
