@@ -43,6 +43,7 @@ MAX_CODE: Final = 4096  # characters
 WHOLE_S: Final = 6.0  # for all that one request needs of the provider
 KNOWN_S: Final = 3600.0  # so long its document and keys are taken as they were
 ASK_AGAIN_S: Final = 60.0  # before keys are fetched anew for a key that is not known
+TELL_S: Final = 60.0  # between two lines on what failed
 FAILED_S: Final = 5.0  # before a provider that did not answer is asked again
 LEEWAY_S: Final = 60
 AT_ONCE: Final = 8
@@ -106,6 +107,8 @@ class OpenIdProvider:
         self._count = count
         self._known: _Known | None = None
         self._failed_s: float | None = None
+        self._told_s: float | None = None
+        self._untold = 0  # failures since
         self._asking = asyncio.Lock()
         self._room = asyncio.Semaphore(AT_ONCE)
 
@@ -160,8 +163,14 @@ class OpenIdProvider:
             raise
 
     def _failed(self, reason: str) -> None:
+        """Count it, and tell of it once a minute at most: anybody can begin a sign-in."""
         self._count("identity_provider_failed", 1)
-        _logger.warning("the identity provider", extra={"reason": reason})
+        self._untold += 1
+        now_s = self._clock.monotonic_s()
+        if self._told_s is not None and now_s - self._told_s < TELL_S:
+            return
+        _logger.warning("the identity provider", extra={"reason": reason, "times": self._untold})
+        self._told_s, self._untold = now_s, 0
 
     # --- what the provider says of itself -----------------------------------------------------------------------
 

@@ -168,10 +168,14 @@ async def wait_for_seq(services: Services, projection: str, seq: int | None) -> 
         raise ReadTableBehindError
 
 
-async def wait_for_authority(services: Services, seq: int | None) -> None:
-    """The same for what is answered from memory: people, tokens, keys. It reads nothing, since anybody may ask it."""
+async def wait_for_authority(services: Services, seq: int | None, *, waits: bool = True) -> None:
+    """The same for what is answered from memory: people, tokens, keys; it reads nothing.
+
+    Args:
+        waits: False: raise at once, as for strangers, who would keep this process busy.
+    """
     loop = asyncio.get_running_loop()
-    ends = loop.time() + MIN_SEQ_WAIT_S
+    ends = loop.time() + (MIN_SEQ_WAIT_S if waits else 0.0)
     while seq is not None and services.authority.position < seq:
         if loop.time() >= ends:
             raise ReadTableBehindError

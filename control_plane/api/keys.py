@@ -1,5 +1,8 @@
 """The control plane's public keys, for whoever verifies its signatures."""
 
+from fastapi import Request
+
+from control_plane.api.authentication import Authenticator
 from control_plane.api.fields import Answer, Items, Seq, wait_for_authority
 from control_plane.api.routing import noun
 from control_plane.api.services import Given
@@ -28,8 +31,9 @@ class Keys(Items[PublicKey]):
 
 
 @router.get("")
-async def list_keys(services: Given, min_seq: Seq | None = None) -> Keys:
-    """Those that sign now, oldest first, and those before them."""
-    await wait_for_authority(services, min_seq)
+async def list_keys(request: Request, services: Given, min_seq: Seq | None = None) -> Keys:
+    """Those that sign now, oldest first, and those before them. Strangers do not wait for `min_seq`."""
+    authenticator: Authenticator = request.app.state.authenticator
+    await wait_for_authority(services, min_seq, waits=min_seq is not None and authenticator.known(request) is not None)
     items = [public_key_of_state(key) for key in services.keyring.states()]
     return Keys(items=items, next_key_sha256=services.keyring.announced)

@@ -350,6 +350,25 @@ async def test_a_cursor_or_position_that_we_did_not_give_is_bad(api: ApiUnderTes
     problem(await api.client().get(path), 400, code)
 
 
+async def test_a_stranger_is_told_the_keys_and_does_not_make_the_server_wait(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait_moved(*, timeout_s: float) -> None:
+        waits.append(timeout_s)
+
+    monkeypatch.setattr(api.services.hub, "wait_moved", wait_moved)
+    monkeypatch.setattr("control_plane.api.fields.MIN_SEQ_WAIT_S", 0.01)
+    query = {"min_seq": (await api.log.head("event")).seq + 100}
+
+    assert (await api.client(None).get("/api/v1/keys", params={"min_seq": 1})).status_code == 200
+    problem(await api.client(None).get("/api/v1/keys", params=query), 503, "read_table_behind")
+    assert waits == []
+    problem(await api.client().get("/api/v1/keys", params=query), 503, "read_table_behind")
+    assert waits
+
+
 async def test_every_read_waits_for_min_seq_and_says_when_it_is_not_there(
     api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

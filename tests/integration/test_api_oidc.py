@@ -622,13 +622,17 @@ async def test_a_provider_that_hangs_is_waited_for_so_long_and_then_not_asked_ag
     assert asked == 1
 
 
-async def test_what_failed_is_not_asked_again_at_once(api: ApiUnderTest, provider: Provider) -> None:
+async def test_what_failed_is_not_asked_again_at_once_and_is_one_line(
+    api: ApiUnderTest, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
     provider.answer = lambda _: Response(status_code=500)
+    forget(api)._told_s = None
 
     for _ in range(5):
         assert (await api.client(None).get(BEGIN)).headers["location"] == UNAVAILABLE
 
     assert len(provider.asked) == 1
+    assert [record.message for record in caplog.records].count("the identity provider") == 1
 
 
 async def test_document_and_keys_are_fetched_once(api: ApiUnderTest, provider: Provider) -> None:
