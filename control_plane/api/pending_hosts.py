@@ -65,7 +65,7 @@ async def list_pending_hosts(services: Given, caller: Caller, min_seq: Seq | Non
 async def accept_pending_host(
     services: Given, caller: Caller, fingerprint: Fingerprint, body: AcceptHost
 ) -> HostChange:
-    """Register the host. Others that have asked for its name have to ask anew."""
+    """Register the host. Others that have asked for its name go on waiting, as `name_taken`."""
     seq = await services.pending.accept(caller, fingerprint, hostname=body.hostname, groups=body.groups)
     return HostChange(hostname=body.hostname, seq=seq)
 

@@ -91,9 +91,7 @@ class PendingHosts(Protocol):
 
     async def refuse(self, fingerprint: str) -> None: ...
 
-    async def forget(self, hostname: str) -> None:
-        """Remove all requests for a name."""
-        ...
+    async def forget(self, fingerprint: str) -> None: ...
 
 
 class IdentityProvider(Protocol):

@@ -47,6 +47,6 @@ class PendingHostTable:
         async with self._database.write() as connection:
             await connection.execute(update(table).where(table.c.fingerprint == fingerprint).values(refused=1))
 
-    async def forget(self, hostname: str) -> None:
+    async def forget(self, fingerprint: str) -> None:
         async with self._database.write() as connection:
-            await connection.execute(delete(table).where(table.c.hostname == hostname))
+            await connection.execute(delete(table).where(table.c.fingerprint == fingerprint))

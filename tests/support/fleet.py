@@ -105,8 +105,8 @@ class MemoryPendingHosts:
             if proofs.fingerprint(row[1]) == fingerprint:
                 self.rows[place] = (*row[:4], True)
 
-    async def forget(self, hostname: str) -> None:
-        self.rows = {place: row for place, row in self.rows.items() if row[0] != hostname}
+    async def forget(self, fingerprint: str) -> None:
+        self.rows = {place: row for place, row in self.rows.items() if proofs.fingerprint(row[1]) != fingerprint}
 
 
 class MemoryPresences:

@@ -90,7 +90,7 @@ class PendingHostHandler:
         return host is not None and host.status != "retired"
 
     async def accept(self, principal: Principal, fingerprint: str, *, hostname: str, groups: Collection[str]) -> int:
-        """Register the host that asked with this key; the seq of that. Others that asked for its name have to ask anew.
+        """Register the host that asked with this key; the seq of that. Others that asked for its name go on waiting.
 
         Raises:
             NotFoundError: nobody who waits has this fingerprint.
@@ -117,7 +117,7 @@ class PendingHostHandler:
 
         async with handling.recording(principal, f"pending-hosts/{fingerprint}"):
             seq = await handling.decide_and_record(decide, actor=principal.username)
-        await self._table.forget(hostname)
+        await self._table.forget(fingerprint)  # of others for that name nothing changes that they could see
         return seq
 
     async def refuse(self, principal: Principal, fingerprint: str) -> None:
