@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -46,7 +47,7 @@ USERNAME: Final = "admin"
 TOKEN_NAME: Final = "control-plane dev"  # noqa: S105 - what the token in dev.json is called
 GROUPS: Final = ("web", "db", "cache")  # of the simulated hosts, in turn
 MAX_SIMULATED: Final = 10_000
-# Of an environment that is another installation's, whose broker keeps its accounts and who has its own address.
+# Of an environment that is another installation's, whose broker keeps its accounts.
 NOT_OURS: Final = dict.fromkeys(
     (
         *("amqp_url", "agents_amqp_url", "broker_api_url", "tls_certificate", "tls_key"),
@@ -71,10 +72,12 @@ async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
         database_url=f"sqlite+aiosqlite:///{state_dir / DATABASE}",
         state_dir=state_dir,
         log_format="text",
-        public_url=None,
         **NOT_OURS,
         **({} if listen is None else {"listen": listen}),
     )
+    if settings.public_url is not None and not _is_local(settings.public_url):
+        print(f"CONTROL_PLANE_PUBLIC_URL is not taken: {settings.public_url} is not on this machine", flush=True)
+        settings = settings.model_copy(update={"public_url": None})
     if settings.listen_host not in LOOPBACK:
         said = "CONTROL_PLANE_LISTEN" if listen is None else "--listen"
         raise ConfigurationError(
@@ -95,6 +98,13 @@ async def run(*, state_dir: Path, listen: str | None, simulated: int) -> None:
             greeting = await _greeting(core, settings, login_token, len(agents))
             with contextlib.closing(greeting):
                 await run_services([*services, *agents, greeting], drain_s=settings.drain_s)
+
+
+def _is_local(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in LOOPBACK
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -70,3 +70,30 @@ async def test_another_installations_environment_is_not_worked_on(
 
     assert isinstance(accounts_of(seen[0]), SharedAccount)
     assert seen[0].url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("public_url", "url"),
+    [
+        ("http://localhost:8000", "http://localhost:8000"),
+        ("https://control.example", "http://127.0.0.1:"),
+        ("http://[x", "http://127.0.0.1:"),
+    ],
+)
+async def test_an_address_on_this_machine_is_taken_and_another_is_said_not_to_be(
+    public_url: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Settings] = []
+
+    async def initialise(settings: Settings, *_: str) -> None:
+        seen.append(settings)
+        raise Seen
+
+    monkeypatch.setenv("CONTROL_PLANE_PUBLIC_URL", public_url)
+    monkeypatch.setattr(dev, "initialise", initialise)
+    monkeypatch.setattr(os, "umask", lambda _mode: 0)
+    with pytest.raises(Seen):
+        await dev.run(state_dir=tmp_path, listen="127.0.0.1:0", simulated=0)
+
+    assert seen[0].url.startswith(url)
+    assert (f"{public_url} is not on this machine" in capsys.readouterr().out) == (url != public_url)
