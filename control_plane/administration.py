@@ -184,10 +184,10 @@ class Office:
     async def rules(self) -> list[Rule]:
         return await self._rules.rules(CONSOLE)
 
-    async def create_rule(self, rule: Rule) -> str:
-        """Its id."""
+    async def create_rule(self, rule: Rule) -> tuple[str, list[str]]:
+        """Its id, and what it names that is not there."""
         rule_id, _ = await self._rules.create(CONSOLE, rule)
-        return rule_id
+        return rule_id, self._rules.warnings(CONSOLE, rule)
 
     async def delete_rule(self, rule_id: str) -> None:
         await self._rules.delete(CONSOLE, rule_id)

@@ -45,7 +45,12 @@ def add_commands(commands: Commands, add: Add) -> None:
     tokens = commands.add_parser("tokens", help="API tokens: list, create, revoke").add_subparsers(
         required=True, metavar="ACTION"
     )
-    add(tokens, "list", _tokens_list, "every token that has not ended: whose, what for, when and from where used last")
+    add(
+        tokens,
+        "list",
+        _tokens_list,
+        "the tokens that have not ended: whose, until when, last used when and from where, what for",
+    )
     token = add(tokens, "create", _tokens_create, "print a new API token; it is shown this once")
     token.add_argument("--user", required=True, metavar="NAME")
     token.add_argument("--name", default="command line", help="what it is for (default: %(default)s)")
@@ -70,7 +75,15 @@ def password_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def password() -> str:
-    return sys.stdin.readline().rstrip("\n")
+    """The first line of standard input. Raises ConfigurationError where that is no text."""
+    from control_plane.errors import ConfigurationError
+
+    try:
+        line = sys.stdin.readline().rstrip("\n")
+        line.encode()
+    except UnicodeError as error:
+        raise ConfigurationError("the password on standard input is not UTF-8") from error
+    return line
 
 
 def _office() -> "AbstractAsyncContextManager[Office]":
@@ -124,7 +137,8 @@ async def _tokens_list(_: argparse.Namespace) -> None:
             used = "never used" if use is None else f"used {_time(use.used_us)} from {use.address or 'here'}"
             scope = "everything" if token.permissions is None else ", ".join(sorted(token.permissions))
             where = f" from {', '.join(map(str, token.networks))}" if token.networks else ""
-            print(f"{token.token_id}  {token.username:<16} {used}; for {scope}{where}; {token.name}")
+            until = f"until {_time(token.expires_at * 1_000_000)}"
+            print(f"{token.token_id}  {token.username:<16} {until}, {used}; for {scope}{where}; {token.name}")
 
 
 def _time(micros: int) -> str:

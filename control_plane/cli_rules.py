@@ -1,6 +1,7 @@
 """The command `control-plane rules`: who may do what on which hosts; heavy imports stay inside, as in `cli`."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from control_plane.cli_log import Add, Commands
@@ -79,7 +80,9 @@ async def _add(arguments: argparse.Namespace) -> None:
         templates=frozenset(arguments.template),
     )
     async with opened(load()) as office:
-        print(await office.create_rule(rule))
+        rule_id, warnings = await office.create_rule(rule)
+    print(*(f"control-plane: {warning}" for warning in warnings), sep="\n", end="\n" * bool(warnings), file=sys.stderr)
+    print(rule_id)
 
 
 async def _delete(arguments: argparse.Namespace) -> None:

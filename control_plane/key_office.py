@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from control_plane.commands.access import CONSOLE
+from control_plane.commands.grammar import checked_line
 from control_plane.commands.hosts import Host
 from control_plane.commands.keyring import OwnKey, decide_announce, decide_retire, decide_rotate
 from control_plane.commands.targets import in_words
@@ -98,6 +99,8 @@ class KeyOffice:
         """
         await self._core.authority.refresh()
         heartbeats = (await self._core.log.head(HEARTBEAT_EVENT)).seq
+        if reason is not None:
+            checked_line("reason", reason)
         event = decide_retire(self._keyring, key_id, heartbeats=heartbeats, reason=reason)
         heard = await self.heard()
         if heard.late and event is not None and not (anyway or forget):

@@ -128,6 +128,12 @@ class RuleChange(Answer):
     seq: int
 
 
+class NewRule(RuleChange):
+    """Attributes: `warnings`: groups and hosts that it names and nobody has, which is allowed, and may be a typo."""
+
+    warnings: list[str]
+
+
 def rule_of(rule: Rule) -> AccessRule:
     return AccessRule(
         rule_id=rule.rule_id,
@@ -155,10 +161,11 @@ async def list_rules(services: Given, caller: Caller, min_seq: Seq | None = None
 
 
 @router.post("", status_code=201, dependencies=SENSITIVE)
-async def create_rule(services: Given, caller: Caller, body: CreateRule) -> RuleChange:
+async def create_rule(services: Given, caller: Caller, body: CreateRule) -> NewRule:
     """Make a rule, which counts from now on, also for what waits to be sent. The same once more is another one."""
-    rule_id, seq = await services.rules.create(caller, body.decided())
-    return RuleChange(rule_id=rule_id, seq=seq)
+    rule = body.decided()
+    rule_id, seq = await services.rules.create(caller, rule)
+    return NewRule(rule_id=rule_id, seq=seq, warnings=services.rules.warnings(caller, rule))
 
 
 @router.delete("/{rule_id}", responses=ABSENT, dependencies=SENSITIVE)

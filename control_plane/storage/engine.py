@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -145,6 +146,7 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     pooled = {"pool_size": pool_size, **POOL_OPTIONS, "hide_parameters": True}
     alone = {"poolclass": NullPool, "hide_parameters": True}
     if parsed.get_backend_name() == "sqlite":
+        sqlite.keep_private(Path(parsed.database or ""))
         reading = writing = create_async_engine(parsed, **pooled)
         keeping = showing = create_async_engine(parsed, **alone)
         sqlite.prepare(writing.sync_engine)

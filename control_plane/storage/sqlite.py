@@ -1,11 +1,14 @@
 """SQLite 3.37 and later, by aiosqlite: the only file that knows it."""
 
 import asyncio
+import logging
 import math
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
@@ -22,6 +25,8 @@ from sqlalchemy.schema import CreateTable, DropTable
 from control_plane.errors import ConfigurationError, DuplicateKeyError, StorageUnavailableError, UnstorableError
 from control_plane.storage.dialect import Account, EventColumns, KeyBytes, Value, decoded, possible_renames
 from control_plane.storage.tables import Identifier
+
+log = logging.getLogger(__name__)
 
 PRAGMAS: Final = (
     "journal_mode=WAL",
@@ -77,6 +82,25 @@ def droppable(table: str) -> list[str]:
         f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} WHEN OLD.seq > COALESCE(({dropped}), 0) "
         f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END",
     ]
+
+
+def keep_private(path: Path) -> None:
+    """Make a new database's file for its owner alone, which SQLite hands on to those beside it, and close old ones."""
+    with suppress(OSError):  # it is there, or cannot be made, which the driver will tell
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            if each.stat().st_mode & 0o077:
+                each.chmod(0o600)
+                log.warning(
+                    "a file of the database could be read by others, and cannot any more", extra={"path": str(each)}
+                )
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning(
+                "a file of the database may be read by others", extra={"path": str(each), "reason": error.strerror}
+            )
 
 
 def prepare(engine: Engine) -> None:

@@ -44,6 +44,18 @@ async def read(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
     return answer.json()
 
 
+async def test_a_rule_about_a_group_that_nobody_has_is_made_with_a_warning(api: ApiUnderTest) -> None:
+    hosts = {"groups": ["web", "payrol"], "hostnames": ["web1", "web9"]}
+
+    made = await api.client().post("/api/v1/rules", json={**RULE, "hosts": hosts})
+
+    assert made.status_code == 201
+    assert made.json()["warnings"] == [
+        "no host that you may see is in the group payrol",
+        "there is no host web9 that you may see",
+    ]
+
+
 async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
     root = api.client()
     asked = {
@@ -60,6 +72,7 @@ async def test_a_rule_is_made_listed_and_deleted(api: ApiUnderTest) -> None:
     }
 
     made = (await root.post("/api/v1/rules", json=asked)).json()
+    assert made["warnings"] == []
     items = (await read(root, "/api/v1/rules", min_seq=made["seq"]))["items"]
 
     roles = [f"role:{role}" for role, its in ROLES.items() if its]

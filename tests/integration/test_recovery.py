@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from control_plane import cli, cli_people
 from control_plane.administration import initialise
-from control_plane.commands.access import ROLES
+from control_plane.commands.access import ROLES, Token
 from control_plane.core import open_core
 from control_plane.errors import ControlPlaneError
 from control_plane.settings import load
@@ -50,6 +52,44 @@ def signs_in(username: str, password: str = PASSWORD) -> str | None:
                 return None
 
     return asyncio.run(login())
+
+
+def tokens() -> list[Token]:
+    async def read() -> list[Token]:
+        async with open_core(load()) as core:
+            return list(core.authority.access.tokens.values())
+
+    return asyncio.run(read())
+
+
+def test_the_database_is_its_owner_s_alone_and_an_open_one_is_closed(run: Run, tmp_path: Path) -> None:
+    files = [path for path in tmp_path.glob("*.db*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+    for path in files:
+        path.chmod(0o644)
+    run("users", "list")
+
+    assert {path.stat().st_mode & 0o777 for path in files if path.exists()} == {0o600}
+
+
+def test_a_rule_about_a_group_or_a_host_that_nobody_has_is_made_with_a_warning(run: Run) -> None:
+    status, said = run(
+        "rules", "add", "deny", "user:root", "--group", "payrol", "--host", "db9", "--action", "hosts.read"
+    )
+
+    rule_id, *warnings = said.splitlines()  # what goes to standard output comes first here
+    assert (status, len(rule_id)) == (0, 16)
+    assert warnings == [
+        "control-plane: no host that you may see is in the group payrol",
+        "control-plane: there is no host db9 that you may see",
+    ]
+
+
+def test_a_reason_is_one_line(run: Run) -> None:
+    status, said = run("keys", "retire", "0" * 16, "--reason", "two\nlines")
+
+    assert (status, said.startswith("control-plane: invalid_request: reason")) == (1, True)
 
 
 def test_an_administrator_who_is_locked_out_is_let_in_again(run: Run) -> None:
@@ -118,10 +158,15 @@ def test_a_token_is_made_for_less_listed_and_revoked(run: Run) -> None:
     status, text = run("tokens", "create", "--user", "root", *options)
     token_id = text.split("_")[1]
 
-    assert (status, run("tokens", "list")) == (
-        0,
-        (0, f"{token_id}  root             never used; for hosts.read, tasks.read from 10.0.0.0/8; ci\n"),
+    status_of_list, listed = run("tokens", "list")
+    assert (status, status_of_list) == (0, 0)
+    shown = re.fullmatch(
+        rf"{token_id}  root {{13}}until ([0-9TZ:-]+), never used; for hosts.read, tasks.read from 10.0.0.0/8; ci\n",
+        listed,
     )
+    assert shown
+    [token] = tokens()
+    assert datetime.fromisoformat(shown[1]).timestamp() == token.expires_at
     assert run("tokens", "revoke", token_id) == (0, "")
     assert run("tokens", "list") == (0, "")
 

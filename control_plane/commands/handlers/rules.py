@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from control_plane.commands.access import AccessState, Principal
 from control_plane.commands.handling import Handling
+from control_plane.commands.reading import owner, within
 from control_plane.commands.rulemaking import decide_delete_rule, decide_rule, new_rule_id
 from control_plane.commands.rules import BUILT_IN, Rule, is_about_oneself
 from control_plane.errors import NotAllowedError
@@ -31,6 +32,20 @@ class RuleHandler:
             _check_subject(authority.access, principal, rule)
         event = decide_rule(authority.access, authority.rules, replace(rule, rule_id=new_rule_id()))
         return event.rule_id, await handling.record_new(event, actor=principal.username)
+
+    def warnings(self, principal: Principal, rule: Rule) -> list[str]:
+        """What a rule names, and is not there to be seen: a slip of the pen, or still to come."""
+        authority = self._handling.authority
+        seen = authority.readable(owner(principal), "hosts.read")
+        hosts = [
+            host for name, host in authority.fleet.hosts.items() if host.status != "retired" and within(seen, [name])
+        ]
+        groups = set().union(*(host.groups for host in hosts))
+        names = {host.hostname for host in hosts}
+        return [
+            *(f"no host that you may see is in the group {group}" for group in sorted(rule.groups - groups)),
+            *(f"there is no host {name} that you may see" for name in sorted(rule.hostnames - names)),
+        ]
 
     async def delete(self, principal: Principal, rule_id: str) -> int:
         """End a rule; the seq of that. Raises NotFoundError."""
