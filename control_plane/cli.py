@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 USAGE, FAILED = 2, 1
 FAULTS = {"gap": "gaps", "missing": "missing", "hash": "invalid hashes", "signature": "invalid signatures"}
+SETTINGS = "`control-plane settings` lists the settings, which come from the environment or an .env file."
 SHOWN = 20  # places of each fault
 MOST_KEYS, MOST_KEYS_BYTES = 100, 64 * 1024
 
@@ -30,6 +31,9 @@ Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int | None
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status: 0 done, 1 failed, 2 wrong usage or settings."""
     arguments = _parser().parse_args(argv)
+    if (wrong := cli_log.not_text(arguments)) is not None:
+        print(f"control-plane: {wrong} is not UTF-8", file=sys.stderr)
+        return USAGE
     try:
         from control_plane.errors import ConfigurationError, ControlPlaneError
         from control_plane.storage import engine  # noqa: F401 - the server extra is there or it is not
@@ -52,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="control-plane", description="The control plane: server and administration.")
+    parser = argparse.ArgumentParser(
+        prog="control-plane", description="The control plane: server and administration.", epilog=SETTINGS
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     dev = _add(commands, "dev", _dev, "the whole system in one process, on this machine only; nothing else to install")
@@ -90,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_hosts.add_commands(commands, _add)
     _projections_parser(commands)
     _audit_parser(commands)
+    _add(commands, "settings", _list_settings, "every setting, with its default and what it is for")
     return parser
 
 
@@ -145,22 +152,15 @@ def _audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Run, meaning: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=meaning, description=meaning, epilog=_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser(name, help=meaning, description=meaning, epilog=SETTINGS)
     parser.set_defaults(run=run)
     return parser
 
 
-def _epilog() -> str | None:
-    """Every setting with its default; only where somebody asks for help, since it needs the heavy imports."""
-    if not {"-h", "--help"} & set(sys.argv):
-        return None
-    try:
-        from control_plane.settings import describe
-    except ImportError:
-        return None
-    return "\n".join(["settings, from the environment or an .env file:", *describe()]).replace("%", "%%")
+async def _list_settings(_: argparse.Namespace) -> None:
+    from control_plane.settings import describe
+
+    print("settings, from the environment or an .env file:", *describe(), sep="\n")
 
 
 def _settings() -> "Settings":

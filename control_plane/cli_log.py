@@ -55,6 +55,18 @@ def add_commands(commands: Commands, add: Add, progress: Progress) -> None:
     export.set_defaults(progress=progress)
 
 
+def not_text(arguments: argparse.Namespace) -> str | None:
+    """The first argument that is no text, as it was typed or as near to it as can be shown; a path may be any bytes."""
+    for value in vars(arguments).values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and not each.isascii():
+                try:
+                    each.encode()
+                except UnicodeEncodeError:
+                    return each.encode("utf-8", "backslashreplace").decode()
+    return None
+
+
 def _filters(parser: argparse.ArgumentParser) -> None:
     """Which events; every given one must hold."""
     parser.add_argument("--kind", help="one kind (task.accepted), or a family of them (task)")

@@ -81,7 +81,9 @@ async def _create(arguments: argparse.Namespace) -> None:
 
     try:
         value = strict_json.parse(arguments.file.read_bytes(), max_bytes=MAX_FILE_BYTES)
-    except (OSError, MalformedMessageError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{arguments.file} cannot be read: {error.strerror}") from error
+    except MalformedMessageError as error:
         raise ConfigurationError(f"{arguments.file}: {error}") from error
     async with opened(load()) as office:
         await office.templates.create(CONSOLE, parse_template(value))

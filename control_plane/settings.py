@@ -10,13 +10,14 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from control_plane.errors import ConfigurationError
+from control_plane.wording import in_words
 
 PREFIX = "CONTROL_PLANE_"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Settings(BaseSettings):
-    """Every field is the environment variable CONTROL_PLANE_<NAME>; the descriptions are what `--help` prints."""
+    """Every field is the environment variable CONTROL_PLANE_<NAME>; the descriptions are what `settings` prints."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
@@ -128,6 +129,15 @@ class Settings(BaseSettings):
         None, description="for tests: NAME or NAME:N kills the process at the N-th hit of NAME"
     )
     failpoint_log: Path | None = Field(None, description="for tests: a file that gets the name of each failpoint hit")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:  # as the environment hands on bytes that are none
+            raise ValueError("is not UTF-8") from error
+        return value
 
     @field_validator("database_url", "admin_database_url")
     @classmethod
@@ -241,11 +251,11 @@ def load(**given: object) -> Settings:
 def _line(error: ErrorDetails) -> str:
     """What is wrong with one setting, or with several together."""
     name = f"{PREFIX}{str(error['loc'][0]).upper()}: " if error["loc"] else ""
-    return name + error["msg"].removeprefix("Value error, ")
+    return name + in_words(error["type"], error["msg"], error.get("ctx"))
 
 
 def describe() -> Iterator[str]:
-    """One line a setting, for `--help`: its variable, its default, its meaning."""
+    """One line a setting, for `control-plane settings`: its variable, its default, its meaning."""
     for name, field in Settings.model_fields.items():
         default = "not set" if field.default is None else field.default
         yield f"  {PREFIX}{name.upper()}  ({default})\n      {field.description}"

@@ -39,6 +39,9 @@ Run: TypeAlias = Callable[[Settings, argparse.Namespace], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status: 0 done, 1 failed, 2 wrong usage or settings."""
     arguments = _parser().parse_args(argv)
+    if not all(map(_is_text, vars(arguments).values())):
+        _say("an argument is not UTF-8")
+        return USAGE
     run: Run = arguments.run
     try:
         given = settings.load(os.environ)
@@ -52,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"the control plane's answer is not as the protocol says: {error}")
         return FAILED
     return DONE
+
+
+def _is_text(value: object) -> bool:
+    try:
+        "".join(map(str, value if isinstance(value, list) else [value])).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:
@@ -153,7 +164,12 @@ def _token(given: str | None) -> str | None:
     if given is None and sys.stdin.isatty():
         return None
     if given in {None, "-"}:
-        return sys.stdin.readline().strip() or given
+        try:
+            line = sys.stdin.readline().strip()
+            line.encode()
+        except UnicodeError as error:
+            raise ConfigurationError("the token on standard input is not UTF-8") from error
+        return line or given
     return given
 
 

@@ -31,6 +31,7 @@ from control_plane.errors import (
     TooManyError,
 )
 from control_plane.observability import Metrics
+from control_plane.wording import in_words
 
 _logger = logging.getLogger(__name__)
 
@@ -237,8 +238,7 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ")
-    return "unknown field" if error["type"] == "extra_forbidden" else text
+    return in_words(error["type"], str(error["msg"]), error.get("ctx"))
 
 
 async def http_problem(request: Request, error: Exception) -> Response:

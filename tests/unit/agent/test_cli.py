@@ -170,3 +170,17 @@ def test_a_stop_that_a_silent_broker_holds_up_ends_in_time_with_a_word_of_warnin
     cli._serve([Held()])  # type: ignore[list-item]
 
     assert [record.message for record in caplog.records] == ["stopped without waiting any longer"]
+
+
+def test_an_argument_or_a_token_that_is_no_text_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["enrol", "--server", "https://h"]
+    assert main([*argv, "--token", "cpe_\udcff"]) == main(["simulate", "1", *argv[1:], "--group", "\udcff"]) == 2
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"cpe_\xff\n"), encoding="utf-8"))
+    assert main(argv) == 2
+
+    assert [line.removeprefix("control-plane-agent: ") for line in capsys.readouterr().err.splitlines()] == [
+        *["an argument is not UTF-8"] * 2,
+        "the token on standard input is not UTF-8",
+    ]
