@@ -1,5 +1,9 @@
 """Answers of the server that a page is tried with where the real thing would take long, or two days."""
 
+import re
+
+from playwright.sync_api import Page, Route
+
 WAITING: dict[str, object] = {
     "approval_id": "a1",
     "state": "waiting",
@@ -54,3 +58,14 @@ PENDING = {
 }
 STOPPED = {"stopped": True, "by": "sid", "reason": "a worm", "since": "2026-11-26T07:00:00Z", "seq": 9}
 NOT_STOPPED = {"stopped": False, "by": None, "reason": None, "since": None, "seq": 0}
+
+
+def answer(page: Page, path: str, body: object, *, status: int = 200, method: str = "GET", times: int = 1000) -> None:
+    def fulfil(route: Route) -> None:
+        nonlocal times
+        if route.request.method != method or not times:
+            return route.fallback()
+        times -= 1
+        return route.fulfill(status=status, json=body)
+
+    page.route(re.compile(rf"/api/v1/{path}(\?|$)"), fulfil)

@@ -6,9 +6,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.ui import answers
+from tests.ui.answers import answer
 from tests.ui.commands import HOSTILE
 from tests.ui.conftest import Dev
-from tests.ui.test_rare_answers import answer
 
 pytestmark = pytest.mark.browser
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.commands.access import ROLES
+from control_plane.commands.rules import ACTIONS
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui"
@@ -61,6 +62,8 @@ def test_every_word_that_is_asked_for_is_there_and_none_is_left_over() -> None:
         re.findall(r'data-(?:t|label)="([\w.]+)"', sources)
     )
     asked |= of_facts(sources)
+    dialogs = re.findall(r'(?:words: |askStop\()"([\w.]+)"', sources)
+    asked |= {*dialogs, *(f"{name}_what" for name in dialogs)}
     made = ("state.", "cause.", *re.findall(r"\bt\(\s*`([\w.]+?)\$", sources))
 
     assert asked - words("en").keys() == set()
@@ -95,6 +98,13 @@ def test_a_person_can_be_given_every_role_that_the_server_has() -> None:
     page = json.loads((UI / "access.json").read_text())
 
     assert page["types"]["role"]["choices"] == list(ROLES)
+    assert page["types"]["subject"]["offers"] == [f"role:{role}" for role in ROLES]
+
+
+def test_a_rule_can_be_about_everything_that_rules_are_about() -> None:
+    page = json.loads((UI / "access.json").read_text())
+
+    assert page["types"]["actions"]["choices"] == sorted(ACTIONS)
 
 
 def test_nothing_makes_markup_of_text() -> None:

@@ -8,21 +8,11 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.support.programs import PASSWORD
 from tests.ui import answers
+from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import heading, sign_in
 
 pytestmark = pytest.mark.browser
-
-
-def answer(page: Page, path: str, body: object, *, status: int = 200, method: str = "GET", times: int = 1000) -> None:
-    def fulfil(route: Route) -> None:
-        nonlocal times
-        if route.request.method != method or not times:
-            return route.fallback()
-        times -= 1
-        return route.fulfill(status=status, json=body)
-
-    page.route(re.compile(rf"/api/v1/{path}(\?|$)"), fulfil)
 
 
 def test_what_waits_for_a_second_person_is_read_and_approved_with_a_reason(page: Page, dev: Dev) -> None:
@@ -230,10 +220,13 @@ def test_who_does_not_sign_in_again_is_told_that_it_was_not_done(visitor: Visito
 
 
 CHALLENGE = {"challenge": "opaque", "options": {"challenge": "AQID", "rpId": "localhost", "allowCredentials": []}}
-# As a browser with a passkey: it says what it was asked with.
+# As a browser with a passkey: once it is touched, it says what it was asked with.
 PASSKEY = """
-  navigator.credentials.get = async ({ publicKey }) =>
-    ({ toJSON: () => ({ id: "k1", asked: [...new Uint8Array(publicKey.challenge)] }) });
+  const touched = new Promise((resolve) => { window.touch = resolve; });
+  navigator.credentials.get = async ({ publicKey }) => {
+    await touched;
+    return { toJSON: () => ({ id: "k1", asked: [...new Uint8Array(publicKey.challenge)] }) };
+  };
 """
 
 
@@ -247,8 +240,11 @@ def test_a_passkey_is_asked_for_after_the_password(visitor: Visitor, page: Page,
     page.goto(f"{dev.url}/login")
     page.get_by_label("User").fill("ada")
     page.get_by_label("Password").fill("right")
+    page.get_by_role("button", name="Sign in").click()
+    waits = page.get_by_text("Your browser asks for your passkey")
+    expect(waits).to_be_visible()
     with page.expect_request("**/auth/passkey") as asked:
-        page.get_by_role("button", name="Sign in").click()
+        page.evaluate("() => window.touch()")
 
     assert asked.value.post_data_json == {"challenge": "opaque", "credential": {"id": "k1", "asked": [1, 2, 3]}}
     page.close()
@@ -289,8 +285,11 @@ def test_a_host_that_asks_to_come_in_is_accepted_by_its_fingerprint(page: Page, 
     page.goto(f"{dev.url}/access?tab=enrolment")
     host = page.get_by_role("row").filter(has_text="0123 4567 89ab cdef")
     expect(host).to_contain_text("0123 4567 89ab cdef 0123")
+    page.set_viewport_size({"width": 360, "height": 740})
     host.get_by_role("button", name="Accept").click()
     dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("0123 4567 89ab cdef 0123")
+    assert dialog.evaluate("(e) => e.scrollWidth - e.clientWidth") == 0  # all of the fingerprint is seen
     expect(dialog.get_by_label("Hostname")).to_have_value("web-9")
     dialog.get_by_label(re.compile("Groups")).fill("web")
     with page.expect_request("**/accept") as asked:
@@ -314,6 +313,7 @@ def test_one_changes_the_own_password_and_stays(visitor: Visitor, page: Page, de
     assert asked.value.post_data_json == {"current": "old one ", "new": PASSWORD}
     expect(dialog).to_have_count(0)
     heading(page, "Access")
+    expect(page.get_by_text("Your password is changed.")).to_be_visible()
     assert [c for c in visitor.complaints if "401" not in c] == []
     visitor.complaints.clear()
 
@@ -326,16 +326,21 @@ def test_a_passkey_is_added_under_a_name(page: Page, dev: Dev) -> None:
         "pubKeyCredParams": [{"type": "public-key", "alg": -8}],
     }
     page.add_init_script(
-        """navigator.credentials.create = async ({ publicKey }) =>
-             ({ toJSON: () => ({ id: "k1", asked: [...new Uint8Array(publicKey.challenge)] }) });"""
+        """const touched = new Promise((resolve) => { window.touch = resolve; });
+           navigator.credentials.create = async ({ publicKey }) => {
+             await touched;
+             return { toJSON: () => ({ id: "k1", asked: [...new Uint8Array(publicKey.challenge)] }) };
+           };"""
     )
     answer(page, "auth/passkeys/begin", {"challenge": "opaque", "options": options}, method="POST")
     answer(page, "auth/passkeys", {"passkey_id": "p1", "seq": 3}, method="POST", status=201)
     page.goto(f"{dev.url}/access?tab=account")
     page.get_by_role("button", name="Add a passkey").click()
     page.get_by_role("dialog").get_by_label("Name").fill("key ring")
+    page.get_by_role("dialog").get_by_role("button", name="Add a passkey").click()
+    expect(page.get_by_role("dialog").get_by_text("Your browser asks for your passkey")).to_be_visible()
     with page.expect_request(lambda r: r.method == "POST" and r.url.endswith("/passkeys")) as asked:
-        page.get_by_role("dialog").get_by_role("button", name="Add a passkey").click()
+        page.evaluate("() => window.touch()")
 
     credential = {"id": "k1", "asked": [1, 2, 3]}
     assert asked.value.post_data_json == {"challenge": "opaque", "credential": credential, "name": "key ring"}

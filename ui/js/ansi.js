@@ -20,7 +20,6 @@ export function pieces(source) {
   return found;
 }
 
-/** What stays of each line after its carriage returns. */
 export function settled(source) {
   return source.split("\n").map(overwritten).join("\n");
 }

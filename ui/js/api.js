@@ -31,11 +31,17 @@ export function askToSignIn(refused) {
   return asking;
 }
 
-export const get = (path, options) => call("GET", path, undefined, options);
-export const post = (path, body = {}, options) => call("POST", path, body, options);
-export const enter = (path, body) => post(path, body, { asksToSignIn: false });
-export const patch = (path, body, options) => call("PATCH", path, body, options);
-export const remove = (path, body, options) => call("DELETE", path, body, options);
+/** The calls of a page, which end with it, or `earlier`; `look` asks nobody to sign in. */
+export const during = (signal) => ({
+  get: (path, query, earlier = signal) => call("GET", path, undefined, { query, signal: earlier }),
+  look: (path) => call("GET", path, undefined, { signal, asksToSignIn: false }),
+  post: (path, body = {}) => call("POST", path, body, { signal }),
+  patch: (path, body) => call("PATCH", path, body, { signal }),
+  remove: (path, body) => call("DELETE", path, body, { signal }),
+  readiness: () => readiness(signal),
+});
+
+export const enter = (path, body = {}) => call("POST", path, body, { asksToSignIn: false });
 
 async function call(method, path, body, { query, signal, asksToSignIn = true } = {}) {
   const answer = await request(method, link(`/api/v1${path}`, query), body, signal);
@@ -49,7 +55,7 @@ async function call(method, path, body, { query, signal, asksToSignIn = true } =
 }
 
 /** That the server is not ready is an answer, too. */
-export async function readiness(signal) {
+async function readiness(signal) {
   const answer = await request("GET", "/readyz", undefined, signal);
   const body = await problemOf(answer);
   if (!body.checks) throw new Problem(answer.status, body);

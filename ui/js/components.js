@@ -1,8 +1,9 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
 import { exactly, pieces } from "./ansi.js";
-import { create, make, only, options, refs, text } from "./dom.js";
+import { create, keyedList, make, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
+import { hostPath } from "./router.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
 
@@ -52,10 +53,38 @@ export function meter(place, fraction) {
   text(part.text, percent(fraction));
 }
 
+// How a column shows its values, where it is no state.
+const AS = { time, meter, percent: (_, value) => percent(value), host: (cell, name) => anchor(cell, hostPath(name), name) };
+
+/** The rows of a table, whose heads say what a column shows; or `shows` gives a text, or fills the cell. */
+export function rowsOf(root, key, shows = {}) {
+  const heads = [...root.rows[0].cells];
+  const body = root.createTBody();
+
+  function createRow() {
+    const row = create("tr");
+    for (const { className, textContent } of heads) Object.assign(row.insertCell(), { className }).dataset.head = textContent;
+    return row;
+  }
+
+  function show(item, cell, { of, as, kind }) {
+    if (kind) return badge(cell, kind, item[of]);
+    return shows[of] ? shows[of](item, cell) : as ? AS[as](cell, item[of]) : (item[of] ?? "");
+  }
+
+  function fill(row, item) {
+    for (const [place, { dataset }] of heads.entries()) {
+      const shown = show(item, row.cells[place], dataset);
+      if (shown !== undefined && !(shown instanceof Node)) text(row.cells[place], shown);
+    }
+  }
+  return { body, draw: (items) => keyedList(body, items, (item) => item[key], createRow, fill) };
+}
+
 export function bar(place, counts) {
   place.replaceChildren(
     ...segments(counts).map(([role, count]) => {
-      const segment = create("span", { className: `role-${role}` });
+      const segment = create("span", "", { className: `role-${role}` });
       segment.style.setProperty("--share", count);
       return segment;
     }),
@@ -69,9 +98,9 @@ export const output = (source, stream = "") => pre(pieces(source), stream);
 export const said = (source) => pre(exactly(source), "exact");
 
 function pre(parts, kind) {
-  const element = create("pre", { className: `output ${kind}`, tabIndex: 0 });
-  for (const { classes, text: textContent } of parts) {
-    element.append(classes.length ? create("span", { className: classes.join(" "), textContent }) : textContent);
+  const element = create("pre", "", { className: `output ${kind}`, tabIndex: 0 });
+  for (const { classes, text: shown } of parts) {
+    element.append(classes.length ? create("span", shown, { className: classes.join(" ") }) : shown);
   }
   return element;
 }
@@ -79,27 +108,41 @@ function pre(parts, kind) {
 export function empty(place, message, href, action) {
   place.hidden = false;
   place.replaceChildren(message);
-  if (href) place.append(create("br"), create("a", { className: "button", href, textContent: action }));
+  if (href) place.append(create("br"), create("a", action, { className: "button", href }));
 }
 
 /** A field: `{name, label, type, value, choices, …}`, the rest are properties of its input. Types of ours are in READERS. */
-export function field({ name, label, type = "text", value, choices, ...more }) {
+export function field({ name, label, type = "text", value, choices, offers, ...more }) {
   const tag = choices ? "select" : ["lines", "json"].includes(type) ? "textarea" : "input";
-  const input = create(tag, { name, autocomplete: "off", spellcheck: false });
+  const input = create(tag, "", { name, autocomplete: "off", spellcheck: false });
   if (tag === "input") input.type = type; // one that it does not know is a text
   if (input.type === "text" && more.required) input.pattern = String.raw`.*\S.*`;
   Object.assign(input, more);
   if (choices) options(input, choices, (choice) => choice);
   input.value = value || input.value;
-  const root = create("label", { className: "field" });
-  root.append(create("span", { textContent: label }), input);
+  const root = create("label", "", { className: "field" });
+  root.append(label instanceof Node ? label : create("span", label), input);
+  if (offers) {
+    options(root.appendChild(create("datalist", "", { id: `offers-${name}` })), offers, () => "");
+    input.setAttribute("list", `offers-${name}`);
+  }
   return root;
 }
 
-const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: JSON.parse };
+const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: JSON.parse, amount: amountOf, canary };
 
 export function namesOf(typed) {
   return typed.split(/[\s,]+/).filter(Boolean);
+}
+
+/** What is no number stays as it is: "10%", or what the server will say is wrong. */
+export function amountOf(typed) {
+  return /^\d+$/.test(typed) ? Number(typed) : typed;
+}
+
+/** How many hosts, or which. */
+function canary(typed) {
+  return typeof amountOf(typed) === "number" ? Number(typed) : namesOf(typed);
 }
 
 /** What the fields of a form say, without those that are empty; "a.b" is `b` of `a`. */
@@ -117,7 +160,7 @@ export function valuesOf(fields, form) {
 }
 
 /** Ask in a dialog; resolves to what its fields say, or to null. With `submit` it stays until that has worked. */
-export function ask({ title, body = [], fields = [], yes, no = t("shell.cancel"), check = () => {}, submit = null }) {
+export function ask({ words, given, title = t(words, given), body = t(`${words}_what`, given), fields = [], yes = t(words, given), no = t("shell.cancel"), check = () => {}, submit = null }) {
   const part = make("ask");
   text(part.title, title);
   part.body.append(...[body].flat().map(paragraph), ...fields.map(field));
@@ -125,7 +168,7 @@ export function ask({ title, body = [], fields = [], yes, no = t("shell.cancel")
   text(part.no, no);
   part.root.oninput = () => {
     part.yes.disabled = !part.form.checkValidity();
-    check(part.yes);
+    check(part.yes, valuesOf(fields, part.form));
   };
   part.root.oninput();
   part.form.onsubmit = async (event) => {
@@ -133,7 +176,7 @@ export function ask({ title, body = [], fields = [], yes, no = t("shell.cancel")
     event.preventDefault();
     part.yes.disabled = true;
     try {
-      await submit(valuesOf(fields, part.form));
+      await submit(valuesOf(fields, part.form), part.waits);
       part.root.close("yes");
     } catch (error) {
       text(part.error, told(error));

@@ -34,7 +34,6 @@ function middle(old, now) {
   return found;
 }
 
-/** How many lines both have in common from each pair of places on. */
 function commonLengths(old, now, width) {
   const table = new Uint32Array((old.length + 1) * width);
   for (let left = old.length - 1; left >= 0; left -= 1) {

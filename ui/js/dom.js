@@ -1,8 +1,9 @@
 // A few words for the DOM: templates are cloned and filled with text, never with markup.
 import { visible } from "./ansi.js";
 import { t, told } from "./i18n.js";
+import { link } from "./router.js";
 
-export const create = (tag, properties) => Object.assign(document.createElement(tag), properties);
+export const create = (tag, textContent = "", more = {}) => Object.assign(document.createElement(tag), { textContent, ...more });
 
 export const only = (place, tag) => place.firstElementChild ?? place.appendChild(create(tag));
 
@@ -14,7 +15,7 @@ export function translate(root) {
   }
 }
 
-const phrase = (words, place) => (place % 2 === 0 ? words : create("code", { textContent: words }));
+const phrase = (words, place) => (place % 2 === 0 ? words : create("code", words));
 
 /** A copy of a template: its elements by their `data-r`, and as `root` the outermost one. */
 export function make(id) {
@@ -35,8 +36,8 @@ export function text(element, value) {
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
-/** Make the children of `parent` be one element for each item. Those that are there stay, so that focus and selection do. */
-export function keyedList(parent, items, keyOf, create, update) {
+/** Make the children of `parent` be one element for each item, `made` by a function or of a tag. Those that are there stay, so that focus and selection do. */
+export function keyedList(parent, items, keyOf, made, update) {
   const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
   let place = parent.firstElementChild;
   for (const item of items) {
@@ -44,7 +45,7 @@ export function keyedList(parent, items, keyOf, create, update) {
     let element = old.get(key);
     if (element) old.delete(key);
     else {
-      element = create(item);
+      element = made.call ? made(item) : create(made);
       element.dataset.key = key;
     }
     update(element, item);
@@ -54,28 +55,8 @@ export function keyedList(parent, items, keyOf, create, update) {
   for (const element of old.values()) element.remove();
 }
 
-/** The rows of a table: for each column one of `shows` gives the text of an item, or fills the cell. */
-export function rowsOf(root, keyOf, shows) {
-  const heads = [...root.rows[0].cells];
-  const body = root.createTBody();
-
-  function createRow() {
-    const row = create("tr");
-    for (const { className, textContent } of heads) Object.assign(row.insertCell(), { className }).dataset.head = textContent;
-    return row;
-  }
-
-  function fill(row, item) {
-    for (const [place, show] of shows.entries()) {
-      const shown = show(item, row.cells[place]);
-      if (shown !== undefined && !(shown instanceof Node)) text(row.cells[place], shown);
-    }
-  }
-  return { body, draw: (items) => keyedList(body, items, keyOf, createRow, fill) };
-}
-
 export function options(select, values, words) {
-  keyedList(select, values, (value) => value, () => create("option"), (option, value) => {
+  keyedList(select, values, (value) => value, "option", (option, value) => {
     option.value = value;
     text(option, words(value));
   });
@@ -87,14 +68,14 @@ export function facts(list, noun, values, given) {
     if (value == null || value === "") continue;
     const definition = create("dd");
     definition.append(value instanceof Node ? value : visible(value));
-    list.append(create("dt", { textContent: t(`${noun}.${name}`, given) }), definition);
+    list.append(create("dt", t(`${noun}.${name}`, given)), definition);
   }
 }
 
 /** Whether the user has a permission. Where not, the button says why, and stays in reach of the keyboard. */
 export function permit(button, user, permission) {
   const isPermitted = user.permissions.includes(permission);
-  if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, permission).id);
+  if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, t("shell.needs", { permission })).id);
   else if (button.ariaDisabled) button.removeAttribute("aria-describedby");
   button.ariaDisabled = isPermitted ? null : "true";
   return isPermitted;
@@ -102,10 +83,9 @@ export function permit(button, user, permission) {
 
 let explanations = 0;
 
-function whyNot(place, permission) {
-  const textContent = t("shell.needs", { permission });
-  const found = [...place.querySelectorAll(".why")].find((why) => why.textContent === textContent);
-  return found ?? place.appendChild(create("span", { className: "why small muted", id: `why-${(explanations += 1)}`, textContent }));
+function whyNot(place, words) {
+  const found = [...place.querySelectorAll(".why")].find((why) => why.textContent === words);
+  return found ?? place.appendChild(create("span", words, { className: "why small muted", id: `why-${(explanations += 1)}` }));
 }
 
 export function explain(place) {
@@ -128,9 +108,20 @@ export function toast(message, kind = "") {
   root.classList.toggle("bad", kind === "bad");
   close.onclick = () => root.remove();
   document.getElementById("toasts").append(root);
-  let timer = setTimeout(close.onclick, 15_000);
-  root.onpointerenter = () => clearTimeout(timer);
-  root.onpointerleave = () => (timer = setTimeout(close.onclick, 5_000));
+  root.onanimationend = close.onclick; // what the style sheet gives it as time
+}
+
+/** The filters of a list are in its address. What is typed letter by letter makes no history. */
+export function filtersOf(part, path, names, navigate, event = "oninput") {
+  let filter = {};
+  const change = (more) => navigate(link(path, { ...filter, ...more }), { replace: event === "oninput" });
+  for (const name of names) part[name][event] = () => change({ [name]: part[name].value.trim() });
+
+  function show(next) {
+    filter = next;
+    for (const name of names) if (part[name] !== document.activeElement || part[name].type !== "search") part[name].value = next[name] ?? "";
+  }
+  return { change, show };
 }
 
 export function successive(signal) {

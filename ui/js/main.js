@@ -26,7 +26,7 @@ const FOR_EVER = new AbortController().signal;
 const element = (id) => document.getElementById(id);
 
 let user = null;
-let current = null; // {name, controller, update}
+let current = null;
 
 export function navigate(path, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", path);
@@ -48,7 +48,7 @@ function show() {
   const part = make(name);
   root.replaceChildren(part.root);
   try {
-    current.update = PAGES[name].mount(part, params, { ...SHARED, signal: controller.signal, user })?.update;
+    current.update = PAGES[name].mount(part, params, contextOf(controller.signal))?.update;
   } catch (error) {
     problem(root, error, show);
   }
@@ -63,7 +63,8 @@ function signedIn(me, next) {
   navigate(safeNext(next), { replace: true });
 }
 
-const SHARED = { api, stream, store, navigate, title, signedIn };
+const contextOf = (signal) => ({ ...SHARED, api: api.during(signal), signal, user });
+const SHARED = { stream, store, navigate, title, signedIn };
 
 function setUser(me) {
   const isFirst = me && !user;
@@ -75,7 +76,8 @@ function setUser(me) {
   if (!isFirst) return;
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
-  system.followStop(element("stopped"), { ...SHARED, signal: FOR_EVER, user });
+  access.followWaiting(element("waiting"), contextOf(FOR_EVER));
+  system.followStop(element("stopped"), contextOf(FOR_EVER));
 }
 
 /** Sign in again over the page, which keeps what was typed. */
@@ -100,14 +102,14 @@ function signInAgain(refused) {
       setUser(me);
       end(resolve);
     };
-    login.mount(part, {}, { api, signal: asking.signal, user, signedIn, refused });
+    login.mount(part, {}, { ...contextOf(asking.signal), signedIn, refused });
     dialog.showModal();
   });
 }
 
 async function followRunning() {
   try {
-    const page = await api.get("/tasks", { query: { state: "running,paused,cancelling", limit: 100 } });
+    const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 100 });
     stream.take("tasks", page.items);
     stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
   } catch ({ status }) {
@@ -197,7 +199,7 @@ async function start() {
   translate(document);
   if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
   preferences();
-  listenForKeys(navigate);
+  listenForKeys();
   followLinks();
   stream.onState(drawPill);
   drawPill(stream.state);
@@ -207,7 +209,7 @@ async function start() {
   api.onSignedOut(signInAgain);
   if (location.hash.startsWith("#/login?")) history.replaceState(null, "", location.hash.slice(1));
   try {
-    setUser(match(location.pathname).name === "login" ? null : await api.get("/auth/me", { asksToSignIn: false }));
+    setUser(match(location.pathname).name === "login" ? null : await api.during(FOR_EVER).look("/auth/me"));
   } catch (error) {
     if (error.status !== 401) return problem(element("main"), error, () => location.reload());
     setUser(null);

@@ -1,6 +1,6 @@
 // Which page an address is, and what it says to it.
 const PAGES = ["login", "run", "tasks", "audit", "access", "system"];
-const SINGLE = new Map([["hosts", ["host", "hostname"]], ["tasks", ["task", "task_id"]]]); // one of each list
+const SINGLE = new Map([["hosts", ["host", "hostname"]], ["tasks", ["task", "task_id"]]]);
 
 export function match(path, search = "") {
   const query = Object.fromEntries(new URLSearchParams(search));
@@ -16,7 +16,6 @@ export function link(path, query = {}) {
   return path + (search && `?${search}`);
 }
 
-// Of pages and API alike.
 export const hostPath = (hostname) => `/hosts/${encodeURIComponent(hostname)}`;
 export const taskPath = (taskId) => `/tasks/${encodeURIComponent(taskId)}`;
 

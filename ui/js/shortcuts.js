@@ -2,7 +2,6 @@
 import { toast } from "./dom.js";
 import { t } from "./i18n.js";
 
-const PAGES = { f: "/hosts", r: "/run", t: "/tasks", a: "/audit", c: "/access", s: "/system" };
 const TYPING = "input:not([type=checkbox], [type=radio]), textarea, select, dialog";
 
 const KEYS = {
@@ -13,12 +12,12 @@ const KEYS = {
   x: () => document.activeElement.closest("tr")?.querySelector("input[type=checkbox]")?.click(),
 };
 
-export function listen(navigate) {
+export function listen() {
   let isGoing = false; // after a "g"
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPING)) return;
-    const page = isGoing ? PAGES[event.key] : undefined;
-    const act = page ? () => navigate(page) : KEYS[event.key];
+    const page = isGoing && document.querySelector(`#nav [data-key="${CSS.escape(event.key)}"]`);
+    const act = page ? () => page.click() : KEYS[event.key];
     isGoing = event.key === "g";
     if (!act) return;
     event.preventDefault(); // a "/" would also be typed into the field that it leads to

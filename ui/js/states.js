@@ -1,9 +1,9 @@
-// What states come to. In `states.json` they have role (colour), shape and answer: the roles in the order of a bar, those of
-// executions by how much somebody has to look.
+// What states come to. `states.json` has the roles in the order of a bar, executions by how much somebody has to look.
 import STATES from "../states.json" with { type: "json" };
 
 export const { roles: ROLES, answers: ANSWERS, execution: EXECUTION, host: HOST } = STATES;
 
+export const by = (name) => (one, other) => (one[name] < other[name] ? -1 : 1);
 export const attention = (state) => Object.keys(EXECUTION).indexOf(state);
 export const byAttention = (one, other) => attention(one.state) - attention(other.state);
 
@@ -14,7 +14,7 @@ export const isAtWork = ({ state }) => isOpen(state) && state !== "queued";
 /** The hosts that get the few places for live output: who is at work, and who is `watched` already. */
 export function toWatch(executions, watched, most) {
   const rank = (row) => (isAtWork(row) ? 0 : 2) + (watched.has(row.hostname) ? 0 : 1);
-  const sorted = executions.toSorted((a, b) => rank(a) - rank(b) || (a.hostname < b.hostname ? -1 : 1));
+  const sorted = executions.toSorted((a, b) => rank(a) - rank(b) || by("hostname")(a, b));
   return sorted.slice(0, most).map((row) => row.hostname);
 }
 
@@ -32,7 +32,6 @@ export function endedOf(counts) {
   return Object.values(ended).reduce((sum, count) => sum + count, 0);
 }
 
-/** The segments of a task's bar: `[role, count]`. */
 export function segments(counts) {
   return Object.entries(sumBy(ROLES, counts, (state) => EXECUTION[state]?.role ?? "wait")).filter(([, count]) => count > 0);
 }

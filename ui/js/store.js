@@ -23,7 +23,6 @@ export function put(name, id, pos, row) {
   return true;
 }
 
-/** Change fields of a row by a newer heartbeat. */
 export function refresh(name, id, usagePos, fields) {
   const before = table(name).get(id);
   if (!before || before.age[1] >= usagePos) return;

@@ -90,7 +90,6 @@ export function lower(one, other) {
   return one.replace(/\d+/g, (first) => Math.min(first, second.shift()));
 }
 
-/** Frames of server-sent events from pieces of text. */
 export function createParser() {
   let rest = "";
   return (piece) => {

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-const { onSignedOut, post } = await import("../../../ui/js/api.js");
+const { during, onSignedOut } = await import("../../../ui/js/api.js");
+const { post } = during(new AbortController().signal);
 
 let answers = [];
 let asked = [];

@@ -1,7 +1,7 @@
 // Who may do what. `access.json` says what there is: approvals, rules, people; here is how any of it is shown.
 import { json } from "../ansi.js";
-import { anchor, ask, badge, said, time } from "../components.js";
-import { attempt, create, every, keyedList, make, permit, rowsOf, successive, text, translate } from "../dom.js";
+import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
+import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
 import { fold } from "../format.js";
 import { t } from "../i18n.js";
 import { hostPath, link, taskPath } from "../router.js";
@@ -10,21 +10,23 @@ import { addPasskey } from "./login.js";
 
 const LOOK_MS = 10_000;
 
+const isShown = ({ needs }, { user }) => !needs || needs.some((permission) => user.permissions.includes(permission));
+
 export function mount(part, params, context) {
-  const { user } = context;
-  const isShown = ({ needs }) => !needs || needs.some((permission) => user.permissions.includes(permission));
-  const tabs = Object.keys(data.tabs).filter((tab) => data.tabs[tab].some(isShown));
+  const isMine = (spec) => isShown(spec, context);
+  const tabs = Object.keys(data.tabs).filter((tab) => data.tabs[tab].some(isMine));
   const nextSignal = successive(context.signal);
 
   function update({ tab: wanted }) {
     const chosen = tabs.includes(wanted) ? wanted : tabs[0];
-    keyedList(part.tabs, tabs, (tab) => tab, () => create("a", { className: "button" }), (element, tab) => {
+    keyedList(part.tabs, tabs, (tab) => tab, "a", (element, tab) => {
+      element.className = "button";
       element.href = link("/access", { tab });
       element.ariaCurrent = tab === chosen ? "page" : null;
       text(element, t(`access.${tab}`));
     });
     const signal = nextSignal();
-    part.sections.replaceChildren(...data.tabs[chosen].filter(isShown).map((spec) => section(spec, { ...context, signal })));
+    part.sections.replaceChildren(...data.tabs[chosen].filter(isMine).map((spec) => section(spec, { ...context, signal })));
   }
   update(params);
   return { update };
@@ -34,7 +36,21 @@ export function enrolment(context) {
   return section({ ...data.tabs.enrolment.at(-1), columns: null, actions: null, isAsked: true }, context);
 }
 
-/** One section: its rows, what can be done with each, how one more is made. */
+/** How many wait for a decision of the user. */
+export function followWaiting(place, context) {
+  const specs = Object.values(data.tabs).flat().filter((spec) => spec.isLive && isShown(spec, context));
+  const read = ({ path }) => context.api.look(path).then(({ items }) => items, () => []);
+
+  async function look() {
+    if (document.hidden) return;
+    const items = (await Promise.all(specs.map(read))).flat();
+    const n = items.filter((row) => row.may_decide !== false).length;
+    text(place, n || "");
+  }
+  every(LOOK_MS, look, context.signal);
+  look();
+}
+
 function section(spec, context) {
   const { api, signal, user } = context;
   const part = make("section");
@@ -42,14 +58,20 @@ function section(spec, context) {
   const actions = (spec.actions ?? []).filter(may);
   const keyOf = (row) => row[spec.id];
   const columns = [...(spec.columns ?? []), ...(actions.length ? ["do"] : [])];
-  for (const name of columns) part.head.append(create("th", { textContent: t(`access.field.${name}`), className: data.classes[name] ?? "" }));
+  const shows = { do: drawActions };
+  for (const name of columns) {
+    const head = create("th", t(`access.field.${name}`), { className: data.classes[name] ?? "" });
+    head.dataset.of = name;
+    part.head.append(head);
+    shows[name] ??= (row, cell) => show(row, cell, name);
+  }
   part.table.className = spec.isCards ? "cards" : "list";
-  const rows = spec.columns && rowsOf(part.table, keyOf, columns.map((name) => (name === "do" ? drawActions : (row, cell) => show(row, cell, name))));
+  const rows = spec.columns && rowsOf(part.table, spec.id, shows);
 
   /** What a server does not have is not shown. */
   async function read(minSeq) {
     try {
-      const { items } = await api.get(spec.path, { query: { ...spec.query, min_seq: minSeq }, signal });
+      const { items } = await api.get(spec.path, { ...spec.query, min_seq: minSeq });
       rows.draw(items.sort((a, b) => (b.state === "waiting") - (a.state === "waiting")));
       part.empty.hidden = items.length > 0;
     } catch (error) {
@@ -63,7 +85,7 @@ function section(spec, context) {
   function drawActions(row, place) {
     const fits = (wanted) => Object.entries(wanted).every(([name, value]) => row[name] === value);
     const wanted = actions.filter(({ when = {}, unless, lacks }) => fits(when) && !(unless && fits(unless)) && !row.request?.[lacks]);
-    keyedList(place, wanted, ({ name }) => name, () => create("button"), (button, action) => {
+    keyedList(place, wanted, ({ name }) => name, "button", (button, action) => {
       button.className = action.kind ?? "";
       button.onclick = () => perform(action, row);
       text(button, t(`access.${spec.name}.${action.name}`));
@@ -82,13 +104,12 @@ function section(spec, context) {
     }));
     const shown = action.shows ? [said(row.request.command), hostsText(row), fieldsOf(row.request)] : [];
     return ask({
-      title: t(`access.${name}`),
-      body: [t(`access.${name}_what`, row), ...shown],
+      words: `access.${name}`,
+      body: [t(`access.${name}_what`, { ...row, fingerprint: SHOWN.fingerprint(row.fingerprint) }), ...shown],
       fields,
-      yes: t(`access.${name}`),
-      submit: async (values) => {
+      submit: async (values, place) => {
         const body = { ...values, ...action.body };
-        const answer = await (OWN[name] ? OWN[name](body, row, context) : send(body, row, action));
+        const answer = await (OWN[name] ? OWN[name](body, row, context, place) : send(body, row, action));
         if (action.secret) showOnce(answer[action.secret]);
         if (rows) load(spec.isLive ? null : answer?.seq);
       },
@@ -97,7 +118,7 @@ function section(spec, context) {
 
   function send(body, row, { method = "post", to = "" }) {
     const path = keyOf(row) === undefined ? spec.path : `${spec.path}/${encodeURIComponent(keyOf(row))}${to}`;
-    return api[method](path, method === "remove" ? undefined : body, { signal });
+    return api[method](path, method === "remove" ? undefined : body);
   }
 
   function showOnce(secret) {
@@ -124,7 +145,9 @@ const SHOWN = {
   rule: (_, __, rule) => ruleText(rule),
   identity: (identity) => identity?.subject ?? "",
   argv: (argv) => json(argv),
-  fingerprint: (fingerprint) => fingerprint.match(/.{1,4}/g).join(" "), // as people read it aloud
+  fingerprint: (fingerprint) => fingerprint?.match(/.{1,4}/g).join(" "), // as people read it aloud
+  permissions: (permissions) => permissions?.join(", ") || t("access.all"),
+  addresses: (addresses) => addresses?.join(", ") || t("access.anywhere"),
   asked_command(_, cell, { request }) {
     if (!cell.hasChildNodes()) cell.append(said(request.command)); // what somebody marks in it stays marked
   },
@@ -149,7 +172,6 @@ function showHosts(hosts, cell, { host_count: n, request: { target } }) {
   cell.replaceChildren(place);
 }
 
-/** A rule as a sentence, with its limits. */
 function ruleText({ effect, subject, actions, hosts, ...rule }) {
   const where = hosts.all ? t("run.all") : [...hosts.groups.map((group) => t("run.in_group", { group })), ...hosts.hostnames].join(", ");
   const limits = data.limits.filter((name) => rule[name]?.length !== 0 && rule[name] && rule[name] !== "shell");
@@ -161,16 +183,21 @@ const hostsText = ({ hosts, host_count: n }) => `${t("task.on_hosts", { n })}: $
 
 /** All of a request, as the API names it. */
 function fieldsOf(request) {
-  const list = create("dl", { className: "facts exact" });
-  for (const [name, value] of Object.entries(request)) list.append(create("dt", { textContent: name }), create("dd", { textContent: json(value) }));
+  const list = create("dl", "", { className: "facts exact" });
+  list.append(...Object.entries(request).flatMap(([name, value]) => [create("dt", name), create("dd", json(value))]));
   return list;
 }
 
 const OWN = {
   "approvals.run": runApproved,
-  "password.create": async (body, _, { api, signedIn }) => signedIn(await api.post("/auth/password", body), link("/access", { tab: "account" })),
-  "passkeys.create": addPasskey,
+  "password.create": changePassword,
+  "passkeys.create": (body, _, { api }, place) => addPasskey(body, api, place),
 };
+
+async function changePassword(body, _, { api, signedIn }) {
+  signedIn(await api.post("/auth/password", body), link("/access", { tab: "account" }));
+  toast(t("access.changed"));
+}
 
 /** Just what was approved is sent. */
 async function runApproved(_, { request, task_id: taskId, approval_id: approvalId }, { api, stream, navigate }) {

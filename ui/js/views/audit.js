@@ -1,21 +1,20 @@
 // What happened: every event, newest first, each with all that was recorded of it.
-import { output, time } from "../components.js";
-import { attempt, create, facts, make, only, successive } from "../dom.js";
+import { output } from "../components.js";
+import { attempt, create, facts, filtersOf, make, only, successive } from "../dom.js";
 import { absolute } from "../format.js";
 import { language, t } from "../i18n.js";
-import { hostPath, link, taskPath } from "../router.js";
+import { hostPath, taskPath } from "../router.js";
 import { newestFirst } from "./newest.js";
 
 const FILTERS = ["kind", "hostname", "actor"];
 
 export function mount(part, params, context) {
-  let filter = {};
   const nextSignal = successive(context.signal);
-  for (const name of FILTERS) part[name].onchange = () => context.navigate(link("/audit", { ...filter, [name]: part[name].value.trim() }));
+  const filters = filtersOf(part, "/audit", FILTERS, context.navigate, "onchange");
 
   function update(next) {
-    filter = Object.fromEntries(FILTERS.map((name) => [name, next[name]]));
-    for (const name of FILTERS) part[name].value = filter[name] ?? "";
+    const filter = Object.fromEntries(FILTERS.map((name) => [name, next[name]]));
+    filters.show(filter);
     eventTable(part.list, filter, { ...context, signal: nextSignal() });
   }
   update(params);
@@ -35,7 +34,7 @@ export function eventTable(place, filter, context) {
   function drawAbout({ hostname, task_id: taskId }, cell) {
     if (cell.hasChildNodes()) return;
     const links = [hostname && [hostPath(hostname), hostname], taskId && !filter.task_id && [taskPath(taskId), t("audit.task")]].filter(Boolean);
-    for (const [href, textContent] of links) cell.append(cell.hasChildNodes() ? " · " : "", create("a", { href, textContent }));
+    for (const [href, words] of links) cell.append(cell.hasChildNodes() ? " · " : "", create("a", words, { href }));
   }
 
   async function toggle(button, seq) {
@@ -46,7 +45,7 @@ export function eventTable(place, filter, context) {
     const detail = make("event-detail");
     detail.root.dataset.of = seq;
     row.after(detail.root);
-    attempt(detail.cell, async () => drawDetail(detail, await context.api.get(`/events/${seq}`, { signal: context.signal })));
+    attempt(detail.cell, async () => drawDetail(detail, await context.api.get(`/events/${seq}`)));
   }
 
   function drawDetail(detail, event) {
@@ -60,12 +59,6 @@ export function eventTable(place, filter, context) {
     detail.body.replaceWith(output(JSON.stringify(event.body, null, 2)));
   }
 
-  const shows = [
-    drawPosition,
-    (event, cell) => time(cell, event.recorded_at),
-    (event) => (event.outcome ? `${event.kind} · ${event.outcome}` : event.kind),
-    (event) => event.actor,
-    drawAbout,
-  ];
+  const shows = { seq: drawPosition, kind: ({ kind, outcome }) => (outcome ? `${kind} · ${outcome}` : kind), about: drawAbout };
   newestFirst(place, context, { from: "events", head: "event-head", shows, isWanted, none: [t("audit.none")], query: () => filter }).load();
 }

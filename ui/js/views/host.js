@@ -1,7 +1,7 @@
 // One host: how it is and why, what it is, and what ran on it.
 import { visible } from "../ansi.js";
-import { ask, badge, reasonField, time, timeNode } from "../components.js";
-import { act, attempt, create, every, facts, permit, rowsOf, text } from "../dom.js";
+import { ask, badge, reasonField, rowsOf, timeNode } from "../components.js";
+import { act, attempt, create, every, facts, permit, text } from "../dom.js";
 import { bytes, duration, percent } from "../format.js";
 import { because, t } from "../i18n.js";
 import { hostPath, link } from "../router.js";
@@ -20,11 +20,7 @@ export function mount(part, { hostname }, context) {
   const mayTrust = permit(part.trust, user, "hosts.revoke");
   const url = hostPath(hostname);
   let isPolling = false;
-  const beats = rowsOf(part.beats, (beat) => beat.at, [
-    (beat, cell) => time(cell, beat.at),
-    (beat) => percent(beat.cpu_usage),
-    (beat) => percent(beat.memory_usage),
-  ]);
+  const beats = rowsOf(part.beats, "at");
 
   function draw() {
     const host = store.one("hosts", hostname);
@@ -43,7 +39,7 @@ export function mount(part, { hostname }, context) {
       cpus: host.cpu_count && `${host.cpu_count} · ${bytes(host.memory_bytes)}`,
       agent: host.basic ? t("host.basic") : host.agent_version,
       registered: timeNode(host.registered_at),
-      key: create("code", { textContent: host.key_id }),
+      key: create("code", host.key_id),
     });
     facts(part.now, "host", {
       heartbeat: host.last_heartbeat_at ? timeNode(host.last_heartbeat_at) : t("host.never"),
@@ -60,18 +56,13 @@ export function mount(part, { hostname }, context) {
   }
 
   async function trust() {
-    const answer = await ask({
-      title: t("host.trust_title", { name: hostname }),
-      body: t("host.trust_what"),
-      yes: t("host.trust"),
-      fields: [reasonField(true)],
-    });
-    if (answer) act(part.trust, () => api.post(`${url}/lift-quarantine`, answer, { signal }));
+    const answer = await ask({ words: "host.trust", title: t("host.trust_title", { name: hostname }), fields: [reasonField(true)] });
+    if (answer) act(part.trust, () => api.post(`${url}/lift-quarantine`, answer));
   }
 
   async function drawHeartbeats() {
     const from = new Date(stream.now() - HOUR_MS).toISOString();
-    const { items } = await api.get(`${url}/heartbeats`, { query: { from, points: 300 }, signal });
+    const { items } = await api.get(`${url}/heartbeats`, { from, points: 300 });
     for (const name of ["cpu", "memory"]) part.chart.querySelector(`.${name}`).setAttribute("d", path(items, `${name}_usage`, Date.parse(from)));
     text(part.range, t("host.range", { n: items.length }));
     beats.draw(items.slice(-MOST_BEATS).reverse());
@@ -81,7 +72,7 @@ export function mount(part, { hostname }, context) {
   const loadHeartbeats = () => attempt(part.history, drawHeartbeats);
 
   async function read() {
-    const host = await api.get(url, { signal });
+    const host = await api.get(url);
     stream.take("hosts", [host]);
     draw();
     loadHeartbeats();

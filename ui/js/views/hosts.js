@@ -1,10 +1,10 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
-import { anchor, badge, empty, meter, time } from "../components.js";
-import { attempt, create, keyedList, only, options, permit, rowsOf, text, toast } from "../dom.js";
+import { badge, empty, rowsOf } from "../components.js";
+import { attempt, create, filtersOf, keyedList, only, options, permit, text, toast } from "../dom.js";
 import { because, t } from "../i18n.js";
-import { hostPath, link } from "../router.js";
-import { HOST } from "../states.js";
+import { link } from "../router.js";
+import { HOST, by } from "../states.js";
 import { enrolment } from "./access.js";
 
 const MOST = 20_000;
@@ -15,20 +15,14 @@ export function mount(part, params, context) {
   const picked = new Set();
   let filter = params;
   let isLoaded = false;
-  const rows = rowsOf(part.table, (host) => host.hostname, [
-    drawPick,
-    (host, cell) => anchor(cell, hostPath(host.hostname), host.hostname),
-    drawState,
-    (host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""),
-    (host, cell) => meter(cell, host.cpu_usage),
-    (host, cell) => meter(cell, host.memory_usage),
-    (host, cell) => time(cell, host.last_heartbeat_at),
-    (host) => (host.basic ? t("host.basic") : host.agent_version),
-  ]);
+  const rows = rowsOf(part.table, "hostname", {
+    pick: drawPick,
+    state: drawState,
+    groups: (host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""),
+    agent: (host) => (host.basic ? t("host.basic") : host.agent_version),
+  });
+  const filters = filtersOf(part, "/hosts", ["q", "group"], navigate);
 
-  const change = (more) => navigate(link("/hosts", { ...filter, ...more }), { replace: true });
-  part.q.oninput = () => change({ q: part.q.value });
-  part.group.onchange = () => change({ group: part.group.value });
   permit(part.add, user, "hosts.enrol");
   part.add.onclick = () => addHost(part.added, context);
   part.all.onchange = () => {
@@ -45,7 +39,7 @@ export function mount(part, params, context) {
 
   function shown() {
     const states = filter.state ? filter.state.split(",") : Object.keys(HOST).filter((state) => state !== "retired");
-    return matching().filter((host) => states.includes(host.state)).sort((a, b) => (a.hostname < b.hostname ? -1 : 1));
+    return matching().filter((host) => states.includes(host.state)).sort(by("hostname"));
   }
 
   function draw() {
@@ -81,15 +75,12 @@ export function mount(part, params, context) {
     if (state) badge(word, "host", state);
     else word.textContent = t("fleet.all");
     button.append(number, word);
-    button.onclick = () => change({ state: filter.state === state ? "" : state });
+    button.onclick = () => filters.change({ state: filter.state === state ? "" : state });
     return button;
   }
 
   function drawPick({ hostname }, cell) {
-    const box = only(cell, "input");
-    box.type = "checkbox";
-    box.ariaLabel = t("fleet.select_one", { name: hostname });
-    box.checked = picked.has(hostname);
+    const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: t("fleet.select_one", { name: hostname }), checked: picked.has(hostname) });
     box.onchange = () => {
       pick(hostname, box.checked);
       draw();
@@ -117,7 +108,7 @@ export function mount(part, params, context) {
 
   function update(next) {
     filter = next;
-    if (document.activeElement !== part.q) part.q.value = filter.q ?? "";
+    filters.show(next);
     draw();
   }
 
@@ -128,11 +119,11 @@ export function mount(part, params, context) {
 }
 
 /** Take all hosts in; the position that they are of. */
-export async function readHosts({ api, store, stream, signal }) {
+export async function readHosts({ api, store, stream }) {
   let asOf = null;
   let cursor = null;
   do {
-    const page = await api.get("/hosts", { query: { limit: 1000, cursor, state: Object.keys(HOST).join(",") }, signal });
+    const page = await api.get("/hosts", { limit: 1000, cursor, state: Object.keys(HOST).join(",") });
     asOf ??= page.as_of;
     stream.take("hosts", page.items);
     cursor = page.next_cursor;
@@ -143,7 +134,7 @@ export async function readHosts({ api, store, stream, signal }) {
 function addHost(place, context) {
   const { store, signal } = context;
   const before = new Set(store.all("hosts").map((host) => host.hostname));
-  const close = create("button", { textContent: t("shell.close"), onclick: () => place.replaceChildren() });
+  const close = create("button", t("shell.close"), { onclick: () => place.replaceChildren() });
   place.replaceChildren(enrolment(context), close);
   store.subscribe(["hosts"], () => {
     const added = store.all("hosts").find((host) => !before.has(host.hostname) && host.state === "online");

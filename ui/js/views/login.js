@@ -1,10 +1,10 @@
 // Sign in: by password and passkey, by an identity provider, or by the link of `control-plane dev`.
-import * as api from "../api.js";
+import { enter } from "../api.js";
 import { text } from "../dom.js";
 import { t, told } from "../i18n.js";
 
 /** A form, which also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
-export function mount(part, params, { signal, user, signedIn, refused }) {
+export function mount(part, params, { api, signal, user, signedIn, refused }) {
   const { username, password } = part.root.elements;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   // Only the embedded mode has links; who is not signed in is not told the mode.
@@ -26,23 +26,23 @@ export function mount(part, params, { signal, user, signedIn, refused }) {
   async function byPassword() {
     const body = { username: username.value, password: password.value };
     try {
-      return await api.enter("/auth/login", body);
+      return await enter("/auth/login", body);
     } catch (error) {
       if (error.code !== "passkey_required") throw error;
       const { challenge, options } = error.body;
-      return api.enter("/auth/passkey", { challenge, credential: await passkey("get", options) });
+      return enter("/auth/passkey", { challenge, credential: await passkey("get", options, part.waits) });
     }
   }
 
   async function offerProvider() {
-    const { oidc } = await api.get("/auth/providers", { signal, asksToSignIn: false });
+    const { oidc } = await api.look("/auth/providers");
     part.provider.hidden = !oidc;
     text(part.provider, oidc && t("login.provider", oidc));
     if (user) part.provider.target = "_blank"; // the page below keeps what was typed; it goes on when it is looked at
   }
 
   window.addEventListener("focus", async () => {
-    const me = await api.get("/auth/me", { signal, asksToSignIn: false }).catch(() => null);
+    const me = await api.look("/auth/me").catch(() => null);
     if (me && me.csrf_token !== user?.csrf_token) signedIn(me, params.next); // it is another session
   }, { signal });
   part.root.onsubmit = (event) => {
@@ -54,23 +54,26 @@ export function mount(part, params, { signal, user, signedIn, refused }) {
   // The token is in the fragment, so it reaches no log; it is taken out of the address at once.
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
-    signIn(() => api.enter("/auth/login", { login_token: token }), (error) => (error.status === 401 ? t("login.link_ended") : told(error)));
+    signIn(() => enter("/auth/login", { login_token: token }), (error) => (error.status === 401 ? t("login.link_ended") : told(error)));
   }
 }
 
-/** `get` or `create` a passkey. */
-async function passkey(way, options) {
+/** `get` or `create` a passkey. Meanwhile `place` says that it is waited for. */
+async function passkey(way, options, place) {
   const { PublicKeyCredential: reader } = window;
   const read = `parse${way === "get" ? "Request" : "Creation"}OptionsFromJSON`;
   if (!reader?.[read]) throw new Error(t("login.no_passkeys"));
+  text(place, t("login.use_passkey"));
   try {
     return (await navigator.credentials[way]({ publicKey: reader[read](options) })).toJSON();
   } catch (error) {
     throw new Error(t("login.no_passkey", { why: error.message }));
+  } finally {
+    text(place, "");
   }
 }
 
-export async function addPasskey({ name }) {
+export async function addPasskey({ name }, api, place) {
   const { challenge, options } = await api.post("/auth/passkeys/begin");
-  return api.post("/auth/passkeys", { challenge, credential: await passkey("create", options), name });
+  return api.post("/auth/passkeys", { challenge, credential: await passkey("create", options, place), name });
 }

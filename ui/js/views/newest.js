@@ -1,6 +1,6 @@
 // A list of rows, newest first, read page by page: tasks, and events.
-import { empty } from "../components.js";
-import { attempt, make, rowsOf, successive, text } from "../dom.js";
+import { empty, rowsOf } from "../components.js";
+import { attempt, make, successive, text } from "../dom.js";
 import { t } from "../i18n.js";
 
 const PAGE = 100;
@@ -10,7 +10,7 @@ export function newestFirst(place, { api, store, stream, signal }, { from, table
   const part = make("newest");
   place.replaceChildren(part.root);
   part.table.append(make(head).root);
-  const rows = rowsOf(part.table.firstElementChild, (row) => row.seq, shows);
+  const rows = rowsOf(part.table.firstElementChild, "seq", shows);
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
   let cursor = null;
@@ -34,7 +34,7 @@ export function newestFirst(place, { api, store, stream, signal }, { from, table
 
   async function read(next) {
     // The answer to an older query counts no more.
-    const page = await api.get(`/${from}`, { query: { ...query(), limit, cursor: next }, signal: nextSignal() });
+    const page = await api.get(`/${from}`, { ...query(), limit, cursor: next }, nextSignal());
     cursor = page.next_cursor;
     bottom = cursor ? page.items.at(-1).seq : 0;
     onPage(page);

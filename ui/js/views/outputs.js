@@ -17,7 +17,6 @@ const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result w
 const STREAMS = ["stdout", "stderr"];
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
-/** Cards in `place`, read again at most once a second while `changed` is called. */
 export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { rowOf, reasonText, printedBy }) {
   let groups = [];
   let isStale = false;
@@ -36,7 +35,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
   }
 
   async function read() {
-    ({ groups } = await api.get(`${url}/outputs`, { signal }));
+    ({ groups } = await api.get(`${url}/outputs`));
     groups.forEach(decode);
     draw();
   }
@@ -117,7 +116,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
 
   function more(card, group, words = "") {
     const element = note(words);
-    const button = create("button", { textContent: t("task.whole"), onclick: () => act(button, () => showWhole(card, group)) });
+    const button = create("button", t("task.whole"), { onclick: () => act(button, () => showWhole(card, group)) });
     element.append(" ", button);
     return element;
   }
@@ -141,7 +140,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
     let page = { next_offset: 0 };
     const kept = [];
     while (page.next_offset !== null) {
-      page = await api.get(path, { query: { stream, offset: page.next_offset, limit: RANGE_BYTES }, signal });
+      page = await api.get(path, { stream, offset: page.next_offset, limit: RANGE_BYTES });
       kept.push(bytesOf(page.data, page.encoding));
     }
     if (!page.size_bytes) return [];
@@ -282,5 +281,5 @@ function textOf(data) {
   }
 }
 
-const paragraph = () => create("p", { className: "note" });
-const note = (textContent) => create("p", { className: "note muted", textContent });
+const paragraph = () => create("p", "", { className: "note" });
+const note = (words) => create("p", words, { className: "note muted" });

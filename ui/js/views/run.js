@@ -1,6 +1,6 @@
 // Run a command: choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
-import { FIRST_HOSTS, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
+import { FIRST_HOSTS, amountOf, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
 import { attempt, create, facts, keyedList, options, permit, text } from "../dom.js";
 import { duration, fold } from "../format.js";
 import { because, t, told } from "../i18n.js";
@@ -10,8 +10,13 @@ import { readHosts } from "./hosts.js";
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
-const MOST_CHARACTERS = 4096; // of a parameter
-const ROLLOUT = ["max_concurrency", "max_errors", "canary", "wait"];
+const MOST_CHARACTERS = 4096;
+const HOW = [
+  { name: "when_offline" },
+  { name: "reason" },
+  ...["max_concurrency", "max_errors", "wait"].map((name) => ({ name: `rollout.${name}`, type: "amount" })),
+  { name: "rollout.canary", type: "canary" },
+];
 const AWAY = ["stale", "offline", "pending"];
 
 export function mount(part, params, context) {
@@ -23,18 +28,16 @@ export function mount(part, params, context) {
   let taskId = crypto.randomUUID();
   let preview = null;
   let templates = [];
-  let parameters = []; // the fields of the chosen template
-  const states = create("div", { className: "row" });
+  let parameters = [];
+  const states = create("div", "", { className: "row" });
   let timer = 0;
   let round = 0;
 
   function target() {
     const kind = inputs.kind.value;
     if (kind === "all") return { all: true };
-    if (kind === "host" && inputs.host.value.trim()) return { host: inputs.host.value.trim() };
-    if (kind === "group" && inputs.group.value) return { group: inputs.group.value };
-    const names = namesOf(inputs.hosts.value);
-    return kind === "hosts" && names.length ? { hosts: names } : null;
+    const said = kind === "hosts" ? namesOf(inputs.hosts.value) : inputs[kind]?.value.trim();
+    return said?.length ? { [kind]: said } : null;
   }
 
   const template = () => templates.find(({ name }) => name === inputs.template.value);
@@ -50,25 +53,8 @@ export function mount(part, params, context) {
     return { command: argv?.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole))).join(" ") ?? command, user: account };
   }
 
-  function request() {
-    const how = rollout();
-    return {
-      task_id: taskId,
-      target: target(),
-      ...what(),
-      when_offline: inputs.when_offline.value,
-      reason: inputs.reason.value.trim() || undefined,
-      expires_in: numberOr(params.expires_in),
-      rollout: Object.values(how).some((one) => one !== undefined) ? how : undefined, // else to all hosts at once
-    };
-  }
-
-  function rollout() {
-    const [atOnce, errors, , wait] = ROLLOUT.map((name) => numberOr(inputs[name].value.trim()));
-    const canary = namesOf(inputs.canary.value);
-    const isNumber = canary.length < 2 && typeof numberOr(canary[0]) !== "string";
-    return { max_concurrency: atOnce, max_errors: errors, canary: isNumber ? numberOr(canary[0]) : canary, wait };
-  }
+  /** Without a rollout it goes to all hosts at once. */
+  const request = () => ({ task_id: taskId, target: target(), ...what(), ...valuesOf(HOW, form), expires_in: params.expires_in && amountOf(params.expires_in) });
 
   function changed() {
     for (const kind of ["host", "group", "hosts"]) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
@@ -82,6 +68,7 @@ export function mount(part, params, context) {
     timer = setTimeout(load, PREVIEW_MS);
   }
 
+  const isStopped = () => store.one("stop", "")?.stopped;
   const isEmpty = () => (template() ? part.parameters.querySelector(":invalid") !== null : inputs.command.value.trim() === "");
   const load = () => attempt(part.preview, look);
 
@@ -89,7 +76,7 @@ export function mount(part, params, context) {
     const asked = round;
     try {
       const said = what();
-      const found = await api.post("/targets/preview", { target: target(), ...said, command: said.command || undefined }, { signal });
+      const found = await api.post("/targets/preview", { target: target(), ...said, command: said.command || undefined });
       if (asked !== round) return;
       preview = found;
       drawPreview();
@@ -110,8 +97,8 @@ export function mount(part, params, context) {
 
   function drawPreview() {
     drawStates();
-    const list = create("dl", { className: "facts" });
-    const hosts = create("code", { textContent: fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : "") });
+    const list = create("dl", "", { className: "facts" });
+    const hosts = create("code", fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : ""));
     const leftOut = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
     const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
@@ -124,7 +111,7 @@ export function mount(part, params, context) {
       valid: ends,
       expires_in: params.expires_in && duration(params.expires_in * 1000),
     }, { n: preview.count });
-    const warnings = [quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
+    const warnings = [refusalText(), quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
     part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, list);
   }
 
@@ -136,17 +123,22 @@ export function mount(part, params, context) {
 
   function drawStates() {
     if (!preview) return;
-    keyedList(states, countStates(), ([state]) => state, () => create("span"), (place, [state, count]) => {
+    keyedList(states, countStates(), ([state]) => state, "span", (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
   }
 
   function drawButton() {
-    const isReady = preview !== null && preview.count > 0 && !isEmpty();
+    const isReady = preview?.allowed && preview.count > 0 && !isEmpty() && !isStopped();
     part.submit.disabled = !isReady;
     const words = preview?.approval_required ? "run.ask" : "run.submit";
     text(part.submit, preview?.count ? t(words, { n: preview.count }) : t("run.submit_none"));
     text(part.why, mayRun && !isReady ? missing() : "");
+  }
+
+  function refusalText() {
+    const { allowed, refusal: detail } = preview;
+    return !allowed && told({ code: "not_allowed", detail, body: { action: "tasks.run" } });
   }
 
   function quarantinedText() {
@@ -164,7 +156,9 @@ export function mount(part, params, context) {
   function missing() {
     if (!target()) return t("run.choose");
     if (isEmpty()) return t(template() ? "run.no_parameters" : "run.no_command");
-    return preview?.count === 0 ? t("run.no_host") : "";
+    if (isStopped()) return t("problem.stopped");
+    if (preview?.count === 0) return t("run.no_host");
+    return preview ? refusalText() : "";
   }
 
   async function send(event) {
@@ -178,7 +172,7 @@ export function mount(part, params, context) {
     if (!body) return;
     part.submit.disabled = true;
     try {
-      const { task } = await api.post(needsApproval ? "/approvals" : "/tasks", body, { signal });
+      const { task } = await api.post(needsApproval ? "/approvals" : "/tasks", body);
       if (task) stream.take("tasks", [task]);
       navigate(task ? taskPath(task.task_id) : link("/access", { tab: "approvals" }));
     } catch (error) {
@@ -189,7 +183,7 @@ export function mount(part, params, context) {
 
   function showError(error) {
     const wrongs = error.errors.flatMap(({ field: name }) => name.split("."));
-    for (const input of inputs) input.ariaInvalid = wrongs.includes(input.name) ? "true" : null;
+    for (const input of inputs) input.ariaInvalid = wrongs.includes(nameOf(input)) ? "true" : null;
     if (wrongs.includes("rollout")) part.rollout.open = true;
     text(part.error, told(error));
     if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
@@ -197,7 +191,7 @@ export function mount(part, params, context) {
   }
 
   async function readTargets() {
-    const [groups, asOf] = await Promise.all([api.get("/groups", { signal }), readHosts(context)]);
+    const [groups, asOf] = await Promise.all([api.get("/groups"), readHosts(context)]);
     stream.follow(["hosts"], asOf, signal, () => attempt(part.targets, () => readHosts(context)));
     const hostsOf = new Map(groups.items.map((row) => [row.group, row.hosts]));
     options(inputs.group, hostsOf.keys(), (group) => `${group} (${hostsOf.get(group)})`);
@@ -207,7 +201,7 @@ export function mount(part, params, context) {
   }
 
   async function readTemplates() {
-    templates = (await api.get("/templates", { signal })).items;
+    templates = (await api.get("/templates")).items;
     part.templateField.hidden = !templates.length;
     if (templates.length) options(inputs.template, ["", ...templates.map(({ name }) => name)], (name) => name || t("run.free"));
     inputs.template.value = params.template ?? "";
@@ -227,9 +221,9 @@ export function mount(part, params, context) {
   function prefill() {
     inputs.kind.value = ["hosts", "host", "group", "all"].find((kind) => params[kind]) ?? "";
     const { wait } = params;
-    if (![...inputs.wait.options].some(({ value }) => value === (wait ?? ""))) inputs.wait.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
-    for (const input of inputs) if (input.type !== "radio" && input.name in params) input.value = params[input.name];
-    part.rollout.open = ROLLOUT.some((name) => params[name]);
+    if (![...part.wait.options].some(({ value }) => value === (wait ?? ""))) part.wait.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
+    for (const input of inputs) if (input.type !== "radio" && nameOf(input) in params) input.value = params[nameOf(input)];
+    part.rollout.open = Boolean(valuesOf(HOW, form).rollout);
   }
 
   inputs.template.onchange = chooseTemplate;
@@ -242,6 +236,7 @@ export function mount(part, params, context) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   };
   store.subscribe(["hosts"], drawStates, signal);
+  store.subscribe(["stop"], drawButton, signal);
   document.addEventListener("visibilitychange", renew, { signal });
   signal.addEventListener("abort", () => clearTimeout(timer));
   prefill();
@@ -258,9 +253,8 @@ function parameterField({ name, type, choices, min, max, prefix: value, max_leng
 /** A word as the server quotes it. */
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
-/** What is no number stays as it is: "10%", or what the server will say is wrong. */
-const numberOr = (typed) => (/^\d+$/.test(typed) ? Number(typed) : typed || undefined);
+const nameOf = (input) => input.name.split(".").at(-1);
 
 const isRefused = (error) => error.status >= 400 && error.status < 500;
 
-const wrong = (words) => create("p", { className: "field-error", role: "alert", textContent: visible(words) });
+const wrong = (words) => create("p", visible(words), { className: "field-error", role: "alert" });

@@ -1,11 +1,11 @@
 // One task: what each host answers, as it comes, and what happened step by step.
 import { exact, json, printed, visible } from "../ansi.js";
-import { anchor, ask, badge, bar, confirmRun, reasonField, timeNode } from "../components.js";
-import { act, announce, attempt, create, every, explain, facts, make, permit, rowsOf, text } from "../dom.js";
+import { ask, badge, bar, confirmRun, reasonField, rowsOf, timeNode } from "../components.js";
+import { act, announce, attempt, create, every, explain, facts, permit, text } from "../dom.js";
 import { between, bytes, duration } from "../format.js";
 import { because, language, t } from "../i18n.js";
-import { hostPath, link, taskPath } from "../router.js";
-import { byAttention, endedOf, isAtWork, isOpen, taskState } from "../states.js";
+import { link, taskPath } from "../router.js";
+import { by, byAttention, endedOf, isAtWork, isOpen, taskState } from "../states.js";
 import { eventTable } from "./audit.js";
 import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./tasks.js";
@@ -19,16 +19,15 @@ export function mount(part, { task_id: taskId }, context) {
   context.title(taskId);
   text(part.command, taskId);
   const url = taskPath(taskId);
+  const current = () => store.one("tasks", taskId);
   const rowOf = (hostname) => store.one("executions", `${taskId}/${hostname}`) ?? {};
   const live = liveCards(part, taskId, context, () => outputs.draw());
   const outputs = outputCards(part.outputs, url, context, { rowOf, reasonText, printedBy: live.printedBy });
-  const hosts = rowsOf(part.executions, (row) => row.hostname, [
-    drawState,
-    (row, cell) => anchor(cell, hostPath(row.hostname), row.hostname),
-    (row) => row.exit_code,
-    (row) => between(store.one("tasks", taskId).accepted_at, row.finished_at),
-    (row) => reasonText(row) || printed(row.first_line ?? ""),
-  ]);
+  const hosts = rowsOf(part.executions, "hostname", {
+    state: drawState,
+    took: (row) => between(current().accepted_at, row.finished_at),
+    first_line: (row) => reasonText(row) || printed(row.first_line ?? ""),
+  });
   const may = (permission) => user.permissions.includes(permission);
   permit(part.cancel, user, "tasks.cancel");
   permit(part.retry, user, "tasks.run");
@@ -40,7 +39,7 @@ export function mount(part, { task_id: taskId }, context) {
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
 
   function draw() {
-    const task = store.one("tasks", taskId);
+    const task = current();
     const rows = executions();
     if (!task || !hasChanged(task, rows)) return;
     context.title(task.command);
@@ -60,7 +59,7 @@ export function mount(part, { task_id: taskId }, context) {
     if (task.state === "finished" && shown && shown !== task.state) announce(`${t(`state.task.${task.outcome}`)}: ${answers}`);
     shown = task.state;
     drawFacts(task);
-    hosts.draw(rows.toSorted((a, b) => byAttention(a, b) || (a.hostname < b.hostname ? -1 : 1)));
+    hosts.draw(rows.toSorted((a, b) => byAttention(a, b) || by("hostname")(a, b)));
     drawMore();
     live.changed(rows.filter((row) => !row.finished_at));
     outputs.changed();
@@ -101,7 +100,7 @@ export function mount(part, { task_id: taskId }, context) {
   function drawFacts(task) {
     const isFinished = task.state === "finished";
     facts(part.facts, "task", {
-      id: create("code", { textContent: task.task_id }),
+      id: create("code", task.task_id),
       user: task.user,
       timeout: duration(task.timeout * 1000),
       argv: json(task.argv),
@@ -124,22 +123,18 @@ export function mount(part, { task_id: taskId }, context) {
 
   async function cancel() {
     const running = executions().filter(isAtWork).length;
-    const answer = await ask({
-      title: t("task.cancel_title"),
-      body: t("task.cancel_what", { done: endedOf(store.one("tasks", taskId).counts), running }),
-      yes: t("task.cancel"),
-      no: t("task.keep"),
-    });
-    if (answer) act(part.cancel, () => api.post(`${url}/cancel`, {}, { signal }));
+    const given = { done: endedOf(current().counts), running };
+    const answer = await ask({ words: "task.cancel", given, title: t("task.cancel_title"), no: t("task.keep") });
+    if (answer) act(part.cancel, () => api.post(`${url}/cancel`));
   }
 
   async function turn(button, way) {
-    await act(button, () => api.post(`${url}/${way}`, {}, { signal }));
-    drawButtons(store.one("tasks", taskId));
+    await act(button, () => api.post(`${url}/${way}`));
+    drawButtons(current());
   }
 
   async function again() {
-    const made = await retry(store.one("tasks", taskId), executions(), context);
+    const made = await retry(current(), executions(), context);
     part.retry.disabled = false;
     if (!made) return;
     stream.take("tasks", [made]);
@@ -149,9 +144,9 @@ export function mount(part, { task_id: taskId }, context) {
   const load = () => attempt(part.page, read);
 
   async function read() {
-    const task = await api.get(url, { signal });
-    if (may("events.read")) asked ??= (await api.get(`/events/${task.seq}`, { signal })).body.request;
-    const readRows = (cursor) => api.get(`${url}/executions`, { query: { limit: 1000, cursor }, signal });
+    const task = await api.get(url);
+    if (may("events.read")) asked ??= (await api.get(`/events/${task.seq}`)).body.request;
+    const readRows = (cursor) => api.get(`${url}/executions`, { limit: 1000, cursor });
     let page = await readRows();
     retries = task.retries;
     drawn = ""; // they are no part of what tells whether something has changed
@@ -175,7 +170,7 @@ export function mount(part, { task_id: taskId }, context) {
   signal.addEventListener("abort", () => resizes.disconnect());
   every(1000, draw, signal); // it expires without a change of its row
   part.cancel.onclick = cancel;
-  part.pause.onclick = () => turn(part.pause, store.one("tasks", taskId).state === "paused" ? "resume" : "pause");
+  part.pause.onclick = () => turn(part.pause, current().state === "paused" ? "resume" : "pause");
   part.goOn.onclick = () => turn(part.goOn, "resume");
   part.retry.onclick = () => act(part.retry, again);
   store.subscribe(["tasks", "executions"], draw, signal);
@@ -199,8 +194,8 @@ function rolloutText({ rollout, released, targets }) {
 }
 
 function links(taskIds) {
-  const place = create("span", { className: "row" });
-  place.append(...taskIds.map((taskId) => create("a", { className: "mono", href: taskPath(taskId), textContent: taskId })));
+  const place = create("span", "", { className: "row" });
+  place.append(...taskIds.map((taskId) => create("a", taskId, { className: "mono", href: taskPath(taskId) })));
   return place;
 }
 
@@ -230,37 +225,34 @@ function endsOf(executions) {
     .sort((a, b) => byAttention(a, b) || (a.late ? 1 : -1));
 }
 
-async function retry(task, executions, { api, signal }) {
+async function retry(task, executions, { api }) {
   const taskId = crypto.randomUUID(); // one for all that follows, so that a lost answer starts nothing twice
   const chosen = await choose(endsOf(executions));
   if (!chosen) return null;
   const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
   const states = [...new Set(chosen.ends.map((end) => end.state))];
   const { command, user } = task;
-  const preview = await api.post("/targets/preview", { target: { hosts }, user, command }, { signal });
+  const preview = await api.post("/targets/preview", { target: { hosts }, user, command });
   const body = await confirmRun(preview, { command, user, reason: chosen.reason });
   if (!body) return null;
   const asked = { states, hosts, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
-  return (await api.post(`${taskPath(task.task_id)}/retry`, asked, { signal })).task;
+  return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
 }
 
 /** Where it did not work it is to be tried again, if the user does not say otherwise. */
 async function choose(ends) {
-  const states = make("retry-states").root;
-  const boxes = ends.map(({ state, late, hosts }) => {
-    const { root, box, state: word } = make("retry-state");
-    box.checked = (late ?? state) !== "succeeded";
+  const fields = ends.map(({ state, late, hosts }, place) => {
     const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
-    badge(word, "execution", state, late ? `${words} · ${t("task.late", { word: t(`state.execution.${late}`) })}` : words);
-    states.append(root);
-    return box;
+    const label = create("span");
+    badge(label, "execution", state, late ? `${words} · ${t("task.late", { word: t(`state.execution.${late}`) })}` : words);
+    return { name: `ends.${place}`, type: "checkbox", label, checked: (late ?? state) !== "succeeded" };
   });
-  const chosen = () => ends.filter((_, place) => boxes[place].checked);
-  const check = (yes) => {
-    const n = chosen().reduce((sum, { hosts }) => sum + hosts.length, 0);
+  const chosen = (said) => ends.filter((_, place) => said.ends?.[place]);
+  const check = (yes, said) => {
+    const n = chosen(said).reduce((sum, { hosts }) => sum + hosts.length, 0);
     yes.disabled = n === 0;
     text(yes, n ? t("run.submit", { n }) : t("run.submit_none"));
   };
-  const answer = await ask({ title: t("task.retry_title"), body: [t("task.retry_what"), states], fields: [reasonField(false)], yes: "", check });
-  return answer && { ...answer, ends: chosen() };
+  const answer = await ask({ words: "task.retry", title: t("task.retry_title"), fields: [...fields, reasonField(false)], yes: "", check });
+  return answer && { ...answer, ends: chosen(answer) };
 }

@@ -1,21 +1,20 @@
 // What was run: all tasks, newest first; on the page of a host its own.
 import { exact } from "../ansi.js";
-import { anchor, badge, time } from "../components.js";
+import { anchor, badge } from "../components.js";
+import { filtersOf } from "../dom.js";
 import { t } from "../i18n.js";
-import { link, taskPath } from "../router.js";
+import { taskPath } from "../router.js";
 import { ANSWERS, answersOf, taskState } from "../states.js";
 import { newestFirst } from "./newest.js";
 
 const TYPING_MS = 250;
-const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] }; // of each choice
-const SHOWS = [
-  (task, cell) => badge(cell, "task", taskState(task)),
-  (task, cell) => anchor(cell, taskPath(task.task_id), exact(task.command)),
-  (task) => targetText(task.target),
-  (task) => answersText(task.counts),
-  (task) => task.actor,
-  (task, cell) => time(cell, task.accepted_at),
-];
+const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] };
+const SHOWS = {
+  state: (task, cell) => badge(cell, "task", taskState(task)),
+  command: (task, cell) => anchor(cell, taskPath(task.task_id), exact(task.command)),
+  target: (task) => targetText(task.target),
+  counts: (task) => answersText(task.counts),
+};
 
 export function mount(part, params, context) {
   let filter = params;
@@ -27,15 +26,12 @@ export function mount(part, params, context) {
     none: [t("tasks.none"), "/run", t("run.title")],
     query: () => ({ q: filter.q, state: STATES[filter.state]?.join(",") }),
   });
-  const change = (more) => context.navigate(link("/tasks", { ...filter, ...more }), { replace: true });
-  part.q.oninput = () => change({ q: part.q.value });
-  part.state.onchange = () => change({ state: part.state.value });
+  const filters = filtersOf(part, "/tasks", ["q", "state"], context.navigate);
 
   function update(next) {
     const wait = filter === next ? 0 : TYPING_MS;
     filter = next;
-    if (document.activeElement !== part.q) part.q.value = filter.q ?? "";
-    part.state.value = filter.state ?? "";
+    filters.show(next);
     list.draw();
     clearTimeout(timer);
     timer = setTimeout(list.load, wait);
