@@ -1,17 +1,21 @@
 """What dispatch does while the control plane's key changes: which key signs what, and what of a stolen one is sent."""
 
 from collections.abc import Collection
+from typing import Any
 
 import pytest
 
 from control_plane.commands.keyring import Keyring, decide_announce, decide_retire, decide_rotate
 from control_plane.events.access import KeyAdded, KeyAnnounced, KeyRetired
+from control_plane.events.hosts import HostGroupsChanged, HostWentOnline
 from control_plane.processes import configures
+from control_plane.processes.post import Send
+from control_plane.processes.witnesses import Rounds
 from control_plane.projections.queries.hosts import KeysSaid
 from control_plane.projections.queries.scopes import Names
 from control_plane_wire.signing import AUTHORISATION, CONTROL_PLANE, SigningKey
 from tests.support.events import a_task_accepted
-from tests.support.fleet import CONTROL_PLANE_KEY
+from tests.support.fleet import ADMIN, CONTROL_PLANE_KEY
 from tests.support.plane import AgentEnd, Plane, until
 from tests.support.process_contract import RETURNED, SENT, OnServers, OnSqlite, ProcessContract
 
@@ -57,6 +61,38 @@ def told(end: AgentEnd) -> list[tuple[str, list[str], str | None]]:
     ]
 
 
+def a_configures(plane: Plane) -> configures.Configures:
+    """To be driven by hand: what comes when is for the test to say."""
+    return configures.Configures(
+        plane.authority,
+        plane.keyring,
+        plane.host_queries,
+        plane.clock,
+        Rounds(plane.newest_note),
+        is_basic=lambda _: False,
+    )
+
+
+async def came_online(plane: Plane, hostname: str, number: int = 1, **said: Any) -> tuple[HostWentOnline, int]:
+    """The event, and where in the log it is."""
+    seq = await plane.comes_online(hostname, number, **said)
+    event = (await plane.events(HostWentOnline.KIND))[-1]
+    assert isinstance(event, HostWentOnline)
+    return event, seq
+
+
+async def nothing_yet(*_: object, **__: object) -> tuple[int, dict[str, KeysSaid]]:
+    return 0, {}
+
+
+def what(send: Send) -> tuple[str, str, list[str]]:
+    """To whom, signed by which key, and the keys to trust."""
+    assert send.configures is not None
+    assert send.signer is not None
+    keys: Any = send.message.to_json()["keys"]
+    return send.configures[0], send.signer.key_id, [key["state"] for key in keys]
+
+
 class DispatchKeysContract(ProcessContract):
     async def test_hosts_are_told_at_once_and_each_by_the_newest_key_that_it_trusts(self, plane: Plane) -> None:
         await plane.comes_online("web1", keys=[FIRST.key_id])
@@ -98,13 +134,9 @@ class DispatchKeysContract(ProcessContract):
                 await plane.comes_online("web1", keys=[FIRST.key_id], next_key=SECOND.key_id)
                 await until(lambda: _is("t1" in web1.task_ids()))
 
-        at = web1.task_ids().index("t1")
-        assert at >= 1, "it has heard of the key before"
-        # It may be told twice: once for coming online, once for being found behind.
-        assert len(told(web1)) <= 2
-        assert all(each == (FIRST.key_id, ["active", "retired"], None) for each in told(web1))
-        assert web1.signers[:at] == [FIRST.key_id] * at
-        assert web1.signers[at] == SECOND.key_id
+        assert told(web1) == [(FIRST.key_id, ["active", "retired"], None)]
+        assert web1.task_ids()[1:] == ["t1"]
+        assert web1.signers == [FIRST.key_id, SECOND.key_id]
 
     async def test_who_does_not_take_the_new_key_is_not_told_again_and_again(
         self, plane: Plane, monkeypatch: pytest.MonkeyPatch
@@ -114,13 +146,123 @@ class DispatchKeysContract(ProcessContract):
         async with plane.agent("web1") as web1, plane.dispatching():
             web1.trusted = (FIRST, SECOND)
             await announce(plane)
+            await web1.received(1)
+            announced = plane.keyring.announced
             await rotate(plane)
-            await until(lambda: _is(told(web1) and told(web1)[-1][1] == ["active", "active"]))
-            for number in range(15):
-                await plane.run(f"t{number}", "web1")
-                await until(lambda number=number: _is(f"t{number}" in web1.task_ids()))  # type: ignore[misc]
+            await web1.received(2)
+            for number in range(15):  # and as many looks at who is behind
+                await self.barrier(plane, f"t{number}", web1)
 
-        assert 1 <= len(told(web1)) <= 5
+        assert told(web1) == [
+            (FIRST.key_id, ["active"], announced),
+            (FIRST.key_id, ["active", "active"], None),
+        ]
+
+    @pytest.mark.parametrize("heard", ["before the look", "before a look that is late", "in between", "after"])
+    async def test_what_both_the_log_and_the_read_table_tell_is_told_once(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch, heard: str
+    ) -> None:
+        """Whichever of them comes first to whoever tells it."""
+        by_hand = a_configures(plane)
+        await by_hand.restart([], 0)
+        await announce(plane)
+        await rotate(plane)
+        await retire(plane)
+        by_hand.keys_changed((await plane.rows(KeyRetired.KIND))[-1].seq)
+        online = await came_online(plane, "web1", keys=[FIRST.key_id], next_key=SECOND.key_id)
+
+        if heard.startswith("before"):
+            by_hand.came_online(*online)
+        with monkeypatch.context() as late:
+            if heard == "before a look that is late":
+                late.setattr(plane.host_queries, "said_of_keys", nothing_yet)
+            [send] = await by_hand.sends()
+        if heard == "in between":
+            by_hand.came_online(*online)
+        by_hand.told(send)
+        if heard == "after":
+            by_hand.came_online(*online)
+        plane.clock.advance(configures.DRIFT_S)
+
+        assert await by_hand.sends() == []
+        assert what(send) == ("web1", FIRST.key_id, ["active", "retired"])
+
+    async def test_who_comes_online_once_more_is_told_once_more(self, plane: Plane) -> None:
+        """What it was sent may have died with the queue of its agent before."""
+        by_hand = a_configures(plane)
+        await announce(plane)
+        await by_hand.restart([], 0)
+        said: list[Send] = []
+        for number in (1, 2):
+            by_hand.came_online(*await came_online(plane, "web1", number, keys=[FIRST.key_id]))
+            said += (sends := await by_hand.sends())
+            for send in sends:
+                by_hand.told(send)
+        assert len(said) == 2
+
+    async def test_a_key_that_was_told_before_its_event_was_read_is_not_told_again(self, plane: Plane) -> None:
+        await came_online(plane, "web1", keys=[FIRST.key_id])
+        by_hand = a_configures(plane)
+        await by_hand.restart([], 0)
+        await announce(plane)
+        by_hand.changed("web1", 1)
+        [send] = await by_hand.sends()
+        by_hand.told(send)
+        by_hand.keys_changed((await plane.rows(KeyAnnounced.KIND))[-1].seq)
+
+        assert await by_hand.sends() == []
+        assert send.message.to_json()["next_key_sha256"] == plane.keyring.announced
+
+    async def test_what_a_host_cannot_verify_has_told_it_nothing(self, plane: Plane) -> None:
+        """It was made before anybody had read which keys the host trusts."""
+        by_hand = a_configures(plane)
+        await by_hand.restart([], 0)
+        await announce(plane)
+        await rotate(plane)
+        await retire(plane)
+        online = await came_online(plane, "web1", keys=[FIRST.key_id], next_key=SECOND.key_id)
+        by_hand.changed("web1", 1)
+        [useless] = await by_hand.sends()
+        by_hand.told(useless)
+        by_hand.came_online(*online)
+        [send] = await by_hand.sends()
+        by_hand.told(send)
+
+        assert [what(each)[1] for each in (useless, send)] == [SECOND.key_id, FIRST.key_id]
+        assert await by_hand.sends() == []
+
+    async def test_what_came_back_is_told_again_at_the_next_look(self, plane: Plane) -> None:
+        await came_online(plane, "web1", keys=[FIRST.key_id])
+        await announce(plane)
+        by_hand = a_configures(plane)
+        await by_hand.restart([], 0)
+        assert len(await by_hand.sends()) == 1  # to no queue
+        plane.clock.advance(configures.DRIFT_S - 1)
+        assert await by_hand.sends() == []
+        plane.clock.advance(1)
+        [send] = await by_hand.sends()
+        by_hand.told(send)
+        plane.clock.advance(configures.DRIFT_S)
+        assert await by_hand.sends() == []
+
+    async def test_groups_that_were_just_told_are_not_told_again_for_an_answer_that_is_on_its_way(
+        self, plane: Plane
+    ) -> None:
+        await came_online(plane, "web1", groups=["web"])
+        by_hand = a_configures(plane)
+        await by_hand.restart([], 0)
+        plane.clock.advance(configures.DRIFT_S - 1)
+        await plane.hosts.set_groups(ADMIN, "web1", ["db"])
+        await plane.shown()
+        seq = (await plane.rows(HostGroupsChanged.KIND))[-1].seq
+        by_hand.changed("web1", seq)
+        [send] = await by_hand.sends()
+        by_hand.told(send)
+        by_hand.changed("web1", seq)  # however often it is read
+        plane.clock.advance(1)
+        assert await by_hand.sends() == []
+        plane.clock.advance(configures.DRIFT_S)
+        assert len(await by_hand.sends()) == 1
 
     async def test_once_all_were_looked_at_none_but_those_behind_are(
         self, plane: Plane, monkeypatch: pytest.MonkeyPatch
