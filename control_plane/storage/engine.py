@@ -86,12 +86,12 @@ class Database:
             UnstorableError: a value was refused, and with it all of the transaction.
         """
         async with self._bounded(timeout_s), AsyncExitStack() as stack:
+            if connection is not None:
+                await self._renew(connection)
+            if self._turn is not None:  # first: a connection is lent for seconds, and who waits his turn needs none
+                await stack.enter_async_context(self._turn)
             if connection is None:
                 connection = await stack.enter_async_context(self._writing.connect())
-            else:
-                await self._renew(connection)
-            if self._turn is not None:  # last: nobody waits for a connection while it is his turn
-                await stack.enter_async_context(self._turn)
             await stack.enter_async_context(connection.begin())
             yield connection
 
@@ -147,10 +147,11 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     alone = {"poolclass": NullPool, "hide_parameters": True}
     if parsed.get_backend_name() == "sqlite":
         sqlite.keep_private(Path(parsed.database or ""))
-        reading = writing = create_async_engine(parsed, **pooled)
+        # Two pools: whoever reads waits for no writer, and no writer who has his turn for a connection.
+        reading, writing = create_async_engine(parsed, **pooled), create_async_engine(parsed, **pooled)
         keeping = showing = create_async_engine(parsed, **alone)
-        sqlite.prepare(writing.sync_engine)
-        sqlite.prepare(keeping.sync_engine)
+        for engine in (reading, writing, keeping):
+            sqlite.prepare(engine.sync_engine)
     else:
         parsed, tls = mysql_tls.taken_out(mysql.with_defaults(parsed))
         to_write, to_read, to_show = (
@@ -167,7 +168,7 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
             if tls is not None:
                 mysql_tls.insist(engine.sync_engine)
     try:
-        dialect = sqlite.recognise() if reading is writing else await mysql.recognise(writing)
+        dialect = sqlite.recognise() if keeping is showing else await mysql.recognise(writing)
         yield Database(reading, writing, keeping, showing, dialect)
     finally:
         for engine in (writing, reading, keeping, showing):
