@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
-from weakref import WeakSet
 
 import h11
 import uvicorn
@@ -123,17 +122,11 @@ def _check_certificate(settings: Settings) -> None:
 
 
 class _Protocol(H11Protocol):
-    """Ends a connection on which a request's head does not come in time: half requests would use all of them up.
+    """Ends a connection on which a request's head does not come in time: half requests would use all of them up."""
 
-    Attributes:
-        arriving: those that are accepted, and whose handshake is not over; one that fails is told to nobody.
-    """
-
-    arriving: "WeakSet[_Protocol]"
     _giving_up: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
-        self.arriving.discard(self)
         super().connection_made(transport)
         self._watch()
 
@@ -160,7 +153,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._stop = stop
         self._settings = settings
-        self._arriving: WeakSet[_Protocol] = WeakSet()
+        self._arriving: set[asyncio.Task[object]] = set()  # each lasts as long as its handshake, however that ends
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen by ourselves: uvicorn leaves a handshake a minute, and does not count it."""
@@ -188,10 +181,11 @@ class _Server(uvicorn.Server):
         """For a connection that was accepted. Raises ConnectionRefusedError, which has it closed."""
         if len(self._arriving) >= MAX_HANDSHAKES:
             raise ConnectionRefusedError
-        made = _Protocol(self.config, self.server_state, self.lifespan.state)
-        made.arriving = self._arriving
-        self._arriving.add(made)
-        return made
+        # A handshake that fails is told to no protocol; but it is the loop's task for this connection that asks here.
+        if (accepting := asyncio.current_task()) is not None:
+            self._arriving.add(accepting)
+            accepting.add_done_callback(self._arriving.discard)
+        return _Protocol(self.config, self.server_state, self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
