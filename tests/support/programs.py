@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.servers import free_port, wait_until
+from tests.support.servers import START_TIMEOUT_S, free_port, wait_until
 
 BIN = Path(sys.executable).parent
 PASSWORD = "correct horse battery staple"
@@ -209,9 +209,13 @@ class Installation:
 
     def start(self, **extra: str) -> None:
         self.server.start(**extra)
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except AssertionError:
+            self.server.kill()
+            raise
 
-    def wait_ready(self, *, timeout_s: float = 30) -> None:
+    def wait_ready(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         def ready() -> bool:
             assert not self.server.has_ended(), self.server.text()[-4000:]
             try:
