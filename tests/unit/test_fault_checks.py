@@ -1,5 +1,6 @@
 """The checks of the fault runs: sound evidence is green, and each way of breaking a guarantee turns its check red."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -135,6 +136,19 @@ def test_the_figures_are_those_of_the_evidence() -> None:
     assert (figures.attempts, figures.acknowledged, figures.ok, figures.recovered) == (7, 2, 2, 1)
     assert (figures.lost, figures.unknown, figures.unexpected, figures.twice) == (1, 2, 0, 1)
     assert any("p50 2.0 s, p99 30.0 s, max 30.0 s of 3" in line for line in figures.lines())
+
+
+def test_the_figures_of_two_processes_are_added() -> None:
+    one = Figures(attempts=2, states=Counter(lost=1), killed={"a"}, heal_s=[1.0], seeds=[7], faults=Counter(cut=1))
+    other = Figures(
+        attempts=3, states=Counter(lost=1, failed=2), killed={"a", "b"}, heal_s=[2.0], faults=Counter(cut=4)
+    )
+    assert {type(value) for value in other.plain().values()} == {int, dict, set, list}  # a worker tells those
+
+    one.add_plain(other.plain())
+
+    assert (one.attempts, one.states, one.killed) == (5, Counter(lost=2, failed=2), {"a", "b"})
+    assert (one.heal_s, one.seeds, one.faults) == ([1.0, 2.0], [7], Counter(cut=5))
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.5, 5), (0.99, 10), (1.0, 10), (0.01, 1)])

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from tests.support.faults.checks import RANKS, Evidence
 from tests.support.faults.points import every_point
@@ -59,6 +60,17 @@ class Figures:
         self.twice += sum(number > 1 for number in evidence.runs.values())
         self.absorbed += evidence.absorbed or 0
         self.states += Counter(execution.state for execution in evidence.executions.values())
+
+    def plain(self) -> dict[str, Any]:
+        """All of it in Python's own types, as one process of a test run tells another."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+
+    def add_plain(self, others: Mapping[str, Any]) -> None:
+        """Add what another process found."""
+        for name, value in others.items():
+            mine = getattr(self, name)
+            setattr(self, name, mine | value if isinstance(mine, set) else mine + type(mine)(value))
 
     def is_empty(self) -> bool:
         return not (self.attempts or self.killed or self.heal_s)
