@@ -1,6 +1,7 @@
 """The whole application in this process: SQLite, the in-process broker, simulated hosts, and a port of the loopback."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,11 +89,11 @@ def an_installation(directory: Path) -> Iterator[Embedded]:
             if made:
                 yield made[0]
         finally:
-            if not failures:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself, and its loop is closed
                 loop.call_soon_threadsafe(stop.set)
             thread.join()
-    if failures:
-        raise failures[0]
+            if failures:  # whatever went wrong for who asked went wrong by this; Python notes that as its context
+                raise failures[0]
 
 
 async def _serve(directory: Path, stop: asyncio.Event, told: Callable[[Embedded], None]) -> None:
@@ -114,9 +115,22 @@ async def _serve(directory: Path, stop: asyncio.Event, told: Callable[[Embedded]
                 tokens[role] = token.text
                 ids.add(token.token_id)
             group.create_task(run_until_stopped([*services, *agents], stop=stop, drain_s=20))
+            await _answers(settings)
             loop = asyncio.get_running_loop()
             told(Embedded(settings.url, describe(http.app), tokens, frozenset(ids), settings, core, loop))
             await stop.wait()
+
+
+async def _answers(settings: Settings) -> None:
+    """Return when somebody listens: until then the socket is bound, and refuses whoever comes."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(settings.listen_host, settings.listen_port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
 
 
 async def _agent(core: Core, transport: Transport, number: int, hostname: str) -> Agent:
