@@ -129,6 +129,7 @@ class NewToken(Answer):
 
 @users.get("")
 async def list_users(services: Given, caller: Caller, min_seq: Seq | None = None) -> Items[User]:
+    """Everybody, by name, those who may not sign in included."""
     await wait_for_authority(services, min_seq)
     found = await services.access.users(caller)
     passkeys = services.authority.passkeys.numbers()
@@ -152,6 +153,7 @@ def _identity(found: access.Identity | None) -> Identity | None:
 
 @users.post("", status_code=201, dependencies=SENSITIVE)
 async def create_user(services: Given, caller: Caller, body: CreateUser) -> UserChange:
+    """Make a user, who signs in with this password."""
     seq = await services.access.create_user(caller, body.username, role=body.role, password=body.password)
     return UserChange(username=body.username, seq=seq)
 
@@ -160,6 +162,7 @@ async def create_user(services: Given, caller: Caller, body: CreateUser) -> User
 async def change_user(
     services: Given, caller: Caller, username: Annotated[Username, Path()], body: ChangeUser
 ) -> UserChange:
+    """Change one thing about a user. All but letting them in again ends their sessions."""
     if body.role is not None:
         seq = await services.access.set_role(caller, username, body.role)
     elif body.password is not None:
@@ -174,6 +177,7 @@ async def change_user(
 
 @roles.get("")
 async def list_roles(services: Given, _caller: Caller, min_seq: Seq | None = None) -> Items[Role]:
+    """The roles that there are, and what each may."""
     await wait_for_authority(services, min_seq)
     return Items(items=[Role(role=role, permissions=sorted(permissions)) for role, permissions in ROLES.items()])
 
@@ -201,6 +205,7 @@ def _token_of(token: ApiToken, use: TokenUse | None) -> Token:
 
 @tokens.post("", status_code=201, dependencies=SENSITIVE)
 async def create_token(services: Given, caller: Caller, body: CreateToken) -> NewToken:
+    """Make a token. Its text is shown this once; it never may more than its owner may when it is used."""
     made = await services.tokens.create(
         caller,
         username=body.username or caller.username,
@@ -214,4 +219,5 @@ async def create_token(services: Given, caller: Caller, body: CreateToken) -> Ne
 
 @tokens.delete("/{token_id}", status_code=204)
 async def revoke_token(services: Given, caller: Caller, token_id: Annotated[str, Path(max_length=64)]) -> None:
+    """End a token, and all that were made with it."""
     await services.tokens.revoke(caller, token_id)

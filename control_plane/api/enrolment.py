@@ -133,6 +133,7 @@ async def list_enrolment_tokens(services: Given, caller: Caller, min_seq: Seq | 
 
 @tokens.post("", status_code=201, dependencies=SENSITIVE)
 async def create_enrolment_token(services: Given, caller: Caller, body: CreateEnrolmentToken) -> NewEnrolmentToken:
+    """Make a token that lets one host in, once."""
     made = await services.enrolment.create_token(
         caller, hostname=body.hostname, groups=tuple(body.groups), expires_in=body.expires_in
     )
@@ -149,6 +150,7 @@ async def create_enrolment_token(services: Given, caller: Caller, body: CreateEn
 async def revoke_enrolment_token(
     services: Given, caller: Caller, token_id: Annotated[str, Path(max_length=64)]
 ) -> None:
+    """End a token that nobody has used."""
     await services.enrolment.revoke_token(caller, token_id)
 
 

@@ -191,6 +191,7 @@ async def list_executions(
 async def get_execution(
     services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath, hostname: Hostname
 ) -> Execution:
+    """A task's part on one host, without what it printed."""
     return execution_of(await find_execution(services, scope, tasks, then, task_id, hostname), scope)
 
 

@@ -37,12 +37,14 @@ class MembershipChange(Answer):
 
 @router.get("")
 async def list_groups(hosts: Hosts) -> Items[Group]:
+    """Every group that has a host, with how many, in which states, and where assignment and agent differ."""
     found = await hosts.groups()
     return Items(items=[Group(group=row.group, hosts=row.hosts, counts=row.counts, drift=row.drift) for row in found])
 
 
 @router.get("/{group}/hosts/{hostname}")
 async def get_membership(hosts: Hosts, group: GroupName, hostname: Hostname) -> Membership:
+    """Whether a host is in a group, and whether its agent has bound it. 404 where it is not in it."""
     row = await hosts.one(hostname)
     if row is None or group not in row.groups:
         raise NotFoundError("not_a_member", f"{hostname} is not in the group {group}")
@@ -53,11 +55,13 @@ async def get_membership(hosts: Hosts, group: GroupName, hostname: Hostname) -> 
 
 @router.put("/{group}/hosts/{hostname}")
 async def add_to_group(services: Given, caller: Caller, group: GroupName, hostname: Hostname) -> MembershipChange:
+    """Put a host into a group. One that is in it already stays."""
     return await _assign(services, caller, group, hostname, member=True)
 
 
 @router.delete("/{group}/hosts/{hostname}")
 async def remove_from_group(services: Given, caller: Caller, group: GroupName, hostname: Hostname) -> MembershipChange:
+    """Take a host out of a group. One that is not in it stays out."""
     return await _assign(services, caller, group, hostname, member=False)
 
 

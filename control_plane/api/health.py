@@ -97,6 +97,7 @@ async def _checks(request: Request) -> Checks:
 
 @router.get("/healthz")
 async def healthz() -> Alive:
+    """That the process answers, and nothing more."""
     return Alive()
 
 
@@ -104,7 +105,10 @@ async def healthz() -> Alive:
 async def readyz(
     request: Request, services: Given, checks: Annotated[Checks, Depends(_checks)], response: Response
 ) -> Readiness:
-    """Anybody is told which part is in which state; what is wrong with it, who may see the read tables."""
+    """Whether it can do its work just now: 503 where a check fails, with all of them by name.
+
+    Anybody is told which part is in which state; what is wrong with it, who may see the read tables.
+    """
     done = await checks.run()
     authenticator: Authenticator = request.app.state.authenticator
     principal = authenticator.known(request)

@@ -187,6 +187,7 @@ async def list_hosts(
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Listing[Host]:
+    """By hostname; those that the caller may see."""
     wanted = HostFilter(q=q, state=state.split(",") if state else (), group=group)
     page = await hosts.page(wanted, cursor=cursor, limit=limit)
     return Listing(
@@ -200,6 +201,7 @@ async def list_hosts(
 
 @router.post("", status_code=201, dependencies=SENSITIVE)
 async def register_host(services: Given, caller: Caller, body: RegisterHost) -> HostChange:
+    """Register a host by the public key that its agent holds, without an enrolment."""
     key = public_key_of(body.public_key)
     seq = await services.hosts.register(caller, hostname=body.hostname, public_key=key, groups=body.groups)
     return HostChange(hostname=body.hostname, seq=seq)
@@ -207,6 +209,7 @@ async def register_host(services: Given, caller: Caller, body: RegisterHost) -> 
 
 @router.get("/{hostname}")
 async def get_host(hosts: Hosts, then: OfHosts, hostname: Hostname) -> Host:
+    """One host, with what it last said of itself."""
     row = await hosts.one(hostname)
     if row is None:
         detail = f"there is no host {hostname}" if then is None else f"there was no host {hostname} at that moment"
@@ -216,6 +219,7 @@ async def get_host(hosts: Hosts, then: OfHosts, hostname: Hostname) -> Host:
 
 @router.patch("/{hostname}")
 async def change_host(services: Given, caller: Caller, hostname: Hostname, body: ChangeHost) -> HostChange:
+    """Change what is given of it. Groups and labels are replaced as a whole."""
     seq = await services.hosts.change(
         caller, hostname, groups=body.groups, labels=body.labels, maintenance=body.maintenance
     )
@@ -224,6 +228,7 @@ async def change_host(services: Given, caller: Caller, hostname: Hostname, body:
 
 @router.post("/{hostname}/revoke")
 async def revoke_host(services: Given, caller: Caller, hostname: Hostname, body: Reason | None = None) -> HostChange:
+    """Trust its key no more: no command goes to it, and none of its results count. It stays to be seen."""
     seq = await services.hosts.revoke(caller, hostname, body.reason if body else None)
     return HostChange(hostname=hostname, seq=seq)
 

@@ -59,6 +59,7 @@ class Me(Answer):
 
 @router.post("/login")
 async def login(request: HttpRequest, response: Response, services: Given, body: Login) -> Me:
+    """Open a session, by name and password or by the link of `control-plane dev`; its cookie comes along."""
     authenticator: Authenticator = request.app.state.authenticator
     await authenticator.check_origin(request)
     address = address_of(request)
@@ -80,12 +81,14 @@ async def change_password(
 
 @router.post("/logout", status_code=204)
 async def logout(request: HttpRequest, response: Response, services: Given, caller: Caller) -> None:
+    """End the session that asks; a token goes on."""
     await services.access.logout(caller)
     _cookie(request).clear(response)
 
 
 @router.get("/me")
 async def me(request: HttpRequest, services: Given, caller: Caller, min_seq: Seq | None = None) -> Me:
+    """Who asks, what they may, and what a page has to know."""
     await wait_for_authority(services, min_seq)
     secret = _cookie(request).read(request) if caller.session_sha256 else None
     return _me(request, services, caller, secret)

@@ -155,6 +155,7 @@ def guard_of(guard: GuardDecision) -> Guard:
 
 @router.post("/preview")
 async def preview_target(services: Given, caller: Caller, body: PreviewTarget) -> Preview:
+    """The exact hosts that a command would go to now, how carefully to confirm it, and whether the rules allow it."""
     if (filled := body.filled()) is not None:
         found = await services.tasks.preview_template(caller, filled)
     else:

@@ -272,6 +272,7 @@ def _as_accepted(stored: StoredEvent, event: TaskAccepted) -> TaskView:
 
 @router.get("/{task_id}")
 async def get_task(services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Task:
+    """One task, with the count of its executions by state."""
     row = await tasks.one(task_id)
     if row is None:
         await wait_for_task(services, then, task_id)

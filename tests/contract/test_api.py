@@ -576,6 +576,13 @@ async def test_the_description_names_every_route_of_the_api_and_which_are_public
             assert "422" not in operation["responses"]
 
 
+async def test_the_description_says_what_every_operation_does(api: ApiUnderTest) -> None:
+    paths = describe(api.app)["paths"]
+
+    said = {(method, path): one.get("description") for path, its in paths.items() for method, one in its.items()}
+    assert [operation for operation, text in said.items() if not text] == []
+
+
 async def test_the_page_of_the_api_shows_every_route_with_nothing_but_our_own_files(api: ApiUnderTest) -> None:
     problem(await api.client(None).get("/api/docs"), 401, "not_signed_in")
 
