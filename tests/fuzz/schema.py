@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -35,18 +36,19 @@ from control_plane.events.tasks import TaskAccepted
 from control_plane.events.verification import Verification
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.rebuild import rebuild
-from control_plane_wire.signing import encode_base64
+from tests.contract.test_api import PUBLIC
+from tests.contract.test_roles import NEEDS, OF_EITHER, OF_EVERYBODY
+from tests.fuzz.there import ANSWERED_S, NOBODY, There, body, named
 from tests.support.bans import no_hmac
-from tests.support.embedded import HOSTS, Embedded, an_installation
-from tests.support.fleet import host_key
+from tests.support.embedded import Embedded, an_installation
 
-NOBODY: Final = "nobody"
 EVERYBODY: Final = (*ROLES, NOBODY)
 SLOW_S: Final = 2.0  # told and not judged: it is the machine's, too
 # A server's error that is none: the log is not there yet, or the broker has no accounts of its own here.
 AGAIN: Final = frozenset({"read_table_behind", "backlog_full", "broker_unavailable"})
 ALL: Final = ("coverage", "fuzzing", "stateful")
 PASSKEYS: Final = "/api/v1/auth/passkeys"
+STOP: Final = "/api/v1/stop"
 STREAM: Final = "/api/v1/stream"  # does not end
 
 # What a request that fits the description may be refused for, as the description tells these rules in words if at all:
@@ -58,21 +60,15 @@ BY_FIELD: Final = frozenset(
         *("rollout", "accounts", "actions", "from", "to", "state", "user", "role", "subject", "addresses", "env"),
         *("public_key", "nonce", "proof", "new_proof", "token"),
     }
+)  # These take an authenticator or an identity provider; and the stream does not end.
+NOT_HERE: Final = frozenset(
+    {
+        "POST /api/v1/auth/passkey",
+        "GET /api/v1/auth/oidc/begin",
+        "GET /api/v1/auth/oidc/callback",
+        f"GET {STREAM}",
+    }
 )
-# So that what is right gets past those rules often enough: put in place of what was made up. None leaves it out.
-_A_COMMAND: Final = {"target": {"hosts": list(HOSTS)}, "command": "uptime", "user": "root", "timeout": 60}
-_NO_MORE: Final = dict.fromkeys(
-    ("argv", "template", "parameters", "approval_id", "preview_id", "rollout", "cwd", "env")
-)
-PLACES: Final = {"hostname": HOSTS, "group": ("web", "db")}
-WHOLE: Final[Mapping[str, Mapping[str, Any]]] = {
-    "POST /api/v1/approvals": {**_A_COMMAND, **_NO_MORE, "secrets": None},
-    "POST /api/v1/hosts": {"public_key": encode_base64(host_key("another").public_key)},
-    "POST /api/v1/rules": {"subject": "role:member", "hosts": {"all": True}, "effect": "allow"},
-    "POST /api/v1/targets/preview": {**_A_COMMAND, **_NO_MORE},
-    "POST /api/v1/tasks": {**_A_COMMAND, **_NO_MORE, "secrets": None},
-    "POST /api/v1/templates": {"user": "root", "argv": ["/usr/bin/uptime"], "parameters": None, "cwd": None},
-}
 
 CHECKS: Final[Mapping[str, Any]] = {
     # 503 tells to try again; `every_error_is_a_problem` lets no other code pass.
@@ -89,11 +85,17 @@ _FIXED: Final = {"extra-data-sources": {"responses": False}}
 
 @dataclass
 class Found:
-    """Attributes: `succeeded`: operations that were let through; `accepted`: ids of tasks that were answered."""
+    """What came of it.
+
+    Attributes:
+        succeeded: operations that were let through. `refused`: the last answer to a right request that was not.
+        accepted: ids of tasks that were answered.
+    """
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     succeeded: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
     accepted: set[str] = field(default_factory=set)
     slow: list[str] = field(default_factory=list)
     wrong: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -107,13 +109,23 @@ class Found:
             self.statuses[answer.status_code] += 1
             if answer.elapsed > SLOW_S:
                 self.slow.append(f"{exchange.request.method} {exchange.request.uri[:200]}: {answer.elapsed:.1f} s")
-            if answer.status_code < 300 and case_id in recorder.cases:
-                self.succeeded.add(recorder.cases[case_id].value.operation.label)
+            if case_id in recorder.cases:
+                self._judge(recorder.cases[case_id].value, answer)
         for case_id, checks in recorder.checks.items():
             for check in checks:
                 if check.status is not Status.SUCCESS:
                     told = _told(check.failure_info and check.failure_info.failure, recorder, case_id)
                     self.wrong.setdefault((recorder.cases[case_id].value.operation.label, check.name), told)
+
+    def _judge(self, case: Case, answer: Response) -> None:
+        if answer.status_code < 300:
+            self.succeeded.add(case.operation.label)
+        elif _is_right(case) and answer.status_code != 401:  # which is the check that credentials are looked at
+            self.refused[case.operation.label] = f"{answer.status_code} {answer.content[:500]!r}"
+
+
+def _is_right(case: Case) -> bool:
+    return case.meta is not None and case.meta.generation.mode.is_positive
 
 
 def _told(failure: Failure | None, recorder: ScenarioRecorder, case_id: str) -> str:
@@ -137,14 +149,37 @@ def every_error_is_a_problem(_ctx: object, response: Response, _case: Case) -> N
             assert told["code"] in AGAIN
 
 
-def ask(embedded: Embedded, role: str, *, seed: int, examples: int, phases: tuple[str, ...]) -> Found:
-    """Send what the description makes possible, as somebody of that role."""
+def may(role: str) -> frozenset[str]:
+    """The operations that a token of that role is let through, the public ones among them."""
+    free = {f"{method} {path}" for method, path in PUBLIC}
+    if role == NOBODY:
+        return frozenset(free)
+    its = ROLES[role]
+    theirs = {route for route, needed in NEEDS.items() if its.issuperset(needed.split())}
+    theirs |= {route for route, either in OF_EITHER.items() if its & either}
+    theirs |= OF_EVERYBODY | {("DELETE", "/tokens/{token_id}")}
+    return frozenset(free | {f"{method} /api/v1{path}" for method, path in theirs})
+
+
+def must(role: str) -> frozenset[str]:
+    """Those of them that a right request gets through here, too."""
+    return frozenset(each for each in may(role) - NOT_HERE if " /api/v1/" in each)
+
+
+def ask(
+    embedded: Embedded, role: str, *, seed: int, examples: int, phases: tuple[str, ...], is_thorough: bool = True
+) -> Found:
+    """Send what the description makes possible, as somebody of that role.
+
+    Args:
+        is_thorough: what was let through is sent without credentials and with wrong ones, too.
+    """
     config = SchemathesisConfig.from_dict(
         {
             "seed": seed,
             "workers": 1,
             "continue-on-failure": True,
-            "request-timeout": 60,
+            "request-timeout": ANSWERED_S,
             "base-url": embedded.url,
             "generation": {"deterministic": True, "max-examples": examples, "no-shrink": True},
             "phases": {
@@ -155,7 +190,7 @@ def ask(embedded: Embedded, role: str, *, seed: int, examples: int, phases: tupl
                     "generation": {"deterministic": True, "max-examples": 4 * examples, "no-shrink": True},
                 },
             },
-            "checks": dict(CHECKS),
+            "checks": {**CHECKS, "ignored_auth": {"enabled": is_thorough}},
             # The address is one of {passkey_id}, too, and `Allow` says so.
             "operations": [
                 {"include-path": f"{PASSKEYS}/begin", "checks": {"allow_header_conformance": {"enabled": False}}}
@@ -164,21 +199,24 @@ def ask(embedded: Embedded, role: str, *, seed: int, examples: int, phases: tupl
         }
     )
     schema = schemathesis.openapi.from_dict(embedded.description, config=config)
-    schema = schema.include(path_regex="^/api/v1/").exclude(path=STREAM)
-    found = Found()
-    _hook(schema, embedded, found)
-    for event in from_schema(schema).execute():
-        match event:
-            case events.ScenarioFinished():
-                found.see(event.recorder)
-            case events.NonFatalError():
-                found.wrong[event.label, "error"] = str(event.info)
-            case events.FatalError():
-                raise event.exception
+    schema = schema.exclude(path_regex=f"^(?!/api/v1/)|^{STREAM}$")
+    with closing(There(embedded, role, may(role))) as there:
+        found = Found(accepted=there.accepted)
+        _hook(schema, there, found)
+        for event in from_schema(schema).execute():
+            match event:
+                case events.ScenarioFinished():
+                    found.see(event.recorder)
+                case events.NonFatalError():
+                    found.wrong[event.label, "error"] = str(event.info)
+                case events.FatalError():
+                    raise event.exception
     return found
 
 
-def _hook(schema: BaseSchema, embedded: Embedded, found: Found) -> None:
+def _hook(schema: BaseSchema, there: There, found: Found) -> None:
+    embedded = there.embedded
+
     @schema.hook
     def filter_case(_context: object, case: Case) -> bool:
         """Whoever asks shall go on asking: nobody revokes their tokens, nor changes who they are."""
@@ -189,13 +227,18 @@ def _hook(schema: BaseSchema, embedded: Embedded, found: Found) -> None:
     @schema.hook
     def map_case(_context: object, case: Case) -> Case:
         """Right requests name what there is, and get past the rules that the description does not tell."""
-        if case.meta is None or not case.meta.generation.mode.is_positive:
+        if not _is_right(case):
             return case
-        for place, there in PLACES.items():
-            if place in (case.path_parameters or {}):
-                case.path_parameters[place] = there[len(str(case.path_parameters[place])) % len(there)]
+        operation = case.operation.label
+        if "min_seq" in (case.query or {}):
+            case.query["min_seq"] = 1  # any later one is waited for
+        places = named(there, operation)
+        if case.path_parameters:
+            case.path_parameters.update({place: places[place] for place in case.path_parameters if place in places})
         if isinstance(case.body, dict):
-            given = {**case.body, **WHOLE.get(case.operation.label, {})}
+            given = {**case.body, **body(there, operation)}
+            if operation.endswith("/accept"):
+                given["hostname"] = places["hostname"]
             case.body = {name: _whole(value) for name, value in given.items() if value is not None}
         return case
 
@@ -208,6 +251,10 @@ def _hook(schema: BaseSchema, embedded: Embedded, found: Found) -> None:
                 embedded.shown(seq)
             if isinstance(task := answer.get("task"), dict):
                 found.accepted.add(task["task_id"])
+            if "approval_id" in answer and "task_id" in answer:
+                there.refused(answer["approval_id"])
+        if case.operation.path == STOP:
+            there.going_on()
 
     @schema.hook
     def filter_failure(_context: object, failure: Failure, _case: Case, response: Response) -> bool:
@@ -237,8 +284,20 @@ def _whole(value: Any) -> Any:
 def who(embedded: Embedded, role: str) -> dict[str, Any]:
     """What the API says of them now."""
     headers = {"authorization": f"Bearer {embedded.tokens[role]}"}
-    me: dict[str, Any] = httpx.get(f"{embedded.url}/api/v1/auth/me", headers=headers).raise_for_status().json()
+    me: dict[str, Any] = (
+        httpx.get(f"{embedded.url}/api/v1/auth/me", headers=headers, timeout=ANSWERED_S).raise_for_status().json()
+    )
     return me
+
+
+def unlike(role: str, found: Found) -> list[str]:
+    """Where what was let through is not what the role may, a line each."""
+    missing = {each: found.refused.get(each, "never rightly asked") for each in must(role) - found.succeeded}
+    beyond = found.succeeded - may(role)
+    return [
+        *(f"{each}: not let through: {why}" for each, why in missing.items()),
+        *(f"{each}: let through" for each in beyond),
+    ]
 
 
 def broken(embedded: Embedded, found: Found) -> list[str]:
@@ -281,7 +340,7 @@ def _at_length(role: str, seconds: int, seed: int) -> bool:
         with tempfile.TemporaryDirectory() as directory, an_installation(Path(directory)) as embedded:
             found = ask(embedded, role, seed=seed, examples=examples, phases=ALL)
             lines = [f"{where}: {check}: {said}" for (where, check), said in found.wrong.items()]
-            lines += broken(embedded, found)
+            lines += [*unlike(role, found), *broken(embedded, found)]
         told = f"{role}, seed {seed}: {found.requests} requests, {len(found.succeeded)} operations let through"
         print(told, *(f"slow: {each}" for each in found.slow), *lines, sep="\n", flush=True)
         if lines or time.monotonic() >= ends:

@@ -27,7 +27,7 @@ def test_it_listens_before_anybody_is_told_where(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", late)
     with an_installation(tmp_path) as embedded:
         assert listens == [True]
-        assert httpx.get(f"{embedded.url}/healthz").status_code == 200
+        assert httpx.get(f"{embedded.url}/healthz", timeout=60).status_code == 200
 
 
 def test_what_ended_it_is_told_rather_than_what_then_went_wrong_for_who_asked(
@@ -42,7 +42,7 @@ def test_what_ended_it_is_told_rather_than_what_then_went_wrong_for_who_asked(
     with pytest.raises(ExceptionGroup) as told, an_installation(tmp_path) as embedded:  # noqa: PT012
         embedded.loop.call_soon_threadsafe(ends.set)
         while True:
-            httpx.get(f"{embedded.url}/healthz")  # until nobody answers any more
+            httpx.get(f"{embedded.url}/healthz", timeout=60)  # until nobody answers any more
 
     assert told.group_contains(ServiceEndedEarlyError, match=re.escape(f"service {Publisher.name} ended"))
     assert isinstance(told.value.__context__, httpx.TransportError)

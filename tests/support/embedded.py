@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from control_plane.bootstrap import ROLES as SERVICES
 from control_plane.bootstrap import services_of
 from control_plane.commands.access import CONSOLE, ROLES
 from control_plane.commands.handlers.hosts import HostHandler
+from control_plane.commands.passwords import PasswordHasher
 from control_plane.core import Core, open_core, open_leases, prepare
 from control_plane.projections.every import PROJECTIONS
 from control_plane.settings import Settings
@@ -32,16 +34,25 @@ from tests.support.database import sqlite_url
 from tests.support.fleet import host_key
 
 HOSTS = ("sim-1", "sim-2", "sim-3")
-UP_S = 60.0
+UP_S = 120.0
+CHEAP = partial(PasswordHasher, memory_kib=64, iterations=1, lanes=1)
+SHOWN_S = 20.0  # within which a read table has what was recorded, on whatever machine
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Attributes: `description`: its OpenAPI document; `tokens`, `token_ids`: of a person of each role."""
+    """One that answers.
+
+    Attributes:
+        description: its OpenAPI document.
+        tokens, token_ids: API tokens of a person of each role, `some-ROLE`.
+        root: one of the administrator who made them. Its id is among `token_ids`, too.
+    """
 
     url: str
     description: dict[str, Any]
     tokens: dict[str, str]
+    root: str
     token_ids: frozenset[str]
     settings: Settings
     core: Core
@@ -53,7 +64,7 @@ class Embedded:
 
     async def _shown(self, seq: int) -> None:
         for projection in PROJECTIONS:
-            assert await self.core.hub.wait_for(projection.name, seq, timeout_s=UP_S), projection.name
+            assert await self.core.hub.wait_for(projection.name, seq, timeout_s=SHOWN_S), projection.name
 
 
 @contextmanager
@@ -81,8 +92,9 @@ def an_installation(directory: Path) -> Iterator[Embedded]:
 
     thread = threading.Thread(target=run, name="embedded")
     with pytest.MonkeyPatch.context() as patch:
-        # Nothing is told of a seq that is years away by waiting for it.
-        patch.setattr("control_plane.api.fields.MIN_SEQ_WAIT_S", 0.01)
+        # Long enough for a busy machine; beyond ANSWER_S of a route, a seq that is years away would be a database away.
+        patch.setattr("control_plane.api.fields.MIN_SEQ_WAIT_S", 4.0)
+        patch.setattr("control_plane.commands.handlers.access.PasswordHasher", CHEAP)
         thread.start()
         try:
             assert up.wait(UP_S)
@@ -97,7 +109,7 @@ def an_installation(directory: Path) -> Iterator[Embedded]:
 
 
 async def _serve(directory: Path, stop: asyncio.Event, told: Callable[[Embedded], None]) -> None:
-    given: dict[str, Any] = {"listen": "127.0.0.1:0", "state_dir": directory, **NO_RATES}
+    given: dict[str, Any] = {"listen": "127.0.0.1:0", "state_dir": directory, "pending_hosts": 1_000, **NO_RATES}
     with bound(Settings(database_url=sqlite_url(directory), **given)) as (settings, listener):
         await initialise(settings, "root", PASSWORD)
         async with open_core(settings) as core, open_leases(core) as leases, asyncio.TaskGroup() as group:
@@ -114,10 +126,12 @@ async def _serve(directory: Path, stop: asyncio.Event, told: Callable[[Embedded]
                 token = await core.tokens.create(CONSOLE, username=f"some-{role}", name="test", days=1)
                 tokens[role] = token.text
                 ids.add(token.token_id)
+            root = await core.tokens.create(CONSOLE, username="root", name="test", days=1)
+            ids.add(root.token_id)
             group.create_task(run_until_stopped([*services, *agents], stop=stop, drain_s=20))
             await _answers(settings)
             loop = asyncio.get_running_loop()
-            told(Embedded(settings.url, describe(http.app), tokens, frozenset(ids), settings, core, loop))
+            told(Embedded(settings.url, describe(http.app), tokens, root.text, frozenset(ids), settings, core, loop))
             await stop.wait()
 
 
