@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from cpctl import listing, run, signin
+from cpctl import hosts, listing, run, signin
 from cpctl.client import Client
 from cpctl.errors import INTERRUPTED, OK, CpctlError
 from cpctl.terminal import say
@@ -115,7 +115,7 @@ def _sign_in(commands: Commands) -> None:
 
 
 def _hosts(commands: Commands) -> None:
-    actions = _noun(commands, "hosts", "hosts as they are now: list, show")
+    actions = _noun(commands, "hosts", "hosts: list, show, set, revoke, retire")
     listed = _add(actions, "list", _asking(listing.hosts), "hosts by name (what `cpctl hosts` does)")
     listed.add_argument("-q", "--query", metavar="TEXT", help="part of a hostname")
     listed.add_argument("--state", metavar="STATES", help="as online,stale,offline")
@@ -124,6 +124,17 @@ def _hosts(commands: Commands) -> None:
     shown = _add(actions, "show", _asking(listing.host), "all that is known of one")
     shown.add_argument("hostname", metavar="HOST")
     _output(shown)
+    changed = _add(actions, "set", _asking(hosts.change), "change its groups, labels or maintenance")
+    changed.add_argument("--group", action="append", metavar="[-]NAME", help="add a group, or remove it: --group=-web")
+    changed.add_argument("--label", action="append", metavar="NAME=VALUE", help="set one, or remove it: --label=-rack")
+    changed.add_argument("--maintenance", choices=("on", "off"))
+    revoked = _add(actions, "revoke", _asking(hosts.revoke), "a host that was taken over: believe and send it no more")
+    revoked.add_argument("--reason", metavar="TEXT")
+    retired = _add(actions, "retire", _asking(hosts.retire), "take it off the fleet; its history stays")
+    for each in (revoked, retired):
+        each.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    for each in (changed, revoked, retired):
+        each.add_argument("hostname", metavar="HOST")
 
 
 def _noun(commands: Commands, name: str, about: str, *aliases: str) -> Commands:

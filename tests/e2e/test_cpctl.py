@@ -213,7 +213,7 @@ def test_a_terminal_gets_colours_and_a_progress_and_nothing_that_acts_on_it(dev:
 
 
 def test_who_is_offline_is_named_and_ctrl_c_detaches(dev: Dev, terminal: StartTerminal) -> None:
-    seq = dev.api.post("/hosts", {"hostname": "away", "public_key": _public_key()})["seq"]
+    seq = dev.api.post("/hosts", {"hostname": "away", "public_key": _public_key("away")})["seq"]
     dev.api.get("/hosts", min_seq=seq)
     try:
         shown = terminal("run", "-t", "away,sim-0001", "--", "true")
@@ -237,8 +237,8 @@ def test_who_is_offline_is_named_and_ctrl_c_detaches(dev: Dev, terminal: StartTe
         dev.api.http.delete("/hosts/away").raise_for_status()
 
 
-def _public_key() -> str:
-    return base64.b64encode(host_key("away").public_key).decode()
+def _public_key(hostname: str) -> str:
+    return base64.b64encode(host_key(hostname).public_key).decode()
 
 
 def test_a_guard_asks_on_a_terminal_and_wants_flags_in_a_script(dev: Dev, terminal: StartTerminal) -> None:
@@ -332,6 +332,27 @@ def test_the_trail_is_listed_and_exported(dev: Dev) -> None:
     assert "host.registered" in dev.cpctl("events", "show", lines[1].split()[0]).stdout
     exported = dev.cpctl("audit", "export", "--kind", "host.registered").stdout.splitlines()
     assert len([json.loads(line) for line in exported]) >= SIMULATED + 1
+
+
+def test_a_host_is_changed_and_taken_off(dev: Dev, terminal: StartTerminal) -> None:
+    seq = dev.api.post("/hosts", {"hostname": "spare", "public_key": _public_key("spare"), "groups": ["web"]})["seq"]
+    dev.api.get("/hosts", min_seq=seq)
+
+    dev.cpctl("hosts", "set", "spare", "--group", "db", "--group=-web", "--label", "rack=r1", "--maintenance", "on")
+    wait_until(lambda: dev.api.get("/hosts/spare")["maintenance"], timeout_s=20, what="it is in maintenance")
+    row = dev.api.get("/hosts/spare")
+    assert (row["groups"], row["labels"]) == (["db"], {"rack": "r1"})
+    assert "nothing to change" in dev.cpctl("hosts", "set", "spare", status=2).stderr
+    assert "unknown_host" in dev.cpctl("hosts", "set", "nobody", "--maintenance", "on", status=2).stderr
+
+    assert "--yes" in dev.cpctl("hosts", "revoke", "spare", status=2).stderr
+    shown = terminal("hosts", "revoke", "spare", "--reason", "stolen")
+    shown.wait_for("type the hostname to go on: ")
+    shown.type("spare\n")
+    assert shown.ended() == 0
+    wait_until(lambda: dev.api.get("/hosts/spare")["state"] == "revoked", timeout_s=20, what="it is revoked")
+    dev.cpctl("hosts", "retire", "spare", "--yes")
+    wait_until(lambda: dev.api.get("/hosts/spare")["state"] == "retired", timeout_s=20, what="it is retired")
 
 
 def test_login_makes_a_token_of_its_own_and_logout_ends_it(dev: Dev, terminal: StartTerminal) -> None:
