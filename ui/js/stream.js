@@ -119,7 +119,7 @@ function tell(changes) {
 }
 
 export function connect() {
-  clearTimeout(timer);
+  timer = clearTimeout(timer);
   controller?.abort();
   state.retryAt = 0;
   if (!followers.size || document.hidden) return;
@@ -167,7 +167,7 @@ function handle({ event, data, id }) {
   if (event === "output_end") end(body);
   if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
   if (event === "reset") reset(body.topic);
-  if (id) lastId = id;
+  if (id && !timer) lastId = id;
 }
 
 /** It is not asked for any more: the server would only say so again. */

@@ -80,3 +80,31 @@ test("what a command prints comes to who watches its host, until it has ended", 
   mock.timers.tick(50);
   assert.match(decodeURIComponent(asked.at(-1).address), /output:t1:web2,output:t1:web3/);
 });
+
+test("what still comes on the stream that is to be replaced does not move the position past what is asked for", async () => {
+  const streams = [];
+  globalThis.fetch = async (address) => {
+    asked.push({ address });
+    const body = new ReadableStream({ start: (made) => streams.push(made) }).pipeThrough(new TextEncoderStream());
+    return { ok: true, body };
+  };
+  const pings = [];
+  stream.onState(({ ping }) => pings.push(ping?.now));
+  const say = async (id, now) => {
+    const heads = { now, lag: { seconds: 0 } };
+    streams.at(-1).enqueue(`event: ping\ndata: ${JSON.stringify(heads)}\nid: ${id}\n\n`);
+    while (pings.at(-1) !== now) await new Promise(setImmediate);
+  };
+  const after = () => new URL(asked.at(-1).address, "http://here").searchParams.get("after");
+  stream.connect();
+  await say("e20.h20", "2026-01-01T00:00:01Z");
+
+  stream.follow(["task:t2"], "e15.h0", never, null);
+  await say("e30.h30", "2026-01-01T00:00:02Z");
+  mock.timers.tick(50);
+  assert.equal(after(), "e15.h0");
+
+  await say("e31.h31", "2026-01-01T00:00:03Z");
+  stream.connect();
+  assert.equal(after(), "e31.h31");
+});
