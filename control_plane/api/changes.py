@@ -96,7 +96,7 @@ class Changes:
             wanted = AuditFilter(upto=min(now.audit, tasks_at) if keeps_to_tasks else None)
             events = await self._services.audit_queries.after(wanted, after.audit, limit=PAGE)
             found += [row("events", event.seq, audit.event_of(event), "events", view=event) for event in events]
-            reached = wanted.upto or now.audit
+            reached = now.audit if wanted.upto is None else wanted.upto
             now = replace(now, audit=events[-1].seq if len(events) == PAGE else max(after.audit, reached))
         return found, now
 

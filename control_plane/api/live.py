@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
@@ -43,6 +43,10 @@ def _resets(topics: frozenset[str]) -> list[bytes]:
 
 def _frames(rows: Sequence[Row], usage: bytes | None, topics: frozenset[str]) -> list[bytes]:
     return frames_of(rows, topics) + ([usage] if usage is not None and "usage" in topics else [])
+
+
+def _topics_of(readers: Iterable["Subscription"]) -> frozenset[str]:
+    return frozenset().union(*(reader.topics for reader in readers))
 
 
 class Subscription:
@@ -116,7 +120,9 @@ class Live:
         self._build = build
         self._changes = Changes(services)
         self._subscriptions: set[Subscription] = set()
-        self._places: Places | None = None  # None while nobody listens
+        self._joined: set[Subscription] = set()  # those who are told of rows: what was before, a replay tells them
+        self._places: Places | None = None  # up to where these have been told; None while there are none
+        self._round = asyncio.Lock()  # who joins comes before or after a round: one that is under way is not for them
         self._ends_at = -1  # how far the tasks had come when it was last asked which executions have ended
         self._is_stopping = False
         self._open = services.metrics.gauge("control_plane_streams_open", "Event streams with a reader.")
@@ -154,6 +160,7 @@ class Live:
     def leave(self, subscription: Subscription) -> None:
         subscription.close()
         self._subscriptions.discard(subscription)
+        self._joined.discard(subscription)
         self._readers_changed()
 
     def _readers_changed(self) -> None:
@@ -167,20 +174,25 @@ class Live:
 
     async def chunks(self, subscription: Subscription, after: Positions | None) -> AsyncIterator[bytes]:
         """What a reader is sent: a ping at once, what it has missed, and then what changes."""
-        # The follower's places are fixed before the replay is read, so nothing falls between the two.
-        if self._places is None:
-            self._places = await self._changes.now()
+        goal = await self._join(subscription)  # first: what happens from the ping on comes in any case
         for chunk in batch([await self._ping()], None):
             yield chunk
         if after is not None:
-            async for chunk in self._replay(subscription, after):
+            async for chunk in self._replay(subscription, after, goal):
                 yield chunk
         while (news := await subscription.get()) is not None:
             yield news
 
-    async def _replay(self, subscription: Subscription, after: Positions) -> AsyncIterator[bytes]:
-        topics = subscription.topics
-        places, goal = Places.all_at(after), await self._changes.now()
+    async def _join(self, subscription: Subscription) -> Places:
+        """Have the follower tell this reader of what comes after these places, up to where a replay has to go."""
+        async with self._round:
+            if self._places is None:
+                self._places = await self._changes.now()
+            self._joined.add(subscription)
+            return self._places
+
+    async def _replay(self, subscription: Subscription, after: Positions, goal: Places) -> AsyncIterator[bytes]:
+        topics, places = subscription.topics, Places.all_at(after)
         sees_all = subscription.scope.is_everything
         if not sees_all and not await self._services.hub.wait_for(TASKS, goal.audit, timeout_s=MIN_SEQ_WAIT_S):
             subscription.close()  # who may see the events of a task is not known yet: come again
@@ -191,6 +203,8 @@ class Live:
             rows, places = await self._changes.rows(places, topics, keeps_to_tasks=not sees_all)
             usage, places = await self._changes.usage(places)
             own = [host_row(view, only_its_own=True) for view in usage]
+            if rows:  # as the follower does: nobody tells of these rows again once the scope has come to them
+                await self._services.authority.refresh()
             scope = scope_of(self._services, subscription.principal)
             shown, said = await self._shown([*rows, *own], usage, scope)
             for chunk in batch(_frames(shown, said, topics), places.lowest):
@@ -241,35 +255,41 @@ class Live:
             for subscription in self._subscriptions:
                 subscription.close()
 
-    @property
-    def _topics(self) -> frozenset[str]:
-        return frozenset().union(*(subscription.topics for subscription in self._subscriptions))
-
     async def _tell_rows(self) -> None:
-        if not self._subscriptions:
-            self._places = None
-        if self._places is not None:
-            some_see_less = any(not subscription.scope.is_everything for subscription in self._subscriptions)
-            rows, reached = await self._changes.rows(self._places, self._topics, keeps_to_tasks=some_see_less)
+        async with self._round:
+            readers = list(self._joined)
+            if not readers:
+                self._places = None
+            if self._places is None:
+                return
+            some_see_less = any(not reader.scope.is_everything for reader in readers)
+            rows, reached = await self._changes.rows(self._places, _topics_of(readers), keeps_to_tasks=some_see_less)
             if rows:  # what has taken a host out of a scope, or its reader's role, is not shown there itself
                 await self._services.authority.refresh()
                 self._look_at_scopes()
-            await self._tell(reached, rows)
+            await self._tell(readers, reached, rows)
 
     async def _tell_usage(self) -> None:
-        topics = self._topics
-        if self._places is None:
-            return
-        views, reached = await self._changes.usage(self._places)
-        await self._tell(reached, [host_row(view, only_its_own=True) for view in views], views)
-        if "system" in topics:
-            now_us = self._services.clock.now_us()
-            states = await self._services.projection_queries.states()
-            await self._tell(reached, [row("projections", now_us, projection_of(state), "system") for state in states])
+        async with self._round:
+            readers = list(self._joined)
+            if self._places is None:
+                return
+            views, reached = await self._changes.usage(self._places)
+            await self._tell(readers, reached, [host_row(view, only_its_own=True) for view in views], views)
+            if "system" in _topics_of(readers):
+                now_us = self._services.clock.now_us()
+                states = await self._services.projection_queries.states()
+                made = [row("projections", now_us, projection_of(state), "system") for state in states]
+                await self._tell(readers, reached, made)
 
-    async def _tell(self, reached: Places, rows: Sequence[Row], usage: Sequence[HostView] = ()) -> None:
-        """Give every reader what is its own; readers of the same topics who may see the same share the bytes."""
-        readers = list(self._subscriptions)  # one that comes meanwhile reads these rows by itself
+    async def _tell(
+        self, readers: Sequence[Subscription], reached: Places, rows: Sequence[Row], usage: Sequence[HostView] = ()
+    ) -> None:
+        """Give every reader what is its own; readers of the same topics who may see the same share the bytes.
+
+        Args:
+            readers: those for whose topics it was read, and no others: to them its id would pass over rows.
+        """
         shown = {scope: await self._shown(rows, usage, scope) for scope in {reader.scope for reader in readers}}
         self._places = reached  # only now: without the database all of it is read again
         made: dict[tuple[frozenset[str], Scope], list[bytes]] = {}

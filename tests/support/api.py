@@ -177,16 +177,19 @@ async def an_api(
     live_output: LiveOutput | None = None,
     broker_url: str = "amqp://broker",
     is_patient: bool = False,
+    url: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[ApiUnderTest]:
     """A running API, with its projectors and its follower.
 
     Args:
         is_patient: one address may be wrong as often as it likes.
+        url: of the database, if it is not to be a new one of SQLite.
     """
     # Without limits of requests, but where a test gives some: what it sends at once is no attack.
-    given = {"database_url": sqlite_url(tmp_path), "listen": "127.0.0.1:8000", **NO_RATES, **settings}
-    async with migrated(sqlite_url(tmp_path)) as database, EventLog.open(database) as log:
+    url = url or sqlite_url(tmp_path)
+    given = {"database_url": url, "listen": "127.0.0.1:8000", **NO_RATES, **settings}
+    async with migrated(url) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
         services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
         tokens = await _people(services)
