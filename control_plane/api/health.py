@@ -14,11 +14,13 @@ from control_plane.api.services import Given, Probe, Services
 from control_plane.errors import StorageUnavailableError
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.observability import Metrics
+from control_plane_wire.lifecycle import wait_for_any
 
 log = logging.getLogger(__name__)
 
 PERMISSION: Final = "projections.read"  # what the System page needs
 PROBE_S: Final = 2.0
+LOOK_S: Final = 5.0  # so much later at most a state is taken to have begun
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 State: TypeAlias = Literal["ok", "warning", "failing"]  # a warning is for people: the process is ready
@@ -61,6 +63,12 @@ class Checks:
     async def _database(self) -> str | None:
         await self._services.log.head(EVENT)
         return None
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Look by itself until `stop`, so that a state holds from when it began, and not from when somebody asked."""
+        while not stop.is_set():
+            await self.run()
+            await wait_for_any(stop, timeout_s=LOOK_S)
 
     async def run(self) -> list[Check]:
         return list(await asyncio.gather(*(self._run(probe) for probe in self._probes)))

@@ -88,6 +88,7 @@ class HttpService:
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.live.run(stop), name=self.live.name)
+            group.create_task(self.app.state.checks.watch(stop), name="checks")
             await _Server(config, stop, self._settings).serve(sockets=[self._listener])
 
 

@@ -10,7 +10,10 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from control_plane.api import health
+from control_plane.api.fields import at
 from control_plane.api.server import HttpService, PlainClient, bound
+from control_plane.api.services import Probe
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
 from control_plane_wire.lifecycle import run_until_stopped
@@ -48,6 +51,31 @@ async def test_the_server_answers_streams_and_stops_with_a_stream_open(
                     async for _ in lines:
                         pass
             await running
+
+
+async def test_a_check_is_looked_at_before_anybody_asks_and_its_state_holds_since_then(
+    tmp_path: Path, free: tuple[Settings, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LOOK_S", 0.01)
+    settings, listener = free
+    looks: asyncio.Queue[str] = asyncio.Queue()
+
+    async def probe() -> str:
+        looks.put_nowait(at(api.services.clock.now_us()))
+        return "somebody has stopped it"
+
+    async with an_api(tmp_path, listen=settings.listen, probes=(Probe("stop", probe, warns=True),)) as api:
+        stop = asyncio.Event()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(run_until_stopped([HttpService(api.services, listener)], stop=stop, drain_s=10))
+            first, later = await looks.get(), [await looks.get() for _ in range(3)][-1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.listen_port}") as client:
+                while not await _answers(client):
+                    await asyncio.sleep(0)
+                [since] = [each["since"] for each in (await client.get("/readyz")).json()["checks"][1:]]
+            stop.set()
+
+    assert first <= since <= later
 
 
 async def _answers(client: httpx.AsyncClient) -> bool:
