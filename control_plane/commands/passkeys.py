@@ -37,6 +37,7 @@ from webauthn.helpers.structs import (
 from webauthn.registration.verify_registration_response import VerifiedRegistration
 
 from control_plane.commands.access import User
+from control_plane.commands.authenticator_data import check_assertion, check_registration
 from control_plane.commands.grammar import checked_line, shown
 from control_plane.errors import NotSignedInError, RefusedError
 from control_plane.events import access, passkeys
@@ -277,7 +278,9 @@ def decide_added(
 
 def _verified(party: RelyingParty, challenge: str, credential: str) -> VerifiedRegistration:
     """Raises PasskeyRefusedError, and whatever the library raises of what it cannot read."""
-    attested = parse_attestation_object(parse_registration_credential_json(credential).response.attestation_object)
+    attestation = parse_registration_credential_json(credential).response.attestation_object
+    check_registration(attestation)  # before the library's reader, which takes all of CBOR
+    attested = parse_attestation_object(attestation)
     # Whatever vouches for the make of a device is not asked for, and is code that outsiders need not reach.
     if attested.fmt not in {AttestationFormat.NONE, AttestationFormat.PACKED} or attested.att_stmt.x5c:
         raise PasskeyRefusedError(f"an attestation of the form {attested.fmt}")
@@ -302,7 +305,9 @@ def check_shown(
         PasskeyRefusedError: none of them, or it does not hold.
     """
     try:
-        passkey_id = passkey_id_of(parse_authentication_credential_json(credential).raw_id)
+        given = parse_authentication_credential_json(credential)
+        passkey_id = passkey_id_of(given.raw_id)
+        check_assertion(given.response.authenticator_data)  # the library reads it before it looks at the signature
     except Exception as error:
         raise PasskeyRefusedError(_said(error)) from error
     passkey = next((passkey for passkey in known if passkey.passkey_id == passkey_id), None)

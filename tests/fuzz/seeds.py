@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cbor2
+
 from control_plane.commands.secrets import Vault
 from control_plane.events import registry
 from control_plane.events.merkle import CompactRange
@@ -21,6 +23,7 @@ from control_plane_wire.signing import COMMAND, CONTROL_PLANE, RESULT, encode_ba
 from tests.fuzz.mutations import CORPUS
 from tests.fuzz.targets import TARGETS, _bodies
 from tests.support.agent import ROUTE, a_command, sealed
+from tests.support.authenticator import ATTESTED, a_bomb
 from tests.support.events import EXAMPLES, SHA
 from tests.support.fleet import CONTROL_PLANE_KEY, SECRETS_KEY, host_key
 
@@ -190,6 +193,21 @@ def seeds() -> Iterator[tuple[str, list[bytes]]]:
             b"10.0.0.0/8\n10.1.1.1:99",
             b"10.0.0.0/99\n[::1]:x",
             b"127.0.0.1,::1\n",
+        ],
+    )
+    cose = cbor2.dumps({1: 1, 3: -8, -1: 6, -2: bytes(32)})
+    attested = bytes(32) + bytes([ATTESTED]) + bytes(22) + cose
+    yield (
+        "authenticator",
+        [
+            cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": attested}),
+            cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": attested[:-42] + a_bomb(60)}),
+            cose,
+            a_bomb(60),
+            bytes(32) + b"\x85" + bytes(4) + a_bomb(60),
+            bytes(37),
+            b"\x9b" + b"\xff" * 8,
+            b"\x81" * 2000,
         ],
     )
     yield "password_hash", [b"v=19$m=64,t=1,p=1", b"", b"$$$$", b"v=19$m=99999999", b"\0"]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import cbor2
 import orjson
 import rfc8785
 from pydantic import ValidationError
@@ -36,6 +37,7 @@ from control_plane.api.fields import Request
 from control_plane.api.frames import parse_topics
 from control_plane.api.problems import ProblemError
 from control_plane.argon2 import verifies
+from control_plane.commands import authenticator_data
 from control_plane.commands.access import TOKEN_PREFIX, token_id_of
 from control_plane.commands.enrolment import check_nonce
 from control_plane.commands.grammar import checked_line, checked_login
@@ -578,3 +580,16 @@ def password_hash(data: bytes) -> None:
     if any(cost in text for cost in ("m=", "t=", "p=")) and len(text) > 255:
         return
     assert verifies("a password of no use", "$argon2id$" + text[:16]) in {True, False}
+
+
+@target
+def authenticator(data: bytes) -> None:
+    """What a passkey's device sends: the general reader sees only what the strict one has read alike."""
+    for check in (authenticator_data.check_registration, authenticator_data.check_assertion):
+        with contextlib.suppress(ValueError):
+            check(data)
+    try:
+        value = authenticator_data.parse(data)
+    except ValueError:
+        return
+    assert cbor2.loads(data, allow_duplicate_keys=False) == value

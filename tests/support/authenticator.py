@@ -11,7 +11,7 @@ import cbor2
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 
-PRESENT, VERIFIED, ATTESTED = 0x01, 0x04, 0x40
+PRESENT, VERIFIED, ATTESTED, EXTENDED = 0x01, 0x04, 0x40, 0x80
 
 
 def base64url(data: bytes) -> str:
@@ -20,6 +20,12 @@ def base64url(data: bytes) -> str:
 
 def from_base64url(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "==")
+
+
+def a_bomb(depth: int) -> bytes:
+    """CBOR of ten bytes a level that takes a general reader twice as long with each: a key that refers to itself."""
+    lists = b"\xd8\x1c\x82" * depth + b"\xd8\x1c\x81\x00"
+    return b"\xa1" + lists + b"".join(b"\xd8\x1d" + cbor2.dumps(at) for at in range(depth, 0, -1)) + b"\x00"
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Device:
         if self.sign_count is not None:
             self.sign_count += 1
         data = self._data(lies.get("rp_id", options["rpId"]), lies.get("flags", PRESENT | VERIFIED))
+        data += lies.get("more", b"")
         credential = self._credential("webauthn.get", options, {"authenticatorData": base64url(data)}, lies)
         client_data = from_base64url(credential["response"]["clientDataJSON"])
         signature = self._sign(data + hashlib.sha256(client_data).digest())

@@ -21,7 +21,7 @@ from control_plane.events import registry
 from control_plane.events.access import LoginFailed, SessionOpened
 from control_plane.events.passkeys import PasskeyAdded
 from control_plane_wire.signing import SigningKey
-from tests.support.authenticator import PRESENT, VERIFIED, Device, base64url
+from tests.support.authenticator import ATTESTED, EXTENDED, PRESENT, VERIFIED, Device, a_bomb, base64url
 from tests.support.events import AT, SHA
 from tests.support.fleet import CONTROL_PLANE_KEY, PASSWORD, Desk
 
@@ -138,6 +138,17 @@ async def test_an_answer_that_is_not_right_opens_nothing_and_is_recorded_with_it
     failure = last_failure(desk)
     assert (failure.username, failure.method, failure.address) == ("ada", "passkey", "::1")
     assert failure.reason
+
+
+@pytest.mark.parametrize("flag", [ATTESTED, EXTENDED])
+async def test_an_answer_with_more_than_was_asked_for_is_not_decoded(flag: int) -> None:
+    desk, device = await a_desk()
+    challenge, options = await first_half(desk)
+
+    with pytest.raises(NotSignedInError):
+        await show(desk, challenge, device.get(options, flags=PRESENT | VERIFIED | flag, more=a_bomb(8)))
+
+    assert "more in it than was asked for" in str(last_failure(desk).reason)
 
 
 async def test_another_user_s_passkey_is_none() -> None:
@@ -362,6 +373,24 @@ async def test_a_passkey_that_does_not_hold_is_not_added(lie: dict[str, Any]) ->
 
     assert refused.value.code == "passkey_refused"
     assert desk.authority.passkeys.of("ben") == []
+
+
+BOMBS: dict[str, dict[str, Any]] = {
+    "for an attestation object": {"attestation": a_bomb(8)},
+    "for a public key": {"cose": a_bomb(8)},
+    "behind a public key": {"cose": cbor2.dumps({1: 1}) + a_bomb(8)},
+    "for an extension": {"flags": PRESENT | VERIFIED | EXTENDED},
+}
+
+
+@pytest.mark.parametrize("lie", BOMBS.values(), ids=BOMBS.keys())
+async def test_what_the_general_reader_would_take_too_long_for_never_comes_to_it(lie: dict[str, Any]) -> None:
+    desk, _ = await a_desk()
+
+    with pytest.raises(RefusedError) as refused:
+        await add(desk, Device(ORIGIN), "ben", **lie)
+
+    assert (refused.value.code, refused.value.detail.split(":")[0]) == ("passkey_refused", "ValueError")
 
 
 async def test_a_challenge_to_add_is_for_who_asked_for_it() -> None:
