@@ -25,7 +25,9 @@ from joserfc.errors import InvalidKeyIdError, JoseError, UnsupportedAlgorithmErr
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import JWKRegistry, Key, KeySet, RSAKey
 
+from control_plane.commands.access import RECENT_S
 from control_plane.commands.grammar import shown
+from control_plane.commands.identity import Proved
 from control_plane.commands.users import is_subject
 from control_plane.errors import IdentityProviderError, IdentityRefusedError
 from control_plane.observability import Count
@@ -116,7 +118,7 @@ class OpenIdProvider:
     def issuer(self) -> str:
         return self._issuer
 
-    async def address(self, *, state: str, nonce: str, code_challenge: str) -> str:
+    async def address(self, *, state: str, nonce: str, code_challenge: str, again: bool) -> str:
         """See `commands.ports.IdentityProvider`."""
         async with self._bounded():
             known = await self._about()
@@ -130,10 +132,12 @@ class OpenIdProvider:
             "code_challenge": code_challenge,
             "code_challenge_method": "S256",
         }
+        if again:  # what asks for a maximum has to be told the time (OpenID Connect Core, 3.1.2.1)
+            query |= {"prompt": "login", "max_age": str(RECENT_S)}
         endpoint = known.document["authorization_endpoint"]
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
-    async def subject(self, code: str, *, verifier: str, nonce: str) -> str:
+    async def proved(self, code: str, *, verifier: str, nonce: str) -> Proved:
         """See `commands.ports.IdentityProvider`."""
         if len(code) > MAX_CODE:
             raise IdentityRefusedError("the code is too long")
@@ -147,7 +151,8 @@ class OpenIdProvider:
         claims, algorithm = self._verified(token, known.keys)
         self._check(claims, nonce)
         _check_access_token(claims, answer.get("access_token"), algorithm)
-        return str(claims["sub"])
+        at = claims.get("auth_time")
+        return Proved(str(claims["sub"]), at if isinstance(at, int) and not isinstance(at, bool) else None)
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import RedirectResponse
 
-from control_plane.api.authentication import TransactionCookie, address_of
+from control_plane.api.authentication import SessionCookie, TransactionCookie, address_of
 from control_plane.api.fields import Answer
 from control_plane.api.routing import API, GuardedRoute, noun
 from control_plane.api.services import Given
@@ -56,9 +56,13 @@ async def providers(services: Given) -> Providers:
 
 @router.get("/oidc/begin", response_class=RedirectResponse, status_code=302)
 async def begin(request: HttpRequest, services: Given) -> Response:
-    """Send the browser to the identity provider, to come back to the callback."""
+    """Send the browser to the identity provider, to come back to the callback.
+
+    Who has a session signs in again: the provider is told to ask, though it may know this browser.
+    """
+    session: SessionCookie = request.app.state.cookie
     try:
-        address, begun = await services.identity.begin()
+        address, begun = await services.identity.begin(session.read(request))
     except IdentityProviderError:
         return _to(FAILED_PAGE + "oidc_unavailable")
     response = _to(address)

@@ -6,11 +6,40 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
+from control_plane.commands.access import RECENT_S
 from control_plane.commands.grammar import shown
 from control_plane.commands.passwords import digest
 from control_plane.errors import IdentityRefusedError
 
 TRANSACTION_S: Final = 600
+AGAIN: Final = ".again"
+AHEAD_S: Final = 60  # so much a provider's clock may be
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """Attributes: `subject`: whom the provider knows; `signed_in_at`: when, in Unix seconds; None: it does not say."""
+
+    subject: str
+    signed_in_at: int | None = None
+
+
+def signed_in_at(transaction: "Transaction", proved: Proved, now_s: int) -> int:
+    """How old the new session is at its beginning: as old as the provider's own, but for what makes no difference.
+
+    A provider that knows somebody from this morning asks nothing and sends the browser back; so that is no sign-in of
+    a moment ago, and neither is one that it does not tell the time of.
+
+    Raises:
+        IdentityRefusedError: it was to ask again, and has not, or does not say so; or says what cannot be.
+    """
+    too_old = now_s - RECENT_S - 1
+    at = proved.signed_in_at
+    if at is not None and at > now_s + AHEAD_S:
+        raise IdentityRefusedError("the provider says that it signed in later than now")
+    if transaction.is_again and (at is None or at <= too_old):
+        raise IdentityRefusedError("the provider was to ask who it is again, and does not say that it has (auth_time)")
+    return too_old if at is None else min(max(at, too_old), now_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +47,19 @@ class Transaction:
     """A sign-in under way. Nobody but the browser remembers it, and all that is sent elsewhere is hashes of it.
 
     Attributes:
-        text: when it ends, in Unix seconds, and 256 random bits.
+        text: when it ends, in Unix seconds, and 256 random bits; then `.again` where somebody is to sign in anew there.
     """
 
     text: str
 
     @classmethod
-    def begun(cls, now_s: int) -> "Transaction":
-        return cls(f"{now_s + TRANSACTION_S}.{secrets.token_urlsafe(32)}")
+    def begun(cls, now_s: int, *, again: bool = False) -> "Transaction":
+        return cls(f"{now_s + TRANSACTION_S}.{secrets.token_urlsafe(32)}{AGAIN if again else ''}")
+
+    @property
+    def is_again(self) -> bool:
+        """Whether the provider was told to ask once more who it is."""
+        return self.text.endswith(AGAIN)
 
     @property
     def state(self) -> str:

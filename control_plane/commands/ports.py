@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from control_plane.commands.hosts import Host
+from control_plane.commands.identity import Proved
 from control_plane.events.envelope import Key, LogName, NewEvent, Outcome, StoredEvent
 
 PendingRow: TypeAlias = tuple[str, bytes, str | None, int, bool]
@@ -102,12 +103,12 @@ class IdentityProvider(Protocol):
         """What it calls itself."""
         ...
 
-    async def address(self, *, state: str, nonce: str, code_challenge: str) -> str:
-        """Where to send a browser."""
+    async def address(self, *, state: str, nonce: str, code_challenge: str, again: bool) -> str:
+        """Where to send a browser; `again`: somebody whom it knows already is asked once more who that is."""
         ...
 
-    async def subject(self, code: str, *, verifier: str, nonce: str) -> str:
-        """What it calls whom it sent back with this code. Raises IdentityRefusedError where that is not proved."""
+    async def proved(self, code: str, *, verifier: str, nonce: str) -> Proved:
+        """Whom it sent back with this code. Raises IdentityRefusedError where that is not proved."""
         ...
 
 

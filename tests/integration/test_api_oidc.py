@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -16,7 +17,7 @@ from joserfc.jwk import RSAKey
 
 from control_plane import identity_provider
 from control_plane.api.authentication import CSRF_HEADER
-from control_plane.commands.identity import TRANSACTION_S, Transaction
+from control_plane.commands.identity import TRANSACTION_S, Proved, Transaction
 from control_plane.events.passkeys import PasskeyAdded
 from control_plane.identity_provider import OpenIdProvider
 from tests.support.api import PASSWORD, URL, ApiUnderTest, an_api
@@ -417,14 +418,14 @@ async def test_the_provider_is_asked_once_about_what_one_browser_brings_back(
 ) -> None:
     client, asked = api.client(None), 0
     query = await at_provider(client)
-    subject = OpenIdProvider.subject
+    proved = OpenIdProvider.proved
 
-    async def counted(self: OpenIdProvider, *args: Any, **given: Any) -> str:
+    async def counted(self: OpenIdProvider, *args: Any, **given: Any) -> Proved:
         nonlocal asked
         asked += 1
-        return await subject(self, *args, **given)
+        return await proved(self, *args, **given)
 
-    monkeypatch.setattr(OpenIdProvider, "subject", counted)
+    monkeypatch.setattr(OpenIdProvider, "proved", counted)
     kept = client.cookies[COOKIE]
     for _ in range(5):
         again = api.client(None)
@@ -463,6 +464,61 @@ async def test_a_code_that_was_stolen_is_of_no_use_in_another_sign_in(api: ApiUn
 
 
 # --- whom it lets in
+
+
+async def asks_to_sign_in_again(client: httpx.AsyncClient) -> bool:
+    """What this browser's session is told by a route that takes a sign-in of the last five minutes."""
+    client.headers[CSRF_HEADER] = (await client.get("/api/v1/auth/me")).json()["csrf_token"]
+    answer = await client.post("/api/v1/tokens", json={"name": "mine"})
+    assert answer.status_code in {201, 403}, answer.text
+    return answer.status_code == 403 and answer.json()["code"] == "sign_in_again"
+
+
+@pytest.mark.parametrize("tells_when", [True, False])
+async def test_a_provider_that_asks_nothing_makes_no_session_of_a_moment_ago(
+    api: ApiUnderTest, provider: Provider, tells_when: bool
+) -> None:
+    provider.tells_when, provider.signed_in_at = tells_when, int(time.time()) - 8 * 3600
+    client = api.client(None, origin=URL)
+
+    assert (await client.get(CALLBACK, params=await at_provider(client))).headers["location"] == "/"
+    assert await asks_to_sign_in_again(client)
+
+    # The page sends who is told that to the provider once more, which is now told to ask.
+    assert (await client.get(CALLBACK, params=await at_provider(client))).headers["location"] == "/"
+    assert not await asks_to_sign_in_again(client)
+
+
+async def test_who_has_signed_in_there_a_moment_ago_need_not_do_so_again(api: ApiUnderTest, provider: Provider) -> None:
+    provider.tells_when, provider.signed_in_at = True, int(time.time()) - 5
+    client = api.client(None, origin=URL)
+
+    await client.get(CALLBACK, params=await at_provider(client))
+
+    assert not await asks_to_sign_in_again(client)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        without("auth_time"),
+        lambda claims: {**claims, "auth_time": claims["auth_time"] - 301},
+        lambda claims: {**claims, "auth_time": claims["auth_time"] + 3600},
+        lambda claims: {**claims, "auth_time": str(claims["auth_time"])},
+        lambda claims: {**claims, "auth_time": True},
+    ],
+    ids=["no time", "an old one", "one to come", "a text", "no number"],
+)
+async def test_a_provider_that_was_to_ask_again_has_to_say_that_it_has(
+    api: ApiUnderTest, provider: Provider, told: Callable[[Claims], Claims]
+) -> None:
+    client = api.client(None, origin=URL)
+    await client.get(CALLBACK, params=await at_provider(client))
+    provider.change = told
+
+    reason = await refused(api, await client.get(CALLBACK, params=await at_provider(client)))
+
+    assert "auth_time" in reason or "later than now" in reason
 
 
 async def test_a_subject_that_is_linked_to_nobody_is_not_let_in_and_the_log_names_it(

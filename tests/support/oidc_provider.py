@@ -65,7 +65,8 @@ class Provider:
     """What it is told to do differently takes effect at once.
 
     Attributes:
-        subject: whom it signs in, without asking.
+        subject: whom it signs in; without asking, unless it is told to.
+        signed_in_at: when it asked last, in Unix seconds; `tells_when`: also who does not want to know.
         change: of the claims, before they are signed.
         forge: of a whole ID token, from the header and the claims; None: signed as it should be.
         header: more in the token's header.
@@ -75,6 +76,8 @@ class Provider:
 
     url: str = ""
     subject: str = SUBJECT
+    signed_in_at: int = 0
+    tells_when: bool = False
     algorithm: str = "RS256"
     client_secret: str | None = CLIENT_SECRET
     change: Callable[[Claims], Claims] = lambda claims: claims
@@ -184,6 +187,10 @@ class Provider:
                 "nonce": asked["nonce"],
                 "at_hash": _base64url(hashed[: len(hashed) // 2]),
             }
+            if asked.get("prompt") == "login" or now_s - self.signed_in_at > int(asked.get("max_age", now_s)):
+                self.signed_in_at = now_s
+            if self.tells_when or "max_age" in asked:
+                claims["auth_time"] = self.signed_in_at
             signed = self.token(self.change(claims))
             return JSONResponse({"access_token": access_token, "token_type": "Bearer", "id_token": signed})
 

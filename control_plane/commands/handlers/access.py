@@ -267,7 +267,7 @@ class AccessHandler:
         """Open a session for who has proved to be that user; see `events.access.SessionOpened`.
 
         Args:
-            expires_at: of the session in whose place it comes; its age is counted from that.
+            expires_at: where it is as old as another one already; its age is counted from that.
 
         Raises:
             NotSignedInError: what may open one session only has opened another one, here or at another replica.
@@ -292,6 +292,11 @@ class AccessHandler:
         open_sessions = handling.authority.access.sessions
         self._last_seen_s = {sha: seen_s for sha, seen_s in self._last_seen_s.items() if sha in open_sessions}
         return LoggedIn(principal=self.by_session(secret, address=address), secret=secret, expires_at=expires_at)
+
+    def stands(self, secret: str) -> bool:
+        """Whether this is an open session's; asking is no use of it."""
+        principal = self._handling.authority.access.by_session(secret, self._handling.clock.now_s())
+        return principal is not None and self.still_valid(principal)
 
     async def close(self, secret: str | None) -> None:
         """End the session whose place a new one takes, if it still stands."""

@@ -3,11 +3,11 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from control_plane.commands.access import Identity, User
+from control_plane.commands.access import SESSION_S, Identity, User
 from control_plane.commands.grammar import shown
 from control_plane.commands.handlers.access import AccessHandler, LoggedIn
 from control_plane.commands.handling import Handling
-from control_plane.commands.identity import Transaction, check_returned
+from control_plane.commands.identity import Transaction, check_returned, signed_in_at
 from control_plane.commands.pending_hosts import network_of
 from control_plane.commands.ports import IdentityProvider
 from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS, MAX_KEYS, Limit, refuse_login_if
@@ -62,15 +62,21 @@ class IdentityHandler:
             raise RefusedError("oidc_off", "CONTROL_PLANE_OIDC_ISSUER is not set")
         return Identity(self._provider.issuer, subject)
 
-    async def begin(self) -> tuple[str, Transaction]:
+    async def begin(self, session: str | None = None) -> tuple[str, Transaction]:
         """Where to send the browser, and what it keeps meanwhile.
+
+        Args:
+            session: the secret that it has; while that session stands, somebody is to sign in again.
 
         Raises:
             NotFoundError: there is no provider.
             IdentityProviderError: it does not answer.
         """
-        provider, begun = self._known(), Transaction.begun(self._handling.clock.now_s())
-        address = await provider.address(state=begun.state, nonce=begun.nonce, code_challenge=begun.code_challenge)
+        again = session is not None and self._access.stands(session)
+        provider, begun = self._known(), Transaction.begun(self._handling.clock.now_s(), again=again)
+        address = await provider.address(
+            state=begun.state, nonce=begun.nonce, code_challenge=begun.code_challenge, again=again
+        )
         return address, begun
 
     async def finish(self, returned: Returned, *, address: str | None) -> LoggedIn:
@@ -94,17 +100,20 @@ class IdentityHandler:
         await self._check_rate(self._tries, address)
         user: User | None = None
         try:
-            subject = await provider.subject(code, verifier=transaction.verifier, nonce=transaction.nonce)
+            proved = await provider.proved(code, verifier=transaction.verifier, nonce=transaction.nonce)
             await self._handling.authority.refresh()
-            user = self._handling.authority.access.by_identity(Identity(provider.issuer, subject))
-            allowed = _allowed(user, subject)
+            user = self._handling.authority.access.by_identity(Identity(provider.issuer, proved.subject))
+            allowed = _allowed(user, proved.subject)
+            since = signed_in_at(transaction, proved, self._handling.clock.now_s())
         except (IdentityRefusedError, IdentityProviderError) as error:
             reason = error.detail if isinstance(error, IdentityRefusedError) else str(error)
             if isinstance(error, IdentityProviderError):
                 self._tries.take_back(network_of(address))
             await self._access.failed(user, address=address, method=METHOD, reason=shown(reason))
             raise
-        opened = await self._access.open_session(allowed, address, method=METHOD, once=transaction.state)
+        opened = await self._access.open_session(
+            allowed, address, method=METHOD, once=transaction.state, expires_at=since + SESSION_S
+        )
         self._tries.take_back(network_of(address))
         return opened
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.commands.access import CONSOLE, Identity
+from control_plane.commands.access import CONSOLE, IDLE_S, RECENT_S, SESSION_S, Identity
 from control_plane.commands.handlers.identity import IdentityHandler, Returned
-from control_plane.commands.identity import TRANSACTION_S, Transaction
+from control_plane.commands.identity import AHEAD_S, TRANSACTION_S, Proved, Transaction
 from control_plane.commands.throttle import ADDRESS_S, LOGINS_OF_ADDRESS
 from control_plane.errors import IdentityRefusedError, NotAllowedError, RefusedError, TooManyError
 from control_plane.events import access
@@ -26,12 +26,13 @@ class FakeProvider:
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
+        self.signed_in_at: int | None = None
 
-    async def address(self, *, state: str, nonce: str, code_challenge: str) -> str:
-        return f"{ISSUER}/authorize?state={state}&nonce={nonce}&code_challenge={code_challenge}"
+    async def address(self, *, state: str, nonce: str, code_challenge: str, again: bool) -> str:
+        return f"{ISSUER}/authorize?state={state}&nonce={nonce}&code_challenge={code_challenge}&again={again}"
 
-    async def subject(self, code: str, *, verifier: str, nonce: str) -> str:
-        return self._subject
+    async def proved(self, code: str, *, verifier: str, nonce: str) -> Proved:
+        return Proved(self._subject, self.signed_in_at)
 
 
 async def a_desk() -> Desk:
@@ -154,6 +155,54 @@ async def test_nobody_is_told_to_try_again_in_0_seconds() -> None:
         await handler.finish(returned(begun), address="203.0.113.1")
     assert refused.value.wait_s == pytest.approx(0.25)
     assert desk.kinds()[-1] == "access.denied"
+
+
+@pytest.mark.parametrize(
+    ("said", "age"),
+    [(None, RECENT_S + 1), (-9 * 3600, RECENT_S + 1), (-RECENT_S, RECENT_S), (-7, 7), (0, 0), (AHEAD_S, 0)],
+)
+async def test_a_session_is_as_old_as_the_provider_s_own(said: int | None, age: int) -> None:
+    desk = await a_desk()
+    provider = FakeProvider("of-ada")
+    provider.signed_in_at = None if said is None else desk.clock.now_s() + said
+    handler = IdentityHandler(desk.handling, desk.access, provider, "SSO")
+    _, begun = await handler.begin()
+
+    opened = await handler.finish(returned(begun), address="::1")
+
+    assert desk.clock.now_s() + SESSION_S - opened.expires_at == age
+    if age > RECENT_S:
+        with pytest.raises(NotAllowedError, match="sign_in_again"):
+            await desk.access.check_recent(opened.principal, "x")
+    else:
+        await desk.access.check_recent(opened.principal, "x")
+
+
+async def test_a_sign_in_of_later_than_now_is_none() -> None:
+    desk = await a_desk()
+    provider = FakeProvider("of-ada")
+    provider.signed_in_at = desk.clock.now_s() + AHEAD_S + 1
+    handler = IdentityHandler(desk.handling, desk.access, provider, "SSO")
+    _, begun = await handler.begin()
+
+    with pytest.raises(IdentityRefusedError, match="later than now"):
+        await handler.finish(returned(begun), address="::1")
+
+
+async def test_who_has_a_session_is_to_sign_in_again_and_nobody_else() -> None:
+    desk = await a_desk()
+    provider = FakeProvider("of-ada")
+    provider.signed_in_at = desk.clock.now_s()
+    handler = IdentityHandler(desk.handling, desk.access, provider, "SSO")
+    _, begun = await handler.begin()
+    opened = await handler.finish(returned(begun), address="::1")
+
+    assert not begun.is_again
+    for secret, expected in ((opened.secret, True), ("of nobody", False), (None, False)):
+        address, begun = await handler.begin(secret)
+        assert (begun.is_again, "again=True" in address) == (expected, expected)
+    desk.clock.advance(IDLE_S + 1)
+    assert not (await handler.begin(opened.secret))[1].is_again
 
 
 @given(st.text(max_size=40))
