@@ -1,9 +1,9 @@
 """Who asks: a session by its cookie, or an API token; and that a browser was not tricked into asking."""
 
 import hashlib
+import re
 import secrets
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from control_plane_wire.clock import Clock
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER: Final = "x-csrf-token"
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 # Everything that is not here needs credentials, whether anybody thought of it or not.
 PUBLIC: Final = frozenset(
@@ -63,6 +64,7 @@ class SessionCookie:
 
     def __init__(self, url: str) -> None:
         self._secure = url.startswith("https://")
+        self.scheme = "https" if self._secure else "http"
         self.name = "__Host-control_plane_session" if self._secure else "control_plane_session"
 
     def read(self, request: Request) -> str | None:
@@ -179,9 +181,15 @@ class Authenticator:
         origin = request.headers.get("origin")
         if origin is None and not required:
             return
-        if origin is None or _host_of(origin) != request.headers.get("host"):
+        if origin is None or not self._is_ours(origin, request):
             await self._deny(request, username, "origin_refused")
             raise ProblemError(403, "origin_refused", "the Origin header does not name this server")
+
+    def _is_ours(self, origin: str, request: Request) -> bool:
+        """Whether it is, to the letter, the address that the browser has asked: by TLS where people come by that."""
+        host = request.headers.get("host", "")
+        schemes = {self._cookie.scheme, request.url.scheme}  # behind a proxy that is not trusted, it is the former
+        return _HOST.fullmatch(host) is not None and origin in {f"{scheme}://{host}" for scheme in schemes}
 
     async def _deny(self, request: Request, username: str | None, code: str) -> None:
         """Record it under the route's template, since the address itself may be anything."""
@@ -195,13 +203,6 @@ class _Find(Protocol):
 
 def address_of(request: Request) -> str | None:
     return request.client.host if request.client else None
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
 
 
 def _has_csrf_token(request: Request, secret: str) -> bool:

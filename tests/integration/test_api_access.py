@@ -90,6 +90,38 @@ async def test_a_login_that_another_site_s_page_sends_is_refused(api: ApiUnderTe
     assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
 
 
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        (None, "127.0.0.1:8000"),
+        ("", "127.0.0.1:8000"),
+        ("null", "127.0.0.1:8000"),
+        ("//127.0.0.1:8000", "127.0.0.1:8000"),
+        ("https://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("ftp://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "127.0.0.1:8000"),
+        ("http://127.0.0.1:8001", "127.0.0.1:8000"),
+        ("http://evil:80@127.0.0.1", "evil:80@127.0.0.1"),
+    ],
+)
+async def test_a_page_is_ours_by_its_whole_origin(api: ApiUnderTest, origin: str | None, host: str) -> None:
+    browser = await api.browser("eve")
+    del browser.headers["origin"]
+    headers = {"host": host, **({} if origin is None else {"origin": origin})}
+
+    answer = await browser.post("/api/v1/auth/logout", headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+
+
+async def test_behind_a_proxy_that_ends_tls_the_origin_is_that_of_the_public_address(tmp_path: Path) -> None:
+    async with an_api(tmp_path, public_url="https://control.example") as api:
+        for scheme, status in (("https", 200), ("ftp", 403)):
+            client = api.client(None, origin=f"{scheme}://control.example", host="control.example")
+            answer = await client.post("/api/v1/auth/login", json={"login_token": LOGIN_TOKEN})
+            assert answer.status_code == status
+
+
 async def test_the_login_link_signs_in_again_and_again(api: ApiUnderTest) -> None:
     for _ in range(2):
         answer = await api.client(None).post("/api/v1/auth/login", json={"login_token": LOGIN_TOKEN})
