@@ -148,7 +148,7 @@ class ApprovalHandler:
     def _may_concern(self, principal: Principal, approval: Approval, *, decides: bool) -> bool:
         """False where it is certainly none of this person's business, by what is known without reading it."""
         if approval.requester == principal.username:
-            return True
+            return _is_for_own(principal)
         return decides and self._deciders.known(self._handling.authority, principal, approval) is not False
 
     def _view(
@@ -157,6 +157,8 @@ class ApprovalHandler:
         """None where it is none of this person's business."""
         authority = self._handling.authority
         if approval.requester == principal.username:
+            if not _is_for_own(principal):
+                return None
             names = _aimable(authority, principal)
             return ApprovalView(approval=approval, asked=asked, state=state, names=names, mine=True, may_decide=False)
         if not self._deciders.may(authority, principal, approval, asked):
@@ -265,6 +267,11 @@ class Requests:
             self._bytes += length
         while self._bytes > MOST_KEPT_BYTES:
             self._bytes -= self._kept.pop(min(self._kept))[1]
+
+
+def _is_for_own(principal: Principal) -> bool:
+    """Whether somebody comes by what may tell of the tasks that he asks for."""
+    return principal.is_for("tasks.read") or principal.is_for("tasks.run")
 
 
 def _not_it() -> RefusedError:

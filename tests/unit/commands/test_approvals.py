@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from control_plane.commands.access import CONSOLE, Principal
+from control_plane.commands.access import ADMINISTRATOR, CONSOLE, Principal
 from control_plane.commands.approvals import (
     APPROVAL_S,
     KEPT_S,
@@ -138,6 +138,18 @@ async def test_an_approval_is_no_way_around_a_deny_or_a_missing_allow() -> None:
     with pytest.raises(NotAllowedError):
         await use(desk, approval, who=replace(OPERATOR, role="viewer"))
     assert tasks(desk) == 0
+
+
+async def test_a_token_that_is_not_for_tasks_is_told_nothing_of_what_its_owner_asks_for() -> None:
+    desk = await a_desk()
+    await desk.approvals.request(OPERATOR, asked("t1"))
+
+    for permission in sorted(ADMINISTRATOR):
+        token = replace(OPERATOR, token_permissions=frozenset({permission}))
+        shown = await desk.approvals.approvals(token, waiting=False)
+        assert len(shown) == (permission in {"tasks.read", "tasks.run"}), permission
+        assert not any(view.may_decide for view in shown)
+    assert len(await desk.approvals.approvals(OPERATOR, waiting=False)) == 1
 
 
 async def test_who_asks_once_more_gets_the_approval_that_waits_already() -> None:
