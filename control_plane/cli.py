@@ -204,7 +204,7 @@ async def _migrate(_: argparse.Namespace) -> None:
 async def _init(arguments: argparse.Namespace) -> None:
     from control_plane.administration import initialise
 
-    print(await initialise(_settings(), arguments.username, cli_people.password()))
+    print(await initialise(_settings(), arguments.username, cli_people.password(arguments)))
 
 
 async def _projections_list(_: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ No route of the API makes the first administrator, or lets one in again who is l
 """
 
 import argparse
+import getpass
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -70,20 +71,33 @@ def add_commands(commands: Commands, add: Add) -> None:
 
 def password_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--password-stdin", action="store_true", required=True, help="read the password from standard input"
+        "--password-stdin",
+        action="store_true",
+        help="read the password from standard input, a line (at a terminal it is asked for twice, and not shown)",
     )
 
 
-def password() -> str:
-    """The first line of standard input. Raises ConfigurationError where that is no text."""
+def password(arguments: argparse.Namespace) -> str:
+    """Asked for twice at a terminal, or the first line of standard input.
+
+    Raises:
+        ConfigurationError: there is neither, the two differ, or it is no text.
+    """
     from control_plane.errors import ConfigurationError
 
     try:
-        line = sys.stdin.readline().rstrip("\n")
-        line.encode()
+        if sys.stdin.isatty():
+            given = getpass.getpass("Password: ")
+            if given != getpass.getpass("Once more: "):
+                raise ConfigurationError("the two passwords are not the same")
+        elif arguments.password_stdin:
+            given = sys.stdin.readline().rstrip("\n")
+        else:
+            raise ConfigurationError("there is no terminal to ask for the password at: give it with --password-stdin")
+        given.encode()
     except UnicodeError as error:
-        raise ConfigurationError("the password on standard input is not UTF-8") from error
-    return line
+        raise ConfigurationError("the password is not UTF-8") from error
+    return given
 
 
 def _office() -> "AbstractAsyncContextManager[Office]":
@@ -101,7 +115,7 @@ async def _users_list(_: argparse.Namespace) -> None:
 
 async def _users_create(arguments: argparse.Namespace) -> None:
     async with _office() as office:
-        await office.create_user(arguments.username, arguments.role, password())
+        await office.create_user(arguments.username, arguments.role, password(arguments))
 
 
 async def _users_disable(arguments: argparse.Namespace) -> None:
@@ -116,7 +130,7 @@ async def _users_enable(arguments: argparse.Namespace) -> None:
 
 async def _users_password(arguments: argparse.Namespace) -> None:
     async with _office() as office:
-        await office.set_password(arguments.username, password())
+        await office.set_password(arguments.username, password(arguments))
 
 
 async def _users_role(arguments: argparse.Namespace) -> None:
