@@ -96,7 +96,7 @@ def password(arguments: argparse.Namespace) -> str:
             raise ConfigurationError("there is no terminal to ask for the password at: give it with --password-stdin")
         given.encode()
     except UnicodeError as error:
-        raise ConfigurationError("the password is not UTF-8") from error
+        raise ConfigurationError("the password on standard input is not UTF-8") from error
     return given
 
 

@@ -75,6 +75,7 @@ _STATUS_BY_CODE: Final[Mapping[str, int]] = {
             "preview_required",
             "rebuild_running",
             "request_exists",
+            "rules_stand",
             "secret_unreadable",
             "stopped",
             "target_changed",

@@ -11,6 +11,7 @@ from control_plane.commands.passwords import digest
 from control_plane.errors import NotAllowedError, NotFoundError
 from control_plane.events import access
 from control_plane.events.event import Event
+from control_plane_wire.messages import MAX_EXPIRY_S
 
 VIEWER: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.read", "projections.read"})
 OPERATOR: Final = VIEWER | {"tasks.run", "tasks.cancel", "stop.set"}
@@ -46,6 +47,7 @@ OVERSEERS: Final = ("role:administrator", "role:auditor")
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60
+NEVER: Final = 2**53
 RECENT_S: Final = 5 * 60  # so old at most is a sign-in for what gives others rights
 TOKEN_PREFIX: Final = "cp"  # noqa: S105 - what tokens begin with, so that scanners find them
 
@@ -166,10 +168,10 @@ class AccessState:
     users: dict[str, User] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
-    # What has ended, so that a copy of the event that began it begins nothing; sessions only until they would have
-    # expired anyway.
+    # What has ended, so that a copy of the event that began it begins nothing: each until it would have expired anyway,
+    # tokens until the tasks that were asked for with them have.
     _ended_sessions: dict[str, int] = field(default_factory=dict)
-    _ended_tokens: set[str] = field(default_factory=set)
+    _ended_tokens: dict[str, int] = field(default_factory=dict)
 
     def apply(self, event: Event, seq: int) -> bool:
         """Take one event in; False where it does not follow from what stands (a copy of an old one, say)."""
@@ -205,6 +207,10 @@ class AccessState:
             # Two were given it at the same moment: the first has it. The second is changed by this event all the same,
             # since the next change has to be based on it.
             changed = replace(changed, identity=user.identity)
+        if user is not None and not _is_administrator(changed) and self.is_last_administrator(user):
+            # Two took it from each other at the same moment: the second one does not, and is passed as above.
+            self.users[event.username] = replace(user, changed_seq=seq)
+            return True
         self.users[event.username] = changed
         if isinstance(event, ENDS_SESSIONS):
             self._end_sessions([sha for sha, session in self.sessions.items() if session.username == event.username])
@@ -230,7 +236,7 @@ class AccessState:
         except ValueError:
             return False
         if event.made_with in self._ended_tokens:  # at the same moment
-            self._ended_tokens.add(event.token_id)
+            self._ended_tokens[event.token_id] = event.expires_at
             return False
         self.tokens[event.token_id] = Token(
             token_id=event.token_id,
@@ -253,10 +259,15 @@ class AccessState:
     def _end_tokens(self, ended: Collection[str]) -> None:
         """End these, and what was made with them, and so on."""
         while ended:
-            self._ended_tokens.update(ended)
             for token_id in ended:
-                self.tokens.pop(token_id, None)
+                token = self.tokens.pop(token_id, None)
+                self._ended_tokens.setdefault(token_id, NEVER if token is None else token.expires_at)
             ended = {token.token_id for token in self.tokens.values() if token.made_with in ended}
+
+    def forget(self, now_s: int) -> None:
+        """Drop the ended tokens that would not count any more, and whose tasks have expired as well."""
+        ended = self._ended_tokens
+        self._ended_tokens = {token_id: until for token_id, until in ended.items() if until + MAX_EXPIRY_S > now_s}
 
     def is_revoked(self, token_id: str | None) -> bool:
         """Whether a token was ended, by somebody or with its user; at its time is no such end."""
@@ -295,6 +306,11 @@ class AccessState:
             token_permissions=token_permissions,
         )
 
+    def is_last_administrator(self, user: User) -> bool:
+        """Whether there would be none that is enabled without this user."""
+        others = (other for other in self.users.values() if other.username != user.username)
+        return _is_administrator(user) and not any(map(_is_administrator, others))
+
     def by_identity(self, identity: Identity) -> User | None:
         return next((user for user in self.users.values() if user.identity == identity), None)
 
@@ -309,6 +325,10 @@ class AccessState:
         if user is None:
             raise NotFoundError("unknown_user", f"there is no user {username}")
         return user
+
+
+def _is_administrator(user: User) -> bool:
+    return user.enabled and user.role == "administrator"
 
 
 def _changed(user: User | None, event: UserChange, seq: int) -> User | None:

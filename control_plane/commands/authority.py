@@ -25,6 +25,7 @@ from control_plane.commands.stop import StopState
 from control_plane.commands.templates import TemplateState
 from control_plane.errors import ConfigurationError, StorageUnavailableError
 from control_plane.events import registry
+from control_plane.events.access import TokenCreated
 from control_plane.events.approvals import ApprovalRequested
 from control_plane.events.enrolment import EnrolmentTokenCreated
 from control_plane.events.envelope import EVENT, NewEvent, StoredEvent
@@ -174,6 +175,8 @@ class Authority:
         """Whether it follows from what stands; each state lets pass what is not about it."""
         if isinstance(event, EnrolmentTokenCreated):
             self.enrolment.forget(self._clock.now_s())
+        elif isinstance(event, TokenCreated):
+            self.access.forget(self._clock.now_s())
         elif isinstance(event, ApprovalRequested):
             self.approvals.forget(self._clock.now_s())
         try:

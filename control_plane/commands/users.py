@@ -1,6 +1,6 @@
 """Decisions on people: who there is, in which role, with which password, and their API tokens."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from control_plane.commands.access import (
@@ -17,6 +17,8 @@ from control_plane.commands.access import (
 from control_plane.commands.grammar import checked_line, checked_login, checked_number, invalid
 from control_plane.commands.networks import Network, checked_network
 from control_plane.commands.passwords import digest
+from control_plane.commands.rules import OVERSEERS, Rule
+from control_plane.commands.targets import in_words
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane.events import access
 
@@ -30,14 +32,32 @@ def check_change(state: AccessState, principal: Principal, username: str, *, rol
     """Whether somebody who may change people may change this one: an administrator is an administrator's matter.
 
     Args:
-        role: that the user is to have.
+        role: that the user is to have, where that is what changes.
 
     Raises:
-        NotAllowedError: the user is an administrator, or is to be one, and the principal is none.
+        NotAllowedError: the user is an administrator, or is to be one, or an auditor or none any more, and the
+            principal is no administrator.
     """
     user = state.users.get(username)
-    if "administrator" in (role, user.role if user else None) and not principal.is_administrator:
+    roles = (role, user.role if user else None)
+    if principal.is_administrator:
+        return
+    if "administrator" in roles:
         raise NotAllowedError("not_allowed", "only an administrator, with all that he may, makes or changes one")
+    if role is not None and "auditor" in roles:  # else a rule about one could be made while he is none
+        raise NotAllowedError("not_allowed", "only an administrator, with all that he may, makes somebody an auditor")
+
+
+def check_no_rules(rules: Iterable[Rule], username: str, role: str) -> None:
+    """Whoever comes to oversee others is bound by no rule that was made before, when others might make it.
+
+    Raises:
+        RefusedError: `rules_stand`: a rule about the user refuses something, or asks for an approval.
+    """
+    standing = [rule.rule_id for rule in rules if rule.subject == f"user:{username}" and rule.effect != "allow"]
+    if f"role:{role}" in OVERSEERS and standing:
+        detail = f"rule {in_words(standing)} is about {username}: end it first, and make it again after that"
+        raise RefusedError("rules_stand", detail)
 
 
 def check_not_oneself(principal: Principal, username: str, what: str) -> None:
@@ -181,6 +201,9 @@ def _checked_role(role: str) -> str:
 
 
 def _keep_one_administrator(state: AccessState, user: User) -> None:
-    others = (other for other in state.users.values() if other.username != user.username)
-    if user.role == "administrator" and not any(other.enabled and other.role == "administrator" for other in others):
-        raise RefusedError("last_administrator", f"{user.username} is the last administrator")
+    if state.is_last_administrator(user):
+        raise last_administrator(user.username)
+
+
+def last_administrator(username: str) -> RefusedError:
+    return RefusedError("last_administrator", f"{username} is the last administrator")

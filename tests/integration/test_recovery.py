@@ -105,6 +105,35 @@ def test_an_administrator_who_is_locked_out_is_let_in_again(run: Run) -> None:
     assert (signs_in("ann", OTHER), signs_in("ann")) == ("administrator", None)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("flag", [(), ("--password-stdin",)])
+def test_at_a_terminal_a_password_is_asked_for_twice_and_not_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flag: tuple[str, ...]
+) -> None:
+    answers = iter([PASSWORD, PASSWORD, PASSWORD, OTHER])
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(answers))
+    monkeypatch.setattr("io.StringIO", Terminal)  # what `run` gives for the standard input
+
+    assert run("users", "create", "ann", "--role", "viewer", *flag) == (0, "")
+    status, said = run("users", "password", "ann", *flag)
+
+    assert status != 0
+    assert "not the same" in said
+    assert signs_in("ann") == "viewer"
+
+
+def test_without_a_terminal_one_is_told_how_to_give_a_password(run: Run) -> None:
+    status, said = run("users", "create", "ann", "--role", "viewer")
+
+    assert status != 0
+    assert "--password-stdin" in said
+    assert signs_in("ann") is None
+
+
 def test_the_last_administrator_stays_one(run: Run) -> None:
     for argv in (("disable", "root"), *(("role", "root", role) for role in ROLES if role != "administrator")):
         status, said = run("users", *argv)
@@ -115,16 +144,19 @@ def test_the_last_administrator_stays_one(run: Run) -> None:
     assert signs_in("ann") == "administrator"
 
 
-def test_a_log_without_any_administrator_is_given_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that an older release has left, which did not hold on to the last."""
+def test_a_log_that_says_that_there_is_no_administrator_any_more_has_its_last_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an older release has left it, or two servers that decide at the same moment."""
     with monkeypatch.context() as patch:
         patch.setattr("control_plane.commands.users._keep_one_administrator", lambda *_: None)
-        assert run("users", "disable", "root")[0] == 0
-    assert signs_in("root") is None
+        status, said = run("users", "disable", "root")
+    assert (status, "root is the last administrator" in said) == (1, True)
+    assert signs_in("root") == "administrator"
 
     assert run("users", "create", "ann", "--role", "administrator", "--password-stdin")[0] == 0
-    assert run("users", "enable", "root")[0] == 0
-    assert (signs_in("ann"), signs_in("root")) == ("administrator", "administrator")
+    assert run("users", "disable", "root")[0] == 0
+    assert (signs_in("ann"), signs_in("root")) == ("administrator", None)
 
 
 @pytest.mark.parametrize(

@@ -334,14 +334,35 @@ class AccessHandler:
         return seq
 
     async def set_role(self, principal: Principal, username: str, role: str) -> int:
-        """Change a role, which ends all sessions of the user."""
+        """Change a role, which ends all sessions of the user.
+
+        Raises:
+            RefusedError: `last_administrator`, `rules_stand`, `invalid_request`.
+        """
         await self._admit_to_users(principal, username, role=role, of_oneself="role")
-        return await self._change(principal, username, lambda state: decisions.decide_role(state, username, role))
+
+        def decided(state: AccessState) -> Event | None:
+            event = decisions.decide_role(state, username, role)
+            if event is not None:
+                decisions.check_no_rules(self._handling.authority.rules.rules.values(), username, role)
+            return event
+
+        seq = await self._change(principal, username, decided, role=role)
+        self._check_done(username, seq, lambda user: user.role == role)
+        return seq
 
     async def set_enabled(self, principal: Principal, username: str, enabled: bool) -> int:
         """Let a user in again, or no longer: disabling ends every session and token of the user."""
         await self._admit_to_users(principal, username)
-        return await self._change(principal, username, lambda state: decisions.decide_enabled(state, username, enabled))
+        seq = await self._change(principal, username, lambda state: decisions.decide_enabled(state, username, enabled))
+        self._check_done(username, seq, lambda user: user.enabled == enabled)
+        return seq
+
+    def _check_done(self, username: str, seq: int, is_done: Callable[[User], bool]) -> None:
+        """Raises RefusedError `last_administrator` where an event was without effect, as of two at once."""
+        user = self._handling.authority.access.user(username)
+        if user.changed_seq == seq and not is_done(user):
+            raise decisions.last_administrator(username)
 
     async def set_identity(self, principal: Principal, username: str, identity: Identity | None) -> int:
         """Say who a user is at the identity provider, which ends all sessions of the user.
@@ -383,11 +404,18 @@ class AccessHandler:
             if of_oneself:
                 decisions.check_not_oneself(principal, username, of_oneself)
 
-    async def _change(self, principal: Principal, username: str, decide: Callable[[AccessState], Event | None]) -> int:
+    async def _change(
+        self,
+        principal: Principal,
+        username: str,
+        decide: Callable[[AccessState], Event | None],
+        *,
+        role: str | None = None,
+    ) -> int:
         """Record what is decided on a user that there is, who may have become an administrator in the meantime."""
 
         def decided(state: AccessState) -> Event | None:
-            decisions.check_change(state, principal, username)
+            decisions.check_change(state, principal, username, role=role)
             return decide(state)
 
         async with self._handling.recording(principal, f"users/{username}", "users.write"):

@@ -1,13 +1,19 @@
 """API tokens: made, listed and ended, one's own and, with the permission, others'."""
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from control_plane.commands import users as decisions
-from control_plane.commands.access import Principal, Token, may
+from control_plane.commands.access import CONSOLE, Principal, Token, may
 from control_plane.commands.handling import Handling
+from control_plane.commands.throttle import Limit, refuse_if
 from control_plane.errors import NotFoundError
 from control_plane.events import access
+
+TOKENS_OF_MAKER: Final = 60
+MAKER_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +28,19 @@ class NewToken:
 class TokenHandler:
     def __init__(self, handling: Handling) -> None:
         self._handling = handling
+        self._one = asyncio.Lock()  # many at once would each find room for the last one
+        self._made = Limit(TOKENS_OF_MAKER, MAKER_S)
 
     async def tokens(self, principal: Principal) -> list[Token]:
-        """The principal's tokens; everybody's for whoever may manage those."""
+        """The principal's tokens; everybody's for whoever may manage those. A token for some things sees itself."""
         await self._handling.authority.refresh()
         may_see_all = may(principal, "tokens.others")
         tokens = self._handling.authority.access.tokens.values()
-        return [token for token in tokens if may_see_all or token.username == principal.username]
+        if may_see_all:
+            return list(tokens)
+        if principal.token_permissions is not None:
+            return [token for token in tokens if token.token_id == principal.token_id]
+        return [token for token in tokens if token.username == principal.username]
 
     async def create(
         self,
@@ -43,28 +55,38 @@ class TokenHandler:
         """A token that may what its user may, for one's own user or, with the permission, for another.
 
         One for another user never may more than the role of who makes it, unless that is an administrator: what rules
-        give, they give on some hosts, and a token has no hosts of its own. Raises as `decide_token`.
+        give, they give on some hosts, and a token has no hosts of its own. Raises as `decide_token`, and TooManyError:
+        each is in the log for ever, also when it is ended at once.
         """
         resource, is_own = f"users/{username}/tokens", username == principal.username
         await self._admit(principal, username, is_own=is_own)
-        authority, now_s = self._handling.authority, self._handling.clock.now_s()
-        is_free = is_own or principal.is_administrator
-        async with self._handling.recording(principal, resource, "tokens.others"):
-            if not is_own:
-                decisions.check_change(authority.access, principal, username)
-            event, text = decisions.decide_token(
-                authority.access,
-                principal,
-                username=username,
-                name=name,
-                days=days,
-                now_s=now_s,
-                permissions=permissions,
-                addresses=addresses,
-                bound=None if is_free else principal.permissions,
-            )
-        await self._handling.record_new(event, actor=principal.username)
-        return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
+        async with self._one:
+            await self._handling.authority.refresh()
+            self._check_rate(principal)
+            authority, now_s = self._handling.authority, self._handling.clock.now_s()
+            is_free = is_own or principal.is_administrator
+            async with self._handling.recording(principal, resource, "tokens.others"):
+                if not is_own:
+                    decisions.check_change(authority.access, principal, username)
+                event, text = decisions.decide_token(
+                    authority.access,
+                    principal,
+                    username=username,
+                    name=name,
+                    days=days,
+                    now_s=now_s,
+                    permissions=permissions,
+                    addresses=addresses,
+                    bound=None if is_free else principal.permissions,
+                )
+            self._made.count(principal.username, self._handling.clock.monotonic_s())
+            await self._handling.record_new(event, actor=principal.username)
+            return NewToken(token_id=event.token_id, text=text, expires_at=event.expires_at)
+
+    def _check_rate(self, maker: Principal) -> None:
+        if maker.username != CONSOLE.username:
+            wait_s = self._made.wait_s(maker.username, self._handling.clock.monotonic_s())
+            refuse_if("too_many_requests", "too many new API tokens", wait_s)
 
     async def revoke(self, principal: Principal, token_id: str) -> None:
         """End a token, one's own or, with the permission, another's. Raises NotFoundError.

@@ -1,5 +1,6 @@
 """Who may manage whom: nobody gets more than he has by managing people, tokens or rules."""
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,9 +11,11 @@ import pytest
 from control_plane.commands import passwords
 from control_plane.commands.access import ADMINISTRATOR, CONSOLE, RECENT_S, ROLES, Identity, Principal
 from control_plane.commands.handlers.tasks import known_task
+from control_plane.commands.handlers.tokens import MAKER_S, TOKENS_OF_MAKER
 from control_plane.commands.users import MAX_TOKENS
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError, TooManyError
 from control_plane.events import access, registry
+from control_plane_wire.messages import MAX_EXPIRY_S
 from tests.support.fleet import PASSWORD, Desk, a_request
 from tests.unit.commands.test_rules import a_rule
 
@@ -56,7 +59,10 @@ async def test_an_administrator_is_changed_by_administrators_alone_and_others_by
         await desk.access.create_user(CONSOLE, name, role=target, password=PASSWORD)
         outcomes[by, target] = await is_let(CHANGES[change](desk, principal, name))
 
-    needs_administrator = {"administrator"} if change != "promote" else set(ROLES)
+    needs_administrator = {
+        "promote": set(ROLES),
+        "role": {"administrator", "auditor"},
+    }.get(change, {"administrator"})
     assert outcomes == {
         (by, target): by == "administrator" or (by in MANAGERS and target not in needs_administrator)
         for by, target in outcomes
@@ -68,7 +74,7 @@ async def test_every_role_is_given_by_who_may_write_people_and_that_of_an_admini
     for by, role in itertools.product(ROLES, ROLES):
         principal = Principal(username="x", role=by)
         made = await is_let(desk.access.create_user(principal, f"{by[:3]}-{role}", role=role, password=PASSWORD))
-        assert made == (by == "administrator" or (by in MANAGERS and role != "administrator"))
+        assert made == (by == "administrator" or (by in MANAGERS and role not in {"administrator", "auditor"}))
 
 
 @pytest.mark.parametrize("role", sorted(MANAGERS))
@@ -122,6 +128,86 @@ async def test_who_becomes_an_administrator_meanwhile_is_one() -> None:
     assert desk.kinds().count("user.password_changed") == 0
     assert desk.kinds()[-1] == "access.denied"
     assert await desk.access.login("some-operator", PASSWORD, address=None)
+
+
+async def test_who_becomes_an_auditor_meanwhile_stays_one() -> None:
+    desk = await a_desk()
+    beside, manager = desk.beside(), Principal(username="some-security-admin", role="security-admin")
+    await beside.authority.refresh()
+    meanwhile(desk, lambda: beside.access.set_role(CONSOLE, "some-operator", "auditor"))
+
+    with pytest.raises(NotAllowedError):
+        await desk.access.set_role(manager, "some-operator", "viewer")
+
+    assert desk.authority.access.user("some-operator").role == "auditor"
+
+
+@pytest.mark.parametrize("role", ["auditor", "administrator"])
+async def test_who_comes_to_oversee_others_is_bound_by_no_rule_that_was_made_before(role: str) -> None:
+    desk = await a_desk()
+    manager, root = (Principal(username=f"some-{who}", role=who) for who in ("security-admin", "administrator"))
+    given = a_rule(effect="deny", subject="user:some-viewer", actions={"events.read"}, all_hosts=True)
+    rule_id, _ = await desk.rules.create(manager, given)
+    allowing, _ = await desk.rules.create(manager, a_rule(subject="user:some-viewer", all_hosts=True))
+
+    for by in (root, CONSOLE):
+        with pytest.raises(RefusedError, match="rules_stand") as refused:
+            await desk.access.set_role(by, "some-viewer", role)
+        assert rule_id in refused.value.detail
+        assert allowing not in refused.value.detail
+    assert await is_let(desk.access.set_role(root, "some-viewer", "operator"))
+
+    await desk.rules.delete(manager, rule_id)
+    await desk.access.set_role(root, "some-viewer", role)
+    assert desk.authority.access.user("some-viewer").role == role
+    await desk.rules.create(root, given)
+    assert not await is_let(desk.rules.create(manager, given))
+
+
+Ask = Callable[[Desk, Principal, str], Awaitable[int]]
+TAKE_AWAY: Final[tuple[Ask, ...]] = (
+    lambda desk, by, name: desk.access.set_role(by, name, "viewer"),
+    lambda desk, by, name: desk.access.set_enabled(by, name, False),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(TAKE_AWAY, TAKE_AWAY)))
+async def test_of_two_administrators_who_take_it_from_each_other_at_once_one_stays(first: Ask, second: Ask) -> None:
+    desk = await a_desk()
+    await desk.access.set_enabled(CONSOLE, "root", False)
+    await desk.access.create_user(CONSOLE, "second", role="administrator", password=PASSWORD)
+    one, other = (Principal(username=name, role="administrator") for name in ("some-administrator", "second"))
+    beside = desk.beside()
+    await beside.authority.refresh()
+    meanwhile(desk, lambda: first(beside, one, "second"))
+
+    with pytest.raises(RefusedError, match="last_administrator"):
+        await second(desk, other, "some-administrator")
+
+    for replica in (desk, beside, desk.beside()):  # the last one reads it all anew
+        await replica.authority.refresh()
+        state = replica.authority.access
+        assert [user.username for user in state.users.values() if user.enabled and user.role == "administrator"] == [
+            "some-administrator"
+        ]
+        assert replica.authority.refused == 0
+    await desk.access.set_role(CONSOLE, "some-viewer", "administrator")
+    assert await second(desk, CONSOLE, "some-administrator")  # who can be changed all the same
+    user = desk.authority.access.user("some-administrator")
+    assert (user.role, user.enabled) != ("administrator", True)
+
+
+def meanwhile(desk: Desk, change: Callable[[], Awaitable[Any]]) -> None:
+    """Another replica makes this change just before the next event of this one."""
+    append, made = desk.log.append, []
+
+    async def append_late(events: Any) -> Any:
+        if not made:
+            made.append(True)
+            await change()
+        return await append(events)
+
+    desk.log.append = append_late  # type: ignore[method-assign]
 
 
 async def test_each_refusal_is_in_the_log() -> None:
@@ -324,10 +410,85 @@ async def test_what_a_token_makes_while_it_is_revoked_is_revoked_with_it() -> No
     assert late.authority.access.is_revoked(third.token_id)
 
 
+async def test_of_many_who_ask_for_the_last_token_at_once_one_gets_it() -> None:
+    desk = await a_desk()
+    for _ in range(MAX_TOKENS - 1):
+        await a_token(desk, "some-operator")
+    operator = Principal(username="some-operator", role="operator")
+    append = desk.log.append
+
+    async def append_late(events: Any) -> Any:
+        await asyncio.sleep(0)  # as a database lets the others come to this, too
+        return await append(events)
+
+    desk.log.append = append_late  # type: ignore[method-assign]
+    made = await asyncio.gather(*(a_token(desk, "some-operator", operator) for _ in range(9)), return_exceptions=True)
+
+    assert sorted(type(each) is RefusedError for each in made) == [False] + 8 * [True]
+    assert len(desk.authority.access.tokens) == MAX_TOKENS
+
+
+async def test_nobody_makes_and_ends_tokens_without_end_but_the_console() -> None:
+    desk = await a_desk()
+    member = Principal(username="some-member", role="member")
+    by = await a_token(desk, "some-member")
+    for who in itertools.islice(itertools.cycle([member, by]), TOKENS_OF_MAKER):
+        token = await a_token(desk, "some-member", who)
+        await desk.tokens.revoke(member, token.token_id or "")
+    before = len(desk.log.rows)
+
+    for who in (member, by):
+        with pytest.raises(TooManyError, match="too_many_requests") as refused:
+            await a_token(desk, "some-member", who)
+        assert refused.value.wait_s == MAKER_S
+    assert len(desk.log.rows) == before
+    assert await a_token(desk, "some-member")  # by root on the server
+    assert await a_token(desk, "some-viewer", Principal(username="some-viewer", role="viewer"))
+    desk.clock.advance(MAKER_S)
+    assert await a_token(desk, "some-member", member)
+
+
+async def test_an_ended_token_is_remembered_until_no_task_of_it_can_wait() -> None:
+    desk = await a_desk()
+    ended = await a_token(desk, "some-operator")
+    state = desk.authority.access
+    until = state.tokens[ended.token_id or ""].expires_at + MAX_EXPIRY_S - desk.clock.now_s()
+    await desk.tokens.revoke(CONSOLE, ended.token_id or "")
+
+    desk.clock.advance(until - 1)
+    await a_token(desk, "some-operator")
+    assert state.is_revoked(ended.token_id)
+    desk.clock.advance(1)
+    await a_token(desk, "some-operator")
+    assert not state.is_revoked(ended.token_id)
+
+    row = next(row for row in desk.log.rows if row.kind == "token.created")
+    copy = registry.decode(row)
+    assert copy is not None
+    state.apply(copy, len(desk.log.rows) + 1)  # what an attacker writes into the database once more has expired
+    assert state.tokens[ended.token_id or ""].expires_at < desk.clock.now_s()
+
+
+async def test_a_token_for_some_things_sees_itself_among_its_owner_s() -> None:
+    desk = await a_desk()
+    limited = await a_token(desk, "some-security-admin", permissions=["hosts.read"])
+    whole = await a_token(desk, "some-security-admin")
+    for_others = await a_token(desk, "some-security-admin", permissions=["tokens.others"])
+    operators = await a_token(desk, "some-operator", permissions=["tokens.others"])  # which its owner may not
+
+    assert [token.token_id for token in await desk.tokens.tokens(limited)] == [limited.token_id]
+    assert [token.token_id for token in await desk.tokens.tokens(operators)] == [operators.token_id]
+    for who in (whole, for_others):
+        assert len(await desk.tokens.tokens(who)) == 4
+
+
 async def test_a_user_has_so_many_tokens_and_no_more_until_some_expire_or_are_revoked() -> None:
     desk = await a_desk()
     operator = Principal(username="some-operator", role="operator")
-    made = [await a_token(desk, "some-operator", operator) for _ in range(MAX_TOKENS)]
+    made = []
+    for _ in range(MAX_TOKENS):
+        made.append(await a_token(desk, "some-operator", operator))
+        desk.clock.advance(MAKER_S / TOKENS_OF_MAKER)
 
     for by in (operator, made[0], Principal(username="root", role="administrator")):
         with pytest.raises(RefusedError, match="too_many_tokens"):
