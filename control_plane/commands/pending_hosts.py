@@ -14,6 +14,7 @@ WAIT_S: Final = 86_400
 ROOM_S: Final = 60.0  # until it is worth while to ask again
 OF_ADDRESS: Final = 4  # the part of all places that one address may take, as a divisor
 IPV6_PREFIX: Final = 64  # whoever has one address of it has them all
+IPV6_SITE: Final = 48
 
 
 class PendingHost(NamedTuple):
@@ -86,6 +87,15 @@ def network_of(address: str | None) -> str | None:
     if found.version == 4:
         return str(found)
     return str(ipaddress.ip_network((found, IPV6_PREFIX), strict=False))
+
+
+def site_of(address: str | None) -> str | None:
+    """What one customer of a provider has of IPv6; None where the address is none of that."""
+    try:
+        network = ipaddress.ip_network(network_of(address) or "")
+    except ValueError:
+        return None
+    return None if network.version == 4 else str(network.supernet(new_prefix=IPV6_SITE))
 
 
 def found_by(there: Iterable[PendingHost], fingerprint: str, now_s: int) -> PendingHost | None:

@@ -6,12 +6,13 @@ from collections.abc import Hashable
 from typing import Final
 
 from control_plane.commands.access import Principal
-from control_plane.commands.pending_hosts import network_of
+from control_plane.commands.pending_hosts import network_of, site_of
 from control_plane.errors import TooManyError
 
 MAX_KEYS: Final = 10_000
 
 LOGINS_OF_ADDRESS: Final = 10  # in a minute
+LOGINS_OF_SITE: Final = 30  # of an IPv6 /48, as one customer has it, and 65,536 networks in it
 ADDRESS_S: Final = 60.0
 FAILURES_OF_ACCOUNT: Final = 5  # in a quarter of an hour
 ACCOUNT_S: Final = 15 * 60.0
@@ -137,6 +138,7 @@ class LoginThrottle:
 
     def __init__(self) -> None:
         self._addresses = Limit(LOGINS_OF_ADDRESS, ADDRESS_S)
+        self._sites = Limit(LOGINS_OF_SITE, ADDRESS_S)
         self._accounts = Limit(FAILURES_OF_ACCOUNT, ACCOUNT_S)
         self._known: OrderedDict[tuple[str, str | None], None] = OrderedDict()
 
@@ -162,8 +164,14 @@ class LoginThrottle:
             self._known.popitem(last=False)
         self._accounts.forget(known)
 
+    def known(self, username: str, address: str | None) -> Hashable | None:
+        """What one who has signed in from there before is told apart by; None: it may be anybody."""
+        pair = (username, network_of(address))
+        return pair if pair in self._known else None
+
     def _counts(self, username: str, address: str | None) -> list[tuple[Limit, Hashable]]:
         sender = network_of(address)
         if (username, sender) in self._known:  # others from there, as from behind a proxy, do not lock it out either
             return [(self._accounts, (username, sender))]
-        return [(self._addresses, sender), (self._accounts, username)]
+        counts: list[tuple[Limit, Hashable]] = [(self._addresses, sender), (self._accounts, username)]
+        return counts if (site := site_of(address)) is None else [*counts, (self._sites, site)]

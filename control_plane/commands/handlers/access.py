@@ -163,16 +163,18 @@ class AccessHandler:
         Raises:
             NotSignedInError: alike, and after the same work, for whatever was wrong.
             PasskeyRequiredError: the password was right; the user has passkeys, one of which has to be shown.
-            TooManyError: by that address or for that account it was tried too often; no password was looked at.
+            TooManyError: by that address or for that account it was tried too often, or too many wait; no password was
+                looked at.
         """
         user = await self._verified(username, password, address)
         await self._ask_for_passkey(user, address)
         self.throttle.succeeded(username, address)
         return await self.open_session(user, address)
 
-    async def _verified(self, username: str, password: str, address: str | None) -> User:
+    async def _verified(self, username: str, password: str, address: str | None, *, is_signed_in: bool = False) -> User:
         """The user of that name and password, as `login` says. It counts as a try until somebody says otherwise."""
         await self.check_rate(username, address)
+        known = (username, None) if is_signed_in else self.throttle.known(username, address)
         try:
             await self._handling.authority.refresh()
             phc = await self._credentials.get(username)
@@ -182,7 +184,13 @@ class AccessHandler:
         user = self._handling.authority.access.users.get(username)
         # The hash lies in a table that a database's administrator can write; its digest is in a signed event.
         is_ours = user is not None and user.enabled and phc is not None and user.phc_sha256 == digest(phc)
-        if not await self._hasher.verify(password, phc if is_ours else None) or user is None:
+        try:
+            is_right = await self._hasher.verify(password, phc if is_ours else None, of=known)
+        except TooManyError as error:
+            self.throttle.take_back(username, address)
+            await self.deny(None, "login", "password", address=address, code=error.code)
+            raise
+        if not is_right or user is None:
             await self.failed(user, address=address)
             raise NotSignedInError("login_failed", "user or password are wrong")
         return user
@@ -199,7 +207,7 @@ class AccessHandler:
         async with self._handling.recording(principal, f"users/{username}/password", "password"):
             check_session(principal)
         expires_at = self._handling.authority.access.sessions[principal.session_sha256 or ""].expires_at
-        await self._verified(username, current, principal.address)
+        await self._verified(username, current, principal.address, is_signed_in=True)
         self.throttle.succeeded(username, principal.address)
         phc = await self._hasher.hash(new)
         await self._record(principal, lambda state: decisions.decide_password(state, username, phc=phc))

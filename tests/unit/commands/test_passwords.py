@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from control_plane.commands import passwords
-from control_plane.commands.passwords import PasswordHasher
+from control_plane.commands.passwords import MAX_KNOWN, MAX_OF_ONE, MAX_STRANGERS, PasswordHasher
+from control_plane.errors import TooManyError
 
 PASSWORD = "correct horse battery"
 
@@ -84,13 +85,68 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 async def test_one_runs_at_a_time_even_where_callers_give_up(hasher: PasswordHasher, gate: Gate) -> None:
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        callers = [group.create_task(hasher.verify(PASSWORD, None)) for _ in range(12)]
+        callers = [group.create_task(hasher.verify(PASSWORD, None)) for _ in range(1 + MAX_STRANGERS)]
         await asyncio.to_thread(gate.full.acquire)
         for caller in callers[:8]:
             caller.cancel()
         gate.opened.set()
 
     assert gate.most == 1
+
+
+async def test_of_strangers_few_wait_and_one_more_is_told_so_at_once(hasher: PasswordHasher, gate: Gate) -> None:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(hasher.verify(PASSWORD, None)) for _ in range(1 + MAX_STRANGERS)]
+        await asyncio.to_thread(gate.full.acquire)
+        with pytest.raises(TooManyError):
+            await hasher.verify(PASSWORD, None)
+        known = group.create_task(hasher.verify(PASSWORD, None, of="ada"))
+        waiting[-1].cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.append(group.create_task(hasher.verify(PASSWORD, None)))  # in the place of who has given up
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert await known is False
+
+
+async def test_who_is_known_waits_for_one_stranger_at_most_and_holds_nobody_up(
+    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, order = Gate(), list[str]()
+
+    def verify(text: str, phc: str) -> bool:
+        order.append(text)
+        return gate.verify(text, phc)
+
+    monkeypatch.setattr(passwords, "verifies", verify)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for each in range(4):
+            group.create_task(hasher.verify(f"stranger {each}", None))
+        await asyncio.to_thread(gate.full.acquire)
+        for each in range(3):
+            group.create_task(hasher.verify(f"known {each}", None, of="ada"))
+        await asyncio.sleep(0)
+        gate.opened.set()
+
+    assert order == [
+        *("stranger 0", "known 0", "stranger 1", "known 1", "stranger 2", "known 2", "stranger 3"),
+    ]
+
+
+async def test_the_lane_of_the_known_is_bounded_too_and_no_one_of_them_has_all_of_it(
+    hasher: PasswordHasher, gate: Gate
+) -> None:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(hasher.verify(PASSWORD, None, of="first"))
+        await asyncio.to_thread(gate.full.acquire)
+        for each in range(MAX_KNOWN):
+            group.create_task(hasher.verify(PASSWORD, None, of=each // MAX_OF_ONE))
+        await asyncio.sleep(0)
+        for of in (0, "another"):
+            with pytest.raises(TooManyError):
+                await hasher.verify(PASSWORD, None, of=of)
+        gate.opened.set()
 
 
 async def test_at_their_real_cost_many_at_once_come_to_an_end_wherever_they_are_asked_for() -> None:

@@ -81,6 +81,43 @@ async def test_a_network_is_one_address_and_an_ipv4_one_is_itself_however_it_is_
     assert await tries(desk, 20, "others", address="192.0.2.1") < throttle.LOGINS_OF_ADDRESS
 
 
+async def test_the_networks_of_one_customer_are_counted_together() -> None:
+    desk = await a_desk()
+    evaluated = [await tries(desk, 1, f"name{each}", address=f"2001:db8:0:{each:x}::1") for each in range(100)]
+    assert sum(evaluated) == throttle.LOGINS_OF_SITE
+    assert await tries(desk, 1, "somebody", address="2001:db8:1::1") == 1
+
+
+async def test_who_has_signed_in_from_there_before_is_known_to_the_hasher_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, asked = await a_desk(), list[object]()
+
+    async def verify(_password: str, _phc: str | None, *, of: object = None) -> bool:
+        asked.append(of)
+        return True
+
+    monkeypatch.setattr(desk.access._hasher, "verify", verify)
+    for address in ("198.51.100.7", "198.51.100.7", "203.0.113.1"):
+        await desk.access.login("ada", PASSWORD, address=address)
+    assert [of is not None for of in asked] == [False, True, False]
+
+
+async def test_where_too_many_wait_it_is_recorded_and_the_try_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await a_desk()
+
+    async def is_full(*_: object, **__: object) -> bool:
+        raise TooManyError("too_many_logins", "too many", 2.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.access._hasher, "verify", is_full)
+        for _ in range(20):
+            with pytest.raises(TooManyError):
+                await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+    assert desk.kinds()[-1] == "access.denied"
+    assert await desk.access.login("ada", PASSWORD, address="198.51.100.7")
+
+
 async def test_the_right_password_does_not_open_what_is_locked_and_does_afterwards() -> None:
     desk = await a_desk()
     await tries(desk, 5, "ada")
