@@ -37,9 +37,10 @@ from control_plane.events.segments import Rooms
 from control_plane.events.tiles import StoredTree
 from control_plane.identity_provider import OpenIdProvider
 from control_plane.messaging.broker_accounts import ManagedAccounts, SharedAccount
-from control_plane.messaging.ingest import Heartbeats, Ingest, Results
+from control_plane.messaging.ingest import Heartbeats, Ingest
 from control_plane.messaging.live_output import LiveOutput
 from control_plane.messaging.publisher import Publisher
+from control_plane.messaging.results import Results
 from control_plane.observability import Count, Metrics, to_syslog
 from control_plane.processes.broker_accounts import BrokerAccounts
 from control_plane.processes.checkpoints import CheckpointProcess, Signer

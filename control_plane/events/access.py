@@ -354,6 +354,8 @@ class MessageRejected(Event):
         queue: where it came from.
         routing_key: what it was sent to.
         reason: what was wrong, for people.
+        count: so many more of the same sender within a minute, of which this was the last; each is in the dead queue.
+        count_id: tells one such number from the next, in the key in place of message_sha256.
     """
 
     KIND: ClassVar[str] = "message.rejected"
@@ -362,6 +364,8 @@ class MessageRejected(Event):
     queue: str
     routing_key: str
     reason: str
+    count: int | None = None
+    count_id: str | None = None
 
     def key(self) -> Key:
-        return Key(self.message_sha256, self.KIND)
+        return Key(self.count_id or self.message_sha256, self.KIND)

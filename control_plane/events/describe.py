@@ -166,7 +166,7 @@ def _key(cls: type[Event]) -> str:
     event = object.__new__(cls)
     said = {name: f"*{name}*" for name in message} | {"": "–"}
     for own in fields(cls):  # type: ignore[arg-type]
-        values: dict[str, object] = {"message": message, "canonical": None}
+        values: dict[str, object] = {"message": message, "canonical": None, "count_id": None}
         object.__setattr__(event, own.name, values.get(own.name, own.name))
         said[own.name] = f"*{own.name}*"
     if issubclass(cls, WireBorn):

@@ -339,15 +339,19 @@ class ExecutionUnexpected(_OfExecution):
     Attributes:
         reason: which of the two, for people.
         message_sha256: hex SHA-256 of the result.
+        count: so many more of the same host within a minute, of which this was the last; each is in the dead queue.
+        count_id: tells one such number from the next, in the key in place of message_sha256.
     """
 
     KIND: ClassVar[str] = "execution.unexpected"
 
     reason: str
     message_sha256: str
+    count: int | None = None
+    count_id: str | None = None
 
     def key(self) -> Key:
-        return Key(self.task_id, self.KIND, self.hostname, self.message_sha256)
+        return Key(self.task_id, self.KIND, self.hostname, self.count_id or self.message_sha256)
 
 
 STATE_BY_KIND: Final[Mapping[str, str]] = {

@@ -6,20 +6,21 @@ A crash anywhere leaves a message unacknowledged or an event with its key: it co
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from control_plane.commands.authority import Authority
 from control_plane.errors import StorageUnavailableError, UnstorableError
-from control_plane.events import registry, tasks
+from control_plane.events import tasks
 from control_plane.events.access import MessageRejected
-from control_plane.events.envelope import EVENT, Conflict, Duplicate, Key, NewEvent, Outcome, Recorded
+from control_plane.events.envelope import Duplicate, NewEvent, Outcome
 from control_plane.events.event import Event
 from control_plane.events.hosts import HeartbeatReceived
 from control_plane.events.log import EventLog
+from control_plane.messaging.broker_accounts import is_account
 from control_plane.messaging.dead_letters import DeadLetter
+from control_plane.messaging.rubbish import Rubbish, Told
 from control_plane.messaging.senders import UNKNOWN_HOST, signer_of, switches
 from control_plane.observability import Count
 from control_plane_wire import messages, signing, topology
@@ -43,9 +44,9 @@ MOST_BYTES: Final = 512 * 1024  # recorded and acknowledged together, so that no
 INLINE: Final = 8  # verifications that are quicker done here than handed to a thread
 INLINE_BYTES: Final = 64 * 1024  # of all of them: what is larger would hold up the loop
 CHUNK: Final = 64
-CACHED_TASKS: Final = 2000
 LATE_S: Final = 5.0  # less than an interval of heartbeats: what waits longer to be recorded is late
 LOOK_S: Final = 0.25
+RUBBISH_S: Final = 5.0  # how late the number of a minute may be recorded
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Stream(Protocol):
         """The host that must have signed it. Raises MalformedMessageError."""
         ...
 
-    async def events(self, received: Sequence[Received]) -> "list[NewEvent | DeadLetter]":
+    async def events(self, received: Sequence[Received]) -> "list[NewEvent | DeadLetter | tasks.ExecutionUnexpected]":
         """What to record for each message, in order."""
         ...
 
@@ -116,6 +117,7 @@ class Ingest:
         self._count = count
         self._meanwhile = meanwhile
         self._failpoints = failpoints
+        self._rubbish = Rubbish()
         self._busy_since_s: float | None = None  # since when there was always something to record
         self.is_connected = False
 
@@ -126,6 +128,7 @@ class Ingest:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._while_in_time(over), name=f"meanwhile {self.name}")
+                    group.create_task(self._tell_numbers(over), name=f"rubbish of {self.name}")
                     deliveries = session.consume(self._stream.queue, prefetch=self._stream.prefetch)
                     async for batch in until_stopped(deliveries, stop):
                         self._begin()
@@ -138,6 +141,26 @@ class Ingest:
 
         backoff = Backoff(first_s=0.2, most_s=5.0)
         await keep_session(self._transport, f"control-plane {self.name}", serve, stop=stop, backoff=backoff)
+        await self._tell_number_of(self._rubbish.rest())
+
+    async def _tell_numbers(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            await wait_for_any(over, timeout_s=RUBBISH_S)
+            await self._tell_number_of(self._rubbish.due(asyncio.get_running_loop().time()))
+
+    async def _tell_number_of(self, rubbish: Sequence[Told]) -> None:
+        """Record how many there were. Where that fails it is due again later."""
+        if not rubbish:
+            return
+        try:
+            await self._log.append([told.to_new_event() for told in rubbish])
+        except StorageUnavailableError:
+            numbers = sum(told.count or 0 for told in rubbish)
+            _logger.warning("rubbish is not recorded yet", extra={"stream": self._stream.name, "number": numbers})
+            self._rubbish.put_back(rubbish)
+        except asyncio.CancelledError:
+            self._rubbish.put_back(rubbish)
+            raise
 
     def _begin(self) -> None:
         if self._busy_since_s is None:
@@ -198,13 +221,22 @@ class Ingest:
         await self._switch(received)
         wanted = await self._stream.events(received)
         dead += [item for item in wanted if isinstance(item, DeadLetter)]
+        forged = [letter for letter in dead if letter.is_forged]
+        told: list[tuple[str, Told]] = [(_sender_of(letter.delivery), self._rejected(letter)) for letter in forged]
+        unasked = [(r, e) for r, e in zip(received, wanted, strict=True) if isinstance(e, tasks.ExecutionUnexpected)]
+        singly = self._rubbish.singly(told := told + [(r.hostname, event) for r, event in unasked])
+        is_single = {id(event): single for (_, event), single in zip(told, singly, strict=True)}
+        dead += [DeadLetter(delivery=r.delivery, reason=e.reason) for r, e in unasked if not is_single[id(e)]]
         pairs = [(r, e) for r, e in zip(received, wanted, strict=True) if isinstance(e, NewEvent)]
+        pairs += [(r, event.to_new_event()) for r, event in unasked if is_single[id(event)]]
         if pairs:
             self._failpoints.hit("ingest.before_commit")
             dead += await self._append(pairs)
             self._failpoints.hit("ingest.after_commit")
-        if forged := [letter for letter in dead if letter.is_forged]:
-            await self._log.append([self._rejected(letter) for letter in forged])
+        if rejected := [event.to_new_event() for _, event in told[: len(forged)] if is_single[id(event)]]:
+            await self._log.append(rejected)
+        for sender, event in told:  # only now: without the database all of it is done again
+            self._rubbish.count(sender, event, asyncio.get_running_loop().time(), singly=is_single[id(event)])
         return dead
 
     async def _switch(self, received: Sequence[Received]) -> None:
@@ -266,13 +298,19 @@ class Ingest:
             return DeadLetter(delivery=delivery, reason=error.reason, is_forged=True)
         return Received(delivery=delivery, signed=signed, hostname=hostname, public_key=public_key)
 
-    def _rejected(self, letter: DeadLetter) -> NewEvent:
+    def _rejected(self, letter: DeadLetter) -> MessageRejected:
         return MessageRejected(
             message_sha256=hashlib.sha256(letter.delivery.body).hexdigest(),
             queue=self._stream.queue,
             routing_key=letter.delivery.routing_key[:200],
             reason=letter.reason,
-        ).to_new_event()
+        )
+
+
+def _sender_of(delivery: Delivery) -> str:
+    """Who it was that nobody has signed for: by the broker's account if that is one host's own, else as it was sent."""
+    user = delivery.user_id or ""
+    return user if is_account(user) else delivery.routing_key
 
 
 def parts_of(batch: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
@@ -321,126 +359,10 @@ class Heartbeats:
     def sender(self, delivery: Delivery, signed: Signed) -> str:
         return messages.parse_heartbeat(signed.message).hostname
 
-    async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
+    async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter | tasks.ExecutionUnexpected]:
         return [vouched(HeartbeatReceived(message=unsigned(r.signed)), r) for r in received]
 
     async def settle(
         self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
     ) -> None:
         return
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """What a task was accepted for: its hosts, as they were at a log position."""
-
-    hosts: frozenset[str]
-    as_of: int
-
-
-class Results:
-    """A result counts if its host is on the task's frozen list, and is that machine yet; the first is the outcome."""
-
-    name = "results"
-    queue = topology.RESULT_QUEUE
-    dead_queue = topology.RESULT_DEAD_QUEUE
-    tag = signing.RESULT
-    max_bytes = messages.MAX_RESULT_BYTES
-    prefetch = 250  # 2 GiB of the largest ones
-
-    def __init__(self, log: EventLog, authority: Authority, count: Count) -> None:
-        self._log = log
-        self._authority = authority
-        self._count = count
-        self._frozen: OrderedDict[str, Frozen] = OrderedDict()
-
-    def sender(self, delivery: Delivery, signed: Signed) -> str:
-        messages.parse_result(signed.message)
-        return topology.host_of_result_key(delivery.routing_key)
-
-    async def events(self, received: Sequence[Received]) -> list[NewEvent | DeadLetter]:
-        frozen = await self._frozen_of({str(r.signed.message["task_id"]) for r in received})
-        return [self._event(r, frozen.get(str(r.signed.message["task_id"]))) for r in received]
-
-    def _event(self, received: Received, frozen: Frozen | None) -> NewEvent:
-        task_id = str(received.signed.message["task_id"])
-        if (reason := self._unexpected(received.hostname, frozen)) is not None:
-            self._count("unexpected_results", 1)
-            return tasks.ExecutionUnexpected(
-                task_id=task_id,
-                hostname=received.hostname,
-                reason=reason,
-                message_sha256=hashlib.sha256(received.signed.body).hexdigest(),
-            ).to_new_event()
-        message = unsigned(received.signed)
-        event: Event
-        match messages.parse_result(received.signed.message):
-            case messages.AcceptedMessage(started_at=None):
-                event = tasks.ExecutionAccepted(message=message, hostname=received.hostname)
-            case messages.AcceptedMessage():
-                event = tasks.ExecutionStarted(message=message, hostname=received.hostname)
-            case messages.ResultMessage():
-                event = tasks.ExecutionFinished(message=message, hostname=received.hostname)
-        return vouched(event, received)
-
-    def _unexpected(self, hostname: str, frozen: Frozen | None) -> str | None:
-        """Why nobody asked this host for it; None where somebody did."""
-        if frozen is None:
-            return "unknown task"
-        if hostname not in frozen.hosts:
-            return "not a target of this task"
-        if self._authority.fleet.is_replaced(hostname, frozen.as_of):
-            return "this task was for another machine of that name"
-        return None
-
-    async def _frozen_of(self, task_ids: set[str]) -> dict[str, Frozen]:
-        """The frozen lists of these tasks, from the log; a task's list never changes, so it may be remembered."""
-        keys = {Key(task_id, tasks.TaskAccepted.KIND): task_id for task_id in task_ids - self._frozen.keys()}
-        if keys:
-            for key, seq in (await self._log.find(EVENT, list(keys))).items():
-                stored = await self._log.read_one(EVENT, seq)
-                try:
-                    event = registry.decode(stored) if stored else None
-                except MalformedMessageError as error:
-                    _logger.error("task refused", extra={"seq": seq, "reason": error.reason})  # noqa: TRY400 - said all
-                    continue
-                if isinstance(event, tasks.TaskAccepted):
-                    self._frozen[keys[key]] = Frozen(hosts=frozenset(event.hosts), as_of=event.as_of)
-        found = {task_id: self._frozen[task_id] for task_id in task_ids if task_id in self._frozen}
-        while len(self._frozen) > CACHED_TASKS:
-            self._frozen.popitem(last=False)
-        return found
-
-    async def settle(
-        self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
-    ) -> None:
-        """A result whose place is taken: late evidence beside our own outcome, or a second, different one."""
-        late: list[Received] = []
-        differs: list[tuple[Received, int]] = []
-        for r, event, outcome in zip(received, events, outcomes, strict=True):
-            if isinstance(outcome, Conflict) and event.kind == tasks.ExecutionFinished.KIND:
-                first = await self._log.read_one(EVENT, outcome.seq)
-                if first is None or first.kind == tasks.ExecutionFinished.KIND:
-                    differs.append((r, outcome.seq))
-                else:
-                    late.append(r)
-        if late:
-            evidence = await self._log.append([self._late(r) for r in late])
-            differs += [(r, kept.seq) for r, kept in zip(late, evidence, strict=True) if isinstance(kept, Conflict)]
-            self._count("late_results", sum(isinstance(kept, Recorded) for kept in evidence))
-        if differs:
-            self._count("conflicts", len(differs))
-            await self._log.append([_conflict(r, first_seq) for r, first_seq in differs])
-
-    def _late(self, received: Received) -> NewEvent:
-        late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
-        return vouched(late, received)
-
-
-def _conflict(received: Received, first_seq: int) -> NewEvent:
-    return tasks.ExecutionConflict(
-        task_id=str(received.signed.message["task_id"]),
-        hostname=received.hostname,
-        first_seq=first_seq,
-        result_sha256=hashlib.sha256(received.signed.body).hexdigest(),
-    ).to_new_event()

@@ -23,8 +23,9 @@ from control_plane.events import hosts, registry
 from control_plane.events.envelope import EVENT, Key, LogName, NewEvent, Outcome, StoredEvent
 from control_plane.events.event import Event
 from control_plane.events.log import EventLog
-from control_plane.messaging.ingest import Heartbeats, Ingest, Results
+from control_plane.messaging.ingest import Heartbeats, Ingest
 from control_plane.messaging.publisher import Publisher
+from control_plane.messaging.results import Results
 from control_plane.processes.deadlines import Deadlines
 from control_plane.processes.dispatch import Dispatch
 from control_plane.processes.ports import Publisher as PublisherPort

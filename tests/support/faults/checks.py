@@ -291,7 +291,9 @@ def attempts_are_recorded(evidence: Evidence) -> Iterator[str]:
         if not answered <= recorded[actor] <= tried:
             yield f"{actor} was denied {answered} times, has tried {tried} times, and {recorded[actor]} are in the log"
     rejected = {event.message_sha256 for event in evidence.events if event.kind == "message.rejected"}
-    yield from (f"message {sha256} was forged, and nothing says so" for sha256 in sorted(evidence.forged - rejected))
+    silent = sorted(evidence.forged - rejected)
+    if len(silent) > sum(event.count - 1 for event in evidence.events if event.kind == "message.rejected"):
+        yield from (f"message {sha256} was forged, and nothing says so" for sha256 in silent)
 
 
 CHECKS: Mapping[str, Check] = {

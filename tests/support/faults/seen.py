@@ -96,7 +96,7 @@ def _event(row: StoredEvent, at: int) -> Event:
         case access.AccessDenied():
             return replace(shown, actor=event.actor, count=event.count or 1)
         case access.MessageRejected():
-            return replace(shown, message_sha256=event.message_sha256)
+            return replace(shown, message_sha256=event.message_sha256, count=event.count or 1)
     return shown
 
 

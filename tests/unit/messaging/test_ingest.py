@@ -10,7 +10,8 @@ import pytest
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.messaging.broker_accounts import PREFIX
 from control_plane.messaging.dead_letters import DeadLetter
-from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, Results, parts_of
+from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, parts_of
+from control_plane.messaging.results import Results
 from control_plane_wire.signing import SigningKey
 from tests.support.fleet import Desk, host_key
 from tests.support.memory_log import MemoryLog
