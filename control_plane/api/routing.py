@@ -22,16 +22,35 @@ from control_plane_wire import strict_json
 from control_plane_wire.errors import MalformedMessageError
 
 API: Final = "/api/v1"
+INLINE_BYTES: Final = 64 * 1024  # what is larger is decoded in a thread: others do not wait for it
+MAX_NAMES: Final = 1024  # in one object; each that is unknown would be told of
 ANSWER_S: Final = 8.0  # then a client is told to come again; letting go of a connection that hangs takes time, too
 
 
 class StrictRequest(Request):
     async def json(self) -> strict_json.JsonObject:
         """The body: one JSON object without duplicate keys, NaN and the like."""
+        body = await self.body()
         try:
-            return strict_json.parse(await self.body(), max_bytes=MAX_BODY_BYTES)
+            if len(body) > INLINE_BYTES:
+                return await asyncio.to_thread(_decoded, body)
+            return _decoded(body)
         except MalformedMessageError as error:
             raise ProblemError(400, "malformed_json", f"the body is refused: {error}") from error
+
+
+def _decoded(body: bytes) -> strict_json.JsonObject:
+    found = strict_json.parse(body, max_bytes=MAX_BODY_BYTES)
+    left: list[strict_json.Json] = [found]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if len(value) > MAX_NAMES:
+                raise MalformedMessageError(f"more than {MAX_NAMES} names in one object")
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+    return found
 
 
 class GuardedRoute(APIRoute):
@@ -64,6 +83,8 @@ class GuardedRoute(APIRoute):
         self.check_query(request, known)
         strict = StrictRequest(request.scope, _little_of(request) if is_public else request.receive)
         if self.body_field is not None:
+            if not is_public:  # nobody has us read and judge a megabyte who may not do it anyway
+                await self._check_permissions(request)
             _check_content_type(request)
             with _stopped(limit):  # the sender's time, which has a limit of its own
                 await strict.body()
@@ -73,6 +94,13 @@ class GuardedRoute(APIRoute):
             except NotFoundError as error:
                 await _record_absent(request, error)
                 raise
+
+    async def _check_permissions(self, request: Request) -> None:
+        """Ask first for what the route takes, as its dependencies do once more when the body is there."""
+        services: Services = request.app.state.services
+        for dependency in self.dependencies:
+            if isinstance(dependency.dependency, _Check):
+                await dependency.dependency(request, services, request.state.principal)
 
     def check_query(self, request: Request, known: set[str]) -> None:
         """Refuse a parameter that would be ignored: its sender believes that it counts."""
@@ -117,6 +145,15 @@ def _little_of(request: Request) -> Receive:
     return LimitedBody(request.receive, MAX_PUBLIC_BODY_BYTES)
 
 
+class _Check:
+    def __init__(self, permission: str) -> None:
+        self._permission = permission
+
+    async def __call__(self, request: Request, services: Given, caller: Caller) -> None:
+        request.state.permission = self._permission
+        await services.access.check(caller, self._permission, f"{request.method} {request.scope['route'].path}")
+
+
 def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
     """A router for one noun, `permission` being what every one of its routes needs at least."""
     dependencies = needs(permission) if permission else []
@@ -125,12 +162,7 @@ def noun(path: str, tag: str, *, permission: str | None = None) -> APIRouter:
 
 def needs(permission: str) -> list[params.Depends]:
     """The `dependencies` of a route that takes this permission, beside what its noun takes."""
-
-    async def check(request: Request, services: Given, caller: Caller) -> None:
-        request.state.permission = permission
-        await services.access.check(caller, permission, f"{request.method} {request.scope['route'].path}")
-
-    return [Depends(check)]
+    return [Depends(_Check(permission))]
 
 
 async def _signed_in_recently(request: Request, services: Given, caller: Caller) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from fastapi.routing import APIRoute
 
 from control_plane.api.app import describe
 from control_plane.api.authentication import CSRF_HEADER
+from control_plane.api.routing import INLINE_BYTES, MAX_NAMES
 from control_plane.api.ui import FILES, PAGES
+from control_plane.commands.access import CONSOLE
 from control_plane.commands.denials import SINGLY
+from control_plane_wire import strict_json
 from control_plane_wire.topology import is_name
 from tests.support.api import PASSWORD, ApiUnderTest, a_public_key, an_api
 
@@ -644,3 +648,34 @@ async def test_fifty_at_once_with_one_task_id_make_one_task(api: ApiUnderTest) -
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses == [200] * 49 + [202]
     assert len({answer.json()["seq"] for answer in answers}) == 1
+
+
+async def test_a_large_body_is_decoded_in_a_thread_and_one_of_endless_names_is_not_judged_name_by_name(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    parse = strict_json.parse
+
+    def watched(data: bytes, *, max_bytes: int) -> strict_json.JsonObject:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return parse(data, max_bytes=max_bytes)
+
+    monkeypatch.setattr(strict_json, "parse", watched)
+    names = {f"k{each}": 1 for each in range(MAX_NAMES + 1)}
+    for body in (names, {"target": names}, {"target": [names]}):
+        problem(await api.client().post("/api/v1/tasks", json=body), 400, "malformed_json")
+    assert threads == {True}
+    answer = await api.client().post("/api/v1/tasks", json={"command": "x" * INLINE_BYTES})
+    problem(answer, 422, "invalid_request")
+    assert threads == {True, False}
+
+
+async def test_nobody_has_a_body_read_for_what_they_may_not_do(api: ApiUnderTest) -> None:
+    async def never_ends() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise AssertionError("it was read on")
+
+    made = await api.services.tokens.create(CONSOLE, username="eve", name="x", days=1, permissions=["hosts.read"])
+    headers = {"content-type": "application/json", "authorization": f"Bearer {made.text}"}
+    answer = await api.client().post("/api/v1/tasks", content=never_ends(), headers=headers)
+    problem(answer, 403, "not_allowed")
