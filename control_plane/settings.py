@@ -1,6 +1,7 @@
 """The server's settings: one frozen model, built once from the environment and an `.env` file, and handed down."""
 
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -49,9 +50,14 @@ class Settings(BaseSettings):
         None, description="the address that people and agents use, https behind a proxy (default: <listen>)"
     )
     trusted_proxies: str = Field(
-        "127.0.0.1,::1",
+        "",
         description="addresses and networks of the proxies in front, separated by commas: what they say of who asks "
-        "(X-Forwarded-For) counts for the record and the limits of logins",
+        "(X-Forwarded-For) counts for the record and the limits of logins (default: nobody's word counts)",
+    )
+    connections_of_address: int = Field(
+        500,
+        ge=0,
+        description="connections that one address, or IPv6 /64, may have at once, but for those proxies; 0: any number",
     )
     tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate and its chain: then it answers https by itself"
@@ -195,6 +201,20 @@ class Settings(BaseSettings):
         if value and not value.startswith("/"):
             cls._host_and_port(value)
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_proxies(cls, value: str) -> str:
+        try:
+            for each in filter(None, map(str.strip, value.split(","))):
+                ip_network(each)
+        except ValueError as error:
+            raise ValueError("must be addresses and networks, such as 127.0.0.1,10.0.0.0/8") from error
+        return value
+
+    @property
+    def proxies(self) -> list[IPv4Network | IPv6Network]:
+        return [ip_network(each) for each in filter(None, map(str.strip, self.trusted_proxies.split(",")))]
 
     @field_validator("listen")
     @classmethod

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+from ipaddress import ip_address
 from typing import Final, Protocol
 
 from fastapi import Request
@@ -202,7 +203,11 @@ class _Find(Protocol):
 
 
 def address_of(request: Request) -> str | None:
-    return request.client.host if request.client else None
+    """Where the request came from; None also where a proxy says what is no address."""
+    try:
+        return str(ip_address(request.client.host)) if request.client else None
+    except ValueError:
+        return None
 
 
 def _has_csrf_token(request: Request, secret: str) -> bool:

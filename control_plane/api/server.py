@@ -5,7 +5,8 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import h11
@@ -17,6 +18,8 @@ from control_plane.api.app import create_app
 from control_plane.api.live import Live
 from control_plane.api.services import Services
 from control_plane.api.ui import StaticUi, ui_directory
+from control_plane.commands.networks import Network, is_within
+from control_plane.commands.pending_hosts import network_of
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
 
@@ -25,7 +28,9 @@ _logger = logging.getLogger(__name__)
 GRACEFUL_S: Final = 5  # shorter than what a stop may take in all
 MAX_CONNECTIONS: Final = 2000
 MAX_HEAD_BYTES: Final = 64 * 1024
-HEAD_S: Final = 10.0
+HEAD_S: Final = 10.0  # also for what is left of a body after the answer
+LOOK_S: Final = 15.0
+LEAST_BYTES: Final = 16 * 1024  # that a reader takes in that time of an answer which is ready
 MAX_HANDSHAKES: Final = 500  # of TLS, under way
 
 
@@ -75,6 +80,7 @@ class HttpService:
             limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=GRACEFUL_S,
+            proxy_headers=bool(self._settings.proxies),
             forwarded_allow_ips=self._settings.trusted_proxies,
             ssl_certfile=self._settings.tls_certificate,
             ssl_keyfile=self._settings.tls_key,
@@ -123,13 +129,29 @@ def _check_certificate(settings: Settings) -> None:
 
 
 class _Protocol(H11Protocol):
-    """Ends a connection on which a request's head does not come in time: half requests would use all of them up."""
+    """Ends a connection that would use up a place and nothing more: no byte that comes gives it more time.
 
+    Such is one on which a request's head, or after the answer the rest of its body, does not come in time, and one
+    whose reader does not take the answer.
+
+    Attributes:
+        places: how many connections each address has.
+    """
+
+    places: "Places"
+    _sender: str | None = None
     _giving_up: asyncio.TimerHandle | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _left_bytes: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         super().connection_made(transport)
+        self._sender = self.places.take(self.client[0] if self.client else None)
+        if self._sender is None:
+            transport.abort()
+            return
         self._watch()
+        self._looking = self.loop.call_later(LOOK_S, self._look)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -137,16 +159,66 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._giving_up is not None:
-            self._giving_up.cancel()
+        if self._sender is not None:
+            self.places.leave(self._sender)
+        for timer in (self._giving_up, self._looking):
+            if timer is not None:
+                timer.cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def _look(self) -> None:
+        """Give up a reader who takes nothing: closing alone waits for ever until the answer is taken."""
+        left_bytes = None
+        if self.transport.is_closing() or self.flow.write_paused:
+            left_bytes = self.transport.get_write_buffer_size()
+            if self._left_bytes is not None and left_bytes > self._left_bytes - LEAST_BYTES:
+                self.transport.abort()
+                return
+        self._left_bytes = left_bytes
+        self._looking = self.loop.call_later(LOOK_S, self._look)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._left_bytes = None
 
     def _watch(self) -> None:
-        is_waiting = self.conn.their_state is h11.IDLE
+        is_answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        is_waiting = is_answered or self.conn.their_state is h11.IDLE
         if is_waiting and self._giving_up is None:
             self._giving_up = self.loop.call_later(HEAD_S, self.transport.close)
         elif not is_waiting and self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
+
+
+class Places:
+    """How many connections each address has, as long as it has some; an IPv6 network is one.
+
+    Args:
+        most: 0 for any number.
+        proxies: who may have any number: all others come through them.
+    """
+
+    def __init__(self, most: int, proxies: Collection[Network]) -> None:
+        self._most = most
+        self._proxies = proxies
+        self._taken: Counter[str] = Counter()
+
+    def take(self, address: str | None) -> str | None:
+        """What is to be left again; None where there is no room."""
+        sender = network_of((address or "").removeprefix("::ffff:")) or ""
+        if self._most and self._taken[sender] >= self._most and not is_within(address, self._proxies):
+            return None
+        self._taken[sender] += 1
+        return sender
+
+    def leave(self, sender: str) -> None:
+        self._taken[sender] -= 1
+        if not self._taken[sender]:
+            del self._taken[sender]
 
 
 class _Server(uvicorn.Server):
@@ -155,6 +227,7 @@ class _Server(uvicorn.Server):
         self._stop = stop
         self._settings = settings
         self._arriving: set[asyncio.Task[object]] = set()  # each lasts as long as its handshake, however that ends
+        self._places = Places(settings.connections_of_address, settings.proxies)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen by ourselves: uvicorn leaves a handshake a minute, and does not count it."""
@@ -186,7 +259,9 @@ class _Server(uvicorn.Server):
         if (accepting := asyncio.current_task()) is not None:
             self._arriving.add(accepting)
             accepting.add_done_callback(self._arriving.discard)
-        return _Protocol(self.config, self.server_state, self.lifespan.state)
+        made = _Protocol(self.config, self.server_state, self.lifespan.state)
+        made.places = self._places
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

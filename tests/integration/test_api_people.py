@@ -156,6 +156,8 @@ def free() -> Iterator[tuple[Settings, socket.socket]]:
         ("127.0.0.1", "10.1.2.3, 203.0.113.9", 401),  # the client's own header, before what the proxy has seen
         ("192.0.2.1", "10.1.2.3", 401),  # nobody's proxy says so
         ("127.0.0.1", None, 401),
+        ("", "10.1.2.3", 401),  # nor does anybody on this machine, unless a setting says that a proxy is there
+        ("127.0.0.1", "10.1.2.3" + "A" * 50_000, 401),
     ],
 )
 async def test_the_address_is_what_a_trusted_proxy_has_seen(

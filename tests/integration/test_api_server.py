@@ -1,8 +1,10 @@
 """The HTTP server as a service: it serves, ends its streams, and says when its address is taken."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from control_plane.api import health
 from control_plane.api.fields import at
-from control_plane.api.server import HttpService, PlainClient, bound
+from control_plane.api.server import HttpService, Places, PlainClient, _Protocol, bound
 from control_plane.api.services import Probe
 from control_plane.errors import ConfigurationError
 from control_plane.settings import Settings
@@ -116,6 +118,114 @@ async def test_half_a_request_is_not_waited_for_and_a_stream_is(
                 while not (await anext(lines)).startswith("event: ping"):  # five seconds later
                     pass
             stop.set()
+
+
+@asynccontextmanager
+async def a_server(tmp_path: Path, free: tuple[Settings, socket.socket], **given: Any) -> AsyncIterator[int]:
+    """A server that answers; its port."""
+    settings, listener = free
+    stop = asyncio.Event()
+    async with (
+        an_api(tmp_path, listen=settings.listen, **given) as api,
+        asyncio.timeout(20),
+        asyncio.TaskGroup() as group,
+    ):
+        service = HttpService(api.services, listener)
+        group.create_task(run_until_stopped([service], stop=stop, drain_s=10))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.listen_port}") as client:
+            while not await _answers(client):
+                await asyncio.sleep(0)
+        yield settings.listen_port
+        stop.set()
+
+
+async def test_what_is_left_of_a_body_after_the_answer_is_not_waited_for_however_it_drips(
+    tmp_path: Path, free: tuple[Settings, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.HEAD_S", 0.2)
+    async with a_server(tmp_path, free) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 16000\r\n\r\n" % port)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"x")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1000), 0.02)
+        writer.close()
+
+
+async def test_who_takes_nothing_of_an_answer_is_let_go(
+    tmp_path: Path, free: tuple[Settings, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.api.server.LOOK_S", 0.2)
+    ended, ours = asyncio.Event(), list[int]()
+    lost = _Protocol.connection_lost
+
+    def connection_lost(self: _Protocol, exc: Exception | None) -> None:
+        lost(self, exc)
+        if self.client is not None and self.client[1] in ours:
+            ended.set()
+
+    async with a_server(tmp_path, free) as port:
+        monkeypatch.setattr(_Protocol, "connection_lost", connection_lost)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+            ours.append(client.getsockname()[1])
+            asked = b"GET /api/v1/keys HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
+            sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(client, asked * 20_000))
+            await ended.wait()
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await sending
+
+
+async def test_an_address_has_so_many_connections_and_those_that_end_make_room(
+    tmp_path: Path, free: tuple[Settings, socket.socket]
+) -> None:
+    async with a_server(tmp_path, free, connections_of_address=2) as port:
+        asked = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
+
+        async def answer() -> tuple[bytes, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            line = b""
+            with contextlib.suppress(ConnectionError):
+                writer.write(asked)
+                line = (await reader.readline())[:12]
+            if not line:
+                await closed(writer)
+            return line, writer
+
+        async def closed(writer: asyncio.StreamWriter) -> None:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+        kept: list[asyncio.StreamWriter] = []
+        while len(kept) < 2:  # the one that has asked whether it answers is gone a moment later
+            line, writer = await answer()
+            if line:
+                kept.append(writer)
+        assert (await answer())[0] == b""
+        await closed(kept.pop())
+        line = b""
+        while not line:
+            line, writer = await answer()
+        kept.append(writer)
+        for writer in kept:
+            await closed(writer)
+
+
+def test_a_proxy_has_any_number_and_a_network_of_ipv6_is_one_address() -> None:
+    places = Places(1, Settings(trusted_proxies="10.0.0.1, 192.168.0.0/16").proxies)
+    assert [places.take("10.0.0.1") for _ in range(3)] == ["10.0.0.1"] * 3
+    assert (places.take("10.0.0.2"), places.take("::ffff:10.0.0.2")) == ("10.0.0.2", None)
+    assert (places.take("2001:db8::1"), places.take("2001:db8::2")) == ("2001:db8::/64", None)
+    places.leave("10.0.0.2")
+    assert places.take("10.0.0.2") == "10.0.0.2"
+    assert [Places(0, []).take("10.0.0.2") for _ in range(2)] == ["10.0.0.2"] * 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
