@@ -15,7 +15,7 @@ from control_plane.api.fields import Seq, wait_for_seq
 from control_plane.api.routing import needs, noun
 from control_plane.api.services import Caller, Given, Services, scope_of
 from control_plane.commands.access import Principal
-from control_plane.errors import LogDamagedError
+from control_plane.errors import LogDamagedError, NotSignedInError
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.projections.queries.audit import AuditFilter, AuditRow
 
@@ -32,7 +32,10 @@ router = noun("/events", "audit", permission="events.export")
 
 
 class Export(StreamingResponse):
-    """A file. Where the database fails on the way, it breaks off, so that nobody takes the beginning for all of it."""
+    """A file. Where the database fails on the way, or its reader is let in no more, it breaks off.
+
+    So nobody takes the beginning for all of it.
+    """
 
     def __init__(
         self, services: Services, caller: Principal, wanted: AuditFilter, *, after: int, upto: int, format_: Format
@@ -82,11 +85,13 @@ async def _events(
 ) -> AsyncIterator[list[Whole]]:
     """The events that are wanted, oldest first, as the log has them."""
     while after < upto:
+        _check_still_valid(services, caller)
         scope = scope_of(services, caller)  # it may take long, and who may see what changes meanwhile
         rows = await services.audit_queries.seen_by(scope).after(wanted, after, limit=PAGE)
         for run in _runs([row for row in rows if row.seq <= upto]):
             left = run
             while left:
+                _check_still_valid(services, caller)
                 stored = await services.log.read(EVENT, after=left[0].seq - 1, limit=len(left), upto=left[-1].seq)
                 if not stored:
                     raise LogDamagedError(EVENT, left[0].seq)
@@ -94,6 +99,12 @@ async def _events(
                 yield [(event, row.outcome) for event, row in whole if scope.shows_body(event)]
                 left = left[len(stored) :]
         after = rows[-1].seq if len(rows) == PAGE else upto
+
+
+def _check_still_valid(services: Services, caller: Principal) -> None:
+    """An export may take long. Raises NotSignedInError where its reader is let in no more; then it breaks off."""
+    if not services.access.still_valid(caller):
+        raise NotSignedInError
 
 
 def _runs(rows: Sequence[AuditRow]) -> Iterator[Sequence[AuditRow]]:

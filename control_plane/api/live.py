@@ -34,6 +34,7 @@ MAX_UNREAD_OUTPUT_BYTES: Final = 512 * 1024  # beyond that pieces are let go, an
 MAX_REPLAY_ROWS: Final = 20_000  # more than that is fetched anew sooner than replayed
 MAX_OF_SESSION: Final = 5
 MAX_OF_TOKEN: Final = 50
+MAX_OF_USER: Final = 100  # however many sessions and tokens that is
 
 
 def _resets(topics: frozenset[str]) -> list[bytes]:
@@ -146,6 +147,9 @@ class Live:
         count = sum((s.principal.session_sha256, s.principal.token_id) == by for s in self._subscriptions)
         if count >= (MAX_OF_SESSION if principal.session_sha256 else MAX_OF_TOKEN):
             detail = "close other streams of this session first"
+            raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
+        if sum(s.principal.username == principal.username for s in self._subscriptions) >= MAX_OF_USER:
+            detail = "close other streams of this user first"
             raise ProblemError(429, "too_many_streams", detail, headers={"Retry-After": "5"})
         subscription = Subscription(principal, scope_of(self._services, principal), topics, executions)
         if self._services.live_output is not None:

@@ -193,6 +193,27 @@ async def test_an_export_that_breaks_off_does_not_end_as_if_it_were_whole(
         await exported(api)
 
 
+async def test_an_export_breaks_off_when_its_reader_is_disabled(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.services.access.create_user(CONSOLE, "aud2", role="auditor", password=PASSWORD)
+    made = await api.services.tokens.create(CONSOLE, username="aud2", name="x", days=1)
+    read, runs = api.log.read, list[int]()
+
+    async def disabled_meanwhile(*asked: Any, after: int, limit: int, **more: Any) -> list[StoredEvent]:
+        if limit == 1:  # of the export, and of nobody else
+            runs.append(after)
+            await api.services.access.set_enabled(CONSOLE, "aud2", False)
+        return await read(*asked, after=after, limit=limit, **more)
+
+    monkeypatch.setattr(exports, "RUN", 1)
+    monkeypatch.setattr(api.log, "read", disabled_meanwhile)
+    headers = {"authorization": f"Bearer {made.text}"}
+    with pytest.raises(RuntimeError, match="already started"):
+        await api.client(None).get("/api/v1/events/export", headers=headers)
+    assert len(runs) == 1
+
+
 async def test_an_event_whose_body_is_no_json_is_shown_by_its_bytes(api: ApiUnderTest) -> None:
     [outcome] = await api.log.append([an_event("odd", kind="odd.event", body=b"\xff")])
     await api.shown(outcome.seq)

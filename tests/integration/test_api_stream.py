@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from control_plane.api import live
-from control_plane.commands.access import CONSOLE
+from control_plane.api.problems import ProblemError
+from control_plane.commands.access import CONSOLE, Principal
 from tests.support.api import ApiUnderTest, StreamReader, a_stream, an_api
 from tests.support.events import a_task_accepted
 
@@ -216,6 +218,20 @@ async def test_a_session_has_a_few_streams_and_no_more(api: ApiUnderTest, monkey
                 await asyncio.sleep(0)
 
     assert sorted((first.status, second.status)) == [200, 429]
+
+
+async def test_so_has_a_user_however_many_sessions_and_tokens_that_is(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MAX_OF_USER", 3)
+    of = [Principal(username=name, role="viewer", token_id=f"t{n}") for n, name in enumerate(("eve", "eve", "eve"))]
+    open_ = [api.live.subscribe(principal, frozenset({"hosts"})) for principal in of]
+    with pytest.raises(ProblemError) as refused:
+        api.live.subscribe(replace(of[0], token_id="t9"), frozenset({"hosts"}))
+    assert refused.value.status_code == 429
+    open_.append(api.live.subscribe(replace(of[0], username="ada"), frozenset({"hosts"})))
+    for subscription in open_:
+        api.live.leave(subscription)
 
 
 @pytest.mark.parametrize(
