@@ -1,7 +1,9 @@
+import re
 import time
 
 import pytest
 
+from control_plane.commands import guard
 from control_plane.commands.guard import Guard, GuardLimits, assess
 
 LIMITS = GuardLimits()
@@ -12,7 +14,7 @@ def level(command: str = "uptime", *, hosts: int, fleet: int = 100, is_all: bool
 
 
 @pytest.mark.parametrize(
-    ("hosts", "fleet", "is_all", "guard"),
+    ("hosts", "fleet", "is_all", "expected"),
     [
         (1, 1, True, Guard(1, ())),
         (10, 10, True, Guard(1, ())),
@@ -22,8 +24,8 @@ def level(command: str = "uptime", *, hosts: int, fleet: int = 100, is_all: bool
         (11, 100, True, Guard(3, ("all hosts",))),
     ],
 )
-def test_the_level_grows_with_the_number_of_hosts(hosts: int, fleet: int, is_all: bool, guard: Guard) -> None:
-    assert assess("uptime", hosts=hosts, fleet=fleet, is_all=is_all, limits=LIMITS) == guard
+def test_the_level_grows_with_the_number_of_hosts(hosts: int, fleet: int, is_all: bool, expected: Guard) -> None:
+    assert assess("uptime", hosts=hosts, fleet=fleet, is_all=is_all, limits=LIMITS) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,9 +75,9 @@ def test_an_everyday_command_is_level_one(command: str) -> None:
 
 
 def test_all_reasons_are_told() -> None:
-    guard = assess("reboot; userdel ada", hosts=60, fleet=100, is_all=False, limits=LIMITS)
+    found = assess("reboot; userdel ada", hosts=60, fleet=100, is_all=False, limits=LIMITS)
 
-    assert guard.rules == ("restarts or stops the machine", "removes users", "more than 50% of the fleet")
+    assert found.rules == ("restarts or stops the machine", "removes users", "more than 50% of the fleet")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,19 @@ def test_no_command_makes_the_patterns_slow(text: str) -> None:
     level(text, hosts=1)
 
     assert time.process_time() - started < 1
+
+
+def test_no_pattern_looks_at_the_rest_of_a_text_from_each_of_its_places() -> None:
+    """Anything, as often as it goes, and then something: that is quadratic where its beginning is repeated."""
+    kept = [each for each in vars(guard).values() if isinstance(each, re.Pattern)]
+    kept += [pattern for row in guard._RISKS for pattern in row if isinstance(pattern, re.Pattern)]
+    assert len(kept) > 10
+    assert [each.pattern for each in kept if re.search(r"\.[*+]|\[\^[^\]]*\][*+]", each.pattern)] == []
+
+
+@pytest.mark.parametrize("command", ["rm x; ls -r /", "true\nrm -r /", "rm a b\t--recursive\n/", "echo rm rm -r '/'"])
+def test_what_belongs_together_is_in_one_part_of_a_command_line(command: str) -> None:
+    assert level(command, hosts=1) == (1 if ";" in command else 3)
 
 
 def test_the_limits_are_settings() -> None:
