@@ -347,6 +347,7 @@ def _public_keys(given: str) -> list[bytes]:
 
 async def _audit_check(arguments: argparse.Namespace) -> int:
     from control_plane.errors import ConfigurationError
+    from control_plane.events.export import printable
     from control_plane.events.proofs import Proof
     from control_plane_wire.errors import WireError
 
@@ -358,13 +359,16 @@ async def _audit_check(arguments: argparse.Namespace) -> int:
     try:
         checkpoint, event = Proof.parse(text).check(keys)
     except WireError as error:
-        print(f"not proved: {error}")
+        print(f"not proved: {printable(str(error))}")
         return FAILED
-    print(f"proved: event {event.seq} is in {checkpoint.origin}, whose first {checkpoint.size} events are signed")
+    print(
+        f"proved: event {event.seq} is in {printable(checkpoint.origin)}, "
+        f"whose first {checkpoint.size} events are signed"
+    )
     for name in ("recorded_us", "kind", "actor", "task_id", "hostname", "key_id"):
         if (value := getattr(event, name)) is not None:
-            print(f"  {name:<12} {value}")
-    print(f"  {'body':<12} {event.body.decode(errors='backslashreplace')}")
+            print(f"  {name:<12} {printable(str(value))}")
+    print(f"  {'body':<12} {printable(event.body.decode(errors='backslashreplace'))}")
     return 0
 
 

@@ -217,8 +217,13 @@ def written(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def _wanted(arguments: argparse.Namespace) -> "tuple[LogName, Wanted]":
+    from control_plane.errors import ConfigurationError
+    from control_plane.events.registry import KINDS
     from control_plane.events.search import Wanted
 
+    kind = arguments.kind
+    if kind is not None and not any(kind in (known, known.partition(".")[0]) for known in KINDS):
+        raise ConfigurationError(f"--kind: there is no kind or family of events {kind}; docs/events.md has them all")
     names = ("kind", "task_id", "actor", "from_us", "to_us", "after")
     given = {name: getattr(arguments, name) for name in names}
     return _log_of(arguments), Wanted(hostname=arguments.host, **given)

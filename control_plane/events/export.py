@@ -24,6 +24,9 @@ def recorded_at(stored: StoredEvent) -> str:
     return (_EPOCH + timedelta(microseconds=stored.recorded_us)).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
+MAX_DETAIL: Final = 300  # characters
+
+
 def ndjson(stored: StoredEvent) -> bytes:
     """One line. `body` has the exact bytes of the log; where they are no JSON, `body_base64` has them."""
     return orjson.dumps(_whole(stored), option=orjson.OPT_APPEND_NEWLINE)
@@ -49,10 +52,29 @@ def pretty(stored: StoredEvent) -> str:
 
 
 def line(stored: StoredEvent) -> str:
-    """For a terminal: on one line, without the body."""
+    """For a terminal: on one line, and of the body only what was wanted, on how many hosts, and what refused it."""
     about = [stored.kind, stored.actor, stored.task_id, stored.hostname]
     kind, actor, task_id, hostname = (printable(part) if part else "-" for part in about)
-    return f"{stored.seq:>10} {recorded_at(stored)} {kind:<28} {actor:<16} {task_id:<36} {hostname}"
+    envelope = f"{stored.seq:>10} {recorded_at(stored)} {kind:<28} {actor:<16} {task_id:<36} {hostname}"
+    return f"{envelope} {_detail(stored)}".rstrip()
+
+
+def _detail(stored: StoredEvent) -> str:
+    try:
+        body = json.loads(stored.body)
+    except ValueError:
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    told = []
+    for name in ("action", "resource", "code", "rules", "count", "hosts"):
+        value = body.get(name)
+        if isinstance(value, list):
+            value = len(value) if name == "hosts" else ",".join(map(str, value))
+        if isinstance(value, str | int) and value != "":
+            told.append(f"{name}={value}")
+    text = printable(" ".join(told)).replace("\n", "\\n")
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,16 @@ from control_plane.core import prepare
 from control_plane.errors import RefusedError
 from control_plane.events import verification
 from control_plane.events.access import UserCreated
-from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent
+from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName, NewEvent, StoredEvent
 from control_plane.events.hosts import HeartbeatReceived
+from control_plane.events.proofs import Proof
 from control_plane.events.tasks import ExecutionFinished
 from control_plane.events.tiles import TILE
 from control_plane.events.verification import Report
 from control_plane.processes.checkpoints import Signer
 from control_plane.settings import Settings, load
 from control_plane.storage.leases import Leases
+from control_plane_wire.checkpoints import Checkpoint
 from control_plane_wire.signing import CONTROL_PLANE, HEARTBEAT, RESULT, SigningKey, encode_base64
 from control_plane_wire.strict_json import JsonObject
 from tests.support.database import an_event, sqlite_url
@@ -346,6 +348,16 @@ def test_verify_says_each_fault_apart_and_fails_where_there_is_one(
     assert "2: user.created: wrong signature of control-plane" in out
 
 
+_CHECK = Proof.check
+
+
+def _hostile(proof: Proof, keys: Sequence[bytes]) -> tuple[Checkpoint, StoredEvent]:
+    """A proof of an event whose texts a terminal would obey."""
+    checkpoint, event = _CHECK(proof, keys)
+    hostile = "\u009b31m\u202e\u007f\x1b[2J"
+    return checkpoint, event._replace(actor=hostile, task_id=hostile, body=f'{{"command":"{hostile}"}}'.encode())
+
+
 def test_a_proof_is_checked_with_nothing_but_the_key(
     installed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +376,11 @@ def test_a_proof_is_checked_with_nothing_but_the_key(
         out = capsys.readouterr().out
         assert out.startswith("proved: event 2 is in control-plane-")
         assert '"username":"root"' in out
+
+    monkeypatch.setattr(Proof, "check", _hostile)
+    assert cli.main(["audit", "check", "event.tlog-proof", "--key", key]) == 0
+    assert [c for c in capsys.readouterr().out if not c.isprintable() and c != "\n"] == []
+    monkeypatch.setattr(Proof, "check", _CHECK)
 
     other = encode_base64(OTHER.public_key)
     assert cli.main(["audit", "check", "event.tlog-proof", "--key", other]) == 1

@@ -118,6 +118,8 @@ class SearchContract:
         assert b"none/out.csv cannot be written: No such file or directory" in capfdbinary.readouterr().err
         with pytest.raises(SystemExit):
             main(["events", "tail", "--from", "yesterday"])
+        for kind in ("nosuch", "host.nosuch", "hos", "host."):
+            assert main(["events", "tail", "--kind", kind]) == 2, kind
         assert b"yesterday is no time such as 2026-01-31T12:00:00Z" in capfdbinary.readouterr().err
 
 

@@ -24,6 +24,21 @@ EVENT = StoredEvent(
 )
 
 
+def test_a_line_says_what_was_wanted_on_how_many_hosts_and_what_refused_it() -> None:
+    denied = b'{"action":"tasks.run","code":"forbidden","resource":"tasks/t1","rules":["r-1","r-2"],"address":null}'
+    assert line(EVENT._replace(kind="access.denied", body=denied)).endswith(
+        " web1 action=tasks.run resource=tasks/t1 code=forbidden rules=r-1,r-2"
+    )
+    assert line(EVENT._replace(body=b'{"hosts":["a","b","c"],"command":"x"}')).endswith(" web1 hosts=3")
+    for body in (b"", b"[]", b"{}", b"\xff", b'{"action":{"a":1}}'):
+        assert line(EVENT._replace(body=body)).endswith(" web1")
+    hostile = json.dumps({"action": "\x1b[31m\u202e\n", "code": "x" * 5000}).encode()
+    told = line(EVENT._replace(body=hostile))
+    assert "\\u001b[31m\\u202e\\n" in told
+    assert told.isprintable()
+    assert len(told) < 500
+
+
 def test_a_line_of_json_has_the_exact_bytes_of_the_body() -> None:
     text = ndjson(EVENT)
 
