@@ -28,13 +28,9 @@ def add_commands(commands: Commands, add: Add) -> None:
     made.add_argument("--group", action="append", default=[], metavar="GROUP", help="on its hosts; may be repeated")
     made.add_argument("--host", action="append", default=[], metavar="HOST", help="on this one; may be repeated")
     made.add_argument("--account", action="append", default=[], metavar="NAME", help="only as it; may be repeated")
-    made.add_argument(
-        "--command",
-        choices=("shell", "argv", "template"),
-        default="shell",
-        help="a limit, where it is another than shell",
-    )
-    made.add_argument("--template", action="append", default=[], metavar="NAME", help="of --command template")
+    limits = made.add_argument_group("limits", "an allow reaches as far as them; deny and approve are about the rest")
+    limits.add_argument("--command", choices=("shell", "argv", "template"), default="shell", help="shell is no limit")
+    limits.add_argument("--template", action="append", default=[], metavar="NAME", help="of --command template")
     made.add_argument(
         "--pattern",
         action="append",
@@ -42,8 +38,8 @@ def add_commands(commands: Commands, add: Add) -> None:
         metavar="TEXT",
         help="of command lines, * is any text; may be repeated",
     )
-    made.add_argument("--most-hosts", type=int, metavar="N", help="a limit on the hosts of a request")
-    made.add_argument("--longest-timeout", type=int, metavar="SECONDS", help="a limit")
+    limits.add_argument("--most-hosts", type=int, metavar="N", help="of the whole request")
+    limits.add_argument("--longest-timeout", type=int, metavar="SECONDS")
     made.add_argument("--reason", metavar="TEXT", help="for people")
     deleted = add(rules, "delete", _delete, "end a rule")
     deleted.add_argument("rule_id", metavar="RULE")
@@ -94,13 +90,14 @@ async def _delete(arguments: argparse.Namespace) -> None:
 
 
 def _line(rule: "Rule") -> str:
-    """A rule as one line."""
+    """A rule as one line: what an allow has within its limits is what a deny or an approve leaves alone."""
     hosts = [*(f"group {name}" for name in sorted(rule.groups)), *sorted(rule.hostnames)]
     more = [f"as {', '.join(sorted(rule.accounts))}"] if rule.accounts else []
     more += [f"lines like {', '.join(sorted(rule.patterns))}"] if rule.patterns else []
-    more += [" ".join([rule.command, *sorted(rule.templates)])] if rule.command != "shell" else []
-    more += [f"at most {rule.most_hosts} hosts"] if rule.most_hosts is not None else []
-    more += [f"at most {rule.longest_timeout} s"] if rule.longest_timeout is not None else []
+    limits = [" ".join(["as", rule.command, *sorted(rule.templates)])] if rule.command != "shell" else []
+    limits += [f"on at most {rule.most_hosts} hosts"] if rule.most_hosts is not None else []
+    limits += [f"within {rule.longest_timeout} s"] if rule.longest_timeout is not None else []
+    more += [f"{'only' if rule.effect == 'allow' else 'unless'} {' and '.join(limits)}"] if limits else []
     more += [f'"{rule.reason}"'] if rule.reason is not None else []
     where = "all hosts" if rule.all_hosts else ", ".join(hosts)
     said = f"{rule.rule_id:<18} {rule.effect:<7} {rule.subject} {', '.join(sorted(rule.actions))} on {where}"

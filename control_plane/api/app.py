@@ -6,6 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
 
 from control_plane.api import (
     access,
@@ -115,6 +116,8 @@ def create_app(services: Services, live: Live, dashboard: StaticUi) -> FastAPI:
         app.router.routes.extend(router.routes)
     _check_guarded(app)
     problems.install(app)
+    # In place of the one of problems, which knows no pages.
+    app.add_exception_handler(HTTPException, ui.page_or_problem)
     app.add_middleware(Edge, hosts=AllowedHosts(services.settings), metrics=services.metrics, clock=services.clock)
     return app
 

@@ -3,6 +3,7 @@
 import hashlib
 import mimetypes
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import control_plane
+from control_plane.api.problems import http_problem
 from control_plane.api.routing import GuardedRoute
 
 PLACEHOLDER: Final = b"/ui/@build/"
@@ -65,10 +67,11 @@ class StaticUi:
             }
         )
 
-    def index(self) -> Response:
+    def index(self, status: int = 200) -> Response:
         if self._index is None:
             raise HTTPException(404, "the dashboard is not installed")
-        return Response(self._index, headers={"cache-control": "no-cache"}, media_type="text/html; charset=utf-8")
+        headers = {"cache-control": "no-cache"}
+        return Response(self._index, status, headers, media_type="text/html; charset=utf-8")
 
     def file(self, digest: str, path: str) -> Response:
         data = self._files.get(path) if digest == self.digest else None
@@ -93,6 +96,19 @@ def _ui(request: Request) -> StaticUi:
 
 async def page(request: Request) -> Response:
     return _ui(request).index()
+
+
+async def page_or_problem(request: Request, error: Exception) -> Response:
+    """Where no route has the address that a browser goes to, the page says so itself: nobody reads a problem there."""
+    is_absent = isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND
+    is_known = "route" in request.scope or request.url.path.split("/")[1] in {"api", "ui"}
+    is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    if is_absent and is_page and not is_known:
+        try:
+            return _ui(request).index(HTTPStatus.NOT_FOUND)
+        except HTTPException as absent:
+            return await http_problem(request, absent)
+    return await http_problem(request, error)
 
 
 for path in PAGES:

@@ -25,7 +25,7 @@ BURST_S: Final = 2.0  # of the requests that a rate lets through may come at onc
 def refuse_if(code: str, said: str, wait_s: float) -> None:
     """Raises TooManyError where there is no room yet; it says so many whole seconds that there is some after them."""
     if wait_s > 0:
-        raise TooManyError(code, f"{said}: try again in {math.ceil(wait_s)} s", wait_s)
+        raise TooManyError(code, f"{said}; try again in {math.ceil(wait_s)} s", wait_s)
 
 
 def refuse_login_if(wait_s: float) -> None:

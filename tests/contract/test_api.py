@@ -568,6 +568,20 @@ async def test_every_answer_has_the_headers_that_protect_a_browser(api: ApiUnder
 # --- what is described ------------------------------------------------------------------------------------------------
 
 
+async def test_a_browser_that_goes_where_no_page_is_gets_the_page_that_says_so(api: ApiUnderTest) -> None:
+    client = api.client(None)
+    navigation = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+    shell = await client.get("/hosts", headers=navigation)
+    for path in ("/account", "/hosts/a/b"):
+        answered = await client.get(path, headers=navigation)
+        assert (answered.status_code, answered.text) == (404, shell.text)
+        assert answered.headers["content-type"] == "text/html; charset=utf-8"
+    for path in ("/api/v1/nothing", "/api", "/ui/0/js/main.js"):
+        problem(await client.get(path, headers=navigation), 404, "not_found")
+    problem(await client.post("/account", headers=navigation), 404, "not_found")
+
+
 async def test_the_description_names_every_route_of_the_api_and_which_are_public(api: ApiUnderTest) -> None:
     problem(await api.client(None).get("/api/openapi.json"), 401, "not_signed_in")
     described = (await api.client("eve").get("/api/openapi.json")).json()

@@ -254,8 +254,13 @@ def test_rules_are_made_listed_and_deleted_on_the_command_line(
     built_in = [f"role:{role}" for role, its in ROLES.items() if its]
     assert [line.split()[0] for line in listed] == [*built_in, rule_id]
     assert last.endswith(
-        'deny    user:root tasks.run on group web, db1; as deploy; argv; at most 3 hosts; at most 60 s; "so"'
+        "deny    user:root tasks.run on group web, db1; as deploy; "
+        'unless as argv and on at most 3 hosts and within 60 s; "so"'
     )
+
+    assert cli.main(["rules", "add", "allow", "user:root", *whole]) == 0
+    assert cli.main(["rules", "list"]) == 0
+    assert "; only as argv and on at most 3 hosts and within 60 s; " in capsys.readouterr().out.splitlines()[-1]
 
     assert cli.main(["rules", "delete", rule_id]) == 0
     assert cli.main(["rules", "delete", rule_id]) == 1

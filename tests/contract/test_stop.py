@@ -243,5 +243,5 @@ def test_stop_and_templates_on_the_command_line(
     assert (
         said("rules", "list")
         .splitlines()[-1]
-        .endswith("approve role:operator tasks.run on all hosts; lines like *rm*; template up")
+        .endswith("approve role:operator tasks.run on all hosts; lines like *rm*; unless as template up")
     )

@@ -87,6 +87,10 @@ def test_a_template_is_made_and_run_with_parameters_and_by_approval(page: Page, 
     press(other, "Run now")
     finished(other, "1 ok")
     expect(other.locator("pre").filter(has_text="hello you-3")).to_be_visible()
+    about = other.locator("section").filter(has=other.get_by_role("heading", name="About"))
+    expect(about).to_contain_text("Templatesay")
+    expect(about).to_contain_text('{"times":3,"word":"hello you"}')
+    expect(about).to_contain_text("Approved byadmin")
 
 
 def test_all_is_stopped_nothing_can_be_sent_and_it_is_lifted(page: Page, dev: Dev) -> None:

@@ -86,6 +86,29 @@ def test_who_comes_later_is_shown_what_was_printed_before(
     finished(other, "1 ok")
 
 
+def test_what_is_shown_live_is_counted_before_its_row_says_that_it_runs(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0002"}, "echo soon")
+    dev.api.finished(task_id)
+
+    def queued(route: Route) -> None:
+        found = route.fetch().json()
+        for row in found.get("items", []):
+            row |= {"state": "queued", "finished_at": None}
+        if "targets" in found:
+            found |= {"state": "running", "counts": {"queued": 1}}
+        route.fulfill(json=found)
+
+    piece = {"task_id": task_id, "hostname": "sim-0002", "stream": "stdout", "offset": 0, "encoding": "utf-8"}
+    said = f"event: output\ndata: {json.dumps({**piece, 'data': 'soon'})}\n\n"
+    stream_says(page, ping("?", events=0, seconds=0) + said)
+    page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*)?$"), queued)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+
+    expect(live.locator("pre")).to_have_text("soon")
+    expect(live).to_contain_text("1 of 1 running host shown live.")
+
+
 def test_of_many_hosts_it_is_said_how_many_are_shown_live_and_each_can_be_chosen(page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"host": "sim-0001"}, "echo many")
     dev.api.finished(task_id)

@@ -3,7 +3,7 @@
 const ESCAPES = /\x1b\[([0-9;:]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]/g;
 const HIDDEN = /((?![\t\n\ufe0f])[\p{C}\p{DI}\p{Zl}\p{Zp}])\1*/gu; // but what makes an emoji
 const UNSEEN = /((?! )[\p{C}\p{Z}\p{DI}\u2800])\1*/gu; // all that is not seen as what it is
-const PLAIN = { colour: null, bold: null, dim: null, underline: null }; // the classes of a piece
+const PLAIN = { colour: null, bold: null, dim: null, underline: null };
 const CODES = { 0: PLAIN, 1: { bold: "bold" }, 2: { dim: "dim" }, 4: { underline: "underline" }, 22: { bold: null, dim: null }, 24: { underline: null } };
 
 /** What a host wrote as `[{text, classes}]`, with the class `mark` for what would not be seen. */

@@ -1,7 +1,7 @@
 // The HTTP API: JSON in and out, one kind of error.
 import { link } from "./router.js";
 
-/** What the server says went wrong (RFC 9457), or that it cannot be reached. */
+/** As of RFC 9457. */
 export class Problem extends Error {
   constructor(status, body) {
     super(body.detail || body.title || `HTTP ${status}`);
@@ -54,7 +54,7 @@ async function call(method, path, body, { query, signal, asksToSignIn = true } =
   return call(method, path, body, { query, signal, asksToSignIn: false });
 }
 
-/** That the server is not ready is an answer, too. */
+/** Not to be ready is an answer, too. */
 async function readiness(signal) {
   const answer = await request("GET", "/readyz", undefined, signal);
   const body = await problemOf(answer);

@@ -56,7 +56,7 @@ export function meter(place, fraction) {
 // How a column shows its values, where it is no state.
 const AS = { time, meter, percent: (_, value) => percent(value), host: (cell, name) => anchor(cell, hostPath(name), name) };
 
-/** The rows of a table, whose heads say what a column shows; or `shows` gives a text, or fills the cell. */
+/** The heads of a table say what a column shows; or `shows` gives a text, or fills the cell. */
 export function rowsOf(root, key, shows = {}) {
   const heads = [...root.rows[0].cells];
   const body = root.createTBody();
@@ -91,10 +91,8 @@ export function bar(place, counts) {
   );
 }
 
-/** What a host wrote; never markup. */
 export const output = (source, stream = "") => pre(pieces(source), stream);
 
-/** What somebody wants run, to the last character. */
 export const said = (source) => pre(exactly(source), "exact");
 
 function pre(parts, kind) {
@@ -111,7 +109,7 @@ export function empty(place, message, href, action) {
   if (href) place.append(create("br"), create("a", action, { className: "button", href }));
 }
 
-/** A field: `{name, label, type, value, choices, …}`, the rest are properties of its input. Types of ours are in READERS. */
+/** A field; what is not named here are properties of its input. Types of ours are in READERS. */
 export function field({ name, label, type = "text", value, choices, offers, ...more }) {
   const tag = choices ? "select" : ["lines", "json"].includes(type) ? "textarea" : "input";
   const input = create(tag, "", { name, autocomplete: "off", spellcheck: false });
@@ -135,7 +133,7 @@ export function namesOf(typed) {
   return typed.split(/[\s,]+/).filter(Boolean);
 }
 
-/** What is no number stays as it is: "10%", or what the server will say is wrong. */
+/** What is no number stays as it is, as "10%". */
 export function amountOf(typed) {
   return /^\d+$/.test(typed) ? Number(typed) : typed;
 }
@@ -203,7 +201,7 @@ function paragraph(content) {
 
 export const reasonField = (required) => ({ name: "reason", label: t(required ? "run.reason_needed" : "run.reason"), maxLength: 256, required });
 
-/** Ask as much as the guard of a command wants, or a second person; resolves to `body` with the answers, or to null. */
+/** Ask as much as the guard or an approval wants; resolves to `body` with the answers, or to null. */
 export async function confirmRun(preview, body, more = [], { command, user } = body, isApproval = false) {
   const { count: n, guard: { level } } = preview;
   if (level < 2 && !isApproval) return body;

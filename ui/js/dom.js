@@ -17,7 +17,7 @@ export function translate(root) {
 
 const phrase = (words, place) => (place % 2 === 0 ? words : create("code", words));
 
-/** A copy of a template: its elements by their `data-r`, and as `root` the outermost one. */
+/** A copy of a template: its elements by their `data-r`. */
 export function make(id) {
   const root = document.getElementById(id).content.firstElementChild.cloneNode(true);
   translate(root);
@@ -36,7 +36,7 @@ export function text(element, value) {
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
-/** Make the children of `parent` be one element for each item, `made` by a function or of a tag. Those that are there stay, so that focus and selection do. */
+/** One child of `parent` for each item, `made` by a function or of a tag. Those that are there stay, and so do focus and selection. */
 export function keyedList(parent, items, keyOf, made, update) {
   const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
   let place = parent.firstElementChild;
@@ -72,7 +72,7 @@ export function facts(list, noun, values, given) {
   }
 }
 
-/** Whether the user has a permission. Where not, the button says why, and stays in reach of the keyboard. */
+/** Where the user may not, the button says why, and stays in reach of the keyboard. */
 export function permit(button, user, permission) {
   const isPermitted = user.permissions.includes(permission);
   if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, t("shell.needs", { permission })).id);
@@ -108,10 +108,10 @@ export function toast(message, kind = "") {
   root.classList.toggle("bad", kind === "bad");
   close.onclick = () => root.remove();
   document.getElementById("toasts").append(root);
-  root.onanimationend = close.onclick; // what the style sheet gives it as time
+  root.onanimationend = close.onclick; // the style sheet gives the time
 }
 
-/** The filters of a list are in its address. What is typed letter by letter makes no history. */
+/** Filters are in the address. What is typed letter by letter makes no history. */
 export function filtersOf(part, path, names, navigate, event = "oninput") {
   let filter = {};
   const change = (more) => navigate(link(path, { ...filter, ...more }), { replace: event === "oninput" });
@@ -138,7 +138,7 @@ export function every(ms, work, signal) {
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 
-/** Do what a button is for. It stays off then, since what is shown changes. */
+/** The button stays off then, since what is shown changes. */
 export async function act(button, work) {
   button.disabled = true;
   try {
@@ -149,7 +149,7 @@ export async function act(button, work) {
   }
 }
 
-/** Fill a place. A problem stands at its head until trying again works; what was never filled is not shown as empty. */
+/** A problem stands at the head of a place until trying again works; what was never filled is not shown as empty. */
 export async function attempt(place, fill) {
   try {
     await fill();

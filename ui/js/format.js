@@ -58,7 +58,7 @@ export function fold(hostnames) {
   return [...groups.values()].map(foldGroup).sort().join(",");
 }
 
-// All numbers of a group have the same width, so their order as text is the order of their values.
+// All numbers of a group have the same width, so they sort as text.
 function foldGroup(members) {
   const [first] = members;
   if (members.length === 1) return first.name ?? first.before + first.digits + first.after;

@@ -5,7 +5,7 @@ const LANGUAGES = ["en", "zh-CN"];
 const NAMED = /(?:: | permission )(?!none$|nothing of)(?<named>.+)$/;
 
 let words = {};
-let causes = []; // `[pattern, key]`: why something is as it is, which the server says in English
+let causes = []; // `[pattern, key]` of what the server says in English
 let plural = new Intl.PluralRules("en");
 export let language = "en";
 
@@ -37,7 +37,7 @@ export function t(key, given = {}) {
   return found.replace(/\{(\w+)\}/g, (whole, name) => (name in given ? given[name] : whole));
 }
 
-/** What went wrong, by its code, with what the server names; else in the server's own words. */
+/** By its code, with what the server names; else in the server's own words. */
 export function told({ message, code, detail = message, errors = [], body = {} }) {
   const list = (names) => names?.join(", ") || "–";
   const what = t(`problem.${code}`, { ...body, joined: list(body.joined), left: list(body.left) });
@@ -48,7 +48,7 @@ export function told({ message, code, detail = message, errors = [], body = {} }
   return named ? t("shell.problem_named", { what, named }) : t("shell.problem", { what });
 }
 
-/** A known cause in the user's language; what a person or a host wrote stays as it is. */
+/** What a person or a host wrote stays as it is. */
 export function because(cause) {
   for (const [pattern, key] of causes) {
     const found = pattern.exec(cause);

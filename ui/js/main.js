@@ -18,8 +18,9 @@ import * as system from "./views/system.js";
 import * as task from "./views/task.js";
 import * as tasks from "./views/tasks.js";
 
-const PAGES = { login, fleet, host, run, tasks, task, audit, access, system };
-const MENU = { host: "fleet", task: "tasks" }; // the others are in it
+const unknown = { mount: ({ why }, { permission }) => text(why, t(permission ? "shell.needs" : "shell.no_page", { permission })) };
+const PAGES = { login, fleet, host, run, tasks, task, audit, access, system, unknown };
+const MENU = { host: "fleet", task: "tasks" };
 const RETRY_MS = 5_000;
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const FOR_EVER = new AbortController().signal;
@@ -34,8 +35,10 @@ export function navigate(path, { replace = false } = {}) {
 }
 
 function show() {
-  const { name, params } = match(location.pathname, location.search);
+  let { name, params } = match(location.pathname, location.search);
   if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
+  const refused = element("nav").querySelector(`[data-page="${MENU[name] ?? name}"][hidden]`);
+  if (refused) [name, params] = ["unknown", { permission: refused.dataset.needs }]; // to ask would be recorded
   if (current?.name === name && current.update) return current.update(params);
   current?.controller.abort();
   const controller = new AbortController();
@@ -73,6 +76,7 @@ function setUser(me) {
   text(element("who"), me?.username);
   element("dev").hidden = !me?.dev;
   element("logout").hidden = !me;
+  for (const link of element("nav").querySelectorAll("[data-needs]")) link.hidden = !me?.permissions.includes(link.dataset.needs);
   if (!isFirst) return;
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
@@ -80,7 +84,7 @@ function setUser(me) {
   system.followStop(element("stopped"), contextOf(FOR_EVER));
 }
 
-/** Sign in again over the page, which keeps what was typed. */
+/** Over the page, which keeps what was typed. */
 function signInAgain(refused) {
   const dialog = create("dialog");
   const part = make("login");
@@ -102,18 +106,21 @@ function signInAgain(refused) {
       setUser(me);
       end(resolve);
     };
+    part.cancel.hidden = !refused;
+    part.cancel.onclick = () => dialog.close();
     login.mount(part, {}, { ...contextOf(asking.signal), signedIn, refused });
     dialog.showModal();
   });
 }
 
 async function followRunning() {
+  if (!user.permissions.includes("tasks.read")) return;
   try {
     const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 100 });
     stream.take("tasks", page.items);
     stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
-  } catch ({ status }) {
-    if (status !== 403) setTimeout(followRunning, RETRY_MS);
+  } catch {
+    setTimeout(followRunning, RETRY_MS);
   }
 }
 
@@ -136,7 +143,7 @@ function drawPill(state) {
   if (isStale) text(element("stale"), t("shell.stale", { time }));
 }
 
-/** Another build's page is loaded while nobody looks, unless something would be lost. */
+/** A newer page is loaded while nobody looks, unless something would be lost. */
 function followBuild() {
   let isOld = false;
   const load = () => {
@@ -173,7 +180,7 @@ function remembered(name) {
 
 function preferences() {
   const [theme, languages] = [element("theme"), element("language")];
-  theme.value = remembered("theme") ?? ""; // which the style sheet looks at
+  theme.value = remembered("theme") ?? "";
   theme.onchange = () => localStorage.setItem("theme", theme.value);
   languages.value = language;
   languages.onchange = () => {

@@ -1,5 +1,5 @@
 // Which page an address is, and what it says to it.
-const PAGES = ["login", "run", "tasks", "audit", "access", "system"];
+const PAGES = ["login", "fleet", "run", "tasks", "audit", "access", "system"];
 const SINGLE = new Map([["hosts", ["host", "hostname"]], ["tasks", ["task", "task_id"]]]);
 
 export function match(path, search = "") {
@@ -7,7 +7,8 @@ export function match(path, search = "") {
   const [, first, id, ...more] = path.split("/");
   const [name, key] = SINGLE.get(first) ?? [];
   if (name && id && !more.length) return { name, params: { ...query, [key]: decodeURIComponent(id) } };
-  return { name: PAGES.includes(first) && id === undefined ? first : "fleet", params: query };
+  const page = !first || first === "hosts" ? "fleet" : first;
+  return { name: id === undefined && PAGES.includes(page) ? page : "unknown", params: query };
 }
 
 export function link(path, query = {}) {

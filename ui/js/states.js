@@ -1,4 +1,4 @@
-// What states come to. `states.json` has the roles in the order of a bar, executions by how much somebody has to look.
+// `states.json` has the roles in the order of a bar, executions by how much somebody has to look.
 import STATES from "../states.json" with { type: "json" };
 
 export const { roles: ROLES, answers: ANSWERS, execution: EXECUTION, host: HOST } = STATES;
@@ -11,14 +11,14 @@ const answerOf = (state) => EXECUTION[state]?.answer ?? "waiting";
 export const isOpen = (state) => ["running", "waiting"].includes(answerOf(state));
 export const isAtWork = ({ state }) => isOpen(state) && state !== "queued";
 
-/** The hosts that get the few places for live output: who is at work, and who is `watched` already. */
+/** Who gets the few places for live output: who is at work, and who is `watched` already. */
 export function toWatch(executions, watched, most) {
   const rank = (row) => (isAtWork(row) ? 0 : 2) + (watched.has(row.hostname) ? 0 : 1);
   const sorted = executions.toSorted((a, b) => rank(a) - rank(b) || by("hostname")(a, b));
   return sorted.slice(0, most).map((row) => row.hostname);
 }
 
-/** Role and shape of a state, and the key of its word; a state of a newer server is shown as it is called. */
+/** A state of a newer server is shown as it is called. */
 export function stateOf(kind, state) {
   return { ...(STATES[kind][state] ?? { role: "wait", shape: "dots" }), word: `state.${kind}.${state}` };
 }

@@ -1,4 +1,4 @@
-// Rows as the server gave them. One replaces another only if it is newer, so order, repeats and overlaps do not matter.
+// Rows as the server gave them. Only a newer one replaces another, so order, repeats and overlaps do not matter.
 
 // More than this a tab that stays open for weeks does not hold.
 const MOST = { hosts: 20_000, tasks: 2_000, executions: 50_000, events: 5_000 };
@@ -54,7 +54,7 @@ function mark(name) {
   for (const watcher of watchers) if (watcher.names.has(name)) watcher.isDirty = true;
   if (isDirty) return;
   isDirty = true;
-  // A hidden tab gets no frames; what is dirty is then drawn once, when it is shown.
+  // A hidden tab gets no frames, and is drawn once when it is shown.
   globalThis.requestAnimationFrame(() => {
     isDirty = false;
     for (const watcher of [...watchers]) {

@@ -125,7 +125,8 @@ test("a state of a newer server is shown, not hidden", () => {
 test("an address is a page and what it says to it", () => {
   assert.deepEqual(match("/hosts/web1.example.com", "?range=1h"), { name: "host", params: { range: "1h", hostname: "web1.example.com" } });
   assert.equal(match("/").name, "fleet");
-  assert.equal(match("/nothing/here").name, "fleet");
+  assert.equal(match("/hosts").name, "fleet");
+  for (const path of ["/nothing/here", "/account", "/hosts/a/b", "/tasks/1/2", "/unknown"]) assert.equal(match(path).name, "unknown");
   assert.equal(link("/run", { group: "web", q: "" }), "/run?group=web");
 });
 

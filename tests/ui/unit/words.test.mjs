@@ -20,6 +20,12 @@ test("an error is told by its code in the user's language, with what the server 
   assert.equal(told(changed), "预览之后目标有变化（加入：web1；离开：–）。");
 });
 
+test("how long to wait is told once", async () => {
+  await load("en");
+  const refused = refusal("too_many_logins", "too many tries to sign in; try again in 894 s", { body: { n: 15 } });
+  assert.equal(told(refused), "Too many tries to sign in. Try again in 15 minutes.");
+});
+
 test("what is not valid is told with its fields, or as the server says it", async () => {
   await load("en");
   const errors = [{ field: "timeout", message: "too small" }, { field: "user", message: "unknown" }];

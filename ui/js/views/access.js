@@ -1,14 +1,15 @@
-// Who may do what. `access.json` says what there is: approvals, rules, people; here is how any of it is shown.
+// Who may do what: `access.json` says what there is, this how it is shown.
 import { json } from "../ansi.js";
 import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
 import { fold } from "../format.js";
-import { t } from "../i18n.js";
+import { language, t } from "../i18n.js";
 import { hostPath, link, taskPath } from "../router.js";
 import data from "../../access.json" with { type: "json" };
 import { addPasskey } from "./login.js";
 
 const LOOK_MS = 10_000;
+const rules = {};
 
 const isShown = ({ needs }, { user }) => !needs || needs.some((permission) => user.permissions.includes(permission));
 
@@ -36,7 +37,6 @@ export function enrolment(context) {
   return section({ ...data.tabs.enrolment.at(-1), columns: null, actions: null, isAsked: true }, context);
 }
 
-/** How many wait for a decision of the user. */
 export function followWaiting(place, context) {
   const specs = Object.values(data.tabs).flat().filter((spec) => spec.isLive && isShown(spec, context));
   const read = ({ path }) => context.api.look(path).then(({ items }) => items, () => []);
@@ -72,6 +72,7 @@ function section(spec, context) {
   async function read(minSeq) {
     try {
       const { items } = await api.get(spec.path, { ...spec.query, min_seq: minSeq });
+      if (spec.tells && items.length && may(spec.tells)) for (const rule of (await api.get("/rules")).items) rules[rule.rule_id] = rule;
       rows.draw(items.sort((a, b) => (b.state === "waiting") - (a.state === "waiting")));
       part.empty.hidden = items.length > 0;
     } catch (error) {
@@ -105,7 +106,7 @@ function section(spec, context) {
     const shown = action.shows ? [said(row.request.command), hostsText(row), fieldsOf(row.request)] : [];
     return ask({
       words: `access.${name}`,
-      body: [t(`access.${name}_what`, { ...row, fingerprint: SHOWN.fingerprint(row.fingerprint) }), ...shown],
+      body: [t(`access.${name}_what`, { ...row, fingerprint: SHOWN.fingerprint(row.fingerprint), rule: row.effect && ruleText(row) }), ...shown],
       fields,
       submit: async (values, place) => {
         const body = { ...values, ...action.body };
@@ -149,11 +150,12 @@ const SHOWN = {
   permissions: (permissions) => permissions?.join(", ") || t("access.all"),
   addresses: (addresses) => addresses?.join(", ") || t("access.anywhere"),
   asked_command(_, cell, { request }) {
-    if (!cell.hasChildNodes()) cell.append(said(request.command)); // what somebody marks in it stays marked
+    if (!cell.hasChildNodes()) cell.append(said(request.command)); // what is marked stays so
   },
   template: (_, __, { request }) => request.template ?? "",
   account: (_, __, { request }) => request.user,
   beside: (_, __, { request }) => data.beside.filter((name) => request[name]).map((name) => `${name}: ${json(request[name])}`).join(" · "),
+  rules: (ids) => ids.map((id) => (rules[id] ? `${ruleText(rules[id])} (${rules[id].reason ?? id})` : id)).join("; "),
   sent_by: (_, __, { mine, request }) => (mine && request.secrets ? t("access.sent_by_program") : ""),
   hosts: showHosts,
 };
@@ -172,16 +174,17 @@ function showHosts(hosts, cell, { host_count: n, request: { target } }) {
   cell.replaceChildren(place);
 }
 
+/** What an allow has within its limits is what a deny leaves alone. */
 function ruleText({ effect, subject, actions, hosts, ...rule }) {
   const where = hosts.all ? t("run.all") : [...hosts.groups.map((group) => t("run.in_group", { group })), ...hosts.hostnames].join(", ");
-  const limits = data.limits.filter((name) => rule[name]?.length !== 0 && rule[name] && rule[name] !== "shell");
-  const said = limits.map((name) => t(`access.limit_${name}`, { value: [rule[name]].flat().join(", ") }));
-  return [t(`access.rule_${effect}`, { subject, actions: actions.join(", "), where }), ...said].join(" · ");
+  const given = (names) => names.map((name) => [name, [rule[name]].flat().join(", ")]).filter(([, value]) => value && value !== "shell");
+  const say = (names) => given(names).map(([name, value]) => t(`access.limit_${name}`, { value }));
+  const limits = new Intl.ListFormat(language).format(say(data.limits));
+  return [t(`access.rule_${effect}`, { subject, actions: actions.join(", "), where }), ...say(data.about), limits && t(`access.rule_limits_${effect}`, { limits })].filter(Boolean).join(" · ");
 }
 
 const hostsText = ({ hosts, host_count: n }) => `${t("task.on_hosts", { n })}: ${fold(hosts)}${n > hosts.length ? " …" : ""}`;
 
-/** All of a request, as the API names it. */
 function fieldsOf(request) {
   const list = create("dl", "", { className: "facts exact" });
   list.append(...Object.entries(request).flatMap(([name, value]) => [create("dt", name), create("dd", json(value))]));

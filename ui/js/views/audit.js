@@ -1,4 +1,4 @@
-// What happened: every event, newest first, each with all that was recorded of it.
+// What happened: every event, with all that was recorded of it.
 import { output } from "../components.js";
 import { attempt, create, facts, filtersOf, make, only, successive } from "../dom.js";
 import { absolute } from "../format.js";

@@ -134,8 +134,9 @@ export async function readHosts({ api, store, stream }) {
 function addHost(place, context) {
   const { store, signal } = context;
   const before = new Set(store.all("hosts").map((host) => host.hostname));
-  const close = create("button", t("shell.close"), { onclick: () => place.replaceChildren() });
-  place.replaceChildren(enrolment(context), close);
+  const panel = enrolment(context);
+  panel.querySelector(".actions").append(create("button", t("shell.close"), { onclick: () => place.replaceChildren() }));
+  place.replaceChildren(panel);
   store.subscribe(["hosts"], () => {
     const added = store.all("hosts").find((host) => !before.has(host.hostname) && host.state === "online");
     if (added && before.add(added.hostname)) toast(t("fleet.is_online", { name: added.hostname }));

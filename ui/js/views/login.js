@@ -1,16 +1,18 @@
-// Sign in: by password and passkey, by an identity provider, or by the link of `control-plane dev`.
+// Sign in: by password and passkey, identity provider, or the link of `control-plane dev`.
 import { enter } from "../api.js";
 import { text } from "../dom.js";
 import { t, told } from "../i18n.js";
 
-/** A form, which also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
+/** It also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
 export function mount(part, params, { api, signal, user, signedIn, refused }) {
   const { username, password } = part.root.elements;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   // Only the embedded mode has links; who is not signed in is not told the mode.
   part.link.hidden = !token && !user?.dev;
-  part.again.hidden = !refused;
-  if (user) username.value = user.username;
+  if (user) {
+    username.value = user.username;
+    text(part.again, t(refused ? "login.again" : "login.ended"));
+  }
   [username.autofocus, password.autofocus] = [!user, Boolean(user)];
   if (params.error) text(part.error, told({ code: params.error, message: params.error }));
 
@@ -51,14 +53,14 @@ export function mount(part, params, { api, signal, user, signedIn, refused }) {
   };
   offerProvider().catch(() => {});
 
-  // The token is in the fragment, so it reaches no log; it is taken out of the address at once.
+  // In the fragment it reaches no log.
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
     signIn(() => enter("/auth/login", { login_token: token }), (error) => (error.status === 401 ? t("login.link_ended") : told(error)));
   }
 }
 
-/** `get` or `create` a passkey. Meanwhile `place` says that it is waited for. */
+/** Meanwhile `place` says that it is waited for. */
 async function passkey(way, options, place) {
   const { PublicKeyCredential: reader } = window;
   const read = `parse${way === "get" ? "Request" : "Creation"}OptionsFromJSON`;

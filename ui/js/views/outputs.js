@@ -9,11 +9,11 @@ import { byAttention, isAtWork, isOpen, toWatch } from "../states.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
 const RANGE_BYTES = 1024 * 1024;
-const LINE_PX = 24; // so near to its end somebody is at it
+const LINE_PX = 24;
 const MOST_REASONS = 20;
-const MOST_LIVE = 20; // a stream has no more topics of the kind
-const LOOK_MS = 2000; // how often other hosts may take the place of those that have ended
-const LIVE_CHARACTERS = 16_384; // of a stream; what is before them its result will tell
+const MOST_LIVE = 20; // topics of a stream
+const LOOK_MS = 2000; // until other hosts take the place of those that have ended
+const LIVE_CHARACTERS = 16_384; // of a stream
 const STREAMS = ["stdout", "stderr"];
 const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
 
@@ -83,7 +83,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
     return byReason.size > MOST_REASONS ? [...lines, "…"] : lines;
   }
 
-  /** What to compare others with: a text that is here as a whole. */
+  /** To compare others with. */
   function majority() {
     return groups.filter(isReadable).reduce((most, group) => (group.count > (most?.count ?? 1) ? group : most), null);
   }
@@ -134,7 +134,7 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
     card.text.replaceChildren(...(streams.length ? streams : nothing(group)));
   }
 
-  /** All that is kept of a stream: where its middle is missing, a note says so. */
+  /** Where its middle is missing, a note says so. */
   async function readWhole(hostname, stream) {
     const path = `${url}/executions/${encodeURIComponent(hostname)}/output`;
     let page = { next_offset: 0 };
@@ -155,9 +155,9 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
   return { changed, draw };
 }
 
-/** What commands print while they run, a card a host: of many hosts a few, or the one that is chosen. */
+/** What commands print while they run, a card a host: of a few, or of the one that is chosen. */
 export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
-  const cards = new Map(); // by hostname: {root, streams: {stdout: {tail, text, bytes}, …}}
+  const cards = new Map(); // {root, streams: {stdout: {tail, text, bytes}, …}} by hostname
   const section = place.closest("section");
   let watch = null; // null before it is started, and where it is refused
   let open = [];
@@ -186,6 +186,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
   function changed(executions) {
     open = executions;
     keep(open.map((row) => row.hostname));
+    if (watch) drawChoice();
     timer ||= setTimeout(choose, LOOK_MS);
   }
 
@@ -203,7 +204,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
   }
 
   function drawChoice() {
-    const atWork = open.filter(isAtWork).map((row) => row.hostname).sort();
+    const atWork = open.filter((row) => isAtWork(row) || cards.get(row.hostname)?.root).map((row) => row.hostname).sort();
     const shown = atWork.filter((hostname) => cards.has(hostname)).length;
     text(liveOf, t("task.live_of", { shown, n: atWork.length }));
     liveField.hidden = atWork.length < 2;
@@ -234,7 +235,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
       }
       for (const name of STREAMS) drawLive(card, name);
     }
-    section.hidden = !place.childElementCount;
+    drawChoice();
     onNews();
   }
 

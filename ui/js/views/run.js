@@ -1,4 +1,4 @@
-// Run a command: choose where, say what, see exactly which hosts that is, then send it.
+// Choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
 import { FIRST_HOSTS, amountOf, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
 import { attempt, create, facts, keyedList, options, permit, text } from "../dom.js";
@@ -24,7 +24,7 @@ export function mount(part, params, context) {
   const form = part.root;
   const inputs = form.elements;
   const mayRun = permit(part.submit, context.user, "tasks.run");
-  // Made beforehand, so that a second click, or a lost answer, starts nothing twice.
+  // Made beforehand: a second click, or a lost answer, starts nothing twice.
   let taskId = crypto.randomUUID();
   let preview = null;
   let templates = [];
@@ -53,7 +53,6 @@ export function mount(part, params, context) {
     return { command: argv?.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole))).join(" ") ?? command, user: account };
   }
 
-  /** Without a rollout it goes to all hosts at once. */
   const request = () => ({ task_id: taskId, target: target(), ...what(), ...valuesOf(HOW, form), expires_in: params.expires_in && amountOf(params.expires_in) });
 
   function changed() {
@@ -102,7 +101,7 @@ export function mount(part, params, context) {
     const leftOut = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
     const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
-    ends.role = "timer"; // which is not read out as it goes
+    ends.role = "timer"; // not read out as it goes
     facts(list, "run", {
       exactly: hosts,
       left_out: isNamed ? null : leftOut,
@@ -115,7 +114,7 @@ export function mount(part, params, context) {
     part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, list);
   }
 
-  /** By their state now, or by what the preview has where not all are known here. */
+  /** As they are now, or as the preview has it where not all are known here. */
   function countStates() {
     const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
     return now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
@@ -186,7 +185,7 @@ export function mount(part, params, context) {
     for (const input of inputs) input.ariaInvalid = wrongs.includes(nameOf(input)) ? "true" : null;
     if (wrongs.includes("rollout")) part.rollout.open = true;
     text(part.error, told(error));
-    if (isRefused(error)) changed(); // whatever it was, the preview that was sent may not hold any more
+    if (isRefused(error)) changed(); // the preview may not hold any more
     else drawButton();
   }
 
@@ -242,7 +241,7 @@ export function mount(part, params, context) {
   prefill();
   changed();
   attempt(part.targets, readTargets);
-  if (mayRun) readTemplates().catch(() => {}); // without them a command can be typed all the same
+  if (mayRun) readTemplates().catch(() => {});
 }
 
 function parameterField({ name, type, choices, min, max, prefix: value, max_length: maxLength }) {
@@ -250,7 +249,6 @@ function parameterField({ name, type, choices, min, max, prefix: value, max_leng
   return { name: `parameters.${name}`, label: name, value, required: true, choices, ...(!choices && limits) };
 }
 
-/** A word as the server quotes it. */
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
 const nameOf = (input) => input.name.split(".").at(-1);

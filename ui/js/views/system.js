@@ -1,4 +1,4 @@
-// The system: whether it is ready, how far each read table has come, whether all is stopped.
+// Whether it is ready, how far each read table has come, whether all is stopped.
 import { visible } from "../ansi.js";
 import { ask, reasonField, rowsOf, timeNode } from "../components.js";
 import { attempt, create, every, permit } from "../dom.js";
@@ -32,6 +32,7 @@ export function mount(part, params, { api, store, stream, signal, user }) {
   const loadChecks = () => attempt(part.checks.parentElement, readChecks);
   store.subscribe(["projections"], drawProjections, signal);
   store.subscribe(["stop"], drawStop, signal);
+  store.subscribe(["stop"], loadChecks, signal);
   drawStop();
   every(CHECK_MS, loadChecks, signal);
   loadChecks();

@@ -10,9 +10,9 @@ import { eventTable } from "./audit.js";
 import { liveCards, outputCards } from "./outputs.js";
 import { answersText, targetText } from "./tasks.js";
 
-const LESS_THAN_A_LINE_PX = 12; // by which letters may reach over their line
-const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page it would be another command without them
-const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own, where nothing else was asked for
+const LESS_THAN_A_LINE_PX = 12;
+const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page
+const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own
 
 export function mount(part, { task_id: taskId }, context) {
   const { api, store, stream, signal, user } = context;
@@ -34,6 +34,7 @@ export function mount(part, { task_id: taskId }, context) {
   let shown = "";
   let drawn = "";
   let retries = []; // the stream's rows do not have them
+  let approved = null;
   let asked = null; // what the event of its acceptance has of it, and no row
 
   const executions = () => store.all("executions").filter((row) => row.task_id === taskId);
@@ -103,6 +104,8 @@ export function mount(part, { task_id: taskId }, context) {
       id: create("code", task.task_id),
       user: task.user,
       timeout: duration(task.timeout * 1000),
+      template: asked?.template,
+      parameters: json(asked?.parameters),
       argv: json(task.argv),
       env: json(asked?.env),
       cwd: asked?.cwd,
@@ -110,6 +113,7 @@ export function mount(part, { task_id: taskId }, context) {
       stdin: asked?.stdin && bytes(new TextEncoder().encode(asked.stdin).length),
       again: asked && part.again.hidden ? t("task.again_not") : null,
       reason: task.reason,
+      approved_by: approved?.actor,
       when_offline: t(`run.${task.when_offline}`),
       expires: isFinished ? null : timeNode(task.expires_at),
       answers_until: isFinished ? null : timeNode(task.answers_until),
@@ -145,11 +149,15 @@ export function mount(part, { task_id: taskId }, context) {
 
   async function read() {
     const task = await api.get(url);
-    if (may("events.read")) asked ??= (await api.get(`/events/${task.seq}`)).body.request;
+    if (may("events.read") && !asked) {
+      const { request, approval_id: approval } = (await api.get(`/events/${task.seq}`)).body;
+      if (approval) [approved] = (await api.get("/events", { task_id: taskId, kind: "approval.approved" })).items;
+      asked = request;
+    }
     const readRows = (cursor) => api.get(`${url}/executions`, { limit: 1000, cursor });
     let page = await readRows();
     retries = task.retries;
-    drawn = ""; // they are no part of what tells whether something has changed
+    drawn = ""; // they change without a row
     stream.take("tasks", [task]);
     stream.take("executions", page.items);
     draw();
@@ -216,7 +224,7 @@ function reasonText({ reason, late, leftovers }) {
   return [because(reason), leftovers && t("task.leftovers", { n: leftovers }), late && t("task.late", { word: t(`state.execution.${late.outcome}`) })].filter(Boolean).join(" · ");
 }
 
-/** The hosts that have ended, by how; those that answered after all, `late`, stand by themselves. */
+/** Hosts by how they have ended; those that answered after all, `late`, by themselves. */
 function endsOf(executions) {
   const ended = executions.filter((row) => !isOpen(row.state));
   const ends = Map.groupBy(ended, (row) => `${row.state}/${row.late?.outcome}`);
@@ -226,7 +234,7 @@ function endsOf(executions) {
 }
 
 async function retry(task, executions, { api }) {
-  const taskId = crypto.randomUUID(); // one for all that follows, so that a lost answer starts nothing twice
+  const taskId = crypto.randomUUID(); // for all that follows: a lost answer starts nothing twice
   const chosen = await choose(endsOf(executions));
   if (!chosen) return null;
   const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
@@ -239,7 +247,6 @@ async function retry(task, executions, { api }) {
   return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
 }
 
-/** Where it did not work it is to be tried again, if the user does not say otherwise. */
 async function choose(ends) {
   const fields = ends.map(({ state, late, hosts }, place) => {
     const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
