@@ -1,4 +1,4 @@
-"""`cpctl`: run commands on hosts, see what they said, and what happened. stdout is data, stderr everything else."""
+"""`cpctl`, the operator's client: stdout is data, stderr everything else. It knows the HTTP API alone."""
 
 import argparse
 import asyncio
@@ -40,6 +40,8 @@ One word is a shell line; several are quoted, so that they arrive as they are:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; see `STATUS`."""
     arguments = parser().parse_args(_with_list(sys.argv[1:] if argv is None else argv))
+    arguments.environment = os.environ
+    arguments.colours = "NO_COLOR" not in os.environ
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
@@ -72,7 +74,7 @@ def _asking(of: Ask) -> Run:
     """A command that asks the server, as whoever is signed in."""
 
     async def run_it(arguments: argparse.Namespace) -> int:
-        async with signin.client(arguments.ca_file) as client:
+        async with signin.client(arguments) as client:
             return await of(client, arguments)
 
     return run_it

@@ -94,7 +94,7 @@ async def _output(client: Client, arguments: argparse.Namespace) -> int:
             part = await client.get(f"{path}/output", stream=stream, offset=offset, limit=RANGE)
             is_base64 = part["encoding"] == "base64"
             data = base64.b64decode(part["data"]) if is_base64 else part["data"].encode()
-            report.write_part(out, data)
+            report.write_part(out, data, colours=arguments.colours)
             offset = part["next_offset"]
         out.flush()
         if part["truncated"]:

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, TextIO
 
 from cpctl import states
@@ -102,6 +102,7 @@ class Progress:
         if self._held_up() or any(self._task.executions[name]["state"] != "queued" for name in waiting):
             return self._held_up()
         until = datetime.fromisoformat(self._task.row["expires_at"]).astimezone()
-        when = f"{until:%H:%M}" if until.date() == datetime.now(UTC).astimezone().date() else f"{until:%Y-%m-%d %H:%M}"
+        began = datetime.fromisoformat(self._task.row["accepted_at"]).astimezone()
+        when = f"{until:%H:%M}" if until.date() == began.date() else f"{until:%Y-%m-%d %H:%M}"
         more = " …" if len(waiting) > SHOWN else ""
         return f"{fold(waiting[:SHOWN])}{more} offline, waiting until {when} · Ctrl-C detaches"

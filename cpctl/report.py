@@ -3,7 +3,6 @@
 import base64
 import difflib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -147,11 +146,11 @@ def _bytes(text: str, encoding: str) -> bytes:
     return base64.b64decode(text) if encoding == "base64" else text.encode()
 
 
-def write_groups(out: TextIO, found: Sequence[Group], task: Task, *, diff: bool = False) -> None:
+def write_groups(out: TextIO, found: Sequence[Group], task: Task, *, diff: bool = False, colours: bool = True) -> None:
     """A block for each: who, how it ended, and what it printed; on a terminal that moves nothing and hides nothing."""
     first = reference(found) if diff else None
     for group in found:
-        write_block(out, heading(group, task.executions), _texts(task.task_id, group, first))
+        write_block(out, heading(group, task.executions), _texts(task.task_id, group, first), colours=colours)
 
 
 def reference(found: Sequence[Group]) -> Group | None:
@@ -210,26 +209,26 @@ def _difference(first: Group, group: Group) -> list[bytes | str]:
     return ["".join(f"{printable(text)}\n" for text in lines) or "-- the same on stdout\n"]
 
 
-def write_block(out: TextIO, head: str, texts: Iterable[bytes | str]) -> None:
+def write_block(out: TextIO, head: str, texts: Iterable[bytes | str], *, colours: bool) -> None:
     out.write(f"== {head}\n")
     out.flush()
     for text in texts:
-        write_output(out, text)
+        write_output(out, text, colours=colours)
 
 
-def write_output(out: TextIO, data: bytes | str) -> None:
+def write_output(out: TextIO, data: bytes | str, *, colours: bool) -> None:
     """What a host has printed, ended with its line; or a line of ours."""
     if isinstance(data, str):
         out.write(data)
     else:
-        write_part(out, data if data.endswith(b"\n") else data + b"\n")
+        write_part(out, data if data.endswith(b"\n") else data + b"\n", colours=colours)
     out.flush()
 
 
-def write_part(out: TextIO, data: bytes) -> None:
+def write_part(out: TextIO, data: bytes, *, colours: bool) -> None:
     """What a host has printed: as it is into a pipe, harmless on a terminal."""
     if out.isatty():
-        out.write(printable(data.decode(errors="replace"), colours="NO_COLOR" not in os.environ))
+        out.write(printable(data.decode(errors="replace"), colours=colours))
     else:
         out.flush()
         out.buffer.write(data)

@@ -253,15 +253,20 @@ async def watch(client: Client, task_id: str, arguments: argparse.Namespace, *, 
 
 
 async def _followed(task: Task, progress: Progress, *, wait_s: float | None) -> None:
-    drawing = asyncio.create_task(progress.run())
-    try:
-        with contextlib.suppress(TimeoutError):
+    failed: CpctlError | None = None
+    async with asyncio.TaskGroup() as group:
+        drawing = group.create_task(progress.run(), name="progress")
+        try:
             async with asyncio.timeout(wait_s):
                 await task.follow()
-    finally:
-        drawing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await drawing
+        except TimeoutError:
+            pass  # whoever waits no longer says so
+        except CpctlError as error:
+            failed = error
+        finally:
+            drawing.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def show(client: Client, task: Task, arguments: argparse.Namespace, lines: report.Lines | None) -> None:
@@ -275,7 +280,7 @@ async def show(client: Client, task: Task, arguments: argparse.Namespace, lines:
         print(*report.as_table(task.executions.values()), sep="\n", flush=True)
     else:
         found = [group for group in await report.groups(client, task) if not states.is_open(group.state)]
-        report.write_groups(sys.stdout, found, task, diff=arguments.diff)
+        report.write_groups(sys.stdout, found, task, diff=arguments.diff, colours=arguments.colours)
     say(report.summary(task.row))
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import getpass
-import os
 import socket
 import sys
 from pathlib import Path
@@ -16,8 +15,8 @@ from cpctl.terminal import ask, is_interactive, say
 
 
 async def login(arguments: argparse.Namespace) -> int:
-    url = checked_url(arguments.url) if arguments.url else find(os.environ).url
-    path = kept_at(os.environ)
+    url = checked_url(arguments.url) if arguments.url else find(arguments.environment).url
+    path = kept_at(arguments.environment)
     if arguments.token_stdin:
         token, token_id = sys.stdin.readline().strip(), None
         if not token:
@@ -55,7 +54,7 @@ async def _made(arguments: argparse.Namespace, url: str) -> tuple[str, str]:
 
 async def logout(arguments: argparse.Namespace) -> int:
     """End the token that login has made, and forget it."""
-    path = kept_at(os.environ)
+    path = kept_at(arguments.environment)
     credentials = read(path)
     if credentials is None:
         raise CpctlError("not signed in by cpctl login")
@@ -71,9 +70,10 @@ async def logout(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def client(ca_file: Path | None) -> Client:
+def client(arguments: argparse.Namespace) -> Client:
     """Of whoever is signed in."""
-    return _client(find(os.environ, ca_file=str(ca_file) if ca_file else None))
+    ca_file = str(arguments.ca_file) if arguments.ca_file else None
+    return _client(find(arguments.environment, ca_file=ca_file))
 
 
 def _client(credentials: Credentials) -> Client:

@@ -15,7 +15,7 @@ from control_plane.events.registry import CLASSES
 from control_plane.projections.every import PROJECTIONS
 
 ROOT: Final = Path(__file__).parents[2]
-PACKAGES: Final = ("control_plane", "control_plane_agent", "control_plane_wire")
+PACKAGES: Final = ("control_plane", "control_plane_agent", "control_plane_wire", "cpctl")
 MOST_LINES: Final = 450  # "about 400": a long table of one kind of thing is fine
 
 CLOCK: Final = "control_plane_wire/clock.py"
@@ -24,6 +24,7 @@ ENVIRONMENT: Final = frozenset(
         "control_plane/settings.py",
         "control_plane_agent/settings.py",
         "control_plane_agent/cli.py",  # hands os.environ, whole, to its settings
+        "cpctl/cli.py",  # and this one to its commands
     }
 )
 WALL_CLOCK: Final = frozenset(

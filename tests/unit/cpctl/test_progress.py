@@ -25,6 +25,7 @@ def text_of(counts: dict[str, int], *, encoding: str = "utf-8", elapsed_s: float
         "targets": sum(counts.values()),
         "state": "running",
         "awaits_approval": False,
+        "accepted_at": "2026-11-26T10:00:00Z",
         "expires_at": "2999-01-01T00:00:00Z",
         **more,
     }
