@@ -12,9 +12,9 @@ def is_interactive() -> bool:
 
 def ask(question: str) -> str:
     """What was typed, without the line's end. Raises CpctlError at the end of input."""
-    print(question, end="", file=sys.stderr, flush=True)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else Ctrl-C would wait for the answer
     try:
+        print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
     finally:
         signal.signal(signal.SIGINT, before)
