@@ -73,14 +73,15 @@ def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
     page.get_by_role("button", name="Try again").click()  # the events'
     expect(page.get_by_role("row").filter(has_text="execution.finished")).to_be_visible()
 
-    for path, parts in (("/hosts/sim-0001", 1), ("/system", 2)):
+    # Readiness is read again by itself, too, so its button may be gone before it is pressed.
+    panel = page.locator("section").filter(has_text="Read tables")
+    for path, parts, place in (("/hosts/sim-0001", 1, page.locator("main")), ("/system", 2, panel)):
         page.route(re.compile(PARTS), lambda route: route.fulfill(status=503, json=UNAVAILABLE))
         page.goto(dev.url + path)
         expect(page.get_by_role("alert")).to_have_count(parts)
         page.unroute_all()
-        for left in reversed(range(parts)):
-            page.get_by_role("button", name="Try again").first.click()
-            expect(page.get_by_role("alert").filter(visible=True)).to_have_count(left)
+        place.get_by_role("button", name="Try again").click()
+        expect(page.get_by_role("alert").filter(visible=True)).to_have_count(0, timeout=15_000)
     expect(page.get_by_role("row").filter(has_text="database")).to_be_visible()
     expect(page.get_by_role("row").filter(has_text="audit")).to_be_visible()
     assert [c for c in visitor.complaints if "503" not in c] == []
