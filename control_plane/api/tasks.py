@@ -209,7 +209,8 @@ async def create_task(
     """Accept a task: when this answers, it is in the log for good."""
     task_id = _chosen_id(services, body.task_id, idempotency_key)
     request = body.decided(task_id, services.tasks.vault)
-    accepted = await services.tasks.create(caller, request, approval_id=body.approval_id)
+    is_new = body.task_id is None and idempotency_key is None
+    accepted = await services.tasks.create(caller, request, approval_id=body.approval_id, is_new=is_new)
     return await _answer(services, response, accepted, caller)
 
 

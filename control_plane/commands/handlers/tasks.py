@@ -108,12 +108,18 @@ class TaskHandler:
         return preview(frozen, guard, now_s=self._handling.clock.now_s(), decision=decision)
 
     async def create(
-        self, principal: Principal, request: CreateTask | RunTemplate, *, approval_id: str | None = None
+        self,
+        principal: Principal,
+        request: CreateTask | RunTemplate,
+        *,
+        approval_id: str | None = None,
+        is_new: bool = False,
     ) -> Accepted:
         """Authorise and record a task; the same one again is the same task.
 
         Args:
             approval_id: of the approval to use, where rules ask for one.
+            is_new: its task_id was made just now, so no task can have it yet.
 
         Raises:
             NotFoundError: there is no such template, or no such approval.
@@ -123,7 +129,7 @@ class TaskHandler:
             BacklogFullError: too much waits already.
         """
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.task_id}")
-        return await self._accept(principal, request, approval_id)
+        return await self._accept(principal, request, approval_id, is_new=is_new)
 
     async def retry(self, principal: Principal, request: RetryTask, *, approval_id: str | None = None) -> Accepted:
         """Authorise and record a task that repeats another one on some of its hosts; the same again is the same task.
@@ -138,8 +144,11 @@ class TaskHandler:
         await self._handling.admit(principal, "tasks.run", f"tasks/{request.retry_of}")
         return await self._accept(principal, request, approval_id)
 
-    async def _accept(self, principal: Principal, request: Asked, approval_id: str | None) -> Accepted:
-        if (existing := await self._existing(principal, request.task_id, request.sha256)) is not None:
+    async def _accept(
+        self, principal: Principal, request: Asked, approval_id: str | None, *, is_new: bool = False
+    ) -> Accepted:
+        existing = None if is_new else await self._existing(principal, request.task_id, request.sha256)
+        if existing is not None:
             return existing
         self._handling.authority.stop.check()
         event, _ = await self.draft(principal, request, approval_id=approval_id)

@@ -9,6 +9,7 @@ from control_plane.commands.previews import PreviewId, TargetChangedError
 from control_plane.commands.targets import Group, Hosts, OneHost
 from control_plane.commands.tasks import verify_authorisation
 from control_plane.errors import KeyConflictError, NotAllowedError, NotFoundError, RefusedError
+from control_plane.events.envelope import Key, LogName
 from control_plane.events.tasks import ExecutionCancelled
 from control_plane_wire.failpoints import Failpoints
 from tests.support.clock import ManualClock
@@ -58,6 +59,24 @@ async def test_the_same_request_again_is_the_same_task_whatever_became_of_the_fl
 
     assert (again.seq, again.created) == (first.seq, False)
     assert desk.kinds().count("task.accepted") == 1
+
+
+async def test_an_id_that_was_made_just_now_is_looked_up_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await a_desk()
+    looked_up: list[Key] = []
+    find = desk.log.find
+
+    async def counted(log: LogName, keys: Collection[Key]) -> dict[Key, int]:
+        looked_up.extend(keys)
+        return await find(log, keys)
+
+    monkeypatch.setattr(desk.log, "find", counted)
+
+    accepted = await desk.tasks.create(OPERATOR, a_request("t1"), is_new=True)
+
+    assert (accepted.created, looked_up) == (True, [])
+    with pytest.raises(KeyConflictError):  # it was no new one after all
+        await desk.tasks.create(OPERATOR, a_request("t1", command="id"), is_new=True)
 
 
 @pytest.mark.parametrize(
