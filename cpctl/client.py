@@ -3,12 +3,14 @@
 import asyncio
 import json
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -21,6 +23,7 @@ MOST_WAIT_S: Final = 5.0
 PAGE: Final = 1000
 SERVER_ERROR: Final = 500
 UNAVAILABLE: Final = (429, 502, 503, 504)
+_ENDS: Final = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Frame:
 
 
 class Client:
-    """Who asks. Each request is safe to send again: what changes anything carries an id of its own.
+    """Who asks. What may be sent twice is asked again where no answer comes; the rest is asked once.
 
     Args:
         url: of the server, without `/api/v1`.
@@ -55,6 +58,7 @@ class Client:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT_S,
             verify=_trusted(ca_file),
+            trust_env=not url.startswith("http:"),  # a proxy would be told the token in the clear
             transport=transport,
         )
 
@@ -67,8 +71,9 @@ class Client:
     async def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON
         return await self.send("GET", path, query=query)
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None, **headers: str) -> Any:  # noqa: ANN401 - JSON
-        return await self.send("POST", path, body=body or {}, headers=headers)
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
+        """For what carries an id of its own, or says how things are to be: it may be sent again."""
+        return await self.send("POST", path, body=body or {})
 
     async def send(
         self,
@@ -78,24 +83,28 @@ class Client:
         query: Mapping[str, object] | None = None,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        tries: int = TRIES,
     ) -> Any:  # noqa: ANN401 - JSON
         """The decoded answer, None where it is empty.
+
+        Args:
+            tries: 1 for what must not be done twice.
 
         Raises:
             ProblemError: the server refuses it.
             UnreachableError: no answer after some tries, or one that is none of this API.
         """
         params = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(tries)):
             try:
                 answer = await self._http.request(method, path, params=params, json=body, headers=dict(headers or {}))
             except httpx.HTTPError as error:
                 if not left:
                     raise self._unreachable(error) from error
-                await _pause(TRIES - left, None)
+                await _pause(tries - left, None)
                 continue
             if answer.status_code in UNAVAILABLE and left:
-                await _pause(TRIES - left, answer.headers.get("retry-after"))
+                await _pause(tries - left, answer.headers.get("retry-after"))
                 continue
             return self._decoded(answer)
         raise AssertionError  # pragma: no cover - the last try returns or raises
@@ -133,7 +142,7 @@ class Client:
                 if not answer.is_success:
                     await answer.aread()
                     self._decoded(answer)
-                yield frames(answer.aiter_lines())
+                yield frames(_lines(answer.aiter_text()))
             finally:
                 await answer.aclose()
         except httpx.HTTPError as error:
@@ -166,7 +175,7 @@ class Client:
         if not isinstance(body, dict) or "code" not in body:
             raise self._stranger(answer)
         problem = ProblemError(answer.status_code, body)
-        if answer.status_code in UNAVAILABLE or answer.status_code >= SERVER_ERROR:
+        if answer.status_code >= SERVER_ERROR:
             raise UnreachableError(str(problem))
         raise problem
 
@@ -184,7 +193,7 @@ async def frames(lines: AsyncIterator[str]) -> AsyncIterator[Frame]:
     async for text in lines:
         if not text:
             if data:
-                yield Frame(event, json.loads("\n".join(data)), place)
+                yield Frame(event, _parsed("\n".join(data)), place)
             event, data, place = "message", [], None
             continue
         name, _, value = text.partition(":")
@@ -196,6 +205,25 @@ async def frames(lines: AsyncIterator[str]) -> AsyncIterator[Frame]:
                 data.append(value)
             case "id":
                 place = value
+
+
+async def _lines(parts: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Lines end as those of a stream of events do, and at nothing else: the text of hosts has other separators."""
+    rest = ""
+    async for part in parts:
+        rest += part
+        if rest.endswith("\r"):  # perhaps the first half of an end
+            continue
+        *whole, rest = _ENDS.split(rest)
+        for line in whole:
+            yield line
+
+
+def _parsed(data: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UnreachableError("the server's stream is not as a control plane's") from error
 
 
 async def _pause(failures: int, retry_after: str | None) -> None:
@@ -211,3 +239,8 @@ def _trusted(ca_file: Path | None) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise CpctlError(f"--ca-file {ca_file}: {error}") from error
+
+
+def quoted(name: str) -> str:
+    """A name as a part of a path."""
+    return quote(name, safe="")

@@ -4,7 +4,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ class Credentials:
     """Attributes: `ca_file`: certificates to trust in place of the machine's. `token_id`: of one that login made."""
 
     url: str
-    token: str
+    token: str = field(repr=False)
     ca_file: str | None = None
     token_id: str | None = None
 
@@ -59,11 +59,21 @@ def read(path: Path) -> Credentials | None:
         raise CpctlError(f"{path}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("url", "token")):
         raise CpctlError(f"{path}: has no url and token; cpctl login writes it anew")
-    return Credentials(checked_url(found["url"]), found["token"], found.get("ca_file"), found.get("token_id"))
+    rest = [found.get(name) for name in ("ca_file", "token_id")]
+    if not all(value is None or isinstance(value, str) for value in rest):
+        raise CpctlError(f"{path}: ca_file and token_id are text; cpctl login writes it anew")
+    return Credentials(checked_url(found["url"]), found["token"], *rest)
 
 
 def keep(path: Path, credentials: Credentials) -> None:
-    """Write the file anew, for its owner alone."""
+    """Write the file anew, for its owner alone. Raises CpctlError: it cannot be written."""
+    try:
+        _write(path, credentials)
+    except OSError as error:
+        raise CpctlError(f"{path}: {error.strerror or error}") from error
+
+
+def _write(path: Path, credentials: Credentials) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
@@ -86,7 +96,10 @@ def checked_url(text: str) -> str:
         raise CpctlError(f"{text}: the address of a server has no path")
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
         raise CpctlError(f"{text}: a token goes over https only, but for this machine's own addresses")
-    return f"{parts.scheme}://{parts.netloc}"
+    # As a browser writes it: the server compares the Origin to the letter.
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    is_default = parts.port in (None, {"https": 443, "http": 80}[parts.scheme])
+    return f"{parts.scheme}://{host}" + ("" if is_default else f":{parts.port}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -36,10 +36,10 @@ class ProblemError(CpctlError):
         self.body = body
         self.code = str(body.get("code", f"http_{http_status}"))
         self.errors: Sequence[Mapping[str, str]] = body.get("errors") or ()
-        super().__init__(self._text(), NOT_ALLOWED if http_status in (401, 403) else USAGE)
+        super().__init__(self._text(), NOT_ALLOWED if http_status in (401, 403, 429) else USAGE)
 
     def _text(self) -> str:
         detail = str(self.body.get("detail") or f"the server answered {self.http_status}")
-        if self.http_status == 401:
+        if self.code == "not_signed_in":
             return f"{detail}; `cpctl login` signs you in"
         return f"{detail} ({self.code})"

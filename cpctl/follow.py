@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
-from cpctl.client import Client
+from cpctl.client import Client, quoted
 from cpctl.errors import UnreachableError
 
 GIVE_UP_S: Final = 60.0  # of no word from the server
@@ -28,7 +28,7 @@ class Task:
 
     async def read(self, *, min_seq: int | None = None) -> None:
         """All of it as it is now. Raises ProblemError where there is no such task."""
-        path = f"/tasks/{self.task_id}"
+        path = f"/tasks/{quoted(self.task_id)}"
         self._place = ""
         async for page in self.client.pages(f"{path}/executions", min_seq=min_seq):
             self._place = self._place or page["as_of"]  # of the first page: what changes after it comes once more

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from cpctl import report, states
-from cpctl.client import Client
+from cpctl.client import Client, quoted
 from cpctl.errors import NO_ANSWER, OK, CpctlError
 from cpctl.follow import Task
 from cpctl.run import show, watch
@@ -18,7 +18,6 @@ from cpctl.text import line, printable, table
 HOSTS: Final = ("HOST", "STATE", "GROUPS", "CPU", "MEMORY", "RUNNING", "HEARD", "OS")
 TASKS: Final = ("TASK", "STATE", "COUNTS", "WHO", "WHEN", "COMMAND")
 EVENTS: Final = ("SEQ", "TIME", "KIND", "WHO", "TASK", "HOST", "OUTCOME")
-RANGE: Final = 262_144
 Cells: TypeAlias = Callable[[Mapping[str, Any]], Sequence[object]]
 
 
@@ -43,7 +42,7 @@ def _host(row: Mapping[str, Any]) -> Sequence[object]:
 
 
 async def host(client: Client, arguments: argparse.Namespace) -> int:
-    _write_one(arguments.output, await client.get(f"/hosts/{arguments.hostname}"))
+    _write_one(arguments.output, await client.get(f"/hosts/{quoted(arguments.hostname)}"))
     return OK
 
 
@@ -84,14 +83,14 @@ def _say_head(row: Mapping[str, Any]) -> None:
 
 async def _output(client: Client, arguments: argparse.Namespace) -> int:
     """All that is kept of what one host has printed: its stdout and stderr on ours."""
-    path = f"/tasks/{arguments.task_id}/executions/{arguments.host}"
+    path = f"/tasks/{quoted(arguments.task_id)}/executions/{quoted(arguments.host)}"
     row = await client.get(path)
     if row["result_seq"] is None:
         raise CpctlError(f"{row['state']}: {line(row['reason'] or 'nothing has come of it yet')}", NO_ANSWER)
     for stream, out in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         offset: int | None = 0
         while offset is not None:
-            part = await client.get(f"{path}/output", stream=stream, offset=offset, limit=RANGE)
+            part = await client.get(f"{path}/output", stream=stream, offset=offset, limit=report.RANGE)
             is_base64 = part["encoding"] == "base64"
             data = base64.b64decode(part["data"]) if is_base64 else part["data"].encode()
             report.write_part(out, data, colours=arguments.colours)
@@ -110,7 +109,7 @@ async def follow(client: Client, arguments: argparse.Namespace) -> int:
 async def change(client: Client, arguments: argparse.Namespace) -> int:
     """Cancel, pause or resume."""
     body = {} if arguments.reason is None else {"reason": arguments.reason}
-    await client.post(f"/tasks/{arguments.task_id}/{arguments.action}", body)
+    await client.post(f"/tasks/{quoted(arguments.task_id)}/{arguments.action}", body)
     say(f"{arguments.action} asked for: cpctl tasks watch {arguments.task_id}")
     return OK
 

@@ -1,6 +1,7 @@
 """How far a task is, on stderr: a line that is drawn anew on a terminal, or else one now and then."""
 
 import asyncio
+import contextlib
 import shutil
 import time
 from datetime import datetime
@@ -37,7 +38,11 @@ class Progress:
         self._is_utf8 = (err.encoding or "").lower().replace("-", "") == "utf8"
 
     async def run(self) -> None:
-        """Draw until it is cancelled."""
+        """Draw until it is cancelled, or nobody sees it any more."""
+        with contextlib.suppress(BrokenPipeError):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             while True:
                 self._draw()

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any, Final, TextIO
 
 from cpctl import states
-from cpctl.client import Client
+from cpctl.client import Client, quoted
 from cpctl.errors import CANCELLED, HOST_FAILED, NO_ANSWER, OK
 from cpctl.follow import Task
 from cpctl.text import fold, line, plural, printable, table
 
 STREAMS: Final = ("stdout", "stderr")
-MIN_RANGE: Final = 262_144
+RANGE: Final = 262_144
 RETRIED: Final = ("failed", "timed_out", "lost", "interrupted", "rejected", "expired", "skipped", "cancelled")
 SUMMED: Final = {states.WORKED: "succeeded", states.SILENT: "did not answer"}
 TABLE: Final = ("HOST", "STATE", "EXIT", "SECONDS", "FIRST LINE")
@@ -121,7 +121,7 @@ def _seconds(row: Mapping[str, Any]) -> str:
 
 async def groups(client: Client, task: Task) -> list[Group]:
     """By outcome and output, the majority first and those who did not answer last."""
-    path = f"/tasks/{task.task_id}"
+    path = f"/tasks/{quoted(task.task_id)}"
     answer = await client.get(f"{path}/outputs", min_seq=task.row["pos"])
     found = [await _group(client, path, group) for group in answer["groups"]]
     return sorted(found, key=lambda group: (group.answer == states.SILENT, -len(group.hosts), group.hosts[0]))
@@ -133,8 +133,8 @@ async def _group(client: Client, path: str, group: Mapping[str, Any]) -> Group:
     for stream in STREAMS:
         text = group[stream]
         if text is None and group["stdout_sha256"] is not None:  # too many groups to be told at once
-            where = f"{path}/executions/{group['hosts'][0]}/output"
-            part = await client.get(where, stream=stream, limit=MIN_RANGE)
+            where = f"{path}/executions/{quoted(group['hosts'][0])}/output"
+            part = await client.get(where, stream=stream, limit=RANGE)
             truncated |= part["truncated"] or part["next_offset"] is not None
             data[stream] = _bytes(part["data"], part["encoding"])
         else:

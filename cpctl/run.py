@@ -6,11 +6,11 @@ import contextlib
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from cpctl import report, states
-from cpctl.client import Client
+from cpctl.client import Client, quoted
 from cpctl.errors import (
     NO_HOST,
     NOT_ALLOWED,
@@ -35,8 +35,8 @@ def target_of(words: list[str]) -> dict[str, Any]:
         kind, colon, name = words[0].partition(":")
         if words[0] == "all":
             return {"all": True}
-        if kind in ("group", "host") and colon and name:
-            return {kind: name}
+        if kind == "group" and colon and name:
+            return {"group": name}
     names = [name for word in words for name in word.removeprefix("host:").split(",") if name]
     if not names or any(":" in name or name == "all" for name in names):
         raise CpctlError(f"--target {' '.join(words)}: one of group:NAME, all, or hosts as web1 or web1,web2")
@@ -183,15 +183,24 @@ async def _approved(client: Client, path: str, body: Mapping[str, Any], *, detac
     if detach:
         print(approval_id)
         return None
+    try:
+        found = await _decided(client, approval_id, asked["seq"])
+    except (UnreachableError, asyncio.CancelledError):
+        say(f"nothing was started; {approval_id} waits on, and can be run from that page once it is approved")
+        raise
+    if found["state"] == "approved":
+        say(f"approved by {line(found['decided_by'])}")
+        return approval_id
+    by = f" by {line(found['decided_by'])}" if found["decided_by"] else ""
+    why = f": {line(found['decided_reason'])}" if found["decided_reason"] else ""
+    raise CpctlError(f"the approval is {found['state']}{by}{why}; nothing was started", NOT_ALLOWED)
+
+
+async def _decided(client: Client, approval_id: str, seq: int) -> Any:  # noqa: ANN401 - JSON
     while True:
-        found = await client.get(f"/approvals/{approval_id}", min_seq=asked["seq"])
-        if found["state"] == "approved":
-            say(f"approved by {line(found['decided_by'])}")
-            return approval_id
+        found = await client.get(f"/approvals/{quoted(approval_id)}", min_seq=seq)
         if found["state"] != "waiting":
-            by = f" by {line(found['decided_by'])}" if found["decided_by"] else ""
-            why = f": {line(found['decided_reason'])}" if found["decided_reason"] else ""
-            raise CpctlError(f"the approval is {found['state']}{by}{why}; nothing was started", NOT_ALLOWED)
+            return found
         await asyncio.sleep(APPROVAL_POLL_S)
 
 
@@ -209,7 +218,7 @@ async def send(client: Client, path: str, body: Mapping[str, Any], arguments: ar
             raise CpctlError(_changed(error)) from error
         raise
     task = accepted["task"]
-    say(f"task {task['task_id']} · {client.url}/tasks/{task['task_id']}")
+    say(f"task {task['task_id']} · {client.url}/tasks/{quoted(task['task_id'])}")
     if arguments.detach:
         print(task["task_id"])
         return OK
@@ -253,7 +262,7 @@ async def watch(client: Client, task_id: str, arguments: argparse.Namespace, *, 
 
 
 async def _followed(task: Task, progress: Progress, *, wait_s: float | None) -> None:
-    failed: CpctlError | None = None
+    failed: Exception | None = None  # raised outside the group, which would wrap it
     async with asyncio.TaskGroup() as group:
         drawing = group.create_task(progress.run(), name="progress")
         try:
@@ -261,7 +270,7 @@ async def _followed(task: Task, progress: Progress, *, wait_s: float | None) -> 
                 await task.follow()
         except TimeoutError:
             pass  # whoever waits no longer says so
-        except CpctlError as error:
+        except Exception as error:  # noqa: BLE001 - raised again outside
             failed = error
         finally:
             drawing.cancel()
@@ -289,7 +298,7 @@ async def retry(client: Client, arguments: argparse.Namespace) -> int:
     body: dict[str, Any] = {"task_id": str(uuid.uuid4()), "states": arguments.state.split(",")}
     first = Task(client, arguments.task_id)
     await first.read()
-    names = sorted(name for name, row in first.executions.items() if row["state"] in body["states"])
+    names = sorted(name for name, row in first.executions.items() if _is_again(row, body["states"]))
     if not names:
         raise CpctlError(
             f"no host of it is {' or '.join(body['states'])}: {states.phrase(first.row['counts'])}", NO_HOST
@@ -297,15 +306,24 @@ async def retry(client: Client, arguments: argparse.Namespace) -> int:
     asked = {"target": {"hosts": names}, "user": first.row["user"], "timeout": first.row["timeout"]}
     asked |= {"argv": first.row["argv"]} if first.row["argv"] else {"command": first.row["command"]}
     preview = await client.post("/targets/preview", asked)
-    _check(preview)
+    if first.row["template"] is None:  # of a template the server knows better what is allowed
+        _check(preview)
     say(f"again: {printable(first.row['command'])}")
     _show(preview, {"when_offline": first.row["when_offline"]})
     if arguments.reason is not None:
         body["reason"] = arguments.reason
     await _confirm(preview, arguments, body)
-    path = f"/tasks/{arguments.task_id}/retry"
+    body |= {"hosts": names, "preview_id": preview["preview_id"]}
+    path = f"/tasks/{quoted(arguments.task_id)}/retry"
     if preview["approval_required"]:
         if (approval_id := await _approved(client, f"{path}/approval", body, detach=arguments.detach)) is None:
             return OK
         body |= {"approval_id": approval_id}
+        del body["preview_id"]  # the approval is for this very list
     return await send(client, path, body, arguments)
+
+
+def _is_again(row: Mapping[str, Any], states_asked: Collection[str]) -> bool:
+    """Not one that was given up as lost, and has said since that it succeeded."""
+    has_succeeded = row["late"] is not None and row["late"]["outcome"] == "succeeded"
+    return row["state"] in states_asked and not has_succeeded

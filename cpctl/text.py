@@ -9,12 +9,13 @@ from typing import Final
 _ESCAPES: Final = re.compile(
     r"\x1b\[(?P<colour>[0-9;:]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]"
 )
+_COLOURS: Final = frozenset({0, 1, 2, 4, 22, 24, *range(30, 38), 39, *range(90, 98)})
+_FOREGROUND, _BACKGROUND = 38, 48  # of more colours than eight
 _RESET: Final = "\x1b[0m"
 # What is not seen as what it is. A variation selector makes an emoji, and a joiner a family of them.
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _KEPT: Final = frozenset("\t\n\u200d")
 _NUMBERED: Final = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def printable(text: str, *, colours: bool = False) -> str:
@@ -29,11 +30,26 @@ def printable(text: str, *, colours: bool = False) -> str:
     for found in _ESCAPES.finditer(text := _settled(text)):
         parts.append(_marked(text[place : found.start()]))
         if colours and found["colour"] is not None:
-            parts.append(found[0])
+            parts.append(_shown(found["colour"]))
             has_colour = True
         place = found.end()
     parts.append(_marked(text[place:]))
     return "".join(parts) + (_RESET if has_colour else "")
+
+
+def _shown(codes: str) -> str:
+    """The colours of the text among them: what hides it, or lays something behind it, is left out."""
+    numbers = [int(code or 0) for code in re.split("[;:]", codes)]
+    kept: list[int] = []
+    while numbers:
+        code = numbers.pop(0)
+        if code in (_FOREGROUND, _BACKGROUND):  # one of 256 colours, or three bytes of one
+            length = 2 if numbers[:1] == [5] else 4
+            kept += [code, *numbers[:length]] if code == _FOREGROUND and len(numbers) >= length else []
+            numbers = numbers[length:]
+        elif code in _COLOURS:
+            kept.append(code)
+    return f"\x1b[{';'.join(map(str, kept))}m" if kept else ""
 
 
 def line(text: object) -> str:
@@ -79,20 +95,6 @@ def _folded(before: str, after: str, width: int, numbers: list[str]) -> str:
             ranges.append([number, number])
     shown = (f"{a:0{width}}" if a == b else f"{a:0{width}}-{b:0{width}}" for a, b in ranges)
     return f"{before}[{','.join(shown)}]{after}"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `90 d 3 h`."""
-    whole = round(seconds)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 def plural(number: int, noun: str) -> str:

@@ -320,6 +320,32 @@ def test_what_the_dashboard_starts_is_followed_here_and_the_other_way_round(dev:
     assert shown.stdout == "== sim-0001 · exit 0\nsim-0001\n"
 
 
+def test_a_retry_is_on_the_very_hosts_that_were_confirmed(dev: Dev) -> None:
+    first = dev.task_of(dev.cpctl("run", "-t", "sim-0001,sim-0002", "--", "false", status=1))
+
+    refused = dev.cpctl("tasks", "retry", first, "--state", "failed", "--expect", "1", status=2)
+    assert "--expect 1: it is 2 hosts now" in refused.stderr
+    again = dev.task_of(dev.cpctl("tasks", "retry", first, "--state", "failed", "--expect", "2", status=1))
+    events = dev.api.get("/events", task_id=again, kind="task.accepted")["items"]
+    body = dev.api.get(f"/events/{events[0]['seq']}")["body"]
+    assert body["hosts"] == ["sim-0001", "sim-0002"]
+
+
+def test_whoever_has_read_enough_ends_it_in_silence(dev: Dev) -> None:
+    process = subprocess.Popen(
+        [str(BIN / "cpctl"), "run", "-t", "group:db", "-o", "jsonl", "--", "hostname"],
+        env=dev.environment,
+        cwd=dev.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+
+    assert b"Traceback" not in err, err.decode()
+
+
 def test_a_rollout_stops_after_its_failures(dev: Dev) -> None:
     done = dev.cpctl("run", "-t", "group:db", "--batch", "1", "--max-failures", "1", "--", "false", status=1)
 
@@ -363,6 +389,13 @@ def test_login_makes_a_token_of_its_own_and_logout_ends_it(dev: Dev, terminal: S
         shown.wait_for("password: ")
         shown.type("wrong\n")
         assert shown.ended() == 4
+        assert "signs you in" not in shown.seen
+
+        for key, status in (("\x03", 130), ("\x04", 2)):
+            shown = terminal("login", dev.url, "--username", "ada")
+            shown.wait_for("password: ")
+            shown.type(key)
+            assert (shown.ended(), "Traceback" in shown.seen) == (status, False)
         assert not kept.exists()
 
         shown = terminal("login", dev.url, "--username", "ada")
@@ -374,6 +407,13 @@ def test_login_makes_a_token_of_its_own_and_logout_ends_it(dev: Dev, terminal: S
         token = json.loads(kept.read_text())["token"]
         mine = {"authorization": f"Bearer {token}"}
         assert httpx.get(f"{dev.url}/api/v1/auth/me", headers=mine).json()["username"] == "ada"
+
+        shown = terminal("login", dev.url, "--username", "ada")
+        shown.wait_for("password: ")
+        shown.type(f"{PASSWORD}\n")
+        assert shown.ended() == 0
+        assert httpx.get(f"{dev.url}/api/v1/auth/me", headers=mine).status_code == 401
+        token = json.loads(kept.read_text())["token"]
 
         dev.cpctl("logout")
         assert not kept.exists()

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from cpctl import client as module
-from cpctl.client import TRIES, Client, frames
+from cpctl.client import TRIES, Client, frames, quoted
 from cpctl.errors import NOT_ALLOWED, UNREACHABLE, USAGE, CpctlError, ProblemError
 from cpctl.follow import Task
 
@@ -157,3 +157,42 @@ async def test_a_task_is_followed_over_a_cut_a_reset_and_what_comes_twice() -> N
     assert task.is_finished()
     assert told == ["queued", "sent"]
     assert places == ["e1.h0", "e5.h0", "e1.h0"]
+
+
+async def test_text_of_hosts_ends_no_line_of_the_stream() -> None:
+    said = "one\u2028two\u0085three\x0bfour"
+    data = "event: rows\r\ndata: " + json.dumps({"said": said}, ensure_ascii=False) + "\r\n\r\n"
+    server = Server(httpx.Response(200, content=data.encode(), headers={"content-type": "text/event-stream"}))
+    async with client_of(server) as client, client.stream("tasks", "e1.h0") as found:
+        assert [frame.data async for frame in found] == [{"said": said}]
+
+
+async def test_a_stream_that_is_none_is_an_end_like_another() -> None:
+    server = Server(httpx.Response(200, text="data: <html>\n\n"))
+    async with client_of(server) as client:
+        with pytest.raises(CpctlError) as failed:
+            async with client.stream("tasks", "e1.h0") as found:
+                [frame async for frame in found]
+
+    assert failed.value.status == UNREACHABLE
+
+
+async def test_a_request_that_must_not_be_made_twice_is_sent_once() -> None:
+    server = Server(httpx.ReadTimeout("silent"))
+    async with client_of(server) as client:
+        with pytest.raises(CpctlError):
+            await client.send("POST", "/tokens", body={}, tries=1)
+
+    assert len(server.asked) == 1
+
+
+async def test_a_token_that_goes_in_the_clear_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    async with Client(URL, "token") as client:
+        assert not any(client._http._mounts.values())
+
+
+def test_what_is_quoted_stays_one_part_of_a_path() -> None:
+    assert quoted("../web1?x#y/z") == "..%2Fweb1%3Fx%23y%2Fz"

@@ -42,6 +42,7 @@ def test_what_is_kept_is_its_owner_s_alone(tmp_path: Path) -> None:
     [
         ("control.example.com", "https://control.example.com"),
         ("https://control.example.com:8443/", "https://control.example.com:8443"),
+        ("https://Control.Example.com:443", "https://control.example.com"),
         ("http://localhost:8000", "http://localhost:8000"),
         ("http://[::1]:8000", "http://[::1]:8000"),
     ],
@@ -72,7 +73,16 @@ def test_no_token_goes_in_the_clear_or_to_what_is_no_server(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"url": 1, "token": "x"}', '{"url": "ftp://x", "token": "x"}', "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        f'{{"url": "{HERE}", "token": "x", "ca_file": 1}}',
+        '{"url": 1, "token": "x"}',
+        '{"url": "ftp://x", "token": "x"}',
+        "\xff",
+    ],
 )
 def test_a_file_that_is_none_of_ours_is_one_clear_line(text: str, tmp_path: Path) -> None:
     home = {"XDG_CONFIG_HOME": str(tmp_path)}

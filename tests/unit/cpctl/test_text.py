@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpctl.text import duration, fold, line, printable, table, width
+from cpctl.text import fold, line, printable, table, width
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "hostlist.json").read_text())
 
@@ -41,6 +41,13 @@ def test_what_would_move_or_deceive_is_dropped_or_marked(written: str, shown: st
 
 def test_colours_are_kept_where_they_are_asked_for_and_end_with_the_text() -> None:
     assert printable("\x1b[1;31mred\x1b[5n", colours=True) == "\x1b[1;31mred\x1b[0m"
+    assert printable("\x1b[38;5;9mred", colours=True) == "\x1b[38;5;9mred\x1b[0m"
+    assert printable("\x1b[38;2;1;2;3mred", colours=True) == "\x1b[38;2;1;2;3mred\x1b[0m"
+
+
+@pytest.mark.parametrize("codes", ["8", "7", "40", "48;5;1", "48;2;1;2;3", "107", "38"])
+def test_what_hides_text_is_no_colour(codes: str) -> None:
+    assert printable(f"\x1b[{codes}mhidden", colours=True) == "hidden\x1b[0m"
 
 
 @given(st.text())
@@ -50,21 +57,6 @@ def test_nothing_that_acts_on_a_terminal_is_left(text: str) -> None:
     assert all(one in "\t\n" or (ord(one) >= 0x20 and not 0x7F <= ord(one) < 0xA0) for one in shown)
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
     assert "\n" not in line(text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.04, "0.0 s"),
-        (9.96, "10.0 s"),
-        (12.4, "12 s"),
-        (200, "3 min 20 s"),
-        (7500, "2 h 5 min"),
-        (7_786_800, "90 d 3 h"),
-    ],
-)
-def test_a_duration_is_as_exact_as_it_is_long(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
 
 
 def test_a_table_is_aligned_by_what_a_terminal_shows() -> None:
