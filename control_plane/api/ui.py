@@ -98,12 +98,17 @@ async def page(request: Request) -> Response:
     return _ui(request).index()
 
 
+def _is_known(request: Request) -> bool:
+    """Whether no page can have the address: as it was sent, which may be without a slash, or nothing at all."""
+    first: str = request.scope["path"].lstrip("/").partition("/")[0]
+    return "route" in request.scope or first in {"api", "ui"}
+
+
 async def page_or_problem(request: Request, error: Exception) -> Response:
     """Where no route has the address that a browser goes to, the page says so itself: nobody reads a problem there."""
     is_absent = isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND
-    is_known = "route" in request.scope or request.url.path.split("/")[1] in {"api", "ui"}
     is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-    if is_absent and is_page and not is_known:
+    if is_absent and is_page and not _is_known(request):
         try:
             return _ui(request).index(HTTPStatus.NOT_FOUND)
         except HTTPException as absent:
