@@ -190,8 +190,10 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigurationError("the database URL is none: mysql+aiomysql://… or sqlite+aiosqlite:///…") from error
-    if parsed.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"} or parsed.database in {None, "", ":memory:"}:
-        raise ConfigurationError(
-            "the database URL must begin with mysql+aiomysql:// or sqlite+aiosqlite:/// and name a database or file"
-        )
+    if parsed.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"}:
+        raise ConfigurationError("the database URL must begin with mysql+aiomysql:// or sqlite+aiosqlite:///")
+    if not parsed.database:
+        raise ConfigurationError("the database URL must name a database or a file")
+    if parsed.get_backend_name() == "sqlite" and not sqlite.is_file(parsed.database):
+        raise ConfigurationError("the database URL must name a file: no directory, no file: URI, nothing in memory")
     return parsed

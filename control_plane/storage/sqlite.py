@@ -84,6 +84,12 @@ def droppable(table: str) -> list[str]:
     ]
 
 
+def is_file(name: str) -> bool:
+    """Whether it names a file, there already or not yet: not one in memory, a directory, or a URI of SQLite's."""
+    path = Path(name)
+    return not name.startswith((":memory:", "file:")) and path.name != "" and not path.is_dir()
+
+
 def keep_private(path: Path) -> None:
     """Make a new database's file for its owner alone, which SQLite hands on to those beside it, and close old ones."""
     with suppress(OSError):  # it is there, or cannot be made, which the driver will tell
