@@ -34,7 +34,7 @@ class PasswordHasher:
     """Hashes in a thread, one at a time: each takes 64 MiB and a fifth of a second, by intent.
 
     So what waits is bounded, and stands in two lanes that take turns: of those whom we know, and of those who may be
-    anybody. However many of these come, somebody known waits for one of them at most.
+    anybody. However many of these come, no more of them go before somebody known than known ones do, and one.
 
     Args:
         memory_kib, iterations, lanes: the cost; tests take a small one.

@@ -308,9 +308,12 @@ class Ingest:
 
 
 def _sender_of(delivery: Delivery) -> str:
-    """Who it was that nobody has signed for: by the broker's account if that is one host's own, else as it was sent."""
+    """Who it was that nobody has signed for: by the broker's account if that is one host's own, else all are one.
+
+    A name in the routing key is the forger's choice: each would have a minute's events of its own.
+    """
     user = delivery.user_id or ""
-    return user if is_account(user) else delivery.routing_key
+    return user if is_account(user) else ""
 
 
 def parts_of(batch: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from control_plane.commands.authority import Authority, Keyring
+from control_plane.events import registry
 from control_plane.messaging.broker_accounts import PREFIX
 from control_plane.messaging.dead_letters import DeadLetter
 from control_plane.messaging.ingest import INLINE, INLINE_BYTES, MOST_BYTES, Ingest, Received, parts_of
 from control_plane.messaging.results import Results
+from control_plane.messaging.rubbish import SINGLY
 from control_plane_wire.signing import SigningKey
 from tests.support.fleet import Desk, host_key
 from tests.support.memory_log import MemoryLog
@@ -105,3 +107,23 @@ async def test_a_result_that_another_hosts_account_published_is_a_forgery(user: 
         assert isinstance(found, DeadLetter)
         assert found.is_forged
         assert found.reason.startswith(reason)
+
+
+async def test_a_forger_in_an_account_of_several_hosts_has_one_minute_s_events_whatever_it_names() -> None:
+    """Each name would else be a sender of its own: ten events a minute of each of a thousand names."""
+    desk = Desk()
+    await desk.register("web1")
+    results = Results(desk.log, desk.authority, lambda what, number: None)  # type: ignore[arg-type]
+    ingest = Ingest(results, None, desk.log, desk.authority, count=lambda what, number: None)  # type: ignore[arg-type]
+    own = f"{PREFIX}{host_key('web2').key_id}-1"
+    users = (None, "agents", "", own) * 2 * SINGLY
+    forged = [
+        ADelivery(b"%d" % each, f"result.node.x{each}", headers={"x-death": "somewhere"}, user_id=user)
+        for each, user in enumerate(users)
+    ]
+
+    dead = await ingest._record(forged)
+
+    assert len(dead) == len(forged)
+    told = [registry.decode(row) for row in desk.log.rows if row.kind == "message.rejected"]
+    assert len(told) == 2 * SINGLY, "of the host with an account of its own, and of all others together"
