@@ -235,6 +235,9 @@ class Requests:
                     self._tell(wanted[stored.seq], error)
                     continue
                 self._keep(stored.seq, found[stored.seq], len(stored.body))
+            for seq in missing:
+                if seq not in found:  # if it was read, it is told already, with what was wrong
+                    self._tell(wanted[seq], RefusedError("not_authorised", "its event is not in the log"))
         return found
 
     def _tell(self, approval: Approval, error: RefusedError) -> None:

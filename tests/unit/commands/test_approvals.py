@@ -1,7 +1,7 @@
 """An approval lets one person have one exact command on one exact list of hosts accepted, once, and nothing else."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -526,6 +526,25 @@ async def test_of_a_list_one_row_that_was_changed_is_missing_and_no_other() -> N
             desk.log.rows[at] = desk.log.rows[at]._replace(body=desk.log.rows[at].body.replace(b"uptime", b"reboot"))
 
     assert await shown_to(desk, OPERATOR) == await shown_to(desk, BOB) == ["t3", "t1"]
+
+
+async def test_of_an_approval_whose_event_was_deleted_the_log_tells_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = await a_desk()
+    gone = await desk.approvals.request(OPERATOR, asked("t1"))
+    await desk.approvals.request(OPERATOR, asked("t2"))
+    read_these = desk.log.read_these
+
+    def without_it(name: LogName, seqs: Sequence[int]) -> AsyncIterator[StoredEvent]:
+        return read_these(name, [seq for seq in seqs if seq != gone.requested_seq])
+
+    monkeypatch.setattr(desk.log, "read_these", without_it)
+
+    assert await shown_to(desk, BOB) == await shown_to(desk, BOB) == ["t2"]
+    told = [vars(each) for each in caplog.records if each.msg == "an approval is not as it was asked for"]
+    assert [(each["approval_id"], each["seq"]) for each in told] == [(gone.approval_id, gone.requested_seq)]
+    assert told[0]["reason"].endswith("its event is not in the log")
 
 
 async def test_a_task_that_needed_no_approval_in_the_end_has_used_none() -> None:
