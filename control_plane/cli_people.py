@@ -5,6 +5,7 @@ No route of the API makes the first administrator, or lets one in again who is l
 
 import argparse
 import getpass
+import signal
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -81,14 +82,14 @@ def password(arguments: argparse.Namespace) -> str:
     """Asked for twice at a terminal, or the first line of standard input.
 
     Raises:
-        ConfigurationError: there is neither, the two differ, or it is no text.
+        ConfigurationError: there is neither, the two differ, it is no text, or was not given at a terminal (Ctrl-D).
     """
     from control_plane.errors import ConfigurationError
 
     try:
         if sys.stdin.isatty():
-            given = getpass.getpass("Password: ")
-            if given != getpass.getpass("Once more: "):
+            given = _asked("Password: ")
+            if given != _asked("Once more: "):
                 raise ConfigurationError("the two passwords are not the same")
         elif arguments.password_stdin:
             given = sys.stdin.readline().rstrip("\n")
@@ -97,7 +98,17 @@ def password(arguments: argparse.Namespace) -> str:
         given.encode()
     except UnicodeError as error:
         raise ConfigurationError("the password on standard input is not UTF-8") from error
+    except EOFError as error:
+        raise ConfigurationError("no password was given; nothing was done") from error
     return given
+
+
+def _asked(prompt: str) -> str:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else Ctrl-C would wait for the answer
+    try:
+        return getpass.getpass(prompt)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _office() -> "AbstractAsyncContextManager[Office]":
