@@ -142,15 +142,17 @@ class Authenticator:
     def known(self, request: Request) -> Principal | None:
         """Who asks where strangers are answered, too; None where this process does not know, and nothing is recorded.
 
-        From memory alone: it is also asked while the database is away.
+        From memory alone: it is also asked while the database is away. It is no use of a session or token: a probe
+        that asks again and again keeps none from being idle.
         """
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         address = address_of(request)
         try:
             if scheme:
-                return self._access.by_token(text.strip() if scheme.lower() == "bearer" else "", address=address)
+                token = text.strip() if scheme.lower() == "bearer" else ""
+                return self._access.by_token(token, address=address, is_use=False)
             secret = self._cookie.read(request)
-            return None if secret is None else self._access.by_session(secret, address=address)
+            return None if secret is None else self._access.by_session(secret, address=address, is_use=False)
         except NotSignedInError:
             return None
 

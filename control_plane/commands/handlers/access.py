@@ -83,23 +83,24 @@ class AccessHandler:
 
     # --- who stands behind it -----------------------------------------------------------------------------------
 
-    def by_session(self, secret: str, *, address: str | None = None) -> Principal:
-        """Whose session this is, from memory alone. Raises NotSignedInError."""
+    def by_session(self, secret: str, *, address: str | None = None, is_use: bool = True) -> Principal:
+        """Whose session this is, from memory alone; not idle since, if that is a use. Raises NotSignedInError."""
         state, now_s = self._handling.authority.access, self._handling.clock.now_s()
         principal = state.by_session(secret, now_s)
         if principal is None or (sha := principal.session_sha256) is None:
             raise NotSignedInError
         if self._is_idle(sha, state.sessions[sha], now_s):
             raise NotSignedInError
-        self._last_seen_s[sha] = now_s
+        if is_use:
+            self._last_seen_s[sha] = now_s
         return replace(principal, address=address)
 
     def _is_idle(self, sha: str, session: Session, now_s: int) -> bool:
         # Nobody knows what other replicas, or this one before its start, have seen of it.
         return now_s - self._last_seen_s.get(sha, max(session.opened_at, self._started_s)) > IDLE_S
 
-    def by_token(self, text: str, *, address: str | None = None) -> Principal:
-        """Whose API token this is, from memory alone.
+    def by_token(self, text: str, *, address: str | None = None, is_use: bool = True) -> Principal:
+        """Whose API token this is, from memory alone; noted as used if that is a use of it.
 
         Raises:
             NotSignedInError: nobody's.
@@ -111,7 +112,8 @@ class AccessHandler:
             raise NotSignedInError
         if not state.tokens[token_id].counts_from(address):
             raise ElsewhereError(principal.username)
-        self.uses.note(token_id, address)
+        if is_use:
+            self.uses.note(token_id, address)
         return replace(principal, address=address)
 
     def still_valid(self, principal: Principal) -> bool:

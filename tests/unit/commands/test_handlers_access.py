@@ -2,10 +2,13 @@ import re
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
+from control_plane.api.authentication import Authenticator, SessionCookie
 from control_plane.commands.access import CONSOLE, IDLE_S, ROLES, SESSION_S, Principal, may
 from control_plane.commands.handlers.access import UNKNOWN
 from control_plane.commands.passwords import digest
+from control_plane.commands.throttle import RequestThrottle
 from control_plane.errors import NotAllowedError, NotFoundError, NotSignedInError, RefusedError
 from tests.support.fleet import ADMIN, PASSWORD, VIEWER, Desk
 
@@ -133,6 +136,31 @@ async def test_to_look_whether_a_session_is_valid_is_no_use_of_it() -> None:
     desk.clock.advance(1)
 
     assert not desk.access.still_valid(principal)
+
+
+async def test_to_look_who_asks_where_strangers_are_answered_is_no_use_of_a_session_or_token() -> None:
+    desk = await a_desk()
+    secret = await login(desk)
+    session = (await desk.access.login("ada", PASSWORD, address="::1")).principal
+    token = await desk.tokens.create(session, username="ada", name="probe", days=1)
+    cookie = SessionCookie("http://localhost")
+    authenticator = Authenticator(
+        desk.access, desk.authority, cookie, RequestThrottle(session_per_s=1, token_per_s=1), desk.clock
+    )
+
+    def asked(name: str, value: str) -> Request:
+        return Request({"type": "http", "headers": [(name.encode(), value.encode())], "client": ("::1", 1)})
+
+    for _ in range(2):
+        desk.clock.advance(IDLE_S / 2)
+        for request in (asked("cookie", f"{cookie.name}={secret}"), asked("authorization", f"Bearer {token.text}")):
+            principal = authenticator.known(request)
+            assert principal is not None
+            assert principal.username == "ada"
+    desk.clock.advance(1)
+
+    assert authenticator.known(asked("cookie", f"{cookie.name}={secret}")) is None
+    assert await desk.access.uses.all() == {}
 
 
 async def test_a_session_ends_after_twelve_hours_though_it_is_used() -> None:
