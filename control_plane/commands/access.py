@@ -43,7 +43,7 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
     "security-admin": SECURITY_ADMIN,
     "administrator": ADMINISTRATOR,
 }
-OVERSEERS: Final = ("role:administrator", "role:auditor")
+OVERSEERS: Final = ("role:administrator", "role:auditor")  # about whom rules are administrators' alone
 
 SESSION_S: Final = 12 * 3600
 IDLE_S: Final = 30 * 60

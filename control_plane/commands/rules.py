@@ -36,7 +36,6 @@ READING: Final = frozenset({"hosts.read", "tasks.read", "tasks.output", "events.
 ACTIONS: Final = OF_TASKS | OF_HOSTS | READING  # all others concern no host, and are by role alone
 EFFECTS: Final = ("allow", "deny", "approve")
 COMMANDS: Final = ("shell", "argv", "template")
-OVERSEERS: Final = ("role:administrator", "role:auditor")  # about whom rules are administrators' alone
 
 # The events that say who may what, beside those of hosts; of the stop, what takes it.
 RIGHTS: Final = (

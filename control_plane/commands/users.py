@@ -6,6 +6,7 @@ from typing import Final
 from control_plane.commands.access import (
     ADMINISTRATOR,
     CONSOLE,
+    OVERSEERS,
     ROLES,
     TOKEN_PREFIX,
     AccessState,
@@ -17,7 +18,7 @@ from control_plane.commands.access import (
 from control_plane.commands.grammar import checked_line, checked_login, checked_number, invalid
 from control_plane.commands.networks import Network, checked_network
 from control_plane.commands.passwords import digest
-from control_plane.commands.rules import OVERSEERS, Rule
+from control_plane.commands.rules import Rule
 from control_plane.commands.targets import in_words
 from control_plane.errors import NotAllowedError, NotSignedInError, RefusedError
 from control_plane.events import access
