@@ -160,7 +160,7 @@ def test_readiness_is_read_again_when_all_is_stopped(page: Page, dev: Dev) -> No
 def test_on_a_telephone_values_have_their_names_and_the_head_stays_as_it_is(page: Page, dev: Dev) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.goto(f"{dev.url}/access?tab=people")
-    admin = page.get_by_role("row").filter(has_text="administrator")
+    admin = page.get_by_role("row").filter(has_text="administrator").first
     expect(admin).to_be_visible()
     labels = admin.get_by_role("cell").evaluate_all(
         "(cells) => cells.map((c) => getComputedStyle(c, '::before').content)"

@@ -187,7 +187,7 @@ class Trial:
         def is_offline() -> bool:
             return bool(self.api.get(f"/hosts/{hostname}")["state"] == "offline")
 
-        wait_until(is_offline, timeout_s=30, what=f"{hostname} is offline")
+        wait_until(is_offline, timeout_s=90, what=f"{hostname} is offline")
 
     def renew_agent(self, hostname: str) -> None:
         """Kill an agent, and start it as it should be."""
