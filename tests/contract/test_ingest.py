@@ -193,6 +193,20 @@ class IngestContract:
         assert plane.counts["conflicts"] == 2
         assert (await plane.log.head(EVENT)).seq == 5
 
+    async def test_a_host_that_signs_many_different_results_fills_the_log_with_one_conflict(
+        self, plane: Plane, somebody: Session
+    ) -> None:
+        async with plane.serving(plane.results()):
+            await self.send(somebody, *(of_host("web1", a_result("t1", "web1", exit_code=code)) for code in range(60)))
+            await plane.counted("results_received", 60)
+            await self.send(somebody, *(of_host("web1", a_result("t1", "web1", exit_code=code)) for code in range(99)))
+            await plane.counted("results_received", 159)
+
+        assert len(await plane.events(FINISHED)) == 1
+        assert len(await plane.events(tasks.ExecutionConflict.KIND)) == 1
+        assert (await plane.log.head(EVENT)).seq == 5
+        assert plane.counts["conflicts"] == 59 + 98
+
     @pytest.mark.parametrize(
         "outcome",
         [tasks.ExecutionLost, tasks.ExecutionExpired, tasks.ExecutionSkipped, tasks.ExecutionCancelled],
