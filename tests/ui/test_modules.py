@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,33 @@ def test_colours_are_named_in_one_file() -> None:
             assert not re.search(r"#[0-9a-f]{3,8}\b|rgb\(|hsl\(|oklch\(", path.read_text()), path.name
 
 
-def test_the_dashboard_is_small() -> None:
-    def size(suffix: str) -> int:
-        return sum(path.stat().st_size for path in UI.rglob(f"*{suffix}"))
+def loaded_with(*modules: Path) -> set[Path]:
+    """All that a module imports, and what that imports, but for what is imported when it is needed."""
+    found, left = set(), list(modules)
+    while left:
+        if (module := left.pop()) not in found:
+            found.add(module)
+            imported = re.findall(r'^import [^;]*?"(\.[^"]+\.js)"', module.read_text(), re.MULTILINE)
+            left += [(module.parent / name).resolve() for name in imported]
+    return found
 
-    assert size(".html") <= 24 * 1024
-    assert size(".css") <= 40 * 1024
-    assert size(".js") <= 120 * 1024
-    assert len(SCRIPTS) <= 24
+
+FLEET = loaded_with(UI / "js" / "main.js", UI / "js" / "views" / "hosts.js")
+
+
+def test_the_dashboard_is_small() -> None:
+    def size(paths: Iterable[Path]) -> int:
+        return sum(path.stat().st_size for path in paths)
+
+    assert size(UI.rglob("*.html")) <= 24 * 1024
+    assert size(UI.rglob("*.css")) <= 40 * 1024
+    assert size(FLEET) <= 120 * 1024
+    assert len(FLEET) <= 24
+    assert size(SCRIPTS) <= 240 * 1024
+    assert max(path.stat().st_size for path in SCRIPTS) <= 16 * 1024
+
+
+def test_what_the_first_page_needs_is_loaded_at_once() -> None:
+    named = re.findall(r'(?:modulepreload" href|src)="/ui/@build/([\w/]+\.js)"', (UI / "index.html").read_text())
+
+    assert sorted(named) == sorted(path.relative_to(UI).as_posix() for path in FLEET)

@@ -1,5 +1,7 @@
 // The HTTP API: JSON in and out, one kind of error.
-import { link } from "./router.js";
+import { link, moment } from "./router.js";
+
+const OF_A_MOMENT = /^\/(hosts|groups|tasks|projections)\b|^\/events$/; // there is `at`
 
 /** As of RFC 9457. */
 export class Problem extends Error {
@@ -31,9 +33,11 @@ export function askToSignIn(refused) {
   return asking;
 }
 
+const asOf = (path, query) => (OF_A_MOMENT.test(path) ? { at: moment(), ...query } : query);
+
 /** The calls of a page, which end with it, or `earlier`; `look` asks nobody to sign in. */
 export const during = (signal) => ({
-  get: (path, query, earlier = signal) => call("GET", path, undefined, { query, signal: earlier }),
+  get: (path, query, earlier = signal) => call("GET", path, undefined, { query: asOf(path, query), signal: earlier }),
   look: (path) => call("GET", path, undefined, { signal, asksToSignIn: false }),
   post: (path, body = {}) => call("POST", path, body, { signal }),
   patch: (path, body) => call("PATCH", path, body, { signal }),

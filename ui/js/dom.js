@@ -1,7 +1,7 @@
 // A few words for the DOM: templates are cloned and filled with text, never with markup.
 import { visible } from "./ansi.js";
 import { t, told } from "./i18n.js";
-import { link } from "./router.js";
+import { link, moment } from "./router.js";
 
 export const create = (tag, textContent = "", more = {}) => Object.assign(document.createElement(tag), { textContent, ...more });
 
@@ -74,8 +74,9 @@ export function facts(list, noun, values, given) {
 
 /** Where the user may not, the button says why, and stays in reach of the keyboard. */
 export function permit(button, user, permission) {
-  const isPermitted = user.permissions.includes(permission);
-  if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, t("shell.needs", { permission })).id);
+  const isPermitted = !moment() && user.permissions.includes(permission);
+  const why = () => t(moment() ? "shell.past_only" : "shell.needs", { permission });
+  if (!isPermitted) button.setAttribute("aria-describedby", whyNot(button.parentElement, why()).id);
   else if (button.ariaDisabled) button.removeAttribute("aria-describedby");
   button.ariaDisabled = isPermitted ? null : "true";
   return isPermitted;
@@ -155,6 +156,7 @@ export async function attempt(place, fill) {
     await fill();
     place.querySelector(":scope > .problem")?.remove();
     place.classList.add("filled");
+    place.dispatchEvent(new Event("filled", { bubbles: true }));
   } catch (error) {
     if (error.name !== "AbortError") problem(place, error, () => attempt(place, fill));
   }

@@ -4,24 +4,32 @@ import { visible } from "./ansi.js";
 import { create, every, make, problem, text, toast, translate } from "./dom.js";
 import { duration } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
-import { match, safeNext } from "./router.js";
+import { followStop, followWaiting } from "./notices.js";
+import { inMoment, match, moment, safeNext } from "./router.js";
+import { addSymbols } from "./shapes.js";
 import { listen as listenForKeys } from "./shortcuts.js";
 import * as stream from "./stream.js";
 import * as store from "./store.js";
-import * as access from "./views/access.js";
-import * as audit from "./views/audit.js";
-import * as host from "./views/host.js";
-import * as fleet from "./views/hosts.js";
 import * as login from "./views/login.js";
-import * as run from "./views/run.js";
-import * as system from "./views/system.js";
-import * as task from "./views/task.js";
-import * as tasks from "./views/tasks.js";
 
 const unknown = { mount: ({ why }, { permission }) => text(why, t(permission ? "shell.needs" : "shell.no_page", { permission })) };
-const PAGES = { login, fleet, host, run, tasks, task, audit, access, system, unknown };
+// Loaded when they are first opened, or while nothing else is to be done.
+const PAGES = {
+  login: () => login,
+  fleet: () => import("./views/hosts.js"),
+  host: () => import("./views/host.js"),
+  run: () => import("./views/run.js"),
+  tasks: () => import("./views/tasks.js"),
+  task: () => import("./views/task.js"),
+  audit: () => import("./views/audit.js"),
+  access: () => import("./views/access.js"),
+  system: () => import("./views/system.js"),
+  unknown: () => unknown,
+};
 const MENU = { host: "fleet", task: "tasks" };
 const RETRY_MS = 5_000;
+const KEPT_MS = 300; // what was shown, until the same page as of another moment is there
+const IS_PAST = moment() !== null; // for good: another document is opened to leave
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const FOR_EVER = new AbortController().signal;
 const element = (id) => document.getElementById(id);
@@ -30,33 +38,53 @@ let user = null;
 let current = null;
 
 export function navigate(path, { replace = false } = {}) {
-  history[replace ? "replaceState" : "pushState"](null, "", path);
+  history[replace ? "replaceState" : "pushState"](null, "", inMoment(path));
   show();
 }
 
-function show() {
+async function show() {
+  const at = moment();
+  if ((at !== null) !== IS_PAST) return location.reload();
   let { name, params } = match(location.pathname, location.search);
   if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
   const refused = element("nav").querySelector(`[data-page="${MENU[name] ?? name}"][hidden]`);
   if (refused) [name, params] = ["unknown", { permission: refused.dataset.needs }]; // to ask would be recorded
-  if (current?.name === name && current.update) return current.update(params);
-  current?.controller.abort();
+  if (current?.name === name && current.at === at && current.update) return current.update(params);
+  const before = current;
+  before?.controller.abort();
   const controller = new AbortController();
-  current = { name, controller };
-  stream.opened(name === "login" ? null : Date.now());
+  const opened = (current = { name, at, controller });
+  stream.opened(name === "login" || IS_PAST ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
   for (const link of element("nav").querySelectorAll("a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;
-  title(t(`title.${name}`));
   const root = element("main");
   const part = make(name);
-  root.replaceChildren(part.root);
   try {
-    current.update = PAGES[name].mount(part, params, contextOf(controller.signal))?.update;
+    const page = await PAGES[name]();
+    if (current !== opened) return;
+    if (IS_PAST) store.clear();
+    const isStep = before?.name === name && before.at !== at;
+    if (!isStep) put(part.root, name);
+    else whenFilled(part.root, () => current === opened && root.replaceChildren(part.root));
+    current.update = page.mount(part, params, contextOf(controller.signal))?.update;
   } catch (error) {
-    problem(root, error, show);
+    problem(root, error, () => location.reload());
   }
-  (root.querySelector("[autofocus]") ?? root.querySelector("h1"))?.focus({ preventScroll: true });
+}
+
+function put(page, name) {
+  title(t(`title.${name}`));
+  element("main").replaceChildren(page);
+  (page.querySelector("[autofocus]") ?? page.querySelector("h1"))?.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+/** Once, when the page has been read, or after a while all the same. */
+function whenFilled(page, work) {
+  const once = new AbortController();
+  const end = () => once.signal.aborted || (once.abort(), work());
+  page.addEventListener("filled", end, once);
+  setTimeout(end, KEPT_MS);
 }
 
 const title = (words) => (document.title = `${visible(words)} · Control plane`);
@@ -67,7 +95,7 @@ function signedIn(me, next) {
 }
 
 const contextOf = (signal) => ({ ...SHARED, api: api.during(signal), signal, user });
-const SHARED = { stream, store, navigate, title, signedIn };
+const SHARED = { stream: IS_PAST ? { ...stream, follow() {}, watch: () => () => {} } : stream, store, navigate, title, signedIn };
 
 function setUser(me) {
   const isFirst = me && !user;
@@ -78,10 +106,11 @@ function setUser(me) {
   element("logout").hidden = !me;
   for (const link of element("nav").querySelectorAll("[data-needs]")) link.hidden = !me?.permissions.includes(link.dataset.needs);
   if (!isFirst) return;
+  if (IS_PAST) return;
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
-  access.followWaiting(element("waiting"), contextOf(FOR_EVER));
-  system.followStop(element("stopped"), contextOf(FOR_EVER));
+  followWaiting(element("waiting"), contextOf(FOR_EVER));
+  followStop(element("stopped"), contextOf(FOR_EVER));
 }
 
 /** Over the page, which keeps what was typed. */
@@ -191,28 +220,34 @@ function preferences() {
 }
 
 function followLinks() {
-  document.addEventListener("click", (event) => {
+  const pageOf = (event) => {
     const link = event.target.closest?.("a[href]");
+    return link && link.origin === location.origin && !link.hash && !/^\/(api|ui)\//.test(link.pathname) ? link : null;
+  };
+  document.addEventListener("click", (event) => {
+    const link = pageOf(event);
     const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.defaultPrevented;
-    if (!link || !isPlain || link.target || link.origin !== location.origin || link.hash || /^\/(api|ui)\//.test(link.pathname)) return;
+    if (!link || !isPlain || link.target) return;
     event.preventDefault();
     navigate(link.pathname + link.search);
+  });
+  document.addEventListener("pointerdown", (event) => {
+    const link = IS_PAST && pageOf(event); // which may open it in another tab
+    if (link) link.href = inMoment(link.href);
   });
   window.addEventListener("popstate", show);
 }
 
 async function start() {
   await load(preferred(remembered("language"), navigator.languages));
+  addSymbols();
   translate(document);
   if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
   preferences();
   listenForKeys();
   followLinks();
-  stream.onState(drawPill);
-  drawPill(stream.state);
-  every(1000, () => drawPill(stream.state), FOR_EVER);
-  element("pill").onclick = stream.connect;
-  followBuild();
+  if (IS_PAST) showPast();
+  else showLive();
   api.onSignedOut(signInAgain);
   if (location.hash.startsWith("#/login?")) history.replaceState(null, "", location.hash.slice(1));
   try {
@@ -221,8 +256,25 @@ async function start() {
     if (error.status !== 401) return problem(element("main"), error, () => location.reload());
     setUser(null);
   }
-  show();
+  await show();
   performance.mark("ready");
+  requestIdleCallback(() => Object.values(PAGES).forEach((load) => load()));
+}
+
+function showLive() {
+  stream.onState(drawPill);
+  drawPill(stream.state);
+  every(1000, () => drawPill(stream.state), FOR_EVER);
+  element("pill").onclick = stream.connect;
+  followBuild();
+}
+
+/** What is shown is read once and written never; the bar leads to other moments, and back. */
+function showPast() {
+  document.body.classList.add("past");
+  element("pill").hidden = true;
+  element("past").hidden = false;
+  text(element("past"), t("shell.past", { at: moment() }));
 }
 
 start();

@@ -11,6 +11,16 @@ export function match(path, search = "") {
   return { name: id === undefined && PAGES.includes(page) ? page : "unknown", params: query };
 }
 
+/** The moment that everything is shown as of, a time or a position; null: as it is now. A document has no other of the two. */
+export const moment = () => new URLSearchParams(globalThis.location?.search).get("at");
+
+/** The same address, as of the same moment. */
+export function inMoment(address, at = moment()) {
+  const url = new URL(address, location.origin);
+  if (at && !url.searchParams.has("at")) url.searchParams.set("at", at);
+  return url.pathname + url.search;
+}
+
 export function link(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
   const search = new URLSearchParams(given).toString();

@@ -1,7 +1,7 @@
 // `states.json` has the roles in the order of a bar, executions by how much somebody has to look.
 import STATES from "../states.json" with { type: "json" };
 
-export const { roles: ROLES, answers: ANSWERS, execution: EXECUTION, host: HOST } = STATES;
+export const { roles: ROLES, answers: ANSWERS, execution: EXECUTION, host: HOST, shapes: SHAPES } = STATES;
 
 export const by = (name) => (one, other) => (one[name] < other[name] ? -1 : 1);
 export const attention = (state) => Object.keys(EXECUTION).indexOf(state);

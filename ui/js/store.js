@@ -38,9 +38,12 @@ export function all(name) {
   return [...table(name).values()].map((entry) => entry.row);
 }
 
+/** Forget the rows of a table, or of all. */
 export function clear(name) {
-  table(name).clear();
-  mark(name);
+  for (const each of name ? [name] : tables.keys()) {
+    table(each).clear();
+    mark(each);
+  }
 }
 
 /** Call `draw` at most once a frame after rows of these tables have changed. */

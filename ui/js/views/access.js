@@ -6,12 +6,11 @@ import { fold } from "../format.js";
 import { language, t } from "../i18n.js";
 import { hostPath, link, taskPath } from "../router.js";
 import data from "../../access.json" with { type: "json" };
+import { isShown } from "../notices.js";
 import { addPasskey } from "./login.js";
 
 const LOOK_MS = 10_000;
 const rules = {};
-
-const isShown = ({ needs }, { user }) => !needs || needs.some((permission) => user.permissions.includes(permission));
 
 export function mount(part, params, context) {
   const isMine = (spec) => isShown(spec, context);
@@ -35,20 +34,6 @@ export function mount(part, params, context) {
 
 export function enrolment(context) {
   return section({ ...data.tabs.enrolment.at(-1), columns: null, actions: null, isAsked: true }, context);
-}
-
-export function followWaiting(place, context) {
-  const specs = Object.values(data.tabs).flat().filter((spec) => spec.isLive && isShown(spec, context));
-  const read = ({ path }) => context.api.look(path).then(({ items }) => items, () => []);
-
-  async function look() {
-    if (document.hidden) return;
-    const items = (await Promise.all(specs.map(read))).flat();
-    const n = items.filter((row) => row.may_decide !== false).length;
-    text(place, n || "");
-  }
-  every(LOOK_MS, look, context.signal);
-  look();
 }
 
 function section(spec, context) {

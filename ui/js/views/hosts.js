@@ -5,7 +5,6 @@ import { attempt, create, filtersOf, keyedList, only, options, permit, text, toa
 import { because, t } from "../i18n.js";
 import { link } from "../router.js";
 import { HOST, by } from "../states.js";
-import { enrolment } from "./access.js";
 
 const MOST = 20_000;
 const MOST_DRAWN = 500;
@@ -131,8 +130,9 @@ export async function readHosts({ api, store, stream }) {
   return asOf;
 }
 
-function addHost(place, context) {
+async function addHost(place, context) {
   const { store, signal } = context;
+  const { enrolment } = await import("./access.js");
   const before = new Set(store.all("hosts").map((host) => host.hostname));
   const panel = enrolment(context);
   panel.querySelector(".actions").append(create("button", t("shell.close"), { onclick: () => place.replaceChildren() }));

@@ -1,9 +1,9 @@
 // Whether it is ready, how far each read table has come, whether all is stopped.
-import { visible } from "../ansi.js";
-import { ask, reasonField, rowsOf, timeNode } from "../components.js";
-import { attempt, create, every, permit } from "../dom.js";
+import { rowsOf } from "../components.js";
+import { attempt, every, permit } from "../dom.js";
 import { duration } from "../format.js";
 import { t } from "../i18n.js";
+import { askStop } from "../notices.js";
 import { by } from "../states.js";
 
 const CHECK_MS = 10_000;
@@ -37,25 +37,4 @@ export function mount(part, params, { api, store, stream, signal, user }) {
   every(CHECK_MS, loadChecks, signal);
   loadChecks();
   attempt(part.projections.parentElement, readProjections);
-}
-
-async function askStop(words, submit) {
-  await ask({ words, fields: [reasonField(true)], submit });
-  readStop();
-}
-
-let readStop = () => {};
-
-export function followStop(banner, { api, signal, store, user }) {
-  readStop = async () => {
-    const found = await api.look("/stop").catch(() => null);
-    if (!found || found.seq === store.one("stop", "")?.seq) return;
-    store.put("stop", "", Date.now(), found);
-    banner.hidden = !found.stopped;
-    const lift = create("button", t("stop.lift"));
-    banner.replaceChildren(create("span", visible(t("stop.banner", found))), timeNode(found.since), lift);
-    if (permit(lift, user, "stop.lift")) lift.onclick = () => askStop("stop.lift", (body) => api.remove("/stop", body));
-  };
-  every(CHECK_MS, () => document.hidden || readStop(), signal);
-  readStop();
 }

@@ -1,0 +1,46 @@
+// What the shell tells on every page: that all is stopped, and how many wait for a decision.
+import data from "../access.json" with { type: "json" };
+import { visible } from "./ansi.js";
+import { ask, reasonField, timeNode } from "./components.js";
+import { create, every, permit, text } from "./dom.js";
+import { t } from "./i18n.js";
+
+const LOOK_MS = 10_000;
+
+/** Whether a section of the Access page is this user's. */
+export const isShown = ({ needs }, { user }) => !needs || needs.some((permission) => user.permissions.includes(permission));
+
+export function followWaiting(place, context) {
+  const specs = Object.values(data.tabs).flat().filter((spec) => spec.isLive && isShown(spec, context));
+  const read = ({ path }) => context.api.look(path).then(({ items }) => items, () => []);
+
+  async function look() {
+    if (document.hidden) return;
+    const items = (await Promise.all(specs.map(read))).flat();
+    const n = items.filter((row) => row.may_decide !== false).length;
+    text(place, n || "");
+  }
+  every(LOOK_MS, look, context.signal);
+  look();
+}
+
+export async function askStop(words, submit) {
+  await ask({ words, fields: [reasonField(true)], submit });
+  readStop();
+}
+
+let readStop = () => {};
+
+export function followStop(banner, { api, signal, store, user }) {
+  readStop = async () => {
+    const found = await api.look("/stop").catch(() => null);
+    if (!found || found.seq === store.one("stop", "")?.seq) return;
+    store.put("stop", "", Date.now(), found);
+    banner.hidden = !found.stopped;
+    const lift = create("button", t("stop.lift"));
+    banner.replaceChildren(create("span", visible(t("stop.banner", found))), timeNode(found.since), lift);
+    if (permit(lift, user, "stop.lift")) lift.onclick = () => askStop("stop.lift", (body) => api.remove("/stop", body));
+  };
+  every(LOOK_MS, () => document.hidden || readStop(), signal);
+  readStop();
+}

@@ -1,0 +1,26 @@
+// The shapes of states, as `states.json` draws them on 16 × 16: for the page, and for a canvas.
+import { SHAPES } from "./states.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A symbol for each, for `<use href="#s-…">`. */
+export function addSymbols() {
+  const svg = make("svg", { hidden: "" });
+  for (const [name, parts] of Object.entries(SHAPES)) {
+    const symbol = make("symbol", { id: `s-${name}`, viewBox: "0 0 16 16" });
+    symbol.append(...parts.map(part));
+    svg.append(symbol);
+  }
+  document.body.append(svg);
+}
+
+function part({ fill, line, width, dash }) {
+  if (fill) return make("path", { d: fill, fill: "currentColor", "fill-rule": "evenodd" });
+  return make("path", { d: line, fill: "none", stroke: "currentColor", "stroke-width": width, "stroke-dasharray": dash ?? "none" });
+}
+
+function make(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
