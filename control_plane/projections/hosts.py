@@ -19,7 +19,6 @@ from control_plane.storage.tables import Blob, Float64, Identifier, Int64, LongT
 from control_plane_wire.messages import HeartbeatMessage
 from control_plane_wire.signing import decode_public_key, key_id
 
-STATES = ("online", "stale", "offline", "pending", "revoked", "retired")
 PRESENCE: Mapping[str, str] = {
     hosts.HostWentOnline.KIND: "online",
     hosts.HostWentStale.KIND: "stale",
