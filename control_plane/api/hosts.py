@@ -19,7 +19,6 @@ from control_plane.api.fields import (
     Request,
     Time,
     ToTime,
-    Word,
     at,
     one_of,
     public_key_of,
@@ -29,12 +28,18 @@ from control_plane.api.past import Hosts, OfHosts
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.errors import NotFoundError
-from control_plane.projections.hosts import STATES
+from control_plane.host_query import MAX_CHARACTERS, STATES, parse
 from control_plane.projections.moments import micros_of
-from control_plane.projections.queries.hosts import HostFilter, HostView
+from control_plane.projections.queries.host_filters import HostFilter
+from control_plane.projections.queries.hosts import HostView
 
 PROJECTION: Final = "hosts"
 DEFAULT_HISTORY_US: Final = 3600 * 1_000_000
+Q: Final = """\
+which hosts: terms that must all hold, as in `web state:offline,stale -group:db`. A term is a part of the hostname, or \
+one of `name:`, `state:`, `group:`, `label:NAME`, `label:NAME=VALUE`, `os:`, `agent:` (what its version begins with) \
+and `is:` (maintenance, drift, quarantined, basic). A comma is "or", a `-` in front is "not"; with `*` for any text in \
+it, a value is the whole of what it is about"""
 
 router = noun("/hosts", "hosts", permission="hosts.read")
 
@@ -181,14 +186,18 @@ class UsagePoint(Answer):
 @router.get("")
 async def list_hosts(
     hosts: Hosts,
-    q: Word = None,
+    q: Annotated[str | None, Query(max_length=MAX_CHARACTERS, description=Q)] = None,
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     group: Annotated[Name | None, Query()] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Listing[Host]:
-    """By hostname; those that the caller may see."""
-    wanted = HostFilter(q=q, state=state.split(",") if state else (), group=group)
+    """By hostname; those that the caller may see.
+
+    `counts` are by state, of all that match `q` and `group`. Retired ones are listed where `state` or `q` names that
+    state.
+    """
+    wanted = HostFilter(q=parse(q or ""), state=state.split(",") if state else (), group=group)
     page = await hosts.page(wanted, cursor=cursor, limit=limit)
     return Listing(
         items=[host_of(row) for row in page.items],

@@ -14,10 +14,12 @@ from control_plane.errors import RefusedError
 from control_plane.events import hosts, rollouts, tasks
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT
 from control_plane.events.event import Event
+from control_plane.host_query import parse
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.moments import micros_of, moment_of
 from control_plane.projections.positions import Positions
-from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostReader
+from control_plane.projections.queries.host_filters import HostFilter
+from control_plane.projections.queries.hosts import HostQueries, HostReader
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.queries.tasks import TaskFilter, TaskQueries, TaskReader
@@ -159,7 +161,12 @@ HOST_FILTERS = (
     HostFilter(state=("online",)),
     HostFilter(state=("retired", "revoked")),
     HostFilter(group="web"),
-    HostFilter(q="db", state=("pending", "online")),
+    HostFilter(q=parse("db"), state=("pending", "online")),
+    *(
+        HostFilter(q=parse(text))
+        for text in ("-web", "w*2,db* state:online,stale,retired", "-group:d*", "label:*", "is:drift")
+    ),
+    *(HostFilter(q=parse(text)) for text in ("-os:*", "agent:1", "is:basic,quarantined", "-is:maintenance group:web")),
 )
 TASK_FILTERS = (
     TaskFilter(),

@@ -10,11 +10,13 @@ from typing import Any, Final
 import pytest
 
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, StoredEvent
+from control_plane.host_query import parse
 from control_plane.projections.audit import AuditProjection
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.audit import AuditFilter, AuditQueries
-from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostReader
+from control_plane.projections.queries.host_filters import HostFilter
+from control_plane.projections.queries.hosts import HostQueries, HostReader
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.scopes import EVERYTHING, Names, Scope, both, is_in
 from control_plane.projections.queries.tasks import TaskFilter, TaskQueries, TaskReader
@@ -170,7 +172,7 @@ class ScopedContract:
         hosts, tasks = HostQueries(shop.database).seen_by(scope), TaskQueries(shop.database).seen_by(scope)
 
         async with asyncio.timeout(60):
-            page = await hosts.page(HostFilter(group="web", q="host"), cursor=None, limit=10)
+            page = await hosts.page(HostFilter(group="web", q=parse("host")), cursor=None, limit=10)
             listed = await tasks.page(TaskFilter(hostname="host00001"), cursor=None, limit=10)
             parts = await tasks.executions("both", states=(), cursor=None, limit=10)
             trail = await AuditQueries(shop.database).seen_by(scope).after(AuditFilter(), 0, limit=10)

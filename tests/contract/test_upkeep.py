@@ -21,7 +21,8 @@ from control_plane.events.segments import Rooms, plan_ahead, room
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.positions import Positions
-from control_plane.projections.queries.hosts import HostFilter, HostQueries, HostView
+from control_plane.projections.queries.host_filters import HostFilter
+from control_plane.projections.queries.hosts import HostQueries, HostView
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.rebuild import rebuild, roll_back

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import orjson
-from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, select
+from sqlalchemy import ColumnElement, Select, select
 
 from control_plane.events.continuity import Trace
 from control_plane.events.presence import LastHeartbeat
+from control_plane.host_query import drifts
 from control_plane.projections.hosts import facts_of, last_of, session_of, trace_of
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.host_filters import HostFilter, Row, listed
 from control_plane.projections.queries.live import HOSTS
-from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
+from control_plane.projections.queries.pages import Page, page_of, position_of
 from control_plane.projections.queries.scopes import Names, Scope, is_in, of_hosts
 from control_plane.projections.usage import Usage, block_of, thinned
 from control_plane.storage.engine import Database
@@ -64,10 +66,6 @@ class HostView:
         return drifts(self.groups, self.groups_bound)
 
 
-def drifts(groups: Sequence[str], groups_bound: Sequence[str] | None) -> bool:
-    return groups_bound is not None and set(groups_bound) != set(groups)
-
-
 class KeysSaid(NamedTuple):
     """What a host's agent said of the control plane's keys.
 
@@ -91,15 +89,6 @@ class Member(NamedTuple):
     groups: Sequence[str]
     state: str
     groups_bound: Sequence[str] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFilter:
-    """Every given one must hold; each word of `q` must be somewhere in the hostname."""
-
-    q: str | None = None
-    state: Collection[str] = ()
-    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +121,7 @@ class HostReader(Protocol):
     """What is asked about hosts as they are and as they were; what is out of the reader's scope is not there."""
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
-        """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's states."""
+        """Hosts by name; retired ones only where they are asked for. `counts` ignores the filter's `state`."""
         ...
 
     async def one(self, hostname: str) -> HostView | None: ...
@@ -160,14 +149,15 @@ class HostQueries:
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """See `HostReader`."""
-        shown, counting = listing(self._host, wanted, self._names, cursor=cursor, limit=limit)
         async with self._database.read() as connection:
             as_of = await position_of(connection, HOSTS.name)
-            found = [view(row) for row in (await connection.execute(shown)).mappings()]
-            counts = await counts_of(connection, counting)
-        return page_of(
-            found, counts, shown_states(wanted, counts), key=lambda host: host.hostname, limit=limit, as_of=as_of
-        )
+
+            async def rows(statement: Select[Any]) -> list[Row]:
+                return [*(await connection.execute(statement)).mappings()]
+
+            found, counts = await listed(rows, self._host, wanted, self._names, cursor=cursor, limit=limit)
+        views = [view(row) for row in found]
+        return page_of(views, counts, wanted.states, key=lambda host: host.hostname, limit=limit, as_of=as_of)
 
     async def one(self, hostname: str) -> HostView | None:
         found = await self._select(self._host.c.hostname == hostname) if is_in(hostname, self._names) else []
@@ -265,25 +255,6 @@ class HostQueries:
             statement = statement.where(t.c.hostname == hostname)
         async with self._database.read() as connection:
             return [view(row) for row in (await connection.execute(statement.limit(limit))).mappings()]
-
-
-def listing(
-    t: FromClause, wanted: HostFilter, names: Names, *, cursor: str | None, limit: int
-) -> tuple[Select[Any], Select[str, int]]:
-    """A page of hosts with one more behind it, and their numbers by state; of rows with the columns of `host`."""
-    base = [t.c.pos > 0, *(contains(t.c.hostname, word) for word in (wanted.q or "").lower().split())]
-    base += of_hosts(t.c.hostname, names)
-    if wanted.group:  # no name of a group is a part of another one's with its quotes
-        base.append(func.instr(t.c.groups, literal(f'"{wanted.group}"', String())) > 0)
-    by_state = t.c.state.in_(wanted.state) if wanted.state else t.c.state != "retired"
-    shown = select(t).where(*base, by_state).order_by(t.c.hostname).limit(limit + 1)
-    if cursor is not None:
-        shown = shown.where(t.c.hostname > parse_cursor(cursor, str))
-    return shown, select(t.c.state, func.count()).where(*base).group_by(t.c.state)
-
-
-def shown_states(wanted: HostFilter, counts: Mapping[str, int]) -> Collection[str]:
-    return wanted.state or [state for state in counts if state != "retired"]
 
 
 def by_group(hosts: Iterable[Member]) -> list[GroupView]:

@@ -4,7 +4,7 @@ What its heartbeats say is read from the heartbeat log, for the hosts that are s
 counted, the usages tell, or what is kept of dropped segments. Before those, the last change of presence has one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from sqlalchemy import Select, Subquery, and_, func, or_, select
@@ -17,20 +17,18 @@ from control_plane.events.hosts import PresenceChanged
 from control_plane.events.log import EventLog
 from control_plane.projections.hosts import hear
 from control_plane.projections.moments import Moment
+from control_plane.projections.queries.host_filters import HEARD, HostFilter, listed
 from control_plane.projections.queries.hosts import (
     GroupView,
-    HostFilter,
     HostQueries,
     HostView,
     Member,
     by_group,
-    listing,
-    shown_states,
     view,
 )
 from control_plane.projections.queries.live import HOSTS
-from control_plane.projections.queries.pages import Page, counts_of, page_of
-from control_plane.projections.queries.scopes import Names, is_in, of_hosts
+from control_plane.projections.queries.pages import Page, page_of
+from control_plane.projections.queries.scopes import Names, both, is_in, of_hosts
 from control_plane.projections.rows import Row
 from control_plane.projections.usage import Usage, block_of, last_seq
 from control_plane.storage.engine import Database
@@ -58,19 +56,21 @@ class PastHosts:
 
     async def page(self, wanted: HostFilter, *, cursor: str | None, limit: int) -> Page[HostView]:
         """See `HostReader`."""
-        shown, counting = listing(self._then(), wanted, self._names, cursor=cursor, limit=limit)
-        async with self._database.read() as connection:
-            counts = await counts_of(connection, counting)
-        found = await self._views(shown)
-        states, as_of = shown_states(wanted, counts), self._moment.positions
-        return page_of(found, counts, states, key=lambda host: host.hostname, limit=limit, as_of=as_of)
+        found, counts = await listed(self._rows, self._then(), wanted, self._names, cursor=cursor, limit=limit)
+        views, as_of = [view(row) for row in found], self._moment.positions
+        return page_of(views, counts, wanted.states, key=lambda host: host.hostname, limit=limit, as_of=as_of)
 
     async def one(self, hostname: str) -> HostView | None:
         if not is_in(hostname, self._names):
             return None
         then = self._then()
-        found = await self._views(select(then).where(then.c.hostname == hostname))
-        return found[0] if found else None
+        found = await self._rows(select(then).where(then.c.hostname == hostname))
+        return view(found[0]) if found else None
+
+    async def by_name(self, hostnames: Collection[str]) -> dict[str, HostView]:
+        then, some = self._then(), both(self._names, frozenset(hostnames))
+        found = await self._rows(select(then).where(*of_hosts(then.c.hostname, some)))
+        return {row["hostname"]: view(row) for row in found}
 
     async def groups(self) -> list[GroupView]:
         """See `HostReader`."""
@@ -103,11 +103,14 @@ class PastHosts:
             select(then).select_from(h.join(then, and_(then.c.hostname == h.c.hostname, then.c.pos == last))).subquery()
         )
 
-    async def _views(self, statement: Select[Any]) -> list[HostView]:
+    async def _rows(self, statement: Select[Any]) -> Sequence[Mapping[Any, Any]]:
+        """See `Rows`."""
         async with self._database.read() as connection:
-            rows = (await connection.execute(statement)).mappings().all()
-        said = await self._said({row["hostname"]: row["presence_seq"] for row in rows})
-        return [view({**row, **said.get(row["hostname"], _NEVER_HEARD)}) for row in rows]
+            rows = [*(await connection.execute(statement)).mappings()]
+        if HEARD not in statement.selected_columns:
+            return rows
+        said = await self._said({row["hostname"]: row[HEARD] for row in rows})
+        return [{**row, **said.get(row["hostname"], _NEVER_HEARD)} for row in rows]
 
     async def _said(self, presences: Mapping[str, int | None]) -> dict[str, Row]:
         """What these hosts' last heartbeats say, given their last changes of presence; nothing of one never heard."""
