@@ -30,7 +30,7 @@ from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handling import DenialRecorder
 from control_plane.commands.ports import Presence
 from control_plane.core import LOGS, Core, open_core, open_leases, prepare
-from control_plane.errors import ConfigurationError, KeyMissingError, LogClosedError
+from control_plane.errors import ConfigurationError, KeyMissingError, LogClosedError, RefusedError
 from control_plane.events.checkpoints import CheckpointFile
 from control_plane.events.envelope import EVENT, HEARTBEAT_EVENT, LogName
 from control_plane.events.segments import Rooms
@@ -54,9 +54,10 @@ from control_plane.processes.witnesses import Rounds, Witnesses
 from control_plane.projections.every import PROJECTIONS
 from control_plane.projections.projector import Projector
 from control_plane.projections.queries.audit import AuditQueries
-from control_plane.projections.queries.hosts import HostQueries
+from control_plane.projections.queries.hosts import HostQueries, HostView
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.rollouts import RolloutQueries
+from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.rebuilder import Rebuilder
 from control_plane.projections.upkeep import maintain
 from control_plane.settings import Settings
@@ -72,15 +73,31 @@ ROLES: Final = ("api", "ingest", "projectors", "processes")
 YOUNG_OBJECTS: Final = 10_000  # when the collector looks through them; a batch of an append makes half as many
 
 
-class _Presences:
-    """The read table's view of hosts, in the form that decisions ask for."""
+class TablePresences:
+    """The read table's view of hosts, in the form that decisions ask for. See `Presences`."""
 
-    def __init__(self, queries: HostQueries) -> None:
+    def __init__(self, queries: HostQueries, past: Past) -> None:
         self._queries = queries
+        self._past = past
 
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]:
-        views = await self._queries.by_name(hostnames)
-        return {name: Presence(state=view.state, basic=view.basic) for name, view in views.items()}
+        return {name: _presence(view) for name, view in (await self._queries.by_name(hostnames)).items()}
+
+    async def presences_at(self, hostnames: Collection[str], seq: int) -> Mapping[str, Presence] | None:
+        """See `Presences`."""
+        try:
+            moment = await self._past.moment(str(seq))
+        except RefusedError:
+            return None
+        found = await self._past.hosts(moment, EVERYTHING).by_name(hostnames)
+        return {name: _presence(view) for name, view in found.items()}
+
+
+def _presence(view: HostView) -> Presence:
+    os, agent_version = view.facts.get("os"), view.facts.get("agent_version")
+    return Presence(
+        state=view.state, basic=view.basic, os=os, agent_version=agent_version, groups_bound=view.groups_bound
+    )
 
 
 def services_of(
@@ -253,11 +270,12 @@ def services_of_api(
     dev: bool = False,
 ) -> Services:
     settings = core.settings
+    past = Past(core.database, core.log, core.clock)
     enrolment = EnrolmentHandler(core.handling, accounts_of(settings))
     limits = GuardLimits(many_hosts=settings.guard_many_hosts, fleet_fraction=settings.guard_fleet_fraction)
     tasks = TaskHandler(
         core.handling,
-        _Presences(core.host_queries),
+        TablePresences(core.host_queries, past),
         core.task_queries,
         limits=limits,
         require_preview=settings.require_preview,
@@ -294,7 +312,7 @@ def services_of_api(
         task_queries=core.task_queries,
         audit_queries=AuditQueries(core.database),
         projection_queries=core.projection_queries,
-        past=Past(core.database, core.log, core.clock),
+        past=past,
         hub=core.hub,
         metrics=metrics,
         probes=probes,

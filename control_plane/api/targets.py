@@ -16,6 +16,7 @@ from control_plane.commands.targets import Target as TargetDecision
 from control_plane.commands.tasks import BEYOND_BASIC
 from control_plane.commands.templates import MAX_PARAMETERS, RunTemplate
 from control_plane.errors import InvalidFieldError
+from control_plane.host_query import MAX_CHARACTERS
 from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from control_plane_wire.strict_json import JsonObject
 
@@ -44,22 +45,22 @@ def is_of_template(body: "PreviewTarget | RunCommand") -> bool:
 
 
 class Target(Request):
-    """Exactly one of: a host, a group, all hosts, some hosts."""
+    """Exactly one of: a host, a group, all hosts, some hosts, what a query finds (as `q` of `GET /hosts`)."""
 
     host: Name | None = None
     group: Name | None = None
     all: StrictBool | None = None
     hosts: Annotated[list[Name], Field(min_length=1, max_length=MAX_HOSTS)] | None = None
-    query: StrictStr | None = Field(None, max_length=1024, description="not supported yet")
+    query: StrictStr | None = Field(None, min_length=1, max_length=MAX_CHARACTERS)
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if len(self.model_dump(exclude_none=True)) != 1 or self.all is False:
-            raise ValueError("has to be one of host, group, all: true, hosts")
+            raise ValueError("has to be one of host, group, all: true, hosts, query")
         return self
 
     def decided(self) -> TargetDecision:
-        """Raises RefusedError `not_supported` for a query."""
+        """Raises HostQueryError where its query says nothing that hosts could be found by."""
         return parse_target(self.model_dump(exclude_none=True))
 
 

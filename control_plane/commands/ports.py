@@ -52,15 +52,21 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """How a host is just now, as the read table has it: for show, and for the form of its messages. It decides nothing.
+    """How a host is just now, as the read table has it: for show, for the form of its messages, and to be found by.
+
+    What may be done it does not decide: that is decided on the hosts that are found.
 
     Attributes:
         state: `pending` where it has never been heard from; nothing is known of its agent then.
         basic: its agent knows only the required fields of the protocol.
+        os, agent_version, groups_bound: as its last heartbeat has them, None where it does not.
     """
 
     state: str
     basic: bool
+    os: str | None = None
+    agent_version: str | None = None
+    groups_bound: Sequence[str] | None = None
 
 
 class BrokerAccounts(Protocol):
@@ -114,6 +120,10 @@ class IdentityProvider(Protocol):
 
 class Presences(Protocol):
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]: ...
+
+    async def presences_at(self, hostnames: Collection[str], seq: int) -> Mapping[str, Presence] | None:
+        """The same as it was at an earlier position of the event log; None where that cannot be told."""
+        ...
 
 
 class Executions(Protocol):

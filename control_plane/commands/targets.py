@@ -8,7 +8,8 @@ from typing import TypeAlias
 from control_plane.commands.grammar import checked_name
 from control_plane.commands.hosts import FleetState, Host
 from control_plane.commands.ports import Presence
-from control_plane.errors import RefusedError
+from control_plane.errors import InvalidFieldError, RefusedError
+from control_plane.host_query import HostFacts, drifts, parse
 from control_plane_wire import strict_json
 from control_plane_wire.strict_json import Json, JsonObject
 
@@ -46,14 +47,24 @@ class Hosts:
         return {"hosts": list[Json](sorted(set(self.hostnames)))}
 
 
-Target: TypeAlias = OneHost | Group | All | Hosts
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The hosts that a text finds at that moment; the text stays as it was asked."""
+
+    query: str
+
+    def to_json(self) -> JsonObject:
+        return {"query": self.query}
+
+
+Target: TypeAlias = OneHost | Group | All | Hosts | Query
 
 
 def parse_target(value: Mapping[str, Json]) -> Target:
     """What a request or a stored task aims at.
 
     Raises:
-        RefusedError: `invalid_request`, `too_many_hosts`, or `not_supported` for a query.
+        RefusedError: `invalid_request` (of a query with the term that is wrong), `too_many_hosts`.
     """
     match dict(value):
         case {"host": str(hostname), **rest} if not rest:
@@ -65,9 +76,11 @@ def parse_target(value: Mapping[str, Json]) -> Target:
         case {"hosts": list(names), **rest} if names and not rest:
             _check_number(len(names))
             return Hosts(tuple(checked_name("target.hosts", str(name).lower()) for name in names))
-        case {"query": str(), **rest} if not rest:
-            raise RefusedError("not_supported", "queries are not supported yet; name hosts, a group, or all")
-    raise RefusedError("invalid_request", "target is not one of host, group, all, hosts")
+        case {"query": str(query), **rest} if not rest:
+            if not parse(query, "target.query").terms:  # all hosts are asked for by that word, which the guard knows
+                raise InvalidFieldError("target.query", "is empty; every host is all: true")
+            return Query(query)
+    raise RefusedError("invalid_request", "target is not one of host, group, all, hosts, query")
 
 
 def _check_number(hosts: int) -> None:
@@ -99,10 +112,10 @@ def hosts_digest(hosts: tuple[str, ...]) -> str:
     return hashlib.sha256(strict_json.canonical(list(hosts))).hexdigest()
 
 
-def named_hosts(fleet: FleetState, target: Target) -> list[str]:
-    """Every hostname that the target means, sorted, in whatever state; a retired one only where it is named."""
+def candidates(fleet: FleetState, target: Target) -> list[str]:
+    """Every hostname that the target may mean, whatever is heard of them, sorted; a retired one only by its name."""
     match target:
-        case All():
+        case All() | Query():
             return sorted(name for name, host in fleet.hosts.items() if host.status != "retired")
         case Group(group):
             return sorted(
@@ -114,6 +127,36 @@ def named_hosts(fleet: FleetState, target: Target) -> list[str]:
             return sorted(set(hostnames))
 
 
+def named_hosts(fleet: FleetState, target: Target, presences: Mapping[str, Presence]) -> list[str]:
+    """Every hostname that the target means, sorted, in whatever state.
+
+    Args:
+        presences: of the candidates, by hostname.
+    """
+    names = candidates(fleet, target)
+    if not isinstance(target, Query):
+        return names
+    matches = parse(target.query, "target.query").matches
+    return [name for name in names if matches(_facts_of(fleet.hosts[name], presences.get(name)))]
+
+
+def _facts_of(host: Host, presence: Presence | None) -> HostFacts:
+    """What the log says of a host is newer than its row, which has what its heartbeats say."""
+    heard = presence or Presence(state="pending", basic=False)
+    return HostFacts(
+        hostname=host.hostname,
+        state=heard.state if host.is_active else host.status,
+        groups=host.groups,
+        labels=host.labels,
+        os=heard.os,
+        agent_version=heard.agent_version,
+        maintenance=host.maintenance,
+        drift=drifts(host.groups, heard.groups_bound),
+        quarantined=host.quarantine is not None,
+        basic=heard.basic,
+    )
+
+
 def check_named(fleet: FleetState, target: Target) -> None:
     """Refuse a target that names a host which cannot be commanded: what is named is never silently left out.
 
@@ -122,7 +165,7 @@ def check_named(fleet: FleetState, target: Target) -> None:
     """
     if not isinstance(target, OneHost | Hosts):
         return
-    names = named_hosts(fleet, target)
+    names = candidates(fleet, target)
     if unknown := [name for name in names if name not in fleet.hosts]:
         raise RefusedError("unknown_host", f"not registered: {in_words(unknown)}")
     if gone := [f"{name} ({fleet.hosts[name].status})" for name in names if not fleet.hosts[name].is_active]:
@@ -140,14 +183,14 @@ def freeze(
     """Fix the hosts of a task.
 
     Args:
-        presences: by hostname.
+        presences: of the candidates, by hostname.
         needs_full_agent: the fields (env, cwd, stdin) that a basic agent cannot do; such hosts are left out.
 
     Raises:
         RefusedError: `too_many_hosts`.
     """
     hosts, basic, excluded = [], [], []
-    for name in named_hosts(fleet, target):
+    for name in named_hosts(fleet, target, presences):
         host = fleet.hosts.get(name)
         is_basic = _is_basic(host, presences.get(name))
         if reason := _left_out(host, needs_full_agent if is_basic else None):

@@ -15,7 +15,7 @@ from control_plane.commands.previews import PreviewId, check_preview
 from control_plane.commands.rollouts import Rollout, check_canary
 from control_plane.commands.rules import Decision
 from control_plane.commands.secrets import FIELD, NO_VAULT, Vault, sealed_in
-from control_plane.commands.targets import All, FrozenList, Group, Target, in_words
+from control_plane.commands.targets import All, FrozenList, Group, Query, Target, in_words
 from control_plane.errors import RefusedError
 from control_plane.events import registry
 from control_plane.events.envelope import StoredEvent
@@ -165,7 +165,13 @@ def decide_create(
     _check_fields(request)
     if not frozen.hosts:
         left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
-        where = f"no host is in the group {request.target.group}" if isinstance(request.target, Group) else "no host"
+        match request.target:
+            case Group(group):
+                where = f"no host is in the group {group}"
+            case Query():
+                where = "the query finds no host"
+            case _:
+                where = "no host"
         detail = f"the target has no host that takes it; left out: {left_out}" if left_out else where
         raise RefusedError("no_host_matched", detail)
     if request.rollout is not None:

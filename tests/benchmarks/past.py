@@ -14,7 +14,7 @@ from control_plane.events.tasks import ExecutionAccepted, ExecutionFinished, Exe
 from control_plane.projections.folding import folding
 from control_plane.projections.hosts import HostsProjection
 from control_plane.projections.positions import Positions
-from control_plane.projections.queries.hosts import HostFilter
+from control_plane.projections.queries.host_filters import HostFilter
 from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.scopes import EVERYTHING
 from control_plane.projections.queries.tasks import TaskFilter

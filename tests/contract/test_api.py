@@ -424,9 +424,20 @@ async def test_a_read_as_of_a_moment_is_answered_or_refused_and_never_as_of_now(
             assert problem(answer, 422, "not_supported")["errors"][0]["field"] == "at", (method, path)
 
 
-async def test_a_query_as_a_target_is_refused_rather_than_ignored(api: ApiUnderTest) -> None:
-    query = {**A_TASK, "target": {"query": "os:debian"}}
-    problem(await api.client().post("/api/v1/tasks", json=query), 422, "not_supported")
+async def test_a_wrong_query_names_its_field_and_its_term(api: ApiUnderTest) -> None:
+    client, wrong = api.client(), "web foo:bar"
+    query = {**A_TASK, "target": {"query": wrong}}
+    listed = await client.get("/api/v1/hosts", params={"q": wrong})
+
+    for field, answer in (
+        ("q", listed),
+        ("target.query", await client.post("/api/v1/tasks", json=query)),
+        ("target.query", await client.post("/api/v1/approvals", json=query)),
+        ("target.query", await client.post("/api/v1/targets/preview", json={"target": query["target"]})),
+    ):
+        [error] = problem(answer, 422, "invalid_request")["errors"]
+        assert error["field"] == field
+        assert error["message"].startswith("is wrong in foo:bar: unknown field foo; there are name, state, ")
 
 
 async def test_a_body_over_the_limit_is_refused_whether_it_says_so_or_not(api: ApiUnderTest) -> None:

@@ -115,6 +115,11 @@ def seeds() -> Iterator[tuple[str, list[bytes]]]:
     token = "cp_0123456789abcdef_" + "0" * 64
     yield "tokens", [token.encode(), (token + "9ae0daaf").encode(), b"cp__", b"1.AAAA", b"99999999999.", b"."]
     yield "cursor", [cursor_of("web1").encode(), cursor_of(17).encode(), b"MQ", b"bnVsbA", b"\xff", b"MS41"]
+    queries = [
+        *("web state:offline,stale -group:db", "w*b1,*a*a*a* -label:env=prod*", "os:debian agent:0.1 is:drift,Basic"),
+        *("web,,db", "foo:bar", "state:up", "-", "label:=x", "web\u300010 --a :", "*" * 1025, "a " * 33),
+    ]
+    yield "host_query", [query.encode() for query in queries]
     times = [
         "e1.h2",
         "17",
@@ -146,7 +151,13 @@ def seeds() -> Iterator[tuple[str, list[bytes]]]:
     yield "bodies", [*bodies, *(b"\0" + value for value in _json(ENROL, RULE, {"reason": "x"}, {"states": ["failed"]}))]
     yield (
         "target_and_rollout",
-        _json({"host": "web1"}, {"query": "x"}, {"all": 1}, {"canary": ["web1"], "wait": "approval"}),
+        _json(
+            {"host": "web1"},
+            {"query": "x"},
+            {"query": "x state:up"},
+            {"all": 1},
+            {"canary": ["web1"], "wait": "approval"},
+        ),
     )
     yield "event_body", [*events, b"{}", b'{"kind":"task.accepted"}', b"[]", b'{"message":{}}']
     yield "sealed_secret", [Vault(SECRETS_KEY).seal("t1", {"A": "x"})["A"].encode(), b"", b"AAAA", b"="]

@@ -11,6 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +51,8 @@ from control_plane.events import archive, registry
 from control_plane.events.envelope import StoredEvent
 from control_plane.events.merkle import CompactRange
 from control_plane.events.proofs import Proof
+from control_plane.host_query import HostFacts, HostQueryError
+from control_plane.host_query import parse as parse_query
 from control_plane.projections.moments import micros_of
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.pages import cursor_of, parse_cursor
@@ -285,6 +288,23 @@ def tokens(data: bytes) -> None:
 
 
 # --- what a client writes into an address
+
+
+@target
+def host_query(data: bytes) -> None:
+    """`?q=` of hosts: what it says is said alike in other letters and with other spaces, and a "-" is the opposite."""
+    text = _text(data)
+    try:
+        query = parse_query(text)
+    except HostQueryError:
+        return
+    words = text.split()
+    if text.isascii() and not {*text} & {*map(chr, range(0x1C, 0x20))}:  # what only Python takes for spaces
+        assert parse_query("\n".join(words).swapcase()) == query
+    web1 = HostFacts(hostname="web1", state="online", groups=["web"], labels={"A": text}, os=text, agent_version=text)
+    for term in query.terms:
+        assert replace(term, negated=not term.negated).holds(web1) is not term.holds(web1)
+    assert query.matches(web1) is all(term.holds(web1) for term in query.terms)
 
 
 @target

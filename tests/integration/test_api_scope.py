@@ -38,7 +38,13 @@ CHANGING: Final = {"request_id", "preview_id", "expires_at"}
 SCOPED: Final[dict[str, list[dict[str, Any]]]] = {
     "/api/v1/hosts": [
         *({}, {"q": "bravo"}, {"q": "1"}, {"group": "bravo-group"}, {"state": "pending"}),
-        *({"limit": 1}, {"state": "retired,revoked"}),
+        *(
+            {"limit": 1},
+            {"state": "retired,revoked"},
+            {"q": "-alpha"},
+            {"q": "group:*"},
+            {"q": "label:rack=*bravo* os:os*"},
+        ),
     ],
     "/api/v1/hosts/{hostname}": [{}],
     "/api/v1/hosts/{hostname}/heartbeats": [{}],

@@ -16,7 +16,7 @@ from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.live import Live
 from control_plane.api.services import LiveOutput, Probe, Services
 from control_plane.api.ui import StaticUi
-from control_plane.bootstrap import provider_of
+from control_plane.bootstrap import TablePresences, provider_of
 from control_plane.commands.access import CONSOLE
 from control_plane.commands.authority import Authority, Keyring
 from control_plane.commands.handlers.access import AccessHandler
@@ -90,6 +90,9 @@ class _Presences:
 
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]:
         return {name: Presence(state="online", basic=name in self.basic) for name in hostnames}
+
+    async def presences_at(self, hostnames: Collection[str], seq: int) -> None:
+        return None
 
 
 @dataclass
@@ -177,6 +180,7 @@ async def an_api(
     live_output: LiveOutput | None = None,
     broker_url: str = "amqp://broker",
     is_patient: bool = False,
+    as_heard: bool = False,
     url: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[ApiUnderTest]:
@@ -184,6 +188,7 @@ async def an_api(
 
     Args:
         is_patient: one address may be wrong as often as it likes.
+        as_heard: hosts are in the state that their events say, in place of all online.
         url: of the database, if it is not to be a new one of SQLite.
     """
     # Without limits of requests, but where a test gives some: what it sends at once is no attack.
@@ -191,7 +196,9 @@ async def an_api(
     given = {"database_url": url, "listen": "127.0.0.1:8000", **NO_RATES, **settings}
     async with migrated(url) as database, EventLog.open(database) as log:
         rebuilder = Rebuilder(database, log)
-        services, presences = _services(Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
+        presences = TablePresences(HostQueries(database), Past(database, log, SystemClock())) if as_heard else None
+        made_of = (Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
+        services, simple = _services(*made_of, presences)
         tokens = await _people(services)
         dashboard = StaticUi(UI)
         live = Live(services, dashboard.digest)
@@ -205,7 +212,7 @@ async def an_api(
             log=log,
             app=app,
             live=live,
-            presences=presences,
+            presences=simple,
             tokens=tokens,
             stop=stop,
         )
@@ -231,6 +238,7 @@ def _services(
     probes: tuple[Probe, ...],
     live_output: LiveOutput | None,
     broker_url: str,
+    of_table: TablePresences | None,
 ) -> tuple[Services, _Presences]:
     clock, metrics = SystemClock(), Metrics()
     keyring = Keyring(SigningKey.generate())
@@ -251,7 +259,7 @@ def _services(
     hub, task_queries, vault = Hub(database), TaskQueries(database), Vault(SECRETS_KEY)
     tasks = TaskHandler(
         handling,
-        presences,
+        of_table or presences,
         task_queries,
         max_waiting=settings.max_waiting,
         count=metrics.happenings(),

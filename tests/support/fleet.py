@@ -112,9 +112,14 @@ class MemoryPendingHosts:
 class MemoryPresences:
     def __init__(self) -> None:
         self.rows: dict[str, Presence] = {}
+        self.before: dict[int, dict[str, Presence]] = {}  # by the log position at which it was so
 
     async def presences(self, hostnames: Collection[str]) -> Mapping[str, Presence]:
         return {name: self.rows[name] for name in hostnames if name in self.rows}
+
+    async def presences_at(self, hostnames: Collection[str], seq: int) -> Mapping[str, Presence] | None:
+        rows = self.before.get(seq)
+        return None if rows is None else {name: rows[name] for name in hostnames if name in rows}
 
 
 class MemoryExecutions:

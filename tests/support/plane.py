@@ -233,6 +233,9 @@ class Plane:
         views = await self.host_queries.by_name(hostnames)
         return {name: HostPresence(state=view.state, basic=view.basic) for name, view in views.items()}
 
+    async def presences_at(self, hostnames: Collection[str], seq: int) -> None:
+        return None
+
     # --- services
 
     async def newest_note(self) -> str | None:

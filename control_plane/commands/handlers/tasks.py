@@ -17,7 +17,7 @@ from control_plane.commands.reading import owner, seen, within
 from control_plane.commands.retries import RetryTask, decide_retry
 from control_plane.commands.rules import Decision, task_facts
 from control_plane.commands.secrets import NO_VAULT, Vault, sealed_in
-from control_plane.commands.targets import FrozenList, Target, check_named, freeze, named_hosts
+from control_plane.commands.targets import FrozenList, Query, Target, candidates, check_named, freeze
 from control_plane.commands.tasks import CreateTask, RequirePreview, decide_create, guard_of, verify_authorisation
 from control_plane.commands.templates import RunTemplate
 from control_plane.errors import KeyConflictError, LogDamagedError, NotFoundError, RefusedError
@@ -100,7 +100,7 @@ class TaskHandler:
         asked: Mapping[str, Json],
     ) -> Preview:
         fleet = self._seen(principal, self._handling.authority.fleet)
-        presences = await self._presences.presences(named_hosts(fleet, target))
+        presences = await self._presences.presences(candidates(fleet, target))
         frozen = self._freeze(principal, target, presences, needs_full_agent)
         guard = guard_of(fleet, target, command, frozen, self._limits)
         facts = task_facts(fleet, frozen.hosts, asked)
@@ -188,8 +188,9 @@ class TaskHandler:
         """
         request = await self._whole(principal, asked)
         fleet, target = self._seen(principal, self._handling.authority.fleet), request.target
-        presences = await self._presences.presences(named_hosts(fleet, target))
+        presences = await self._presences.presences(candidates(fleet, target))
         check_named(fleet, target)
+        then = presences if approval_id else await self._presences_then(principal, request, presences)
         frozen = self._freeze(principal, target, presences, request.needs_full_agent)
         is_approved = is_proposal or approval_id is not None
         async with self._handling.recording(principal, f"tasks/{request.task_id}"):
@@ -202,7 +203,7 @@ class TaskHandler:
                 actor=principal.username,
                 now_s=self._handling.clock.now_s(),
                 require_preview=self._require_preview,
-                previewed=self._previewed(principal, request, presences),
+                previewed=self._previewed(principal, request, then),
                 permitted=permitted,
                 approval_id=approval_id,
                 vault=self.vault,
@@ -244,18 +245,43 @@ class TaskHandler:
         fleet = self._seen(principal, authority.fleet)
         return freeze(fleet, target, presences, as_of=authority.position, needs_full_agent=needs_full_agent)
 
-    def _previewed(
+    async def _presences_then(
         self, principal: Principal, request: CreateTask, presences: Mapping[str, Presence]
+    ) -> Mapping[str, Presence] | None:
+        """How hosts were when the request's preview was made, None where that cannot be told.
+
+        It matters only where a query finds others by now, and is looked up only then.
+        """
+        if request.preview_id is None or not isinstance(request.target, Query):
+            return presences
+        previewed = PreviewId.parse(request.preview_id)
+        if (
+            self._freeze(principal, request.target, presences, request.needs_full_agent).sha256
+            == previewed.hosts_sha256
+        ):
+            return presences
+        fleet = self._seen(principal, self._handling.authority.fleet)
+        return await self._presences.presences_at(candidates(fleet, request.target), previewed.as_of)
+
+    def _previewed(
+        self, principal: Principal, request: CreateTask, presences: Mapping[str, Presence] | None
     ) -> FrozenList | None:
-        """The target as it was when the request's preview was made, None where it has none or that is long ago."""
-        if request.preview_id is None:
+        """The target as it was when the request's preview was made, None where it has none or that cannot be told.
+
+        Args:
+            presences: of then.
+        """
+        if request.preview_id is None or presences is None:
             return None
-        as_of = PreviewId.parse(request.preview_id).as_of
-        fleet = self._handling.authority.fleet.at(as_of)
+        previewed = PreviewId.parse(request.preview_id)
+        fleet = self._handling.authority.fleet.at(previewed.as_of)
         if fleet is None:
             return None
         fleet = self._seen(principal, fleet)
-        return freeze(fleet, request.target, presences, as_of=as_of, needs_full_agent=request.needs_full_agent)
+        needs = request.needs_full_agent
+        frozen = freeze(fleet, request.target, presences, as_of=previewed.as_of, needs_full_agent=needs)
+        is_certain = not isinstance(request.target, Query) or frozen.sha256 == previewed.hosts_sha256
+        return frozen if is_certain else None
 
     async def _append(self, event: TaskAccepted, principal: Principal) -> Accepted:
         handling, key = self._handling, self._handling.keyring.active

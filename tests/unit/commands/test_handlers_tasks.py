@@ -6,7 +6,7 @@ import pytest
 from control_plane.commands.access import Principal
 from control_plane.commands.ports import Presence
 from control_plane.commands.previews import PreviewId, TargetChangedError
-from control_plane.commands.targets import Group, Hosts, OneHost
+from control_plane.commands.targets import Group, Hosts, OneHost, Query
 from control_plane.commands.tasks import verify_authorisation
 from control_plane.errors import KeyConflictError, NotAllowedError, NotFoundError, RefusedError
 from control_plane.events.envelope import Key, LogName
@@ -231,3 +231,47 @@ async def test_a_host_that_joins_while_a_task_is_decided_is_not_frozen_at_a_posi
     task = verify_authorisation(desk.log.rows[accepted.seq - 1], desk.keyring.public_keys)
     assert task.hosts == ("web1", "web2", "web3")
     assert task.as_of >= desk.authority.fleet.hosts["web3"].registered_seq
+
+
+async def test_a_query_is_frozen_to_the_hosts_of_that_moment_and_stays_as_it_was_asked() -> None:
+    desk = await a_desk()
+    request = a_request("t1", Query("Web state:online"))
+    desk.presences.rows["web2"] = Presence(state="offline", basic=False)
+
+    first = await desk.tasks.create(OPERATOR, request)
+    desk.presences.rows["web2"] = Presence(state="online", basic=False)
+    again = await desk.tasks.create(OPERATOR, request)
+
+    task = verify_authorisation(desk.log.rows[first.seq - 1], desk.keyring.public_keys)
+    assert (task.hosts, task.request["target"]) == (("web1",), {"query": "Web state:online"})
+    assert (again.seq, again.created) == (first.seq, False), "though it would find another one by now"
+
+
+async def test_a_query_that_finds_nobody_is_refused() -> None:
+    desk = await a_desk()
+
+    with pytest.raises(RefusedError) as refused:
+        await desk.tasks.create(OPERATOR, a_request("t1", Query("state:offline")))
+
+    assert (refused.value.code, refused.value.detail) == ("no_host_matched", "the query finds no host")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_what_a_query_finds_by_now_is_compared_with_what_it_found_at_the_preview(is_kept: bool) -> None:
+    desk = await a_desk()
+    target = Query("state:online")
+    desk.presences.rows["web2"] = Presence(state="offline", basic=False)
+    previewed = await desk.tasks.preview(OPERATOR, target, "uptime")
+    request = replace(a_request("t1", target), preview_id=previewed.preview_id)
+    if is_kept:
+        desk.presences.before[previewed.frozen.as_of] = dict(desk.presences.rows)
+    desk.presences.rows["web1"] = Presence(state="offline", basic=False)
+    desk.presences.rows["web2"] = Presence(state="online", basic=False)
+
+    with pytest.raises(TargetChangedError) as changed:
+        await desk.tasks.create(OPERATOR, request)
+    assert (changed.value.joined, changed.value.left) == ((("web2",), ("web1",)) if is_kept else ((), ()))
+
+    desk.presences.rows["web1"] = Presence(state="online", basic=False)
+    desk.presences.rows["web2"] = Presence(state="stale", basic=False)
+    assert (await desk.tasks.create(OPERATOR, request)).created

@@ -14,14 +14,22 @@ from control_plane.commands.targets import (
     Group,
     Hosts,
     OneHost,
+    Query,
     Target,
     check_named,
     freeze,
     hosts_digest,
     parse_target,
 )
-from control_plane.errors import RefusedError
-from control_plane.events.hosts import HostRetired, HostRevoked
+from control_plane.errors import InvalidFieldError, RefusedError
+from control_plane.events.hosts import (
+    HostLabelsChanged,
+    HostMaintenanceChanged,
+    HostQuarantined,
+    HostRetired,
+    HostRevoked,
+)
+from control_plane_wire import signing
 from control_plane_wire.strict_json import Json, JsonObject
 from tests.support.fleet import a_fleet, a_registration
 
@@ -48,9 +56,10 @@ def a_mixed_fleet() -> FleetState:
         ({"group": "web"}, Group("web")),
         ({"all": True}, All()),
         ({"hosts": ["b", "a"]}, Hosts(("b", "a"))),
+        ({"query": "Web state:Online"}, Query("Web state:Online")),
     ],
 )
-def test_a_target_is_one_of_four_forms_and_survives_the_log(value: JsonObject, target: Target) -> None:
+def test_a_target_is_one_of_five_forms_and_survives_the_log(value: JsonObject, target: Target) -> None:
     assert parse_target(value) == target
     assert freeze(a_fleet({}), parse_target(target.to_json()), {}, as_of=0) == freeze(a_fleet({}), target, {}, as_of=0)
 
@@ -95,11 +104,57 @@ def test_anything_else_is_no_target(value: JsonObject) -> None:
     assert refused.value.code == "invalid_request"
 
 
-def test_a_query_is_not_supported_yet() -> None:
-    with pytest.raises(RefusedError) as refused:
-        parse_target({"query": "os:debian"})
+@pytest.mark.parametrize(
+    ("query", "rule"),
+    [
+        ("web state:up", "is wrong in state:up: unknown value up of state; there are online, "),
+        ("web,,db", "is wrong in web,,db: a value is missing"),
+        ("", "is empty"),
+        (" \t", "is empty"),
+    ],
+)
+def test_a_query_that_finds_nothing_by_its_words_or_all_by_none_is_no_target(query: str, rule: str) -> None:
+    with pytest.raises(InvalidFieldError) as refused:
+        parse_target({"query": query})
 
-    assert refused.value.code == "not_supported"
+    assert (refused.value.code, refused.value.field) == ("invalid_request", "target.query")
+    assert refused.value.rule.startswith(rule)
+
+
+@pytest.mark.parametrize(
+    ("query", "hosts", "excluded"),
+    [
+        ("web", ("web1", "web2"), {"web3": "revoked"}),
+        ("web -group:db", ("web1",), {"web3": "revoked"}),
+        ("state:online", ("web1",), {}),
+        ("state:pending", ("by1", "web2"), {}),
+        ("state:revoked,retired", (), {"web3": "revoked"}),
+        ("os:debian", ("web1",), {}),
+        ("-os:debian", ("by1", "web2"), {"web3": "revoked"}),
+        ("is:drift", ("web1",), {}),
+        ("is:maintenance agent:0.1 label:env=prod", ("web1",), {}),
+        ("is:quarantined", ("web2",), {}),
+        ("is:basic", ("by1",), {}),
+        ("old1", (), {}),
+    ],
+)
+def test_a_query_finds_by_what_the_log_says_and_the_rest_by_what_was_heard(
+    query: str, hosts: tuple[str, ...], excluded: Mapping[str, str]
+) -> None:
+    fleet = a_mixed_fleet()
+    fleet.apply(HostLabelsChanged(hostname="web1", based_on=1, labels={"env": "prod"}), 8)
+    fleet.apply(HostMaintenanceChanged(hostname="web1", based_on=8, maintenance=True), 9)
+    key_id = signing.key_id(fleet.hosts["web2"].public_key)
+    fleet.apply(
+        HostQuarantined(hostname="web2", heartbeat_seq=1, key_id=key_id, reason="a copy", before="1", after="0"), 10
+    )
+    heard = Presence(state="online", basic=False, os="Debian 12", agent_version="0.1.0", groups_bound=["db"])
+    presences = {"web1": heard, "old1": heard, "by1": replace(UNHEARD, basic=True)}
+
+    frozen = freeze(fleet, Query(query), presences, as_of=7)
+
+    assert frozen.hosts == hosts
+    assert {host.hostname: host.reason for host in frozen.excluded} == excluded
 
 
 @pytest.mark.parametrize(
@@ -176,7 +231,9 @@ def test_a_group_is_no_naming_of_its_members(target: Target) -> None:
     groups=st.dictionaries(st.sampled_from(NAMES), st.sets(st.sampled_from(["g", "h"]))),
     revoked=st.sets(st.sampled_from(NAMES)),
     basic=st.sets(st.sampled_from(NAMES)),
-    target=st.sampled_from([All(), Group("g"), OneHost("a1"), Hosts(("a1", "c1", "e1"))]),
+    target=st.sampled_from(
+        [All(), Group("g"), OneHost("a1"), Hosts(("a1", "c1", "e1")), Query("group:g -state:offline")]
+    ),
     needs=st.sampled_from([None, "stdin"]),
 )
 def test_freezing_agrees_with_an_oracle(
@@ -196,6 +253,7 @@ def test_freezing_agrees_with_an_oracle(
         Group: {name for name, of in groups.items() if "g" in of},
         OneHost: {"a1"},
         Hosts: {"a1", "c1", "e1"},
+        Query: {name for name, of in groups.items() if "g" in of},
     }[type(target)]
     able = {name for name in meant & groups.keys() - revoked if not (needs and name in basic)}
     assert frozen.hosts == tuple(sorted(able))
