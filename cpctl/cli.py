@@ -29,10 +29,21 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # n
 Run: TypeAlias = Callable[[argparse.Namespace], Coroutine[None, None, int]]
 Ask: TypeAlias = Callable[[Client, argparse.Namespace], Coroutine[None, None, int]]
 LISTS: Final = ("hosts", "tasks", "task", "audit", "events")  # without an action they list
+QUERY: Final = """\
+A query is terms with spaces between them that must all hold; commas are "or", a - in front is "not":
+  web  name:web*        a part of the hostname, or with * the whole of it
+  state:offline,stale   online, stale, offline, pending, revoked, retired
+  group:web             assigned to it
+  label:env  label:env=prod
+  os:debian  agent:0.1  the text has it; the version begins with it
+  is:drift              maintenance, drift, quarantined, basic
+as in: cpctl hosts -q 'web state:offline,stale -group:db'. Where the first has a -: cpctl hosts -q=-group:db
+"""
 RUN: Final = """\
 One word is a shell line; several are quoted, so that they arrive as they are:
   cpctl run -t group:web -- uptime
   cpctl run -t web1,web2 -- 'journalctl -u nginx | tail -5'
+  cpctl run -t 'q:web -is:maintenance agent:0.1' -- control-plane-agent status
   cpctl run -t all --batch 10% --max-failures 5% --reason 'new kernel' -- apt-get -y upgrade
 """
 
@@ -87,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="say which version this is, and end")
     top.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust in place of the machine's")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _sign_in(commands)
@@ -97,6 +109,16 @@ def parser() -> argparse.ArgumentParser:
     completion = _add(commands, "completion", _completion, "print the completion for a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return top
+
+
+class _Version(argparse.Action):
+    """What is installed, looked up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import version
+
+        print(f"cpctl {version('control-plane')}")
+        parser.exit()
 
 
 def _add(commands: Commands, name: str, of: Run, about: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -118,8 +140,8 @@ def _sign_in(commands: Commands) -> None:
 
 def _hosts(commands: Commands) -> None:
     actions = _noun(commands, "hosts", "hosts: list, show, set, revoke, retire")
-    listed = _add(actions, "list", _asking(listing.hosts), "hosts by name (what `cpctl hosts` does)")
-    listed.add_argument("-q", "--query", metavar="TEXT", help="part of a hostname")
+    listed = _add(actions, "list", _asking(listing.hosts), "hosts by name (what `cpctl hosts` does)", epilog=QUERY)
+    listed.add_argument("-q", "--query", metavar="QUERY", help="part of a hostname, or more: see below")
     listed.add_argument("--state", metavar="STATES", help="as online,stale,offline")
     listed.add_argument("--group", metavar="NAME")
     _output(listed)
@@ -145,9 +167,16 @@ def _noun(commands: Commands, name: str, about: str, *aliases: str) -> Commands:
 
 
 def _runs(commands: Commands) -> None:
-    made = _add(commands, "run", _asking(run.run), "run a command on hosts, and report what they say", epilog=RUN)
+    made = _add(
+        commands, "run", _asking(run.run), "run a command on hosts, and report what they say", epilog=RUN + QUERY
+    )
     made.add_argument(
-        "-t", "--target", action="append", required=True, metavar="WHERE", help="group:NAME, all, or hosts as web1,web2"
+        "-t",
+        "--target",
+        action="append",
+        required=True,
+        metavar="WHERE",
+        help="group:NAME, q:QUERY, all, or hosts as web1,web2",
     )
     made.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
     made.add_argument("-u", "--user", default="root", help="the account to run as (default: %(default)s)")

@@ -25,21 +25,22 @@ from cpctl.terminal import ask, is_interactive, say
 from cpctl.text import fold, line, plural, printable
 
 SHOWN: Final = 20
+KINDS: Final = {"group": "group", "q": "query"}
 APPROVAL_POLL_S: Final = 1.0
 LEVEL_YES, LEVEL_REASON = 2, 3
 
 
 def target_of(words: list[str]) -> dict[str, Any]:
-    """`group:web`, `host:web1` or `web1`, `all`; several hosts are a list. Raises CpctlError."""
+    """`group:web`, `q:QUERY`, `host:web1` or `web1`, `all`; several hosts are a list. Raises CpctlError."""
     if len(words) == 1:
         kind, colon, name = words[0].partition(":")
         if words[0] == "all":
             return {"all": True}
-        if kind == "group" and colon and name:
-            return {"group": name}
+        if kind in KINDS and colon and name:
+            return {KINDS[kind]: name}
     names = [name for word in words for name in word.removeprefix("host:").split(",") if name]
     if not names or any(":" in name or name == "all" for name in names):
-        raise CpctlError(f"--target {' '.join(words)}: one of group:NAME, all, or hosts as web1 or web1,web2")
+        raise CpctlError(f"--target {' '.join(words)}: one of group:NAME, q:QUERY, all, or hosts as web1 or web1,web2")
     return {"host": names[0]} if len(names) == 1 else {"hosts": names}
 
 

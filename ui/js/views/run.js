@@ -1,23 +1,27 @@
 // Choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
-import { FIRST_HOSTS, amountOf, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
-import { attempt, create, facts, keyedList, options, permit, text } from "../dom.js";
-import { duration, fold } from "../format.js";
-import { because, t, told } from "../i18n.js";
-import { link, taskPath } from "../router.js";
+import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
+import { FIRST_HOSTS, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
+import { attempt, create, facts, keyedList, options, permit, text, toast } from "../dom.js";
+import { absolute, duration, fold } from "../format.js";
+import { because, language, t, told } from "../i18n.js";
+import { link, moment, taskPath } from "../router.js";
 import { readHosts } from "./hosts.js";
 
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
 const MOST_CHARACTERS = 4096;
+const TARGETS = ["host", "group", "hosts", "query"]; // that have a field
 const HOW = [
   { name: "when_offline" },
   { name: "reason" },
+  { name: "expires_in", type: "number" },
   ...["max_concurrency", "max_errors", "wait"].map((name) => ({ name: `rollout.${name}`, type: "amount" })),
   { name: "rollout.canary", type: "canary" },
 ];
 const AWAY = ["stale", "offline", "pending"];
+const SILENT = ["offline", "pending"];
 
 export function mount(part, params, context) {
   const { api, store, stream, signal, navigate } = context;
@@ -30,6 +34,8 @@ export function mount(part, params, context) {
   let templates = [];
   let parameters = [];
   const states = create("div", "", { className: "row" });
+  const silence = create("p");
+  let difference = "";
   let timer = 0;
   let round = 0;
 
@@ -50,18 +56,19 @@ export function mount(part, params, context) {
 
   function shown({ command, user, parameters: said }) {
     const { argv, user: account } = template() ?? { user };
-    return { command: argv?.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole))).join(" ") ?? command, user: account };
+    return { command: argv ? filled(argv, said) : command, user: account };
   }
 
-  const request = () => ({ task_id: taskId, target: target(), ...what(), ...valuesOf(HOW, form), expires_in: params.expires_in && amountOf(params.expires_in) });
+  const request = () => ({ task_id: taskId, target: target(), ...what(), ...valuesOf(HOW, form) });
 
   function changed() {
-    for (const kind of ["host", "group", "hosts"]) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
+    for (const kind of TARGETS) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
     preview = null;
+    difference = "";
     round += 1; // an answer to what was asked before counts no more
     drawButton();
     clearTimeout(timer);
-    if (!mayRun) return part.preview.replaceChildren(t("shell.needs", { permission: "tasks.run" })); // to ask would be recorded
+    if (!mayRun) return part.preview.replaceChildren(t(moment() ? "shell.past_only" : "shell.needs", { permission: "tasks.run" })); // to ask would be recorded
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
     if (template() && isEmpty()) return part.preview.replaceChildren(t("run.no_parameters"));
     timer = setTimeout(load, PREVIEW_MS);
@@ -71,13 +78,16 @@ export function mount(part, params, context) {
   const isEmpty = () => (template() ? part.parameters.querySelector(":invalid") !== null : inputs.command.value.trim() === "");
   const load = () => attempt(part.preview, look);
 
+  /** Where it was seen before and is another one by now, the preview says so. */
   async function look() {
-    const asked = round;
+    const [asked, before] = [round, preview];
     try {
       const said = what();
       const found = await api.post("/targets/preview", { target: target(), ...said, command: said.command || undefined });
       if (asked !== round) return;
       preview = found;
+      if (before && before.digest !== found.digest) difference = differenceText(before, found);
+      mark();
       drawPreview();
       clearTimeout(timer);
       timer = setTimeout(renew, Math.max(RENEW_LEAST_MS, Date.parse(preview.expires_at) - stream.now() + 1000));
@@ -85,6 +95,7 @@ export function mount(part, params, context) {
       if (asked !== round) return;
       if (!isRefused(error)) throw error;
       preview = null;
+      mark(error);
       part.preview.replaceChildren(wrong(told(error)));
     }
     drawButton();
@@ -97,21 +108,42 @@ export function mount(part, params, context) {
   function drawPreview() {
     drawStates();
     const list = create("dl", "", { className: "facts" });
-    const hosts = create("code", fold(preview.hosts.slice(0, FIRST_HOSTS)) + (preview.count > FIRST_HOSTS ? " …" : ""));
-    const leftOut = preview.excluded.map(({ hostname, reason }) => `${hostname}: ${because(reason)}`).join("; ");
+    const leftOut = [...Map.groupBy(preview.excluded, ({ reason }) => reason)].map(([reason, some]) => `${firstOf(some.map(({ hostname }) => hostname))}: ${because(reason)}`).join("; ");
     const ends = timeNode(preview.expires_at);
     const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
     ends.role = "timer"; // not read out as it goes
     facts(list, "run", {
-      exactly: hosts,
+      exactly: hostsNode(),
       left_out: isNamed ? null : leftOut,
       guard: preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null,
       approval: preview.approval_required ? t("run.approval_why") : null,
       valid: ends,
-      expires_in: params.expires_in && duration(params.expires_in * 1000),
+      expires_in: inputs.expires_in.value && duration(inputs.expires_in.value * 1000),
+      same: lineNode(),
     }, { n: preview.count });
-    const warnings = [refusalText(), quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
-    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, list);
+    const warnings = [difference, refusalText(), quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
+    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, silence, list);
+  }
+
+  function hostsNode() {
+    const place = create("span", "", { className: "row" });
+    const names = place.appendChild(create("code", firstOf(preview.hosts)));
+    if (preview.count <= FIRST_HOSTS) return place;
+    const all = place.appendChild(create("button", t("run.all_hosts", { n: preview.count }), { type: "button", className: "plain small" }));
+    all.onclick = () => {
+      all.remove();
+      text(names, fold(preview.hosts));
+    };
+    return place;
+  }
+
+  function lineNode() {
+    const line = cpctlLine(request());
+    const place = create("span", "", { className: "row" });
+    const copy = create("button", t("shell.copy"), { type: "button", className: "plain small" });
+    copy.onclick = () => navigator.clipboard.writeText(line).then(() => toast(t("run.copied")), () => {});
+    place.append(create("code", visible(line)), copy);
+    return place;
   }
 
   /** As they are now, or as the preview has it where not all are known here. */
@@ -125,6 +157,7 @@ export function mount(part, params, context) {
     keyedList(states, countStates(), ([state]) => state, "span", (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
+    text(silence, silenceText());
   }
 
   function drawButton() {
@@ -143,6 +176,14 @@ export function mount(part, params, context) {
   function quarantinedText() {
     const hosts = preview.quarantined;
     return hosts.length && t("run.quarantined", { n: hosts.length, hosts: fold(hosts.slice(0, FIRST_HOSTS)) });
+  }
+
+  /** Where all of them are away: what becomes of the command. */
+  function silenceText() {
+    if (!preview.count || countStates().some(([state, count]) => count && !SILENT.includes(state))) return "";
+    const { when_offline: whenOffline, expires_in: expiresIn, rollout } = request();
+    const ends = stream.now() + 1000 * (expiresIn ?? EXPIRY_S[rollout ? "rollout" : "once"]);
+    return t(`run.silent_${whenOffline}`, { time: absolute(ends, language) });
   }
 
   function awayText(whenOffline) {
@@ -171,7 +212,9 @@ export function mount(part, params, context) {
     if (!body) return;
     part.submit.disabled = true;
     try {
-      const { task } = await api.post(needsApproval ? "/approvals" : "/tasks", body);
+      const answer = await post(needsApproval ? "/approvals" : "/tasks", body);
+      if (!answer) return drawButton();
+      const { task } = answer;
       if (task) stream.take("tasks", [task]);
       navigate(task ? taskPath(task.task_id) : link("/access", { tab: "approvals" }));
     } catch (error) {
@@ -180,10 +223,27 @@ export function mount(part, params, context) {
     }
   }
 
-  function showError(error) {
-    const wrongs = error.errors.flatMap(({ field: name }) => name.split("."));
+  /** A preview that has run out is made again: the same hosts go on, others are asked about; null then. */
+  async function post(path, body) {
+    try {
+      return await api.post(path, body);
+    } catch (error) {
+      if (error.code !== "preview_expired") throw error;
+      const { digest } = preview;
+      await look();
+      return preview?.digest === digest ? api.post(path, { ...body, preview_id: preview.preview_id }) : null;
+    }
+  }
+
+  /** The fields that an error is about; none are, where there is none. */
+  function mark({ errors = [] } = {}) {
+    const wrongs = errors.flatMap(({ field: name }) => name.split("."));
     for (const input of inputs) input.ariaInvalid = wrongs.includes(nameOf(input)) ? "true" : null;
     if (wrongs.includes("rollout")) part.rollout.open = true;
+  }
+
+  function showError(error) {
+    mark(error);
     text(part.error, told(error));
     if (isRefused(error)) changed(); // the preview may not hold any more
     else drawButton();
@@ -218,10 +278,11 @@ export function mount(part, params, context) {
   }
 
   function prefill() {
-    inputs.kind.value = ["hosts", "host", "group", "all"].find((kind) => params[kind]) ?? "";
-    const { wait } = params;
+    const given = params.q ? { ...params, query: params.q } : params;
+    inputs.kind.value = ["hosts", "host", "group", "query", "all"].find((kind) => given[kind]) ?? "";
+    const { wait } = given;
     if (![...part.wait.options].some(({ value }) => value === (wait ?? ""))) part.wait.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
-    for (const input of inputs) if (input.type !== "radio" && nameOf(input) in params) input.value = params[nameOf(input)];
+    for (const input of inputs) if (input.type !== "radio" && nameOf(input) in given) input.value = given[nameOf(input)];
     part.rollout.open = Boolean(valuesOf(HOW, form).rollout);
   }
 
@@ -249,7 +310,13 @@ function parameterField({ name, type, choices, min, max, prefix: value, max_leng
   return { name: `parameters.${name}`, label: name, value, required: true, choices, ...(!choices && limits) };
 }
 
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+const firstOf = (hostnames) => fold(hostnames.slice(0, FIRST_HOSTS)) + (hostnames.length > FIRST_HOSTS ? " …" : "");
+
+function differenceText({ hosts: before }, { hosts: now }) {
+  const [was, is] = [new Set(before), new Set(now)];
+  const names = (some, others) => firstOf([...some.difference(others)]) || "–";
+  return t("problem.target_changed", { joined: names(is, was), left: names(was, is) });
+}
 
 const nameOf = (input) => input.name.split(".").at(-1);
 

@@ -1,5 +1,6 @@
 // One task: what each host answers, as it comes, and what happened step by step.
 import { exact, json, printed, visible } from "../ansi.js";
+import { EXPIRY_S } from "../commandline.js";
 import { ask, badge, bar, confirmRun, reasonField, rowsOf, timeNode } from "../components.js";
 import { act, announce, attempt, create, every, explain, facts, permit, text } from "../dom.js";
 import { between, bytes, duration } from "../format.js";
@@ -12,7 +13,6 @@ import { answersText, targetText } from "./tasks.js";
 
 const LESS_THAN_A_LINE_PX = 12;
 const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page
-const EXPIRY_S = { once: 600, rollout: 86_400 }; // the server's own
 
 export function mount(part, { task_id: taskId }, context) {
   const { api, store, stream, signal, user } = context;

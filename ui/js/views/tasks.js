@@ -64,7 +64,7 @@ export function targetText(target) {
   if (target.all) return t("run.all");
   if (target.group) return t("run.in_group", { group: target.group });
   if (target.hosts) return t("run.n_hosts", { n: target.hosts.length });
-  return target.host;
+  return target.host ?? target.query;
 }
 
 export function answersText(counts) {
