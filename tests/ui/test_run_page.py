@@ -1,10 +1,15 @@
 """Run this there: the target, its preview, and what is asked again before it is sent."""
 
 import re
+import shlex
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from cpctl.cli import parser
+from cpctl.run import _request
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 from tests.ui.steps import finished, heading, register, run
 
@@ -172,3 +177,142 @@ def test_what_the_run_page_cannot_show_is_shown_by_the_task_and_not_offered_to_b
         expect(about).to_contain_text(f"{name}{shown[name]}")
     expect(about).to_contain_text("Use Retry, or the API.")
     expect(page.get_by_role("link", name="Run again…")).to_have_count(0)
+
+
+def preview_of(page: Page) -> Any:
+    return page.get_by_role("region", name="Preview")
+
+
+def test_a_query_is_previewed_run_and_run_again(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?q={quote('sim group:db state:online')}&command=uptime")
+    expect(page.get_by_role("radio", name="A query")).to_be_checked()
+    terms = page.get_by_label(re.compile("Terms that must all hold"))
+    expect(terms).to_have_value("sim group:db state:online")
+    expect(preview_of(page)).to_contain_text("sim-[0001,0004]")
+    with page.expect_request("**/api/v1/tasks") as asked:
+        page.get_by_role("button", name="Run on 2 hosts").click()
+    assert asked.value.post_data_json["target"] == {"query": "sim group:db state:online"}
+    finished(page, "2 ok")
+    expect(page.get_by_text("sim group:db state:online")).to_be_visible()
+
+    page.get_by_role("link", name="Run again…").click()
+    expect(terms).to_have_value("sim group:db state:online")
+    expect(page.get_by_role("button", name="Run on 2 hosts")).to_be_enabled()
+
+
+def test_a_wrong_query_is_marked_and_says_what_there_is(visitor: Visitor, page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?q={quote('sim foo:bar')}&command=uptime")
+    terms = page.get_by_label(re.compile("Terms that must all hold"))
+    said = "target.query: is wrong in foo:bar: unknown field foo; there are name, state, group, label, os, agent, is"
+    expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible()
+    expect(terms).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("button", name=re.compile("^Run"))).to_be_disabled()
+    terms.fill("sim-0001")
+
+    expect(page.get_by_role("button", name="Run on 1 host")).to_be_enabled()
+    expect(terms).not_to_have_attribute("aria-invalid", "true")
+    assert [c for c in visitor.complaints if "422" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_run_is_shown_as_a_line_of_cpctl_that_asks_for_the_same(page: Page, dev: Dev) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    given = {
+        "q": "sim os:'x',* -is:drift",
+        "user": "nobody",
+        "timeout": 7,
+        "reason": "it's 'why'",
+        "expires_in": 90,
+    }
+    how = {"when_offline": "skip", "max_concurrency": "50%", "max_errors": 0, "canary": "sim-0001,sim-0002", "wait": 60}
+    command = "echo 'a  b' \"$HOME\" | wc -l\n# -- \u202emore"
+    asked = {**given, **how, "command": command}
+    page.goto(f"{dev.url}/run?{'&'.join(f'{name}={quote(str(value))}' for name, value in asked.items())}")
+    preview = preview_of(page)
+    expect(preview.locator("pre")).to_contain_text("cpctl run -t")
+    expect(preview.locator("pre")).to_contain_text("wc -lU+000A\n# -- U+202Emore")
+    preview.get_by_role("button", name="Copy").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    line = page.evaluate("() => navigator.clipboard.readText()")
+    with page.expect_request("**/api/v1/tasks") as sent:
+        page.get_by_role("button", name=re.compile(r"Run on \d host")).click()
+
+    told = _request(parser().parse_args(shlex.split(line)[1:]))
+    request = sent.value.post_data_json
+    only_here = {"preview_id", "task_id"}
+    assert {name: request[name] for name in request.keys() - only_here} == {
+        name: told[name] for name in told.keys() - only_here
+    }
+    assert (request["target"], request["command"]) == ({"query": given["q"]}, command)
+    heading(page, re.compile("^echo"))
+    dev.api.http.post(f"/tasks/{request['task_id']}/cancel")
+
+
+def test_where_nobody_is_online_the_preview_says_until_when_it_waits(
+    request: pytest.FixtureRequest, page: Page, dev: Dev
+) -> None:
+    register(dev, "quiet-3", "silent")
+    request.addfinalizer(lambda: dev.api.http.delete("/hosts/quiet-3"))
+    page.clock.set_fixed_time("2026-01-31T10:00:00")
+    page.goto(f"{dev.url}/run?q=group:silent&command=uptime&expires_in=7200")
+    preview = preview_of(page)
+    expect(preview).to_contain_text(
+        re.compile(r"None of these hosts is online: the command waits for them until .*\d:\d\d")
+    )
+    page.get_by_label("Hosts that are offline").select_option("skip")
+    expect(preview).to_contain_text("None of these hosts is online: all of them will be skipped.")
+    page.goto(f"{dev.url}/run?q={quote('group:silent,db')}&command=uptime")
+    expect(page.get_by_role("button", name="Run on 3 hosts")).to_be_enabled()
+
+    expect(preview).not_to_contain_text("None of these hosts")
+
+
+def test_all_hosts_of_a_long_preview_are_shown_on_demand(page: Page, dev: Dev) -> None:
+    hosts = [f"web{number:03}" for number in range(0, 180, 2)]
+    excluded = [{"hostname": f"old{number:03}", "reason": "revoked"} for number in range(0, 200, 2)]
+    more = {"hosts": hosts, "count": len(hosts), "by_state": {"online": len(hosts)}, "excluded": excluded}
+    page.route("**/targets/preview", lambda route: route.fulfill(json={**route.fetch().json(), **more}))
+    page.goto(f"{dev.url}/run?q=sim&command=uptime")
+    preview = preview_of(page)
+    expect(preview).to_contain_text("098] …")
+    expect(preview).not_to_contain_text("178")
+    expect(preview).to_contain_text(re.compile(r"left outold\[000.*098\] …: revoked"))
+
+    preview.get_by_role("button", name="all 90").click()
+    expect(preview).to_contain_text("176,178]")
+    expect(preview.get_by_role("button", name="all 90")).to_have_count(0)
+
+
+@pytest.mark.parametrize("are_others", [False, True])
+def test_a_preview_that_ran_out_unseen_goes_on_with_the_same_hosts_and_asks_about_others(
+    visitor: Visitor, page: Page, dev: Dev, are_others: bool
+) -> None:
+    page.goto(f"{dev.url}/run?q=group:db&command=uptime")
+    submit = page.get_by_role("button", name="Run on 2 hosts")
+    expect(submit).to_be_enabled()
+    refusal = {"code": "preview_expired", "detail": "preview the target again"}
+    page.route("**/api/v1/tasks", lambda route: route.fulfill(status=409, json=refusal), times=1)
+    if are_others:
+        other = {"hosts": ["sim-0001", "sim-0005"], "digest": "another"}
+        page.route("**/targets/preview", lambda route: route.fulfill(json={**route.fetch().json(), **other}), times=1)
+    submit.click()
+    if are_others:
+        alert = page.get_by_role("alert").filter(has_text="joined: sim-0005; left: sim-0004")
+        expect(alert).to_be_visible()
+        expect(submit).to_be_enabled()
+        heading(page, "Run a command")
+    else:
+        finished(page, "2 ok")
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_in_the_past_the_page_says_why_nothing_is_run(page: Page, dev: Dev) -> None:
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{dev.url}/run?q=sim&command=uptime&at=1")
+    expect(preview_of(page)).to_contain_text("Nothing is run while the past is shown.")
+    submit = page.get_by_role("button", name=re.compile("^Run"))
+    expect(submit).to_have_accessible_description("not while the past is shown")
+
+    assert [url for url in requests if "/targets/preview" in url] == []

@@ -1,7 +1,7 @@
 // Choose where, say what, see exactly which hosts that is, then send it.
 import { visible } from "../ansi.js";
 import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
-import { FIRST_HOSTS, badge, confirmRun, field, namesOf, timeNode, valuesOf } from "../components.js";
+import { FIRST_HOSTS, badge, confirmRun, field, namesOf, said, timeNode, valuesOf } from "../components.js";
 import { attempt, create, facts, keyedList, options, permit, text, toast } from "../dom.js";
 import { absolute, duration, fold } from "../format.js";
 import { because, language, t, told } from "../i18n.js";
@@ -68,7 +68,7 @@ export function mount(part, params, context) {
     round += 1; // an answer to what was asked before counts no more
     drawButton();
     clearTimeout(timer);
-    if (!mayRun) return part.preview.replaceChildren(t(moment() ? "shell.past_only" : "shell.needs", { permission: "tasks.run" })); // to ask would be recorded
+    if (!mayRun) return part.preview.replaceChildren(moment() ? t("run.past") : t("shell.needs", { permission: "tasks.run" })); // to ask would be recorded
     if (!target()) return part.preview.replaceChildren(t("run.choose"));
     if (template() && isEmpty()) return part.preview.replaceChildren(t("run.no_parameters"));
     timer = setTimeout(load, PREVIEW_MS);
@@ -82,8 +82,8 @@ export function mount(part, params, context) {
   async function look() {
     const [asked, before] = [round, preview];
     try {
-      const said = what();
-      const found = await api.post("/targets/preview", { target: target(), ...said, command: said.command || undefined });
+      const asking = what();
+      const found = await api.post("/targets/preview", { target: target(), ...asking, command: asking.command || undefined });
       if (asked !== round) return;
       preview = found;
       if (before && before.digest !== found.digest) difference = differenceText(before, found);
@@ -119,10 +119,9 @@ export function mount(part, params, context) {
       approval: preview.approval_required ? t("run.approval_why") : null,
       valid: ends,
       expires_in: inputs.expires_in.value && duration(inputs.expires_in.value * 1000),
-      same: lineNode(),
     }, { n: preview.count });
     const warnings = [difference, refusalText(), quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
-    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, silence, list);
+    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, silence, list, lineNode());
   }
 
   function hostsNode() {
@@ -139,10 +138,11 @@ export function mount(part, params, context) {
 
   function lineNode() {
     const line = cpctlLine(request());
-    const place = create("span", "", { className: "row" });
+    const [place, head] = [create("div", "", { ariaLive: "off" }), create("div", "", { className: "row" })]; // too long to be read out each time
     const copy = create("button", t("shell.copy"), { type: "button", className: "plain small" });
     copy.onclick = () => navigator.clipboard.writeText(line).then(() => toast(t("run.copied")), () => {});
-    place.append(create("code", visible(line)), copy);
+    head.append(create("span", t("run.same"), { className: "muted" }), copy);
+    place.append(head, said(line));
     return place;
   }
 
@@ -158,6 +158,7 @@ export function mount(part, params, context) {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
     text(silence, silenceText());
+    silence.hidden = !silence.textContent;
   }
 
   function drawButton() {
