@@ -165,6 +165,21 @@ def test_hosts_are_listed_filtered_and_shown(dev: Dev) -> None:
     assert "unknown_host" in dev.cpctl("hosts", "show", "nobody", status=2).stderr
 
 
+def test_a_query_finds_hosts_in_the_list_and_as_a_target(dev: Dev) -> None:
+    listed = dev.cpctl("hosts", "-q", "sim group:db state:online", "-o", "jsonl").stdout
+    assert [json.loads(line)["hostname"] for line in listed.splitlines()] == [
+        f"sim-{number:04}" for number in (1, 4, 7, 10, 13)
+    ]
+    assert dev.cpctl("hosts", "-q=-sim -os:*nothing*").stdout.splitlines()[1].startswith(dev.hostname)
+    empty = dev.cpctl("hosts", "-q", "nosuch").stdout
+    assert empty.split() == ["HOST", "STATE", "GROUPS", "CPU", "MEMORY", "RUNNING", "HEARD", "OS"]
+
+    done = dev.cpctl("run", "-t", "q:sim group:db", "--", "echo found")
+
+    assert done.stdout == f"== {GROUP_DB} (5) · exit 0\nfound\n"
+    assert dev.api.http.get(f"/tasks/{dev.task_of(done)}").json()["target"] == {"query": "sim group:db"}
+
+
 def test_a_run_on_a_group_groups_equal_answers_and_keeps_stdout_for_data(dev: Dev) -> None:
     done = dev.cpctl("run", "-t", "group:db", "--", "echo", "it's", "a  b")
 
@@ -274,7 +289,10 @@ def test_a_guard_asks_on_a_terminal_and_wants_flags_in_a_script(dev: Dev, termin
     [
         (["run", "-t", "group:nobody", "--", "true"], 3, "no host matches"),
         (["run", "-t", "nobody", "--", "true"], 3, "no host matches"),
-        (["run", "-t", "color:blue", "--", "true"], 2, "one of group:NAME, all, or hosts"),
+        (["run", "-t", "color:blue", "--", "true"], 2, "one of group:NAME, q:QUERY, all, or hosts"),
+        (["run", "-t", "q:state:revoked", "--", "true"], 3, "no host matches"),
+        (["run", "-t", "q:web foo:bar", "--", "true"], 2, "is wrong in foo:bar: unknown field foo; there are name"),
+        (["hosts", "-q", "web,,db"], 2, "q is wrong in web,,db: a value is missing"),
         (["run", "-t", "sim-0001"], 2, "what to run?"),
         (["run", "-t", "sim-0001", "--template", "none"], 2, "no template none"),
         (["run", "-t", "sim-0001", "--timeout", "0", "--", "true"], 2, "timeout"),
