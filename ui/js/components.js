@@ -78,12 +78,12 @@ export function rowsOf(root, key, shows = {}) {
       if (shown !== undefined && !(shown instanceof Node)) text(row.cells[place], shown);
     }
   }
-  return { body, draw: (items) => keyedList(body, items, (item) => item[key], createRow, fill) };
+  return { body, createRow, fill, draw: (items) => keyedList(body, items, (item) => item[key], createRow, fill) };
 }
 
-export function bar(place, counts) {
+export function bar(place, counts, kind) {
   place.replaceChildren(
-    ...segments(counts).map(([role, count]) => {
+    ...segments(counts, kind).map(([role, count]) => {
       const segment = create("span", "", { className: `role-${role}` });
       segment.style.setProperty("--share", count);
       return segment;

@@ -39,12 +39,13 @@ export function text(element, value) {
 /** One child of `parent` for each item, `made` by a function or of a tag. Those that are there stay, and so do focus and selection. */
 export function keyedList(parent, items, keyOf, made, update) {
   const old = new Map([...parent.children].map((element) => [element.dataset.key, element]));
+  const wanted = [...items].map((item) => [String(keyOf(item)), item]);
+  const kept = new Set(wanted.map(([key]) => key));
+  for (const [key, element] of old) if (!kept.has(key)) element.remove(); // first: what stays need not move past it
   let place = parent.firstElementChild;
-  for (const item of items) {
-    const key = String(keyOf(item));
+  for (const [key, item] of wanted) {
     let element = old.get(key);
-    if (element) old.delete(key);
-    else {
+    if (!element) {
       element = made.call ? made(item) : create(made);
       element.dataset.key = key;
     }
@@ -52,7 +53,6 @@ export function keyedList(parent, items, keyOf, made, update) {
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
   }
-  for (const element of old.values()) element.remove();
 }
 
 export function options(select, values, words) {
@@ -103,10 +103,12 @@ export function announce(message) {
   text(document.getElementById("announcer"), message);
 }
 
-export function toast(message, kind = "") {
+/** With `undo` there is a button for that, which closes it, too. */
+export function toast(message, kind = "", undo = null) {
   const { root, text: words, close } = make("toast");
   text(words, message);
   root.classList.toggle("bad", kind === "bad");
+  if (undo) close.before(create("button", t("shell.undo"), { onclick: () => (root.remove(), undo()) }));
   close.onclick = () => root.remove();
   document.getElementById("toasts").append(root);
   root.onanimationend = close.onclick; // the style sheet gives the time

@@ -176,7 +176,7 @@ function drawPill(state) {
 function followBuild() {
   let isOld = false;
   const load = () => {
-    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once:not([hidden]), tbody input:checked")) location.reload();
+    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once:not([hidden]), tbody input:checked, .selection:not([hidden])")) location.reload();
   };
   stream.onState(({ ping }) => {
     if (isOld || !ping || ping.build === BUILD) return;

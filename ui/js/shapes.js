@@ -14,6 +14,20 @@ export function addSymbols() {
   document.body.append(svg);
 }
 
+/** On a canvas, whose unit is that of the drawing. */
+export function paint(canvas, name, colour) {
+  Object.assign(canvas, { fillStyle: colour, strokeStyle: colour });
+  for (const { fill, line, width, dash = [] } of SHAPES[name]) {
+    if (fill) {
+      canvas.fill(new Path2D(fill), "evenodd");
+      continue;
+    }
+    canvas.lineWidth = width;
+    canvas.setLineDash(dash);
+    canvas.stroke(new Path2D(line));
+  }
+}
+
 function part({ fill, line, width, dash }) {
   if (fill) return make("path", { d: fill, fill: "currentColor", "fill-rule": "evenodd" });
   return make("path", { d: line, fill: "none", stroke: "currentColor", "stroke-width": width, "stroke-dasharray": dash ?? "none" });

@@ -25,7 +25,9 @@ export function listen() {
   });
 }
 
+/** A list of which only a part is in the document moves by itself. */
 function moveRow(step) {
+  if (!document.activeElement.dispatchEvent(new CustomEvent("move", { bubbles: true, cancelable: true, detail: step }))) return;
   const rows = [...document.querySelectorAll("main tbody tr:has(a, button)")];
   const at = rows.indexOf(document.activeElement.closest("tr"));
   const next = Math.min(rows.length - 1, Math.max(at < 0 ? -1 : 0, at + step));

@@ -32,8 +32,8 @@ export function endedOf(counts) {
   return Object.values(ended).reduce((sum, count) => sum + count, 0);
 }
 
-export function segments(counts) {
-  return Object.entries(sumBy(ROLES, counts, (state) => EXECUTION[state]?.role ?? "wait")).filter(([, count]) => count > 0);
+export function segments(counts, kind = "execution") {
+  return Object.entries(sumBy(ROLES, counts, (state) => STATES[kind][state]?.role ?? "wait")).filter(([, count]) => count > 0);
 }
 
 function sumBy(names, counts, nameOf) {

@@ -1,67 +1,113 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
-import { badge, empty, rowsOf } from "../components.js";
-import { attempt, create, filtersOf, keyedList, only, options, permit, text, toast } from "../dom.js";
+import { badge, empty } from "../components.js";
+import { announce, attempt, create, filtersOf, keyedList, only, permit, text } from "../dom.js";
+import { createBars } from "../groupbars.js";
 import { because, t } from "../i18n.js";
-import { link } from "../router.js";
-import { HOST, by } from "../states.js";
+import { hostPath } from "../router.js";
+import { matches, names, parse } from "../query.js";
+import { changesBetween, windowed } from "../rows.js";
+import { createSelection, runLink } from "../selection.js";
+import { HOST } from "../states.js";
 
 const MOST = 20_000;
-const MOST_DRAWN = 500;
+const WRONG_MS = 500; // nobody is told that a word is wrong while it is typed
+const ANNOUNCE_MS = 10_000;
+const STATES = Object.keys(HOST);
+const MAINTENANCE = "maintenance"; // counted and chosen as a state, and there beside one
+const MOST_FIRST = ["cpu_usage", "memory_usage", "running", "last_heartbeat_at"];
+const VALUES = {
+  hostname: (host) => host.hostname,
+  state: (host) => STATES.indexOf(host.state),
+  groups: (host) => host.groups.join(" ") || null,
+  agent: (host) => host.agent_version,
+};
+const valueOf = (name) => VALUES[name] ?? ((host) => host[name]);
 
 export function mount(part, params, context) {
   const { store, stream, signal, navigate, user } = context;
-  const picked = new Set();
-  let filter = params;
-  let isLoaded = false;
-  const rows = rowsOf(part.table, "hostname", {
-    pick: drawPick,
-    state: drawState,
-    groups: (host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : ""),
-    agent: (host) => (host.basic ? t("host.basic") : host.agent_version),
-  });
   const filters = filtersOf(part, "/hosts", ["q", "group"], navigate);
+  const rows = windowed(part.table, "hostname", { pick: drawPick, state: drawState, groups: drawGroups, agent: agentOf, os: drawOs }, signal);
+  let filter = params;
+  let terms = []; // of the last query that was one
+  let order = []; // hostnames, as they are shown
+  let shown = [];
+  let isLoaded = false;
+  let isOver = false;
+  let grid = null;
+  let [wrongTimer, announced, announceTimer] = [0, 0, 0];
+  let adding = null;
+  const loading = Promise.withResolvers();
+  const bars = createBars(part, store, (group) => filters.change({ group: filter.group === group ? "" : group }));
+  const selection = createSelection(part.selection, context, () => shown, () => draw());
 
-  permit(part.add, user, "hosts.enrol");
-  part.add.onclick = () => addHost(part.added, context);
-  part.all.onchange = () => {
-    for (const { hostname } of shown()) pick(hostname, part.all.checked);
-    draw();
-  };
-
-  const pick = (hostname, isPicked) => (isPicked ? picked.add(hostname) : picked.delete(hostname));
-
-  function matching() {
-    const words = (filter.q ?? "").toLowerCase().split(/\s+/);
-    return store.all("hosts").filter((host) => (!filter.group || host.groups.includes(filter.group)) && words.every((word) => host.hostname.includes(word)));
+  /** What the counts, the bars and the list are made of. */
+  function look() {
+    const asked = store.all("hosts").filter((host) => matches(terms, host));
+    const inGroup = filter.group ? asked.filter((host) => host.groups.includes(filter.group)) : asked;
+    const wanted = filter.state?.split(",") ?? [];
+    const isRetiredShown = names(terms, "retired");
+    const isLeft = ({ state }) => state !== "retired" || isRetiredShown;
+    const isWanted = (host) => (wanted.includes(MAINTENANCE) && host.maintenance && isLeft(host)) || wanted.includes(host.state);
+    return { asked: asked.filter(isLeft), inGroup, isLeft, found: inGroup.filter(wanted.length ? isWanted : isLeft) };
   }
 
-  function shown() {
-    const states = filter.state ? filter.state.split(",") : Object.keys(HOST).filter((state) => state !== "retired");
-    return matching().filter((host) => states.includes(host.state)).sort(by("hostname"));
+  function sorted(hosts) {
+    const [, isDown, name] = /^(-?)(.*)$/.exec(filter.sort || "hostname");
+    const value = valueOf(name);
+    const sign = isDown ? -1 : 1;
+    const compare = (one, other) => {
+      if (one[0] !== other[0]) {
+        if (one[0] == null || other[0] == null) return one[0] == null ? 1 : -1; // what is not known is last, either way
+        return one[0] < other[0] ? -sign : sign;
+      }
+      return one[1].hostname < other[1].hostname ? -1 : 1;
+    };
+    return hosts.map((host) => [value(host) ?? null, host]).sort(compare).map(([, host]) => host);
   }
 
-  function draw() {
+  /** While somebody is in the list it changes its values, and not its order. */
+  function settle(found, isAsked) {
+    const next = found.map((host) => host.hostname);
+    const isHeld = !isAsked && (isOver || part.rows.contains(document.activeElement)) && order.some((name, at) => name !== next[at]);
+    if (!isHeld) order = next;
+    const changes = isHeld ? changesBetween(order, next) : 0;
+    part.changes.hidden = !changes;
+    text(part.changes, t("fleet.changes", { n: changes }));
+    return isHeld ? order.map((name) => store.one("hosts", name)).filter(Boolean) : found;
+  }
+
+  function draw(isAsked = false) {
     if (!isLoaded) return;
-    const hosts = shown();
-    drawCounts(matching());
-    options(part.group, ["", ...new Set(store.all("hosts").flatMap((host) => host.groups).sort())], (group) => group || t("fleet.all_groups"));
-    part.group.value = filter.group ?? "";
-    rows.draw(hosts.slice(0, MOST_DRAWN));
-    part.panel.hidden = hosts.length === 0;
-    part.empty.hidden = hosts.length > 0;
-    if (!store.all("hosts").length) empty(part.empty, t("fleet.none"));
-    else if (!hosts.length) empty(part.empty, t("fleet.no_match"), "/hosts", t("shell.clear"));
-    else if (hosts.length > MOST_DRAWN) empty(part.empty, t("fleet.more", { n: hosts.length - MOST_DRAWN }));
-    part.all.checked = hosts.length > 0 && hosts.every((host) => picked.has(host.hostname));
-    const names = [...picked];
-    part.run.href = link("/run", names.length ? { hosts: names.join(",") } : { group: filter.group });
-    text(part.run, names.length ? t("fleet.run_on", { n: names.length }) : t("run.title"));
+    const { asked, inGroup, isLeft, found } = look();
+    shown = settle(sorted(found), isAsked);
+    drawCounts(inGroup, isLeft);
+    bars.draw(asked, filter.group);
+    drawEmpty();
+    const { isAll, seen } = selection.show();
+    const { names: picked } = selection;
+    Object.assign(part.all, { checked: isAll && seen > 0, indeterminate: seen > 0 && !isAll });
+    text(part.allWords, t("fleet.select_all", { n: shown.length }));
+    part.run.href = runLink(picked(), filter, isAll);
+    text(part.run, picked().length ? t("fleet.run_on", { n: picked().length }) : t("run.title"));
+    if (filter.view === "grid") drawGrid();
+    else rows.draw(shown);
   }
 
-  function drawCounts(hosts) {
-    const countOf = (state) => hosts.filter((host) => (state ? host.state === state : host.state !== "retired")).length;
-    const counts = ["", ...Object.keys(HOST)].map((state) => [state, countOf(state)]);
+  function drawEmpty() {
+    part.panel.hidden = shown.length === 0 || filter.view === "grid";
+    part.grid.hidden = shown.length === 0 || filter.view !== "grid";
+    part.empty.hidden = shown.length > 0;
+    if (shown.length) return;
+    if (store.all("hosts").length) return empty(part.empty, t("fleet.no_match"), "/hosts", t("shell.clear"));
+    empty(part.empty, t("fleet.none"));
+    part.empty.append(create("br"), create("button", t("fleet.add"), { className: "button", onclick: () => part.add.click() }));
+  }
+
+  function drawCounts(hosts, isLeft) {
+    const left = hosts.filter(isLeft);
+    const countOf = (state) => hosts.filter((host) => host.state === state).length;
+    const counts = [["", left.length], ...STATES.map((state) => [state, countOf(state)]), [MAINTENANCE, left.filter((host) => host.maintenance).length]];
     const wanted = counts.filter(([state, count]) => count > 0 || state === "" || state === filter.state);
     keyedList(part.counts, wanted, ([state]) => state || "all", createCount, (button, [state, count]) => {
       button.ariaPressed = String((filter.state ?? "") === state);
@@ -71,7 +117,7 @@ export function mount(part, params, context) {
 
   function createCount([state]) {
     const [button, number, word] = ["button", "strong", "span"].map((tag) => create(tag));
-    if (state) badge(word, "host", state);
+    if (state) badge(word, state === MAINTENANCE ? "mark" : "host", state);
     else word.textContent = t("fleet.all");
     button.append(number, word);
     button.onclick = () => filters.change({ state: filter.state === state ? "" : state });
@@ -79,66 +125,165 @@ export function mount(part, params, context) {
   }
 
   function drawPick({ hostname }, cell) {
-    const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: t("fleet.select_one", { name: hostname }), checked: picked.has(hostname) });
-    box.onchange = () => {
-      pick(hostname, box.checked);
-      draw();
-    };
+    const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: t("fleet.select_one", { name: hostname }), checked: selection.has(hostname) });
+    box.onclick = (event) => selection.pick(hostname, box.checked, event.shiftKey);
   }
+
+  const marksOf = ({ quarantine, maintenance }) => [quarantine && "quarantined", maintenance && "maintenance"].filter(Boolean);
 
   function drawState(host, cell) {
-    if (!cell.firstElementChild) cell.append(create("span"), " ", create("span"));
-    const [state, mark] = cell.children;
+    if (!cell.firstElementChild) cell.append(create("span"), " ", create("span", "", { className: "marks" }));
+    const [state, marks] = cell.children;
     badge(state, "host", host.state);
     state.title = visible(because(host.state_cause));
-    mark.title = visible(because(host.quarantine?.reason));
-    if (host.quarantine) badge(mark, "mark", "quarantined");
-    else mark.replaceChildren();
+    keyedList(marks, marksOf(host), (mark) => mark, "span", (place, mark) => {
+      place.title = mark === "quarantined" ? visible(because(host.quarantine.reason)) : "";
+      badge(place, "mark", mark);
+    });
   }
 
-  const load = () => attempt(part.list, read);
+  /** Whole in a tooltip, since a row has one line for it. */
+  function titled(cell, words) {
+    cell.title = visible(words);
+    return words;
+  }
 
-  async function read() {
-    const asOf = await readHosts(context);
+  const groupsOf = (host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : "");
+  function drawGroups(host, cell) {
+    return titled(cell, groupsOf(host));
+  }
+  function drawOs(host, cell) {
+    return titled(cell, host.os ?? "");
+  }
+  function agentOf(host) {
+    return host.basic ? t("host.basic") : (host.agent_version ?? "");
+  }
+
+  async function drawGrid() {
+    if (!grid) {
+      const { createGrid } = await import("../grid.js");
+      grid ??= createGrid(part.grid, { open: ({ hostname }) => navigate(hostPath(hostname)), toggle: ({ hostname }) => selection.pick(hostname, !selection.has(hostname)), isPicked: ({ hostname }) => selection.has(hostname), wordsOf, signal });
+      keyedList(part.legend, STATES, (state) => state, "li", (place, state) => badge(place, "host", state));
+    }
+    const sections = new Map();
+    for (const host of shown) {
+      for (const group of filter.group ? [filter.group] : host.groups.length ? host.groups : [""]) {
+        if (!sections.has(group)) sections.set(group, []);
+        sections.get(group).push(host);
+      }
+    }
+    const ordered = [...sections].sort(([one], [other]) => (one === "" ? 1 : other === "" ? -1 : one < other ? -1 : 1));
+    grid.draw(ordered.map(([group, hosts]) => ({ name: group || t("fleet.no_group"), hosts })));
+  }
+
+  function wordsOf(host, group) {
+    const states = [t(`state.host.${host.state}`), ...marksOf(host).map((mark) => t(`state.mark.${mark}`))];
+    return t("fleet.tile", { name: host.hostname, words: [...states, group].join(" · ") });
+  }
+
+  function drawHeads() {
+    const [, isDown, name] = /^(-?)(.*)$/.exec(filter.sort || "hostname");
+    for (const head of part.table.rows[0].cells) head.ariaSort = head.dataset.of === name ? (isDown ? "descending" : "ascending") : null;
+    for (const button of part.views.children) button.ariaPressed = String((filter.view ?? "") === button.value);
+  }
+
+  function sortBy(name) {
+    const [first, second] = MOST_FIRST.includes(name) ? [`-${name}`, name] : [name, `-${name}`];
+    const next = (filter.sort || "hostname") === first ? second : first;
+    filters.change({ sort: next === "hostname" ? "" : next });
+  }
+
+  /** What is wrong is marked; the list stays that of the query before. */
+  function read(query) {
+    const { terms: read, error } = parse(query);
+    clearTimeout(wrongTimer);
+    if (read) terms = read;
+    if (!error) return showWrong(null);
+    if (part.q === document.activeElement) wrongTimer = setTimeout(() => showWrong(error, query), WRONG_MS);
+    else showWrong(error, query);
+  }
+
+  function showWrong(error, query) {
+    part.q.ariaInvalid = error ? "true" : null;
+    part.wrong.replaceChildren();
+    if (!error) return;
+    const end = error.at + error.term.length;
+    const line = create("code", visible(query.slice(0, error.at)));
+    line.append(create("mark", visible(error.term)), visible(query.slice(end)));
+    const reason = t(`query.${error.reason}`, error.given);
+    part.wrong.append(line, " ", visible(t("fleet.wrong", { reason })));
+  }
+
+  function announceFound() {
+    clearTimeout(announceTimer);
+    announceTimer = setTimeout(() => {
+      announced = Date.now();
+      announce(t("fleet.found", { n: shown.length }));
+    }, Math.max(1000, announced + ANNOUNCE_MS - Date.now()));
+  }
+
+  const load = () => attempt(part.list, async () => {
+    const asOf = await readHosts(context, showProgress);
+    stream.follow(["hosts", "usage"], asOf, signal, load);
+    loading.resolve();
+  });
+
+  function showProgress({ total, next_cursor: cursor }) {
+    const n = store.all("hosts").length;
+    part.note.hidden = !cursor;
+    text(part.note, n < MOST ? t("fleet.reading", { n, total }) : t("fleet.too_many", { n, total }));
     isLoaded = true;
     draw();
-    stream.follow(["hosts", "usage"], asOf, signal, load);
+  }
+
+  async function add() {
+    adding?.abort();
+    adding = new AbortController();
+    const close = () => (adding.abort(), part.added.replaceChildren());
+    const { addHost } = await import("../addhost.js");
+    addHost(part.added, { ...context, signal: AbortSignal.any([signal, adding.signal]) }, loading.promise, close);
   }
 
   function update(next) {
+    const isOther = next.q !== filter.q || next.group !== filter.group || next.state !== filter.state;
     filter = next;
+    read(next.q);
     filters.show(next);
-    draw();
+    drawHeads();
+    draw(true);
+    if (isOther) announceFound();
   }
 
-  store.subscribe(["hosts"], draw, signal);
+  for (const head of part.table.rows[0].cells) {
+    if (head.dataset.of !== "pick") head.replaceChildren(create("button", head.textContent, { className: "plain", onclick: () => sortBy(head.dataset.of) }));
+  }
+  if (permit(part.add, user, "hosts.enrol")) part.add.onclick = add;
+  part.all.onchange = () => selection.pickAll(part.all.checked);
+  part.changes.onclick = () => draw(true);
+  part.views.onclick = ({ target }) => "value" in target && filters.change({ view: target.value });
+  part.rows.onpointerenter = ({ pointerType }) => (isOver = pointerType !== "touch");
+  part.rows.onpointerleave = () => {
+    isOver = false;
+    draw();
+  };
+  part.rows.addEventListener("focusout", ({ relatedTarget }) => part.rows.contains(relatedTarget) || requestAnimationFrame(() => signal.aborted || draw()));
+  signal.addEventListener("abort", () => [wrongTimer, announceTimer].forEach(clearTimeout));
+  store.subscribe(["hosts"], () => draw(), signal);
   update(params);
   load();
   return { update };
 }
 
-/** Take all hosts in; the position that they are of. */
-export async function readHosts({ api, store, stream }) {
+/** Take all hosts in, as many as are held; the position that they are of. `onPage` is given each answer. */
+export async function readHosts({ api, store, stream }, onPage = () => {}) {
   let asOf = null;
   let cursor = null;
   do {
-    const page = await api.get("/hosts", { limit: 1000, cursor, state: Object.keys(HOST).join(",") });
+    const page = await api.get("/hosts", { limit: 1000, cursor, state: STATES.join(",") });
     asOf ??= page.as_of;
     stream.take("hosts", page.items);
     cursor = page.next_cursor;
+    onPage(page);
   } while (cursor && store.all("hosts").length < MOST);
   return asOf;
-}
-
-async function addHost(place, context) {
-  const { store, signal } = context;
-  const { enrolment } = await import("./access.js");
-  const before = new Set(store.all("hosts").map((host) => host.hostname));
-  const panel = enrolment(context);
-  panel.querySelector(".actions").append(create("button", t("shell.close"), { onclick: () => place.replaceChildren() }));
-  place.replaceChildren(panel);
-  store.subscribe(["hosts"], () => {
-    const added = store.all("hosts").find((host) => !before.has(host.hostname) && host.state === "online");
-    if (added && before.add(added.hostname)) toast(t("fleet.is_online", { name: added.hostname }));
-  }, signal);
 }

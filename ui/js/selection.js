@@ -1,0 +1,103 @@
+// Which hosts are picked, and what is done to them.
+import { act, create, permit, text, toast } from "./dom.js";
+import { t, told } from "./i18n.js";
+import { link } from "./router.js";
+
+const MOST_IN_ADDRESS = 200; // hostnames: an address has a limit
+const AT_ONCE = 4;
+const TOO_MANY_MS = 1000; // until what was refused as too much at once is asked again
+const MOST_TOLD = 3;
+
+/** The page that runs something: on the picked hosts, by what describes just them where they are many. */
+export function runLink(names, { q, group, state }, isAll) {
+  if (!names.length) return link("/run", { group });
+  if (!isAll || names.length <= MOST_IN_ADDRESS) return link("/run", { hosts: names.join(",") });
+  if (group && !q && !state) return link("/run", { group });
+  const of = state === "maintenance" ? "is:maintenance" : state && `state:${state}`;
+  return link("/run", { q: [q, group && `group:${group}`, of].filter(Boolean).join(" ") || "*" });
+}
+
+/** `shown` gives the hosts of the list in its order; `draw` shows what is picked. */
+export function createSelection(place, { api, user, store, signal }, shown, draw) {
+  const picked = new Set();
+  let last = null; // picked by hand, from which Shift picks a range
+  const words = create("span");
+  words.role = "status";
+  const button = (label, onclick) => create("button", label, { onclick });
+  const all = button("", () => pickAll(true));
+  const [on, off] = [true, false].map((wanted) => button(t(wanted ? "fleet.maintenance_on" : "fleet.maintenance_off"), () => maintain(wanted)));
+  place.append(words, all, on, off, button(t("fleet.unselect"), () => pickAll(false)));
+  const may = [on, off].map((each) => permit(each, user, "hosts.edit"))[0];
+
+  function pick(hostname, isPicked, isRange = false) {
+    const names = shown().map((host) => host.hostname);
+    const ends = [names.indexOf(last), names.indexOf(hostname)].sort((one, other) => one - other);
+    const range = isRange && ends[0] >= 0 ? names.slice(ends[0], ends[1] + 1) : [hostname];
+    for (const name of range) picked[isPicked ? "add" : "delete"](name);
+    last = hostname;
+    draw();
+  }
+
+  function pickAll(isPicked) {
+    if (!isPicked) picked.clear();
+    else for (const { hostname } of shown()) picked.add(hostname);
+    draw();
+  }
+
+  function show() {
+    const hosts = shown();
+    const seen = hosts.filter(({ hostname }) => picked.has(hostname)).length;
+    place.hidden = !picked.size;
+    const hidden = picked.size - seen;
+    text(words, [t("fleet.selected", { n: picked.size }), hidden && t("fleet.selected_hidden", { n: hidden })].filter(Boolean).join(" · "));
+    all.hidden = seen === hosts.length;
+    text(all, t("fleet.select_all", { n: hosts.length }));
+    return { isAll: seen === hosts.length && hidden === 0, seen };
+  }
+
+  const maintain = (wanted) => may && change([...picked].sort(), wanted, true);
+
+  async function change(names, wanted, isUndoable) {
+    const other = names.filter((name) => store.one("hosts", name)?.maintenance !== wanted);
+    const button = wanted ? on : off;
+    const label = button.textContent;
+    const done = [];
+    const failed = [];
+    await act(button, async () => {
+      const left = [...other];
+      const work = async () => {
+        for (let name = left.shift(); name !== undefined; name = left.shift()) {
+          await patch(name, wanted).then(() => done.push(name), (error) => failed.push({ name, error }));
+          signal.throwIfAborted();
+          text(button, t("fleet.maintenance_at", { n: done.length + failed.length, total: other.length }));
+        }
+      };
+      await Promise.all(Array.from({ length: AT_ONCE }, work));
+      tell(names.length - failed.length, done, failed, wanted, isUndoable);
+    });
+    button.disabled = false;
+    text(button, label);
+  }
+
+  function tell(n, done, failed, wanted, isUndoable) {
+    const worked = t(wanted ? "fleet.maintenance_on_done" : "fleet.maintenance_off_done", { n });
+    const undo = isUndoable && done.length ? () => change(done, !wanted, false) : null;
+    if (!failed.length) return toast(worked, "", undo);
+    const why = failed.slice(0, MOST_TOLD).map(({ name, error }) => `${name}: ${told(error)}`).join("; ");
+    toast(t("fleet.not_changed", { done: worked, n: failed.length, why: failed.length > MOST_TOLD ? `${why} …` : why }), "bad", undo);
+  }
+
+  async function patch(name, maintenance) {
+    for (;;) {
+      try {
+        return await api.patch(`/hosts/${encodeURIComponent(name)}`, { maintenance });
+      } catch (error) {
+        if (error.status !== 429) throw error;
+        await new Promise((resolve) => setTimeout(resolve, TOO_MANY_MS));
+        signal.throwIfAborted();
+      }
+    }
+  }
+
+  return { has: (hostname) => picked.has(hostname), names: () => [...picked], pick, pickAll, show };
+}
