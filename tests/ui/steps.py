@@ -19,10 +19,14 @@ def heading(page: Page, name: str | re.Pattern[str]) -> None:
     page.get_by_role("heading", name=name, level=1).wait_for()
 
 
+def a_key() -> str:
+    """The public key of a host that nobody has."""
+    return base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+
+
 def register(dev: Dev, hostname: str, *groups: str) -> None:
     """A host that nobody ever hears from, as soon as pages show it."""
-    key = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
-    dev.api.post("/hosts", {"hostname": hostname, "public_key": key, "groups": list(groups)})
+    dev.api.post("/hosts", {"hostname": hostname, "public_key": a_key(), "groups": list(groups)})
     wait_until(lambda: dev.api.http.get(f"/hosts/{hostname}").is_success, timeout_s=20, what=f"{hostname} is shown")
 
 

@@ -87,7 +87,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     const had = tiles[cursor]?.hostname;
     [layout, tiles] = [next, hosts];
     if (recolour() || !isSame || scale() !== ratio) whole();
-    else for (let tile = 0; tile < tiles.length; tile += 1) if (drawn[tile] !== look(tiles[tile])) drawTile(tile);
+    else for (let tile = 0; tile < tiles.length; tile += 1) if (drawn[tile] !== look(tiles[tile])) drawAgain(tile);
     if (tiles[cursor]?.hostname !== had) cursor = Math.max(0, tiles.findIndex((host) => host.hostname === had));
     point();
     hover(over);
@@ -108,17 +108,23 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     Object.assign(brush, { fillStyle: color, font: `600 13px ${fontFamily}`, textBaseline: "middle" });
     for (const { name, hosts, top } of layout.sections) brush.fillText(`${visible(name)} · ${hosts.length}`, 0, top - HEAD / 2);
     brush.setTransform(1, 0, 0, 1, 0, 0);
-    for (let tile = 0; tile < tiles.length; tile += 1) drawTile(tile);
+    const { columns } = layout;
+    for (const { hosts, first, top } of layout.sections) {
+      for (let at = 0; at < hosts.length; at += 1) drawTile(first + at, (at % columns) * PITCH, top + Math.floor(at / columns) * PITCH);
+    }
   }
 
-  function drawTile(tile) {
-    const seen = (drawn[tile] = look(tiles[tile]));
-    if (!stamps.has(seen)) stamps.set(seen, stampOf(tiles[tile]));
+  function drawAgain(tile) {
     const { x, y } = placeOf(layout, tile);
-    const stamp = stamps.get(seen);
-    const [left, top] = [Math.round(x * ratio), Math.round(y * ratio)];
-    brush.clearRect(left, top, stamp.width, stamp.height);
-    brush.drawImage(stamp, left, top);
+    brush.clearRect(Math.round(x * ratio), Math.round(y * ratio), Math.round(TILE * ratio), Math.round(TILE * ratio));
+    drawTile(tile, x, y);
+  }
+
+  function drawTile(tile, x, y) {
+    const seen = (drawn[tile] = look(tiles[tile]));
+    let stamp = stamps.get(seen);
+    if (!stamp) stamps.set(seen, (stamp = stampOf(tiles[tile])));
+    brush.drawImage(stamp, Math.round(x * ratio), Math.round(y * ratio));
   }
 
   /** Each look is drawn once, and then copied. */

@@ -56,7 +56,6 @@ function longestRise(numbers) {
 
 export function windowed(table, key, shows, signal) {
   const { body, createRow, fill } = rowsOf(table, key, shows);
-  const width = table.rows[0].cells.length;
   let items = [];
   let held = { from: 0, to: 0 };
   let rowHeight = A_ROW;
@@ -89,7 +88,7 @@ export function windowed(table, key, shows, signal) {
 
   function createGap() {
     const row = create("tr", "", { className: "gap", ariaHidden: "true" });
-    row.insertCell().colSpan = width;
+    row.insertCell(); // one is enough: columns that are hidden would come back with more
     return row;
   }
 

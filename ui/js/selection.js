@@ -14,7 +14,8 @@ export function runLink(names, { q, group, state }, isAll) {
   if (!isAll || names.length <= MOST_IN_ADDRESS) return link("/run", { hosts: names.join(",") });
   if (group && !q && !state) return link("/run", { group });
   const of = state === "maintenance" ? "is:maintenance" : state && `state:${state}`;
-  return link("/run", { q: [q, group && `group:${group}`, of].filter(Boolean).join(" ") || "*" });
+  const query = [q, group && `group:${group}`, of].filter(Boolean).join(" ");
+  return link("/run", query ? { q: query } : { all: true });
 }
 
 /** `shown` gives the hosts of the list in its order; `draw` shows what is picked. */

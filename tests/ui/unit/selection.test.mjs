@@ -11,6 +11,6 @@ test("a few hosts are named, many by what describes just them, and else they are
   assert.equal(runLink(many, { group: "web" }, true), "/run?group=web");
   assert.equal(runLink(many, { q: "db -os:debian", group: "web", state: "online,stale" }, true), `/run?${new URLSearchParams({ q: "db -os:debian group:web state:online,stale" })}`);
   assert.equal(runLink(many, { state: "maintenance" }, true), "/run?q=is%3Amaintenance");
-  assert.equal(runLink(many, {}, true), "/run?q=*");
+  assert.equal(runLink(many, {}, true), "/run?all=true");
   assert.match(runLink(many, { q: "x" }, false), /^\/run\?hosts=h0/);
 });

@@ -29,7 +29,7 @@ export function mount(part, params, context) {
   const filters = filtersOf(part, "/hosts", ["q", "group"], navigate);
   const rows = windowed(part.table, "hostname", { pick: drawPick, state: drawState, groups: drawGroups, agent: agentOf, os: drawOs }, signal);
   let filter = params;
-  let terms = []; // of the last query that was one
+  let [query, terms] = ["", []]; // the last that was one
   let order = []; // hostnames, as they are shown
   let shown = [];
   let isLoaded = false;
@@ -45,11 +45,11 @@ export function mount(part, params, context) {
   function look() {
     const asked = store.all("hosts").filter((host) => matches(terms, host));
     const inGroup = filter.group ? asked.filter((host) => host.groups.includes(filter.group)) : asked;
-    const wanted = filter.state?.split(",") ?? [];
     const isRetiredShown = names(terms, "retired");
     const isLeft = ({ state }) => state !== "retired" || isRetiredShown;
-    const isWanted = (host) => (wanted.includes(MAINTENANCE) && host.maintenance && isLeft(host)) || wanted.includes(host.state);
-    return { asked: asked.filter(isLeft), inGroup, isLeft, found: inGroup.filter(wanted.length ? isWanted : isLeft) };
+    const wanted = filter.state?.split(",");
+    const isWanted = filter.state === MAINTENANCE ? (host) => host.maintenance && isLeft(host) : ({ state }) => wanted.includes(state);
+    return { asked: asked.filter(isLeft), inGroup, isLeft, found: inGroup.filter(wanted ? isWanted : isLeft) };
   }
 
   function sorted(hosts) {
@@ -81,17 +81,17 @@ export function mount(part, params, context) {
     if (!isLoaded) return;
     const { asked, inGroup, isLeft, found } = look();
     shown = settle(sorted(found), isAsked);
+    drawEmpty();
+    if (filter.view === "grid") drawGrid();
+    else rows.draw(shown); // first, while the place of the table is known
     drawCounts(inGroup, isLeft);
     bars.draw(asked, filter.group);
-    drawEmpty();
     const { isAll, seen } = selection.show();
     const { names: picked } = selection;
     Object.assign(part.all, { checked: isAll && seen > 0, indeterminate: seen > 0 && !isAll });
     text(part.allWords, t("fleet.select_all", { n: shown.length }));
-    part.run.href = runLink(picked(), filter, isAll);
+    part.run.href = runLink(picked(), { ...filter, q: query }, isAll);
     text(part.run, picked().length ? t("fleet.run_on", { n: picked().length }) : t("run.title"));
-    if (filter.view === "grid") drawGrid();
-    else rows.draw(shown);
   }
 
   function drawEmpty() {
@@ -194,22 +194,21 @@ export function mount(part, params, context) {
   }
 
   /** What is wrong is marked; the list stays that of the query before. */
-  function read(query) {
-    const { terms: read, error } = parse(query);
+  function read(said = "") {
+    const { terms: found, error } = parse(said);
     clearTimeout(wrongTimer);
-    if (read) terms = read;
-    if (!error) return showWrong(null);
-    if (part.q === document.activeElement) wrongTimer = setTimeout(() => showWrong(error, query), WRONG_MS);
-    else showWrong(error, query);
+    if (!error) [query, terms] = [said, found];
+    if (error && part.q === document.activeElement) wrongTimer = setTimeout(() => showWrong(error, said), WRONG_MS);
+    else showWrong(error, said);
   }
 
-  function showWrong(error, query) {
+  function showWrong(error, said) {
     part.q.ariaInvalid = error ? "true" : null;
     part.wrong.replaceChildren();
     if (!error) return;
     const end = error.at + error.term.length;
-    const line = create("code", visible(query.slice(0, error.at)));
-    line.append(create("mark", visible(error.term)), visible(query.slice(end)));
+    const line = create("code", visible(said.slice(0, error.at)));
+    line.append(create("mark", visible(error.term)), visible(said.slice(end)));
     const reason = t(`query.${error.reason}`, error.given);
     part.wrong.append(line, " ", visible(t("fleet.wrong", { reason })));
   }
