@@ -66,7 +66,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
   const box = create("div", "", { className: "tiles", role: "listbox", tabIndex: 0, ariaLabel: t("fleet.tiles"), ariaMultiSelectable: "true" });
   option.append(words);
   box.append(canvas, option, tip, ...probes());
-  root.prepend(box);
+  root.append(box);
   const brush = canvas.getContext("2d");
 
   let layout = layoutOf([], 0);

@@ -20,7 +20,8 @@ export function createBars(part, store, choose) {
   function draw(hosts, chosen = "") {
     drawn = () => draw(hosts, chosen);
     const counts = countsOf(hosts);
-    const known = new Set(store.all("hosts").flatMap((host) => host.groups)).add(chosen);
+    const known = new Set([chosen]);
+    for (const host of store.all("hosts")) for (const group of host.groups) known.add(group);
     const groups = [...known].filter(Boolean).sort();
     options(part.group, ["", ...groups], (group) => group || t("fleet.all_groups"));
     part.group.value = chosen;

@@ -105,10 +105,14 @@ export function mount(part, params, context) {
   }
 
   function drawCounts(hosts, isLeft) {
-    const left = hosts.filter(isLeft);
-    const countOf = (state) => hosts.filter((host) => host.state === state).length;
-    const counts = [["", left.length], ...STATES.map((state) => [state, countOf(state)]), [MAINTENANCE, left.filter((host) => host.maintenance).length]];
-    const wanted = counts.filter(([state, count]) => count > 0 || state === "" || state === filter.state);
+    const counts = Object.fromEntries(["", ...STATES, MAINTENANCE].map((state) => [state, 0]));
+    for (const host of hosts) {
+      counts[host.state] = (counts[host.state] ?? 0) + 1; // a newer server may have more states
+      if (!isLeft(host)) continue;
+      counts[""] += 1;
+      if (host.maintenance) counts[MAINTENANCE] += 1;
+    }
+    const wanted = Object.entries(counts).filter(([state, count]) => count > 0 || state === "" || state === filter.state);
     keyedList(part.counts, wanted, ([state]) => state || "all", createCount, (button, [state, count]) => {
       button.ariaPressed = String((filter.state ?? "") === state);
       text(button.firstElementChild, count);
