@@ -4,7 +4,7 @@ import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Locator, Page, Route
 
 PAGE = 1000
 HEARD = "2026-11-26T12:00:00.000000Z"
@@ -34,6 +34,11 @@ def a_host(number: int, **more: object) -> dict[str, object]:
         "usage_pos": 1,
     }
     return host | more
+
+
+def rows_of(page: Page) -> Locator:
+    """Those that are in the document."""
+    return page.locator("tbody tr:not(.gap)")
 
 
 def answer_hosts(page: Page, hosts: list[dict[str, object]], *, total: int | None = None, as_of: str) -> None:

@@ -10,13 +10,19 @@ from playwright.sync_api import Page, expect
 
 from tests.support.programs import PASSWORD
 from tests.support.servers import wait_until
-from tests.ui.conftest import Dev
+from tests.ui.conftest import Dev, Visitor
 
 UNAVAILABLE = {"code": "not_now", "title": "Unavailable", "detail": "not now", "status": 503}
 
 
 def heading(page: Page, name: str | re.Pattern[str]) -> None:
     page.get_by_role("heading", name=name, level=1).wait_for()
+
+
+def forgiven(visitor: Visitor, status: str) -> None:
+    """The page complains of nothing but this."""
+    assert [complaint for complaint in visitor.complaints if status not in complaint] == []
+    visitor.complaints.clear()
 
 
 def a_key() -> str:

@@ -79,7 +79,7 @@ function readTerm(term) {
   if (tests.includes(null)) throw new Wrong("no_value");
   const value = FIELDS[field].known && values.find((one) => !FIELDS[field].known.includes(lower(one)));
   if (value !== undefined) throw new Wrong("unknown_value", { value, field, known: FIELDS[field].known.join(", ") });
-  return { field, isNegated, values: values.map(lower), test: (host) => tests.some((test) => test(host)) !== isNegated };
+  return { term, field, isNegated, values: values.map(lower), test: (host) => tests.some((test) => test(host)) !== isNegated };
 }
 
 /** Its terms, all of which a host must match; or its first error: the term, where it stands, the key of a reason. */

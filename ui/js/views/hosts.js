@@ -4,7 +4,7 @@ import { badge, empty } from "../components.js";
 import { announce, attempt, create, filtersOf, keyedList, only, permit, text } from "../dom.js";
 import { createBars } from "../groupbars.js";
 import { because, t } from "../i18n.js";
-import { hostPath } from "../router.js";
+import { hostPath, link } from "../router.js";
 import { matches, names, parse } from "../query.js";
 import { changesBetween, windowed } from "../rows.js";
 import { createSelection, runLink } from "../selection.js";
@@ -82,7 +82,7 @@ export function mount(part, params, context) {
     const { asked, inGroup, isLeft, found } = look();
     shown = settle(sorted(found), isAsked);
     drawEmpty();
-    if (filter.view === "grid") drawGrid();
+    if (filter.view === "grid") attempt(part.grid, drawGrid);
     else rows.draw(shown); // first, while the place of the table is known
     drawCounts(inGroup, isLeft);
     bars.draw(asked, filter.group);
@@ -99,7 +99,10 @@ export function mount(part, params, context) {
     part.grid.hidden = shown.length === 0 || filter.view !== "grid";
     part.empty.hidden = shown.length > 0;
     if (shown.length) return;
-    if (store.all("hosts").length) return empty(part.empty, t("fleet.no_match"), "/hosts", t("shell.clear"));
+    const hosts = store.all("hosts");
+    const without = terms.find(({ test }) => !hosts.some(test));
+    const words = without ? t("fleet.no_match_of", { term: visible(without.term) }) : t("fleet.no_match");
+    if (hosts.length) return empty(part.empty, words, link("/hosts", { view: filter.view, sort: filter.sort }), t("shell.clear"));
     empty(part.empty, t("fleet.none"));
     part.empty.append(create("br"), create("button", t("fleet.add"), { className: "button", onclick: () => part.add.click() }));
   }
@@ -243,8 +246,11 @@ export function mount(part, params, context) {
     adding?.abort();
     adding = new AbortController();
     const close = () => (adding.abort(), part.added.replaceChildren());
-    const { addHost } = await import("../addhost.js");
-    addHost(part.added, { ...context, signal: AbortSignal.any([signal, adding.signal]) }, loading.promise, close);
+    const its = { ...context, signal: AbortSignal.any([signal, adding.signal]) };
+    await attempt(part.added, async () => {
+      const { addHost } = await import("../addhost.js");
+      addHost(part.added, its, loading.promise, close);
+    });
   }
 
   function update(next) {
