@@ -100,6 +100,7 @@ def test_a_page_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev, 
 
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     assert page.evaluate(CUT_OFF) == 0
+    page.get_by_role("button", name="偏好设置").click()
     for control in ("主题", "语言"):
         expect(page.get_by_label(control)).to_be_in_viewport(ratio=1)
     assert visitor.complaints == []

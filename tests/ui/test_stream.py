@@ -58,6 +58,7 @@ def test_it_is_said_that_nothing_comes_and_since_when(visitor: Visitor, page: Pa
     expect(pill).to_have_text(re.compile(r"Offline since \d"))
     page.unroute_all()
     pill.click()
+    page.get_by_role("button", name="Reconnect now").click()
     expect(pill).to_have_text("Live")
 
 

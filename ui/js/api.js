@@ -15,6 +15,8 @@ export class Problem extends Error {
   }
 }
 
+export let requests = 0; // that were made of the API
+
 let csrfToken = null;
 let signIn = null; // asks the user, and resolves when that is done
 let asking = null; // one dialog for however many requests were refused
@@ -67,6 +69,7 @@ async function readiness(signal) {
 }
 
 async function request(method, url, body, signal) {
+  requests += 1;
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken) headers["X-CSRF-Token"] = csrfToken;

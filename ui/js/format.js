@@ -14,8 +14,31 @@ export function relative(time, nowMs, language = "en") {
   return new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" }).format(Math.trunc(seconds / size), unit);
 }
 
+let timeZone; // undefined: that of this machine
+
+export const useUtc = (isUtc) => (timeZone = isUtc ? "UTC" : undefined);
+
+const named = (words) => (timeZone ? `${words} UTC` : words);
+
 export function absolute(time, language = "en") {
-  return new Date(time).toLocaleString(language, { dateStyle: "medium", timeStyle: "medium" });
+  return named(new Date(time).toLocaleString(language, { dateStyle: "medium", timeStyle: "medium", timeZone }));
+}
+
+export function clock(time, language = "en") {
+  return named(new Date(time).toLocaleTimeString(language, { timeZone }));
+}
+
+/** What a date-time field shows of a time, in the zone in which times are told. */
+export function toField(time) {
+  const date = new Date(time ?? NaN);
+  if (Number.isNaN(date.getTime())) return "";
+  const shift = timeZone ? 0 : date.getTimezoneOffset() * 60_000;
+  return new Date(date - shift).toISOString().slice(0, 19);
+}
+
+/** The time that a date-time field says, as RFC 3339 in UTC. */
+export function fromField(value) {
+  return value && new Date(timeZone ? `${value}Z` : value).toISOString().replace(".000Z", "Z");
 }
 
 export function percent(fraction) {

@@ -1,10 +1,11 @@
 // The shell: who is signed in, which page it is, in which language, and how live it is.
 import * as api from "./api.js";
 import { visible } from "./ansi.js";
-import { create, every, make, problem, text, toast, translate } from "./dom.js";
-import { duration } from "./format.js";
+import { announce, create, every, make, problem, text, toast, translate } from "./dom.js";
+import { clock } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
 import { followStop, followWaiting } from "./notices.js";
+import { apply as applyPreferences, preference, remembered } from "./preferences.js";
 import { inMoment, match, moment, safeNext } from "./router.js";
 import { addSymbols } from "./shapes.js";
 import { listen as listenForKeys } from "./shortcuts.js";
@@ -36,10 +37,13 @@ const element = (id) => document.getElementById(id);
 
 let user = null;
 let current = null;
+let named = ""; // what the page calls itself
+let replay = null; // the module of the bar
+let bar = null;
 
 export function navigate(path, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", inMoment(path));
-  show();
+  return show();
 }
 
 async function show() {
@@ -60,13 +64,14 @@ async function show() {
   const root = element("main");
   const part = make(name);
   try {
-    const page = await PAGES[name]();
+    const [page] = await Promise.all([PAGES[name](), bar?.show(at)]);
     if (current !== opened) return;
     if (IS_PAST) store.clear();
     const isStep = before?.name === name && before.at !== at;
     if (!isStep) put(part.root, name);
-    else whenFilled(part.root, () => current === opened && root.replaceChildren(part.root));
+    const filled = isStep && whenFilled(part.root).then(() => current === opened && replace(root, part.root));
     current.update = page.mount(part, params, contextOf(controller.signal))?.update;
+    await filled;
   } catch (error) {
     problem(root, error, () => location.reload());
   }
@@ -74,20 +79,37 @@ async function show() {
 
 function put(page, name) {
   title(t(`title.${name}`));
+  announce(t(`title.${name}`)); // what the page calls itself may be a host's words
+  element("main").style.removeProperty("--kept");
   element("main").replaceChildren(page);
   (page.querySelector("[autofocus]") ?? page.querySelector("h1"))?.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
 
-/** Once, when the page has been read, or after a while all the same. */
-function whenFilled(page, work) {
-  const once = new AbortController();
-  const end = () => once.signal.aborted || (once.abort(), work());
-  page.addEventListener("filled", end, once);
-  setTimeout(end, KEPT_MS);
+/** By the same page as of another moment, which at first may be shorter: nothing scrolls for that. */
+function replace(root, page) {
+  root.style.setProperty("--kept", `${root.firstElementChild.offsetHeight}px`);
+  root.replaceChildren(page);
 }
 
-const title = (words) => (document.title = `${visible(words)} · Control plane`);
+/** When the page has been read, or after a while all the same. */
+function whenFilled(page) {
+  return new Promise((resolve) => {
+    page.addEventListener("filled", resolve, { once: true });
+    setTimeout(resolve, KEPT_MS);
+  });
+}
+
+function title(words) {
+  named = visible(words);
+  drawTitle();
+}
+
+function drawTitle() {
+  const count = isOpen() ? countRunning() : 0;
+  const wanted = `${count ? `(${count}) ` : ""}${named} · Control plane`;
+  if (document.title !== wanted) document.title = wanted;
+}
 
 function signedIn(me, next) {
   setUser(me);
@@ -106,7 +128,8 @@ function setUser(me) {
   element("logout").hidden = !me;
   for (const link of element("nav").querySelectorAll("[data-needs]")) link.hidden = !me?.permissions.includes(link.dataset.needs);
   if (!isFirst) return;
-  if (IS_PAST) return;
+  element("search").addEventListener("focus", openSearch, { once: true });
+  if (IS_PAST) return void (bar = replay.mount(element("past"), contextOf(FOR_EVER)));
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
   followWaiting(element("waiting"), contextOf(FOR_EVER));
@@ -153,19 +176,28 @@ async function followRunning() {
   }
 }
 
+const countRunning = () => store.all("tasks").filter(({ state }) => state !== "finished").length;
+
+const isOpen = () => ["live", "behind"].includes(stream.liveness(stream.state, Date.now()).kind);
+
 function drawRunning() {
-  const count = store.all("tasks").filter(({ state }) => state !== "finished").length;
-  text(element("running"), count || "");
+  text(element("running"), countRunning() || "");
+  drawTitle();
+}
+
+async function openSearch() {
+  const { mount } = await import("./search.js");
+  mount(element("search"), element("found"), contextOf(FOR_EVER));
 }
 
 function drawPill(state) {
   const { kind, n, since } = stream.liveness(state, Date.now());
-  const time = since && new Date(since).toLocaleTimeString(language);
-  const { heads, lag, build } = state.ping ?? {};
+  const time = since && clock(since, language);
   const pill = element("pill");
   pill.dataset.kind = kind;
-  pill.title = heads ? t("shell.pill", { position: heads.event, lag: duration(lag.seconds * 1000), build }) : "";
+  pill.hidden = user !== null && !stream.isFollowed() && kind !== "live"; // there is nothing that could come
   text(pill, t(`shell.stream_${kind}`, { n, time }));
+  drawTitle();
   const isStale = kind === "offline" && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale || kind === "waiting");
@@ -199,25 +231,7 @@ async function signOut() {
   location.assign("/login");
 }
 
-function remembered(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-function preferences() {
-  const [theme, languages] = [element("theme"), element("language")];
-  theme.value = remembered("theme") ?? "";
-  theme.onchange = () => localStorage.setItem("theme", theme.value);
-  languages.value = language;
-  languages.onchange = () => {
-    localStorage.setItem("language", languages.value);
-    location.reload();
-  };
-  element("logout").onclick = signOut;
-}
+const panel = (name) => async () => (await import("./panels.js"))[name]();
 
 function followLinks() {
   const pageOf = (event) => {
@@ -239,14 +253,17 @@ function followLinks() {
 }
 
 async function start() {
+  applyPreferences();
   await load(preferred(remembered("language"), navigator.languages));
   addSymbols();
   translate(document);
   if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
-  preferences();
-  listenForKeys();
+  element("logout").onclick = signOut;
+  element("preferences").onclick = panel("preferences");
+  const steps = IS_PAST ? { "[": () => bar?.keys["["](), "]": () => bar?.keys["]"]() } : {};
+  listenForKeys({ "?": panel("help"), ...steps }, () => preference("shortcuts") !== "off");
   followLinks();
-  if (IS_PAST) showPast();
+  if (IS_PAST) await showPast();
   else showLive();
   api.onSignedOut(signInAgain);
   if (location.hash.startsWith("#/login?")) history.replaceState(null, "", location.hash.slice(1));
@@ -265,16 +282,15 @@ function showLive() {
   stream.onState(drawPill);
   drawPill(stream.state);
   every(1000, () => drawPill(stream.state), FOR_EVER);
-  element("pill").onclick = stream.connect;
+  element("pill").onclick = panel("connection");
   followBuild();
 }
 
 /** What is shown is read once and written never; the bar leads to other moments, and back. */
-function showPast() {
+async function showPast() {
   document.body.classList.add("past");
   element("pill").hidden = true;
-  element("past").hidden = false;
-  text(element("past"), t("shell.past", { at: moment() }));
+  replay = await import("./replay.js");
 }
 
 start();

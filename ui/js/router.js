@@ -21,6 +21,14 @@ export function inMoment(address, at = moment()) {
   return url.pathname + url.search;
 }
 
+/** Where one is, as of another moment; null: as it is now. */
+export function atMoment(at, address = location.href) {
+  const url = new URL(address, location.origin);
+  if (at === null) url.searchParams.delete("at");
+  else url.searchParams.set("at", at);
+  return url.pathname + url.search;
+}
+
 export function link(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
   const search = new URLSearchParams(given).toString();

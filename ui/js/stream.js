@@ -11,6 +11,7 @@ const MOST_BACKOFF_S = 30;
 
 const followers = new Set(); // {topics, signal}, with onReset, or with what `watch` is given
 const listeners = new Set();
+let pastMs = null; // the moment that is shown instead of what is now
 export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
 
 let controller = null;
@@ -194,8 +195,13 @@ function retryLater() {
   timer = setTimeout(connect, waitMs);
 }
 
-/** The server's time, as far as its last ping tells. */
-export const now = () => Date.now() + (state.ping?.offsetMs ?? 0);
+/** Times are told as they were at a moment. */
+export const showMoment = (ms) => (pastMs = ms);
+
+/** The server's time, as far as its last ping tells; of the past, the moment that is shown. */
+export const now = () => pastMs ?? Date.now() + (state.ping?.offsetMs ?? 0);
+
+export const isFollowed = () => followers.size > 0;
 
 globalThis.document?.addEventListener("visibilitychange", () => {
   clearTimeout(hiddenTimer);

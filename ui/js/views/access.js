@@ -4,7 +4,7 @@ import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
 import { fold } from "../format.js";
 import { language, t } from "../i18n.js";
-import { hostPath, link, taskPath } from "../router.js";
+import { hostPath, link, moment, taskPath } from "../router.js";
 import data from "../../access.json" with { type: "json" };
 import { isShown } from "../notices.js";
 import { addPasskey } from "./login.js";
@@ -76,6 +76,7 @@ function section(spec, context) {
       button.onclick = () => perform(action, row);
       text(button, t(`access.${spec.name}.${action.name}`));
     });
+    if (moment()) for (const button of place.querySelectorAll("button")) permit(button, user);
   }
 
   function perform(action, row = {}) {
@@ -118,10 +119,10 @@ function section(spec, context) {
   part.create.dataset.t = `access.${spec.name}.create`;
   translate(part.root);
   part.create.hidden = !spec.create || spec.isAsked;
-  if (spec.create && (may(spec.create) || permit(part.create, user, spec.create.needs))) part.create.onclick = () => perform(spec.create);
+  if (spec.create && ((!moment() && may(spec.create)) || permit(part.create, user, spec.create.needs))) part.create.onclick = () => perform(spec.create);
   if (spec.isAsked) perform(spec.create);
   if (rows) load();
-  if (spec.isLive) every(LOOK_MS, () => document.hidden || load(), signal);
+  if (spec.isLive && !moment()) every(LOOK_MS, () => document.hidden || load(), signal);
   return part.root;
 }
 

@@ -1,34 +1,117 @@
-// What happened: every event, with all that was recorded of it.
-import { output } from "../components.js";
-import { attempt, create, facts, filtersOf, make, only, successive } from "../dom.js";
-import { absolute } from "../format.js";
+// What happened: every event, with all that was recorded of it; and the way to look at everything as it was then.
+import { badge, output, said, timeNode } from "../components.js";
+import { act, attempt, create, every, facts, filtersOf, make, only, permit, successive, text } from "../dom.js";
+import { absolute, fromField, toField } from "../format.js";
 import { language, t } from "../i18n.js";
-import { hostPath, taskPath } from "../router.js";
+import { atMoment, hostPath, link, moment, taskPath } from "../router.js";
 import { newestFirst } from "./newest.js";
 
-const FILTERS = ["kind", "hostname", "actor"];
+const WORDS = ["kind", "task_id", "hostname", "actor"];
+const TIMES = ["from", "to"];
+const FORMATS = ["ndjson", "csv"];
+const MOST = 500; // rows at once
+const CHECKPOINT_MS = 10_000;
+const VERIFY = "control-plane audit verify";
+const CHECK = "control-plane audit check --key KEY FILE";
+
+const REFUSALS = ["access.denied", "approval.refused", "host.request_refused", "login.failed", "message.rejected"];
+const FAMILIES = "access approval checkpoint enrolment_token key log login passkey rule secret session stop template token user".split(" ");
+const SECURITY = /^(execution\.conflict$|host\.(key|quarantine|registered|revoked))/;
 
 export function mount(part, params, context) {
-  const nextSignal = successive(context.signal);
-  const filters = filtersOf(part, "/audit", FILTERS, context.navigate, "onchange");
+  const { navigate, user, signal } = context;
+  const nextSignal = successive(signal);
+  const filters = filtersOf(part, "/audit", WORDS, navigate, "onchange");
+  let drawn = null; // the filter
+  let table = null;
+  let isPolling = moment() !== null;
 
-  function update(next) {
-    const filter = Object.fromEntries(FILTERS.map((name) => [name, next[name]]));
+  async function update({ seq, ...next }) {
+    const filter = Object.fromEntries([...WORDS, ...TIMES].map((name) => [name, next[name] || undefined]));
     filters.show(filter);
-    eventTable(part.list, filter, { ...context, signal: nextSignal() });
+    for (const name of TIMES) part[name].value = toField(filter[name]);
+    for (const format of FORMATS) part[format].href = link("/api/v1/events/export", { ...filter, format });
+    const address = link("/audit", filter);
+    if (address !== drawn) table = eventTable(part.list, filter, { ...context, signal: nextSignal() }, { most: MOST, open });
+    const isNew = address !== drawn;
+    drawn = address;
+    await table.loaded;
+    if (address === drawn) drawOpen(Number(seq), address, isNew);
+
+    function open(wanted) {
+      navigate(link("/audit", { ...filter, seq: wanted }));
+    }
   }
+
+  /** The event that the address names is below its row; one that the list does not have is above it. */
+  function drawOpen(seq, address, isNew) {
+    const row = table.show(seq);
+    if (row && isNew) row.scrollIntoView({ block: "center" });
+    const isAbove = seq && !row;
+    if (isAbove && part.record.dataset.of === String(seq)) return;
+    part.record.dataset.of = isAbove ? seq : "";
+    part.record.replaceChildren();
+    if (!isAbove) return;
+    const panel = make("event-record");
+    text(panel.title, t("audit.event", { seq }));
+    panel.close.href = address;
+    part.record.append(panel.root);
+    drawEvent(panel.place, seq, context);
+  }
+
+  async function readCheckpoint() {
+    const found = await context.api.get("/audit/checkpoint");
+    const list = only(part.checkpoint, "dl");
+    list.className = "facts";
+    facts(list, "audit", {
+      signed: moment() ? absolute(found.recorded_at, language) : timeNode(found.recorded_at),
+      size: found.size.toLocaleString(language),
+      root: copied(found.root),
+      origin: found.origin,
+      verify: copied(VERIFY),
+      check: copied(CHECK),
+    });
+  }
+
+  for (const name of TIMES) part[name].onchange = () => filters.change({ [name]: fromField(part[name].value) });
+  for (const format of FORMATS) permit(part[format], user, "events.export");
+  part.past.hidden = moment() !== null; // there is the bar
+  part.past.onclick = async () => (await import("../replay.js")).askForMoment(context);
+  const load = () => part.proof.open && attempt(part.checkpoint, readCheckpoint);
+  part.proof.ontoggle = () => {
+    load();
+    if (!isPolling) every(CHECKPOINT_MS, load, signal);
+    isPolling = true;
+  };
   update(params);
   return { update };
 }
 
-export function eventTable(place, filter, context) {
-  const isWanted = ({ kind, ...event }) =>
-    ["task_id", "hostname", "actor"].every((name) => !filter[name] || event[name] === filter[name]) && (!filter.kind || `${kind}.`.startsWith(`${filter.kind}.`));
+/** The events of a filter. What one of them has opens below it, unless `open` is told which is to be, or none. */
+export function eventTable(place, filter, context, { most, open = null } = {}) {
+  let opened = null;
+  const rowOf = (seq) => place.querySelector(`tr[data-key="${seq}"]`);
+  const detailOf = (seq) => place.querySelector(`tr[data-of="${seq}"]`);
+
+  function isWanted({ kind, recorded_at: at, ...event }) {
+    const isIts = ["task_id", "hostname", "actor"].every((name) => !filter[name] || event[name] === filter[name]);
+    const isThen = (!filter.from || Date.parse(at) >= Date.parse(filter.from)) && (!filter.to || Date.parse(at) <= Date.parse(filter.to));
+    return isIts && isThen && (!filter.kind || `${kind}.`.startsWith(`${filter.kind}.`));
+  }
 
   function drawPosition({ seq }, cell) {
     if (cell.firstElementChild) return;
     const button = only(cell, "button");
-    Object.assign(button, { className: "plain mono", ariaExpanded: "false", textContent: seq, onclick: () => toggle(button, seq) });
+    const isOpen = String(seq === opened);
+    Object.assign(button, { className: "plain mono", ariaExpanded: isOpen, textContent: seq, onclick: () => toggle(seq) });
+  }
+
+  function drawKind({ kind, outcome }, cell) {
+    if (cell.firstElementChild) return;
+    const isSecurity = FAMILIES.includes(kind.split(".")[0]) || SECURITY.test(kind);
+    const mark = REFUSALS.includes(kind) ? "refused" : isSecurity ? "security" : null;
+    cell.append(create("span", outcome ? `${kind} · ${outcome}` : kind), " ");
+    if (mark) badge(cell.appendChild(create("span")), "mark", mark);
   }
 
   function drawAbout({ hostname, task_id: taskId }, cell) {
@@ -37,28 +120,83 @@ export function eventTable(place, filter, context) {
     for (const [href, words] of links) cell.append(cell.hasChildNodes() ? " · " : "", create("a", words, { href }));
   }
 
-  async function toggle(button, seq) {
-    const row = button.closest("tr");
-    const isOpen = row.nextElementSibling?.classList.contains("detail");
-    button.ariaExpanded = String(!isOpen);
-    if (isOpen) return row.nextElementSibling.remove();
-    const detail = make("event-detail");
-    detail.root.dataset.of = seq;
-    row.after(detail.root);
-    attempt(detail.cell, async () => drawDetail(detail, await context.api.get(`/events/${seq}`)));
+  function toggle(seq) {
+    if (open) open(detailOf(seq) ? null : seq);
+    else setOpen(seq, !detailOf(seq));
   }
 
-  function drawDetail(detail, event) {
-    facts(detail.facts, "audit", {
-      recorded: absolute(event.recorded_at, language),
-      occurred: event.occurred_at && absolute(event.occurred_at, language),
-      task_id: event.task_id,
-      key: event.key_id,
-      signature: event.signature,
-    });
-    detail.body.replaceWith(output(JSON.stringify(event.body, null, 2)));
+  function setOpen(seq, isOpen) {
+    rowOf(seq)?.querySelector("button").setAttribute("aria-expanded", isOpen);
+    if (!isOpen) return detailOf(seq)?.remove();
+    const row = create("tr", "", { className: "detail" });
+    row.dataset.of = seq;
+    const cell = row.appendChild(create("td", "", { className: "line", colSpan: 5 }));
+    rowOf(seq).after(row);
+    drawEvent(cell, seq, context);
   }
 
-  const shows = { seq: drawPosition, kind: ({ kind, outcome }) => (outcome ? `${kind} · ${outcome}` : kind), about: drawAbout };
-  newestFirst(place, context, { from: "events", head: "event-head", shows, isWanted, none: [t("audit.none")], query: () => filter }).load();
+  /** Open just this one; its row, where the list has it. */
+  function show(seq) {
+    if (opened && opened !== seq) setOpen(opened, false);
+    opened = seq;
+    const row = seq ? rowOf(seq) : null;
+    if (row && !detailOf(seq)) setOpen(seq, true);
+    return row;
+  }
+
+  const shows = { seq: drawPosition, kind: drawKind, about: drawAbout };
+  const list = newestFirst(place, context, { from: "events", head: "event-head", shows, isWanted, none: [t("audit.none")], query: () => filter, most });
+  return { show, loaded: list.load() };
 }
+
+function drawEvent(place, seq, context) {
+  const part = make("event-detail");
+  place.append(part.root);
+  attempt(place, async () => fillEvent(part, await context.api.get(`/events/${seq}`), context));
+}
+
+function fillEvent(part, event, { api, user }) {
+  const { seq, task_id: taskId, hostname } = event;
+  facts(part.facts, "audit", {
+    position: seq.toLocaleString(language),
+    recorded: absolute(event.recorded_at, language),
+    occurred: event.occurred_at && absolute(event.occurred_at, language),
+    what: create("code", event.kind),
+    outcome: event.outcome,
+    version: event.schema_v,
+    actor: event.actor,
+    hostname: hostname && create("a", hostname, { href: hostPath(hostname) }),
+    task_id: taskId && create("a", taskId, { href: taskPath(taskId) }),
+    key: copied(event.key_id),
+    signature: copied(event.signature),
+  });
+  if (event.body) part.body.replaceChildren(output(JSON.stringify(event.body, null, 2)));
+  part.exact.hidden = event.body_base64 === null;
+  part.sealed.hidden = event.body_base64 !== null;
+  part.exact.ontoggle = () => {
+    const bytes = Uint8Array.from(atob(event.body_base64), (letter) => letter.charCodeAt(0));
+    const signed = new TextDecoder().decode(bytes);
+    part.bytes.replaceChildren(said(signed), copyButton(signed));
+  };
+  part.then.href = atMoment(seq);
+  if (!user.permissions.includes("audit.prove")) permit(part.prove, user, "audit.prove");
+  else part.prove.onclick = () => act(part.prove, () => prove(part.prove, seq, api));
+}
+
+async function prove(button, seq, api) {
+  const { proof } = await api.get(`/audit/proof/${seq}`);
+  const href = URL.createObjectURL(new Blob([proof], { type: "text/plain" }));
+  create("a", "", { href, download: `event-${seq}.proof` }).click();
+  setTimeout(() => URL.revokeObjectURL(href));
+  button.disabled = false;
+}
+
+/** What one may want elsewhere, to the letter. */
+function copied(words) {
+  if (!words) return null;
+  const place = create("span", "", { className: "row copied" });
+  place.append(create("code", words), copyButton(words));
+  return place;
+}
+
+const copyButton = (words) => create("button", t("shell.copy"), { onclick: () => navigator.clipboard.writeText(words) });

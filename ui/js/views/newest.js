@@ -5,8 +5,8 @@ import { t } from "../i18n.js";
 
 const PAGE = 100;
 
-/** New rows wait behind a button unless the page is at its top, so that nothing moves under the user. */
-export function newestFirst(place, { api, store, stream, signal }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, onPage = () => {} }) {
+/** New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn. */
+export function newestFirst(place, { api, store, stream, signal }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, most = Infinity, onPage = () => {} }) {
   const part = make("newest");
   place.replaceChildren(part.root);
   part.table.append(make(head).root);
@@ -14,17 +14,22 @@ export function newestFirst(place, { api, store, stream, signal }, { from, table
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
   let cursor = null;
+  let count = 0; // of the rows up to the top
+  let skipped = 0; // of those: the newest, where they are too many
   const nextSignal = successive(signal);
 
   function draw() {
     const found = store.all(from).filter((row) => row.seq >= bottom && isWanted(row)).sort((a, b) => b.seq - a.seq);
-    if (window.scrollY < 40 || !top) top = Math.max(top, found[0]?.seq ?? 0);
+    if ((window.scrollY < 40 && !skipped) || !top) top = Math.max(top, found[0]?.seq ?? 0);
     const shown = found.filter((row) => row.seq <= top);
-    part.news.hidden = shown.length === found.length;
-    text(part.news, t("shell.news", { n: found.length - shown.length }));
+    count = shown.length;
+    const newer = found.length - count + skipped;
+    part.news.hidden = !newer;
+    text(part.news, t("shell.news", { n: newer }));
+    part.more.hidden = !cursor && count <= skipped + most;
     const details = [...rows.body.querySelectorAll(".detail")];
     for (const detail of details) detail.remove();
-    rows.draw(shown);
+    rows.draw(shown.slice(skipped, skipped + most));
     for (const detail of details) rows.body.querySelector(`[data-key="${detail.dataset.of}"]`)?.after(detail);
     part.empty.hidden = found.length > 0;
     if (!found.length && bottom < Infinity) empty(part.empty, ...none);
@@ -39,14 +44,18 @@ export function newestFirst(place, { api, store, stream, signal }, { from, table
     bottom = cursor ? page.items.at(-1).seq : 0;
     onPage(page);
     stream.take(from, page.items);
-    part.more.hidden = !cursor;
     draw();
     stream.follow([from], page.as_of, signal, load);
   }
 
-  part.more.onclick = () => load(cursor);
+  part.more.onclick = async () => {
+    if (cursor && count < skipped + most + PAGE) await load(cursor);
+    skipped = Math.max(0, Math.min(skipped + PAGE, count - most));
+    draw();
+  };
   part.news.onclick = () => {
     top = Infinity;
+    skipped = 0;
     draw();
     top = 0;
   };

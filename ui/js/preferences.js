@@ -1,0 +1,38 @@
+// How somebody wants to see things, in this browser.
+import { toast } from "./dom.js";
+import { useUtc } from "./format.js";
+import { language, t } from "./i18n.js";
+
+const LANGUAGES = { en: "English", "zh-CN": "简体中文" };
+const AT_ONCE = ["theme", "density", "shortcuts"]; // the others are in words that are there already
+
+export function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** What can be chosen, by the value that is kept; the first where nothing is. */
+export const choices = () => ({
+  language: LANGUAGES,
+  theme: { "": t("preferences.theme_auto"), light: t("preferences.theme_light"), dark: t("preferences.theme_dark") },
+  time: { "": t("preferences.time_local"), utc: "UTC" },
+  density: { "": t("preferences.density_normal"), dense: t("preferences.density_dense") },
+  shortcuts: { "": t("preferences.shortcuts_on"), off: t("preferences.shortcuts_off") },
+});
+
+export const preference = (name) => (name === "language" ? language : (remembered(name) ?? ""));
+
+export function prefer(name, value) {
+  localStorage.setItem(name, value);
+  if (AT_ONCE.includes(name)) apply();
+  else if (document.querySelector("form[data-filled]")) toast(t("preferences.later"));
+  else location.reload();
+}
+
+export function apply() {
+  for (const name of ["theme", "density"]) document.documentElement.dataset[name] = preference(name);
+  useUtc(preference("time") === "utc");
+}
