@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.conftest import Dev
 from tests.ui.steps import heading, ping
@@ -36,13 +36,138 @@ def test_tasks_are_listed_newest_first_and_come_live(page: Page, dev: Dev) -> No
     expect(first).to_contain_text("1 ok")
 
 
-def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(page: Page, dev: Dev) -> None:
-    page.keyboard.press("g")
-    page.keyboard.press("s")
-    heading(page, "System")
+def cards(page: Page) -> Locator:
+    return page.get_by_role("listitem")
 
-    for name in ("database", "broker", "hosts", "tasks", "audit"):
-        expect(page.get_by_role("row").filter(has_text=name).first).to_be_visible()
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_what_runs_is_on_top_and_can_be_cancelled(page: Page, dev: Dev, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    command = f"sleep 100 # {width}"
+    task_id = dev.api.run({"hosts": ["sim-0003", "sim-0004"]}, command)
+    page.goto(f"{dev.url}/tasks")
+    card = cards(page).filter(has_text=command)
+    expect(card).to_contain_text(re.compile(r"2 chosen hosts · 2 running · admin · \d"))
+    expect(page.get_by_role("row").filter(has_text=command)).to_have_count(0)
+    card.get_by_role("button", name="Cancel task").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"{command}0 have finished and stay as they are; 2 may be running")
+    dialog.get_by_role("button", name="Cancel task").click()
+    dev.api.finished(task_id)
+    page.get_by_role("heading", level=1).hover()
+
+    row = page.get_by_role("row").filter(has_text=command)
+    expect(row).to_contain_text("Cancelled")
+    expect(row).to_contain_text(re.compile(r"\d s$"))
+    expect(card).to_have_count(0)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+def test_no_card_goes_away_under_the_pointer(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0003"}, "sleep 100 # pointed at")
+    page.goto(f"{dev.url}/tasks")
+    card = cards(page).filter(has_text="# pointed at")
+    card.hover()
+    dev.api.post(f"/tasks/{task_id}/cancel")
+    expect(card).to_contain_text("Cancelled")
+    expect(card.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(page.get_by_role("row").filter(has_text="# pointed at")).to_have_count(0)
+    page.get_by_role("heading", level=1).hover()
+
+    expect(card).to_have_count(0)
+    expect(page.get_by_role("row").filter(has_text="# pointed at")).to_have_count(1)
+
+
+def test_of_the_past_what_ran_then_is_on_top_and_cannot_be_cancelled(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0003"}, "sleep 1 # then")
+    dev.api.finished(task_id)
+    page.clock.install()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/v1/" in request.url else None)
+    page.goto(f"{dev.url}/tasks?at={dev.api.get(f'/tasks/{task_id}')['seq']}")
+    card = cards(page).filter(has_text="# then")
+    expect(card).to_contain_text("1 waiting")
+    expect(card.get_by_role("button", name="Cancel task")).to_have_attribute("aria-disabled", "true")
+    asked.clear()
+    page.clock.run_for(60_000)
+
+    assert asked == []
+
+
+def test_a_filter_is_in_the_address_and_what_it_leaves_out_is_said(page: Page, dev: Dev) -> None:
+    failed = dev.api.run({"host": "sim-0002"}, "false # filtered")
+    dev.api.finished(failed)
+    dev.api.finished(dev.api.run({"host": "sim-0004"}, "true # filtered"))
+    [retry] = [dev.api.post(f"/tasks/{failed}/retry", {"states": ["failed"]})["task"]["task_id"]]
+    dev.api.finished(retry)
+    page.goto(f"{dev.url}/tasks?q=filtered")
+    rows = page.get_by_role("row").filter(has_text="# filtered")
+    expect(rows).to_have_count(3)
+    page.get_by_label("State").select_option("Failed")
+    expect(rows).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"outcome=failed"))
+    expect(rows.first.get_by_role("link", name=f"retry of {failed[:8]}")).to_have_attribute("href", f"/tasks/{failed}")
+    page.get_by_text("More filters").click()
+    page.get_by_label("Host", exact=True).fill("sim-0004")
+    page.get_by_label("Host", exact=True).press("Enter")
+    empty = page.get_by_text("No task matches this filter: Command: filtered · State: Failed · Host: sim-0004")
+    expect(empty).to_be_visible()
+    page.reload()
+    expect(empty).to_be_visible()
+    expect(page.get_by_label("Host", exact=True)).to_have_value("sim-0004")
+    empty.get_by_role("link", name="Clear the filter").click()
+
+    expect(page).to_have_url(f"{dev.url}/tasks")
+    expect(rows).to_have_count(3)
+    expect(page.get_by_label("State")).to_have_value("")
+    expect(page.get_by_label("Filter by command")).to_have_value("")
+
+
+def test_tasks_are_found_by_who_and_when(page: Page, dev: Dev) -> None:
+    dev.api.finished(dev.api.run({"host": "sim-0002"}, "echo when"))
+    row = page.get_by_role("row").filter(has_text="echo when")
+    for query, count in (("actor=admin", 1), ("actor=nobody", 0), ("from=2026-01-01T00:00:00Z", 1)):
+        page.goto(f"{dev.url}/tasks?{query}")
+        expect(page.get_by_label("Who")).to_be_visible()
+        expect(row).to_have_count(count)
+    expect(page.get_by_label("From")).not_to_have_value("")
+    page.get_by_label("Until").fill("2026-01-02T00:00")
+    page.get_by_label("Until").blur()
+
+    expect(page).to_have_url(re.compile(r"to=2026-01-0[12]"))
+    expect(page.get_by_text(re.compile("^No task matches this filter: From: .* · Until: "))).to_be_visible()
+
+
+def test_what_comes_to_a_host_that_is_filtered_for_is_shown(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/tasks?hostname=sim-0005")
+    expect(page.get_by_text("More filters")).to_be_visible()
+    expect(page.locator("#pill")).to_have_text("Live")
+    for hostname in ("sim-0004", "sim-0005"):
+        dev.api.finished(dev.api.run({"host": hostname}, f"echo to {hostname}"))
+
+    expect(page.get_by_role("row").filter(has_text="echo to sim-0005")).to_have_count(1)
+    expect(page.get_by_role("row").filter(has_text="echo to sim-0004")).to_have_count(0)
+
+
+def test_new_rows_wait_while_somebody_reads_further_down(page: Page, dev: Dev) -> None:
+    for number in range(20):
+        dev.api.run({"host": "sim-0001"}, f"echo {number}")
+    dev.api.finished(dev.api.run({"host": "sim-0001"}, "echo read"))
+    page.goto(f"{dev.url}/tasks")
+    expect(page.get_by_role("row").filter(has_text="echo read")).to_be_visible()
+    page.mouse.move(640, 700)
+    page.mouse.wheel(0, 400)
+    page.wait_for_function("() => window.scrollY > 100")
+    later = dev.api.run({"host": "sim-0002"}, "sleep 3 # later")
+    expect(page.locator("#running")).to_have_text(re.compile(r"\d"))
+    expect(cards(page).filter(has_text="# later")).to_have_count(0)  # nor does it push down what is read
+    dev.api.finished(later)
+    news = page.get_by_role("button", name="1 new · show")
+    expect(news).to_have_count(1)
+    expect(page.get_by_role("row").filter(has_text="# later")).to_have_count(0)
+    news.click()
+
+    expect(page.get_by_role("row").filter(has_text="# later")).to_have_count(1)
 
 
 def test_the_number_of_running_tasks_outlives_a_stream_that_starts_anew(page: Page, dev: Dev) -> None:

@@ -1,6 +1,6 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
 import { exactly, pieces } from "./ansi.js";
-import { create, keyedList, make, only, options, refs, text } from "./dom.js";
+import { announce, create, keyedList, make, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
 import { hostPath } from "./router.js";
@@ -51,6 +51,17 @@ export function meter(place, fraction) {
   const part = refs(place);
   part.fill.style.setProperty("--share", percent(fraction).replace(" ", ""));
   text(part.text, percent(fraction));
+}
+
+/** Copies `value`; `what` says to those who do not see beside it what that is. */
+export function copyButton(value, what) {
+  const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
+  button.onclick = async () => {
+    await navigator.clipboard.writeText(value);
+    text(button, t("shell.copied"));
+    announce(t("shell.copied"));
+  };
+  return button;
 }
 
 // How a column shows its values, where it is no state.

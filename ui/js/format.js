@@ -69,6 +69,13 @@ export function between(from, to) {
   return from && to ? duration(Math.max(0, Date.parse(to) - Date.parse(from))) : "";
 }
 
+const NEAR_MS = 20 * 3_600_000;
+
+/** The time of day alone, where it can be of no other day. */
+export function when(time, nowMs, language = "en") {
+  return Math.abs(new Date(time) - nowMs) < NEAR_MS ? clock(time, language) : absolute(time, language);
+}
+
 /** "web[01-97],db1": hostnames folded where they differ in one number. */
 export function fold(hostnames) {
   const groups = new Map();

@@ -5,12 +5,17 @@ import { t } from "../i18n.js";
 
 const PAGE = 100;
 
-/** New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn. */
-export function newestFirst(place, { api, store, stream, signal }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, most = Infinity, onPage = () => {} }) {
+/**
+ * New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn.
+ * `own`: cells as a page has them; they are told of the row below, too.
+ */
+export function newestFirst(place, { api, store, stream, signal, own = {} }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, most = Infinity, onPage = () => {} }) {
   const part = make("newest");
   place.replaceChildren(part.root);
   part.table.append(make(head).root);
-  const rows = rowsOf(part.table.firstElementChild, "seq", shows);
+  const below = new Map();
+  const owns = Object.entries(own).map(([name, show]) => [name, (row, cell) => show(row, cell, below.get(row.seq))]);
+  const rows = rowsOf(part.table.firstElementChild, "seq", { ...shows, ...Object.fromEntries(owns) });
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
   let cursor = null;
@@ -27,12 +32,13 @@ export function newestFirst(place, { api, store, stream, signal }, { from, table
     part.news.hidden = !newer;
     text(part.news, t("shell.news", { n: newer }));
     part.more.hidden = !cursor && count <= skipped + most;
+    for (const [place, { seq }] of shown.entries()) below.set(seq, shown[place + 1]);
     const details = [...rows.body.querySelectorAll(".detail")];
     for (const detail of details) detail.remove();
     rows.draw(shown.slice(skipped, skipped + most));
     for (const detail of details) rows.body.querySelector(`[data-key="${detail.dataset.of}"]`)?.after(detail);
     part.empty.hidden = found.length > 0;
-    if (!found.length && bottom < Infinity) empty(part.empty, ...none);
+    if (!found.length && bottom < Infinity) empty(part.empty, ...(none.call ? none() : none));
   }
 
   const load = (next = null) => attempt(part.root, () => read(next));

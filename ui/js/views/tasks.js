@@ -1,63 +1,159 @@
-// What was run: all tasks, newest first; on the page of a host its own.
+// What was run: what is under way on top, then the others, newest first.
 import { exact } from "../ansi.js";
-import { anchor, badge } from "../components.js";
-import { filtersOf } from "../dom.js";
+import { anchor, badge, field } from "../components.js";
+import { attempt, create, filtersOf, options, successive, text } from "../dom.js";
+import { between, fromField, toField } from "../format.js";
 import { t } from "../i18n.js";
-import { taskPath } from "../router.js";
+import { moment, taskPath } from "../router.js";
 import { ANSWERS, answersOf, taskState } from "../states.js";
+import { now } from "../stream.js";
 import { newestFirst } from "./newest.js";
+import { runningCards } from "./running.js";
 
 const TYPING_MS = 250;
-const STATES = { running: ["running", "paused", "cancelling"], paused: ["paused"], finished: ["finished"] };
-const SHOWS = {
+const MOST_RUNNING = 100;
+export const UNFINISHED = ["running", "paused", "cancelling"];
+const STATES = { running: UNFINISHED, paused: ["paused"], cancelling: ["cancelling"], finished: ["finished"] };
+const OUTCOMES = ["succeeded", "failed", "cancelled"];
+const TYPED = ["actor", "hostname"];
+const TIMES = ["from", "to"];
+
+export const SHOWS = {
   state: (task, cell) => badge(cell, "task", taskState(task)),
-  command: (task, cell) => anchor(cell, taskPath(task.task_id), exact(task.command)),
+  command: drawCommand,
   target: (task) => targetText(task.target),
   counts: (task) => answersText(task.counts),
+  took: (task) => between(task.accepted_at, task.finished_at),
 };
 
 export function mount(part, params, context) {
+  const { api, navigate, signal, store, stream } = context;
+  const [nextRead, nextHost] = [successive(signal), successive(signal)];
   let filter = params;
   let timer = 0;
+  let own = null; // of the host that is asked for
+  const isWanted = (task) => matches(task, filter) && (!own || own.has(task));
+  const isSplit = () => !filter.state && !filter.outcome;
+  const running = () => store.all("tasks").filter((task) => UNFINISHED.includes(task.state) && isWanted(task)).sort((a, b) => b.seq - a.seq);
+
+  const cards = runningCards(part.open, part.running, context, {
+    tables: ["tasks", "executions"],
+    find: () => (isSplit() ? running().slice(0, MOST_RUNNING) : []),
+    show: showRunning,
+    onTurn: () => list.draw(),
+  });
   const list = newestFirst(part.list, context, {
     from: "tasks",
+    tables: ["tasks", "executions"],
     head: "task-head", shows: SHOWS,
-    isWanted: (task) => (!filter.q || task.command.toLowerCase().includes(filter.q.toLowerCase())) && (!filter.state || STATES[filter.state]?.includes(task.state)),
-    none: [t("tasks.none"), "/run", t("run.title")],
-    query: () => ({ q: filter.q, state: STATES[filter.state]?.join(",") }),
+    isWanted: (task) => isWanted(task) && !cards.has(task) && (!isSplit() || task.state === "finished"),
+    none: () => noneOf(filter, !part.open.hidden),
+    query: () => ({ ...queryOf(filter), state: isSplit() ? "finished" : STATES[filter.state]?.join(",") }),
+    onPage({ items, as_of: asOf }) {
+      own?.add(items);
+      if (own) stream.follow([`host:${filter.hostname}`], asOf, own.signal, load);
+    },
   });
-  const filters = filtersOf(part, "/tasks", ["q", "state"], context.navigate);
+  for (const spec of [
+    { name: "actor", label: t("tasks.who"), type: "search" },
+    { name: "hostname", label: t("fleet.host"), type: "search" },
+    { name: "from", label: t("tasks.from"), type: "datetime-local" },
+    { name: "to", label: t("tasks.to"), type: "datetime-local" },
+  ]) part[spec.name] = part.fields.appendChild(field(spec)).lastElementChild;
+  const filters = filtersOf(part, "/tasks", ["q"], navigate);
+  const typed = filtersOf(part, "/tasks", TYPED, navigate, "onchange");
+  options(part.state, ["", ...Object.keys(STATES), ...OUTCOMES], (state) => t(state ? `state.task.${state}` : "tasks.any"));
+  part.state.onchange = () => {
+    const isOutcome = OUTCOMES.includes(part.state.value);
+    filters.change({ state: isOutcome ? "" : part.state.value, outcome: isOutcome ? part.state.value : "" });
+  };
+  for (const name of TIMES) part[name].onchange = () => filters.change({ [name]: fromField(part[name].value) });
 
   function update(next) {
-    const wait = filter === next ? 0 : TYPING_MS;
+    const isFirst = filter === next;
+    if (isFirst || filter.hostname !== next.hostname) own = next.hostname ? { ...ofHost(next.hostname, store), signal: nextHost() } : null;
     filter = next;
-    filters.show(next);
+    for (const each of [filters, typed]) each.show(next);
+    part.state.value = next.outcome || next.state || "";
+    for (const name of TIMES) if (part[name] !== document.activeElement) part[name].value = toField(next[name]);
+    part.more.open ||= [...TYPED, ...TIMES].some((name) => next[name]);
+    part.clear.hidden = !named(next);
+    cards.draw();
     list.draw();
     clearTimeout(timer);
-    timer = setTimeout(list.load, wait);
+    timer = setTimeout(load, isFirst ? 0 : TYPING_MS);
   }
-  context.signal.addEventListener("abort", () => clearTimeout(timer));
+
+  function load() {
+    list.load();
+    if (isSplit()) attempt(part.top, () => readRunning(nextRead()));
+  }
+
+  async function readRunning(earlier) {
+    const page = await api.get("/tasks", { ...queryOf(filter), state: UNFINISHED.join(","), limit: MOST_RUNNING }, earlier);
+    own?.add(page.items);
+    stream.take("tasks", page.items);
+    text(part.others, page.next_cursor ? t("tasks.more_running", { n: page.total - page.items.length }) : "");
+    cards.draw();
+    list.draw();
+  }
+
+  signal.addEventListener("abort", () => clearTimeout(timer));
   update(params);
   return { update };
 }
 
-/** The last tasks of a host; those that come have an execution of it. */
-export function tasksOf(place, hostname, context, onRead) {
+/** Which tasks have a part on a host: those that were read as such, and those whose part there has come. */
+export function ofHost(hostname, store) {
   const taskIds = new Set();
-  const isItsOwn = (task) => taskIds.has(task.task_id) || context.store.one("executions", `${task.task_id}/${hostname}`);
-  newestFirst(place, context, {
-    from: "tasks",
-    tables: ["tasks", "executions"],
-    head: "task-head", shows: SHOWS,
-    isWanted: isItsOwn,
-    none: [t("host.no_tasks")],
-    query: () => ({ hostname }),
-    limit: 10,
-    onPage({ items, as_of: asOf }) {
-      for (const task of items) taskIds.add(task.task_id);
-      onRead(asOf);
-    },
-  }).load();
+  return {
+    add: (tasks) => tasks.forEach((task) => taskIds.add(task.task_id)),
+    has: ({ task_id: taskId }) => taskIds.has(taskId) || store.one("executions", `${taskId}/${hostname}`) !== undefined,
+  };
+}
+
+function showRunning(card, task) {
+  badge(card.state, "task", taskState(task));
+  text(card.about, [targetText(task.target), answersText(task.counts), task.actor, elapsed(task)].filter(Boolean).join(" · "));
+}
+
+/** In the past nobody knows how long it had been by then. */
+export function elapsed({ accepted_at: from, finished_at: to }) {
+  return between(from, to ?? (moment() === null ? new Date(now()).toISOString() : null));
+}
+
+function drawCommand({ task_id: taskId, command, retry_of: first }, cell) {
+  anchor(cell, taskPath(taskId), exact(command));
+  if (!first || cell.children.length > 1) return;
+  const note = create("div", "", { className: "small retry" });
+  note.append(create("a", t("tasks.retry_of", { task: first.slice(0, 8) }), { href: taskPath(first) }));
+  cell.append(note);
+}
+
+function matches(task, { q, state, outcome, actor, from, to }) {
+  const at = Date.parse(task.accepted_at);
+  return (
+    (!q || task.command.toLowerCase().includes(q.toLowerCase())) &&
+    (!state || STATES[state]?.includes(task.state)) &&
+    (!outcome || task.outcome === outcome) &&
+    (!actor || task.actor === actor) &&
+    !(at < Date.parse(from)) &&
+    !(at > Date.parse(to))
+  );
+}
+
+const queryOf = ({ q, outcome, actor, hostname, from, to }) => ({ q, outcome, actor, hostname, from, to });
+
+/** The filter in words; nothing where there is none. */
+function named({ q, state, outcome, actor, hostname, from, to }) {
+  const word = outcome || state;
+  const said = { "run.command": q, "fleet.state": word && t(`state.task.${word}`), "tasks.who": actor, "fleet.host": hostname, "tasks.from": from, "tasks.to": to };
+  return Object.entries(said).filter(([, value]) => value).map(([label, value]) => `${t(label)}: ${value}`).join(" · ");
+}
+
+function noneOf(filter, isRunning) {
+  if (named(filter)) return [t("tasks.no_match", { filter: named(filter) }), "/tasks", t("shell.clear")];
+  return isRunning ? [t("tasks.none_finished")] : [t("tasks.none"), "/run", t("run.title")];
 }
 
 export function targetText(target) {

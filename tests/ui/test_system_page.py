@@ -1,0 +1,190 @@
+"""How the system is: what is ready, how far the read tables and the logs have come, and a rebuild."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.programs import PASSWORD
+from tests.ui.answers import answer
+from tests.ui.conftest import Dev, Visitor
+from tests.ui.steps import UNAVAILABLE, heading, ping, sign_in, stream_says
+
+pytestmark = pytest.mark.browser
+
+SINCE = "2026-11-26T07:00:00.000000Z"
+WIDTHS = pytest.mark.parametrize("width", [1280, 360])
+
+
+def section(page: Page, name: str) -> Locator:
+    return page.locator("section").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def check(name: str, state: str, detail: str | None = None) -> dict[str, object]:
+    return {"name": name, "state": state, "since": SINCE, "detail": detail}
+
+
+def test_the_system_page_shows_what_is_ready_and_how_far_the_read_tables_are(page: Page, dev: Dev) -> None:
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    heading(page, "System")
+
+    for name in ("database", "broker", "hosts", "tasks", "audit"):
+        expect(page.get_by_role("row").filter(has_text=name).first).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Ready")).to_be_visible()
+
+
+@WIDTHS
+def test_what_fails_is_first_and_says_why(visitor: Visitor, page: Page, dev: Dev, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    found = [
+        check("database", "ok"),
+        check("logs", "warning", "room for 5 days"),
+        check("broker", "failing", "no answer"),
+    ]
+    page.route("**/readyz", lambda route: route.fulfill(status=503, json={"status": "not_ready", "checks": found}))
+    page.goto(f"{dev.url}/system")
+    rows = section(page, "Readiness").get_by_role("row")
+
+    expect(rows.nth(1)).to_contain_text(re.compile("Failing.*broker.*no answer"))
+    expect(rows.nth(2)).to_contain_text("room for 5 days")
+    expect(page.get_by_role("status").filter(has_text=re.compile(r"^Not ready since .*\d:\d\d"))).to_be_visible()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert [c for c in visitor.complaints if "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_checks_that_cannot_be_read_are_not_called_ready(visitor: Visitor, page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/system")
+    state = section(page, "Readiness").get_by_role("status")
+    expect(state).to_have_text("Ready")
+    page.route("**/readyz", lambda route: route.fulfill(status=502, json=UNAVAILABLE))
+
+    expect(state).to_have_text(re.compile(r"^Not ready: not to be read since .*\d:\d\d"), timeout=20_000)
+    page.unroute_all()
+    section(page, "Readiness").get_by_role("button", name="Try again").click()
+    expect(state).to_have_text("Ready")
+    assert [c for c in visitor.complaints if "502" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_rebuild_is_confirmed_and_done(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/system")
+    page.get_by_role("button", name="Rebuild audit").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("All events are folded again from the first one")
+    with page.expect_response("**/projections/audit/rebuild") as answered:
+        dialog.get_by_role("button", name="Rebuild").click()
+
+    assert answered.value.status == 202
+    expect(dialog).to_have_count(0)
+
+
+@WIDTHS
+def test_how_far_a_rebuild_is_and_that_it_is_done_is_shown_as_it_comes(page: Page, dev: Dev, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    [audit] = [row for row in dev.api.get("/projections")["items"] if row["name"] == "audit"]
+    behind = {"lag_events": 312, "lag_seconds": 9.0, "state": "catching up", "parked": 2}
+
+    def rows(position: int, **told: Any) -> str:
+        row = audit | told
+        return f"event: rows\ndata: {json.dumps({'table': 'projections', 'rows': [[position, row]]})}\n\n"
+
+    far = rows(1, **behind, head="e4000.h0", rebuilt_events=1000)
+    stream_says(page, ping("?", events=0, seconds=0) + far)
+    page.goto(f"{dev.url}/system")
+    row = section(page, "Read tables").get_by_role("row").filter(has_text="audit")
+    expect(row).to_contain_text("1,000 of 4,000")
+    expect(row).to_contain_text("25 %")
+    expect(row).to_contain_text("312 · 9.0 s")
+    expect(row).to_contain_text("Catching up")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert page.evaluate("() => [...document.querySelectorAll('.scroll')].every((e) => e.scrollWidth <= e.clientWidth)")
+
+    stream_says(page, ping("?", events=0, seconds=0) + far + rows(2, rebuilt_events=None))
+    page.goto(f"{dev.url}/system")
+    expect(row).not_to_contain_text("of 4,000")
+
+
+def test_both_logs_have_a_head_a_rate_and_a_checkpoint(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/system")
+    log = section(page, "Log and proof")
+
+    expect(log.get_by_text("Events", exact=True)).to_be_visible()
+    rate = log.get_by_role("definition").filter(has_text=re.compile(r"^[\d,]+ · \d+\.\d a second$"))
+    expect(rate).to_have_count(2, timeout=20_000)
+    expect(
+        log.get_by_role("definition").filter(has_text=re.compile(r"^covers [\d,]+, [\d,]+ not yet · "))
+    ).to_have_count(2)
+    expect(log.get_by_role("definition").filter(has_text=dev.api.get("/auth/me")["build"])).to_be_visible()
+    expect(log.get_by_role("link", name="/api/docs")).to_have_attribute("href", "/api/docs")
+
+
+def test_a_log_of_which_nothing_is_signed_says_so(visitor: Visitor, page: Page, dev: Dev) -> None:
+    none = {"code": "no_checkpoint", "title": "Not found", "detail": "nothing is signed yet", "status": 404}
+    answer(page, "audit/checkpoint", none, status=404)
+    page.goto(f"{dev.url}/system")
+
+    expect(section(page, "Log and proof").get_by_text("Nothing of the log is signed yet.")).to_have_count(2)
+    assert [c for c in visitor.complaints if "404" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_what_was_not_as_it_should_be_leads_to_its_events(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/system")
+    page.get_by_role("link", name="Conflicting results").click()
+
+    expect(page).to_have_url(re.compile(r"/audit\?kind=execution\.conflict$"))
+
+
+def test_whoever_may_not_rebuild_is_told_once_what_it_takes(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "otto", "role": "operator", "password": PASSWORD})
+    page = visitor.page()
+    page.goto(dev.url)
+    sign_in(page, "otto")
+    page.goto(f"{dev.url}/system")
+    button = page.get_by_role("button", name="Rebuild hosts")
+
+    expect(button).to_have_attribute("aria-disabled", "true")
+    expect(button).to_have_accessible_description("Needs the permission projections.rebuild")
+    expect(page.get_by_text("Needs the permission projections.rebuild")).to_have_count(1)
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_of_the_past_there_are_the_read_tables_and_nothing_is_asked_again(page: Page, dev: Dev) -> None:
+    page.clock.install()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{dev.url}/system?at=2")
+    row = section(page, "Read tables").get_by_role("row").filter(has_text="audit")
+    expect(row).to_contain_text("Replayed")
+    expect(row).to_contain_text("e2.")
+    expect(page.get_by_role("button", name="Rebuild audit")).to_have_attribute("aria-disabled", "true")
+    expect(page.get_by_text(re.compile("^Only the read tables are shown as they were"))).to_be_visible()
+    for name in ("Readiness", "Log and proof"):
+        expect(page.get_by_role("heading", name=name)).to_be_hidden()
+    asked.clear()
+    page.clock.run_for(90_000)
+
+    assert [url for url in asked if "/api/v1/" in url or "readyz" in url] == []
+
+
+def test_whoever_may_follow_nothing_is_told_of_no_connection(visitor: Visitor, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "mona", "role": "member", "password": PASSWORD})
+    page = visitor.page()
+    page.goto(dev.url)
+    heading(page, "Sign in")
+    page.get_by_label("User").fill("mona")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    heading(page, "Nothing to show")
+    page.clock.install()
+    page.clock.run_for(40_000)
+
+    expect(page.locator("#pill")).to_be_hidden()
+    expect(page.get_by_text("Not connected")).to_be_hidden()
+    assert [c for c in visitor.complaints if "401" not in c] == []
+    visitor.complaints.clear()

@@ -1,0 +1,59 @@
+// What is under way: a card for each task, with its bar and a way to cancel it.
+import { exact } from "../ansi.js";
+import { ask, bar, said } from "../components.js";
+import { act, every, keyedList, make, permit, refs, text } from "../dom.js";
+import { t } from "../i18n.js";
+import { moment, taskPath } from "../router.js";
+import { endedOf, isAtWork } from "../states.js";
+
+const TICK_MS = 1000;
+const AT_TOP_PX = 40;
+
+/** Cards in the list of `section`: `find` says of what, `show` fills one in, `onTurn` hears of others. None comes or goes under the pointer, or above what is read. */
+export function runningCards(section, list, { store, signal, api, user }, { tables, find, show, onTurn }) {
+  let ids = [];
+
+  function draw() {
+    const isHeld = moment() === null && (!isAtTop() || list.matches(":hover, :focus-within"));
+    const found = isHeld ? ids : find().map((task) => task.task_id);
+    const isOther = String(found) !== String(ids);
+    ids = found;
+    section.hidden = !ids.length;
+    keyedList(list, ids.map((taskId) => store.one("tasks", taskId)).filter(Boolean), (task) => task.task_id, create, fill);
+    if (isOther) onTurn();
+  }
+
+  function create({ task_id: taskId, command }) {
+    const card = make("running-card");
+    card.command.href = taskPath(taskId);
+    text(card.command, exact(command));
+    permit(card.cancel, user, "tasks.cancel");
+    card.cancel.onclick = () => cancelTask(card.cancel, store.one("tasks", taskId), api);
+    return card.root;
+  }
+
+  function fill(element, task) {
+    const card = refs(element);
+    bar(card.bar, task.counts);
+    card.cancel.hidden = task.state === "finished";
+    card.cancel.disabled = task.cancel_requested_at !== null;
+    text(card.cancel, t(task.cancel_requested_at ? "task.cancel_requested" : "task.cancel"));
+    show(card, task);
+  }
+
+  list.onpointerleave = draw;
+  list.onfocusout = draw;
+  window.addEventListener("scroll", () => isAtTop() && draw(), { signal, passive: true });
+  store.subscribe(tables, draw, signal);
+  if (moment() === null) every(TICK_MS, draw, signal);
+  return { draw, has: (task) => ids.includes(task.task_id) };
+}
+
+const isAtTop = () => window.scrollY < AT_TOP_PX;
+
+async function cancelTask(button, { task_id: taskId, command, counts }, api) {
+  const running = Object.entries(counts).reduce((sum, [state, count]) => sum + (isAtWork({ state }) ? count : 0), 0);
+  const given = { done: endedOf(counts), running };
+  const answer = await ask({ words: "task.cancel", title: t("task.cancel_title"), body: [said(command), t("task.cancel_what", given)], no: t("task.keep") });
+  if (answer) act(button, () => api.post(`${taskPath(taskId)}/cancel`));
+}
