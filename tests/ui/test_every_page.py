@@ -70,7 +70,11 @@ def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
     page.unroute_all()
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("pre").filter(has_text="whole")).to_be_visible()
-    page.get_by_role("button", name="Try again").click()  # the events'
+    page.route("**/api/v1/events?*", lambda route: route.fulfill(status=503, json=UNAVAILABLE))
+    page.get_by_role("link", name="Events").click()
+    expect(page.get_by_role("alert")).to_have_count(1)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("row").filter(has_text="execution.finished")).to_be_visible()
 
     # Readiness is read again by itself, too, so its button may be gone before it is pressed.
@@ -114,9 +118,10 @@ def test_a_host_and_a_task_fit_a_telephone_as_a_whole(page: Page, dev: Dev) -> N
     dev.api.finished(task_id)
     dev.api.http.delete(f"/hosts/{name}")
     page.set_viewport_size({"width": 360, "height": 740})
-    for path in (f"/tasks/{task_id}", "/hosts/sim-0001", "/tasks", f"/hosts?state=retired&q={name}"):
+    tabs = [f"/tasks/{task_id}?tab={tab}" for tab in ("hosts", "events", "hosts&host=sim-0001")]
+    for path in (f"/tasks/{task_id}", *tabs, "/hosts/sim-0001", "/tasks", f"/hosts?state=retired&q={name}"):
         page.goto(dev.url + path)
-        page.locator("tbody tr").first.wait_for()
+        page.locator(".segments button, tbody tr").first.wait_for()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
         assert page.evaluate(CUT_OFF) == 0
 

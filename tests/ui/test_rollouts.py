@@ -109,7 +109,7 @@ def test_a_lost_host_that_has_answered_since_is_told_apart_and_not_tried_again_u
 
     page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*)?$"), given_up)
     stream_says(page, ping("?", events=0, seconds=0))
-    page.goto(f"{dev.url}/tasks/{task_id}")
+    page.goto(f"{dev.url}/tasks/{task_id}?tab=hosts")
     expect(page.get_by_role("row").filter(has_text=SECOND).first).to_contain_text("answered late: Succeeded")
     page.get_by_role("button", name="Retry…").click()
     dialog = page.get_by_role("dialog")

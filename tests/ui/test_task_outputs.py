@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import UNAVAILABLE, finished, heading, ping, run, stream_says
+from tests.ui.task_answers import AT, NODES, answered_by, row
 
 pytestmark = pytest.mark.browser
 
@@ -39,7 +40,8 @@ def test_what_a_host_says_is_text_and_never_markup(page: Page, dev: Dev) -> None
 
 def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, dev: Dev, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    task_id = dev.api.run({"host": dev.hostname}, f"until test -e {gate}; do sleep 0.1; done; echo said")
+    hosts = {"hosts": [dev.hostname, "sim-0001"]}
+    task_id = dev.api.run(hosts, f"until test -e {gate}; do sleep 0.1; done; echo said")
 
     def answer_with_what_was(route: Route) -> None:
         before = route.fetch()
@@ -51,7 +53,7 @@ def test_an_answer_that_comes_while_the_outputs_are_read_is_shown(page: Page, de
     page.route("**/outputs", answer_with_what_was)
     page.goto(f"{dev.url}/tasks/{task_id}")
 
-    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+    expect(page.locator("pre").filter(has_text=re.compile(r"^said\n$"))).to_be_visible()
 
 
 def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_path: Path) -> None:
@@ -63,9 +65,7 @@ def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_p
     expect(live).to_contain_text("A preview: the result carries the whole.")
     expect(live.locator("pre")).to_contain_text("tick \ufffd<img src=x onerror=alert(1)>")
     expect(live).to_contain_text("1 of 1 running host shown live.")
-    expect(page.get_by_text(re.compile(r"^Running: \d+ B printed so far, live above\.$"))).to_be_visible()
-    expect(page.get_by_text("No answer yet.")).to_have_count(0)
-    expect(page.get_by_role("row").filter(has_text="Running")).to_be_visible()
+    finished(page, "1 running")
     assert page.locator("main img").count() == 0
     gate.touch()
     finished(page, "1 ok")
@@ -92,8 +92,8 @@ def test_what_is_shown_live_is_counted_before_its_row_says_that_it_runs(page: Pa
 
     def queued(route: Route) -> None:
         found = route.fetch().json()
-        for row in found.get("items", []):
-            row |= {"state": "queued", "finished_at": None}
+        for execution in found.get("items", []):
+            execution |= {"state": "queued", "finished_at": None}
         if "targets" in found:
             found |= {"state": "running", "counts": {"queued": 1}}
         route.fulfill(json=found)
@@ -135,7 +135,7 @@ def test_of_many_hosts_it_is_said_how_many_are_shown_live_and_each_can_be_chosen
 
     page.route(re.compile(rf"/api/v1/tasks/{task_id}(/executions.*|/outputs)?$"), running)
     page.route("**/stream?*", say)
-    page.goto(f"{dev.url}/tasks/{task_id}")
+    page.goto(f"{dev.url}/tasks/{task_id}?tab=live")
     live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
     expect(live).to_contain_text("20 of 25 running hosts shown live.")
     expect(live.locator("pre")).to_have_count(20)
@@ -147,32 +147,21 @@ def test_of_many_hosts_it_is_said_how_many_are_shown_live_and_each_can_be_chosen
     expect(live.locator("pre")).to_have_count(20)
 
 
-def test_what_needs_attention_stands_first_among_hosts_and_outputs(page: Page, dev: Dev) -> None:
+def test_who_did_not_answer_stands_first_then_the_rarest_answer(page: Page, dev: Dev) -> None:
     states = {"sim-0001": "skipped", "sim-0002": "succeeded", "sim-0003": "failed", "sim-0004": "lost"}
-    task_id = dev.api.run({"hosts": list(states)}, "echo in order")
-    dev.api.finished(task_id)
-
-    def differently(route: Route) -> None:
-        found = route.fetch().json()
-        if "items" in found:
-            found["items"] = [{**row, "state": states[row["hostname"]]} for row in found["items"]]
-        else:
-            [group] = found["groups"]
-            found["groups"] = [{**group, "state": state, "hosts": [name], "count": 1} for name, state in states.items()]
-        route.fulfill(json=found)
-
-    page.route(re.compile(rf"/api/v1/tasks/{task_id}/(executions|outputs)"), differently)
-    stream_says(page, ping("?", events=0, seconds=0))
+    task_id = answered_by(page, dev, [row(name, state) for name, state in states.items()])
     page.goto(f"{dev.url}/tasks/{task_id}")
-    ordered = [re.compile(word) for word in ("Failed", "No answer", "Skipped", "Succeeded")]
+    outputs = page.locator("section").filter(has=page.get_by_role("heading", name="Outputs"))
+    ordered = [re.compile(word) for word in ("No answer", "Failed", "Skipped", "Succeeded")]
+    expect(outputs.locator(".badge")).to_have_text(ordered)
 
-    expect(page.locator("section").filter(has_text="Outputs").locator("section.panel .badge")).to_have_text(ordered)
-    hosts = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="First line"))
-    expect(hosts.locator(".badge")).to_have_text(ordered)
+    page.get_by_role("link", name="Hosts", exact=True).click()
+    looked_at_first = [re.compile(word) for word in ("Failed", "No answer", "Skipped", "Succeeded")]
+    expect(page.get_by_role("table").locator(".badge").filter(visible=True)).to_have_text(looked_at_first)
 
 
 def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": "sim-0001"}, "echo again")
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo again")
     dev.api.finished(task_id)
     page.route("**/outputs", lambda route: route.fulfill(status=503, json=UNAVAILABLE), times=1)
     page.goto(f"{dev.url}/tasks/{task_id}")
@@ -185,22 +174,30 @@ def test_outputs_that_cannot_be_read_can_be_asked_for_again(visitor: Visitor, pa
 
 
 def test_a_long_output_can_be_read_as_far_as_it_is_kept(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": dev.hostname}, "seq 1 400000")
+    task_id = dev.api.run({"hosts": [dev.hostname, "sim-0001"]}, "seq 1 400000")
     dev.api.finished(task_id)
     page.goto(f"{dev.url}/tasks/{task_id}")
     said = page.locator("pre").filter(has_text=re.compile(r"^1\n2\n"))
     expect(said).to_be_visible()
-    expect(page.locator("pre").filter(has_text="400000")).to_have_count(0)
     expect(said.locator("+ p")).to_contain_text("Only 64.0 KiB of 2.6 MiB are shown.")
-    page.get_by_role("button", name="Show all that is kept").click()
+    page.get_by_role("link", name="Show all that is kept").click()
+    pane = page.get_by_role("dialog", name=dev.hostname)
 
-    expect(page.locator("pre").filter(has_text=re.compile(r"\n400000\n$"))).to_be_visible()
-    expect(page.get_by_text(re.compile(r"of 2\.6 MiB were not kept"))).to_be_visible()
-    expect(said).to_be_visible()
+    expect(pane.get_by_text(re.compile(r"not kept · whole 2\.6 MiB, SHA-256 [0-9a-f]{64}")).first).to_be_visible()
+    expect(pane.get_by_role("link", name="Line 1", exact=True)).to_be_visible()
+    expect(pane.locator("pre").locator("a")).to_have_count(300)
+    more = pane.get_by_role("button", name=re.compile(r"Show more: 256 KiB of 1\.\d MiB are here"))
+    more.click()
+    expect(more).to_have_count(0)
+    expect(pane.get_by_role("button", name=re.compile("Show more: 512 KiB"))).to_be_visible()
+    pane.get_by_role("searchbox").fill("400000")
+    expect(pane.get_by_text("1 of 1", exact=True)).to_be_visible()
+    expect(pane.locator("mark")).to_have_text("400000")
+    expect(pane.get_by_role("button", name=re.compile("Show more"))).to_have_count(0)
 
 
 def test_an_answer_that_was_not_sent_along_is_never_called_empty(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": "sim-0001"}, "echo said")
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo said")
     dev.api.finished(task_id)
 
     def without_text(route: Route) -> None:
@@ -210,12 +207,12 @@ def test_an_answer_that_was_not_sent_along_is_never_called_empty(page: Page, dev
 
     page.route("**/outputs", without_text)
     page.goto(f"{dev.url}/tasks/{task_id}")
-    show = page.get_by_role("button", name="Show all that is kept")
+    show = page.get_by_role("link", name="Show all that is kept")
     expect(show).to_be_visible()
     expect(page.get_by_text("No output.")).to_have_count(0)
     show.click()
 
-    expect(page.locator("pre").filter(has_text="said")).to_be_visible()
+    expect(page.get_by_role("dialog").locator("pre").filter(has_text="said")).to_be_visible()
 
 
 def test_why_a_host_did_not_run_it_stands_in_its_card_on_a_telephone_too(page: Page, dev: Dev) -> None:
@@ -228,31 +225,83 @@ def test_why_a_host_did_not_run_it_stands_in_its_card_on_a_telephone_too(page: P
     expect(page.get_by_text("No output.")).to_have_count(0)
 
 
-def test_hosts_that_did_not_answer_say_why_each_reason_once_and_nothing_of_output(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"group": "db"}, "echo lost")
-    dev.api.finished(task_id)
-    never = "never delivered: the host was offline"
+def test_of_hosts_that_did_not_answer_it_is_said_what_is_known_of_each(page: Page, dev: Dev) -> None:
+    never = "never delivered: nothing reached the host in time"
     silent = "no word after it was sent; it may have run"
-
-    def without_answers(route: Route) -> None:
-        found = route.fetch().json()
-        gone = {"state": "lost", "exit_code": None, "stdout_sha256": None, "stderr_sha256": None}
-        if "groups" in found:
-            [group] = found["groups"]
-            found["groups"] = [{**group, **gone, "stdout": None, "stderr": None}]
-        else:
-            reasons = (never, silent)
-            found["items"] = [{**row, **gone, "reason": r} for row, r in zip(found["items"], reasons, strict=True)]
-        route.fulfill(json=found)
-
-    page.route(re.compile(rf"/tasks/{task_id}/(outputs|executions)"), without_answers)
-    stream_says(page, ping("?", events=0, seconds=0))
+    sent = {"sent_at": AT, "accepted_at": AT, "reason": silent}
+    rows = [row("gone-1", "expired", reason=never), row("sim-0001", "lost", **sent), row("sim-0002", "succeeded")]
+    task_id = answered_by(page, dev, rows)
     page.goto(f"{dev.url}/tasks/{task_id}")
 
-    card = page.locator("section.panel").filter(has=page.get_by_text("sim-[0001,0004]"))
-    expect(card).to_contain_text(f"sim-0001: {never}")
-    expect(card).to_contain_text(f"sim-0004: {silent}")
-    expect(page.get_by_text("No output.")).to_have_count(0)
+    card = page.locator("section.panel").filter(has=page.get_by_text("Did not answer: 2 hosts"))
+    known = card.get_by_role("listitem")
+    expect(known).to_have_count(2)
+    expect(known.filter(has_text="gone-1")).to_contain_text(never)
+    expect(known.filter(has_text="gone-1")).not_to_contain_text("sent ")
+    lost = known.filter(has_text="sim-0001")
+    expect(lost).to_contain_text(re.compile(f"{silent}.*sent .*ago.*accepted .*ago.*last heartbeat"))
+    expect(card.get_by_text("No output.")).to_have_count(0)
+    lost.get_by_role("link", name="sim-0001").click()
+    expect(page.get_by_role("dialog", name="sim-0001")).to_contain_text(silent)
+
+
+def test_of_very_many_hosts_that_did_not_answer_the_first_are_named_and_the_others_a_click_away(
+    page: Page, dev: Dev
+) -> None:
+    task_id = answered_by(page, dev, [row(f"gone-{number:03}", "lost") for number in range(120)])
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    card = page.locator("section.panel").filter(has=page.get_by_text("Did not answer: 120 hosts"))
+    expect(card.get_by_role("listitem")).to_have_count(50)
+    card.get_by_role("link", name="70 more").click()
+
+    expect(page.get_by_text("1–100 of 120")).to_be_visible()
+    assert "state=lost%2Cexpired" in page.url
+
+
+def test_a_command_can_be_run_on_the_hosts_of_a_card(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo these")
+    dev.api.finished(task_id)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    page.get_by_role("link", name="Run on these…").click()
+
+    expect(page.get_by_label("Hostnames, separated by spaces or commas")).to_have_value("sim-0001,sim-0002")
+
+
+def test_more_hosts_than_an_address_can_name_are_not_offered_to_be_run_on(page: Page, dev: Dev) -> None:
+    rows = [row(f"web-{number:03}", "succeeded") for number in range(201)]
+    task_id = answered_by(page, dev, [*rows, row("db-1", "failed")])
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_text("web-[000-200]")).to_be_visible()
+
+    expect(page.get_by_role("link", name="Run on these…")).to_have_count(1)
+
+
+def test_very_many_different_outputs_are_a_list_of_first_lines_that_open(page: Page, dev: Dev) -> None:
+    long = " and so on" * 20
+    rows = [row(f"web-{number:04}", "succeeded", said=f"up {number} days{long}\nmore") for number in range(1200)]
+    task_id = answered_by(page, dev, rows)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    one = page.get_by_role("button", name=re.compile(r"web-0007 \(1\).*up 7 days"))
+    expect(one).to_have_attribute("aria-expanded", "false")
+    expect(page.get_by_text("1–100 of 1200")).to_be_visible()
+    one.click()
+    expect(page.locator("pre")).to_have_text(f"up 7 days{long}\nmore")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("() => document.querySelector('main').scrollWidth") <= 360
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("button", name=re.compile("web-0100"))).to_be_visible()
+    expect(page.locator("pre")).to_have_count(0)
+
+    assert page.evaluate(NODES) < 5_000
+
+
+def test_while_nobody_has_answered_it_is_said_who_is_waited_for_and_who_is_away(page: Page, dev: Dev) -> None:
+    hosts = [{"hostname": "web-2", "state": "offline"}]
+    page.route(re.compile(r"/api/v1/hosts\?"), lambda route: route.fulfill(json={"items": hosts, "next_cursor": None}))
+    task_id = answered_by(page, dev, [row("web-1", "queued"), row("web-2", "queued")])
+    page.goto(f"{dev.url}/tasks/{task_id}")
+
+    expect(page.get_by_text("Waiting for 2 hosts. 1 of them is offline: web-2")).to_be_visible()
 
 
 def test_an_answer_unlike_the_others_shows_what_differs(page: Page, dev: Dev) -> None:
@@ -274,12 +323,16 @@ def test_what_is_no_text_hides_nothing_of_the_other_stream(page: Page, dev: Dev)
     dev.api.finished(task_id)
     page.goto(f"{dev.url}/tasks/{task_id}")
 
-    expect(page.get_by_text("Not text: stdout, 4 B.")).to_be_visible()
+    expect(page.get_by_text("Not text: it can be downloaded.").filter(visible=True)).to_have_count(1)
     expect(page.locator("pre").filter(has_text="readable")).to_be_visible()
+    with page.expect_download() as started:
+        page.locator("section.reader").first.get_by_role("button", name="Download").click()
+    assert started.value.suggested_filename == f"{dev.hostname}-{task_id}.stdout"
+    assert started.value.path().read_bytes() == b"\xff\xfe\x00\x01"
 
 
 def test_text_that_comes_as_bytes_is_text_as_a_whole_and_in_part(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": dev.hostname}, "echo said")
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo said")
     dev.api.finished(task_id)
     long = "\x1b[31mred\x1b[0m " + "\u554a" * 60_000
     data = long.encode()
@@ -303,22 +356,27 @@ def test_text_that_comes_as_bytes_is_text_as_a_whole_and_in_part(page: Page, dev
     said = page.locator("pre")
     expect(said).to_contain_text(re.compile("^red \u554a+$"))
     expect(page.get_by_text("Only 64.0 KiB of 176 KiB are shown.")).to_be_visible()
-    page.get_by_role("button", name="Show all that is kept").click()
+    page.get_by_role("link", name="Show all that is kept").click()
 
-    expect(said).to_have_text(re.compile("^red \u554a{60000}$"))
-    expect(page.get_by_text("are shown.")).to_have_count(0)
+    whole = page.get_by_role("dialog").locator("pre").first
+    expect(whole).to_have_text(re.compile("^red \u554a{19996}… \\+40004\n$"))  # as much of a line as is drawn
 
 
 def test_what_a_command_left_running_is_said_to_have_been_ended(page: Page, dev: Dev) -> None:
-    task_id = dev.api.run({"host": "sim-0001"}, "echo left")
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo left")
     dev.api.finished(task_id)
 
     def left_over(route: Route) -> None:
         found = route.fetch().json()
         route.fulfill(json={**found, "items": [{**row, "leftovers": 2} for row in found["items"]]})
 
-    page.route(re.compile(rf"/tasks/{task_id}/executions"), left_over)
+    page.route(re.compile(rf"/tasks/{task_id}/executions\?"), left_over)
     stream_says(page, ping("?", events=0, seconds=0))
     page.goto(f"{dev.url}/tasks/{task_id}")
 
-    expect(page.get_by_text("2 processes that it left running were ended")).to_have_count(2)  # its card and its row
+    said = page.get_by_text("2 processes that it left running were ended").filter(visible=True)
+    expect(said).to_have_count(1)  # in the card of both
+    page.get_by_role("link", name="Hosts", exact=True).click()
+    expect(said).to_have_count(2)
+    page.get_by_role("link", name="sim-0001").click()
+    expect(said).to_have_count(3)

@@ -47,14 +47,14 @@ export function anchor(place, href, words) {
 
 export function meter(place, fraction) {
   if (fraction == null) return place.replaceChildren();
-  if (!place.firstElementChild) place.append(make("meter").root);
-  const part = refs(place);
-  part.fill.style.setProperty("--share", percent(fraction).replace(" ", ""));
-  text(part.text, percent(fraction));
+  if (!place.firstElementChild) place.append(create("span", "", { className: "meter" }), create("span"));
+  const [bar, words] = place.children;
+  only(bar, "span").style.setProperty("--share", percent(fraction).replace(" ", ""));
+  text(words, percent(fraction));
 }
 
 /** Copies `value`; `what` says to those who do not see beside it what that is. */
-export function copyButton(value, what) {
+export function copyButton(value, what = value) {
   const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
   button.onclick = async () => {
     await navigator.clipboard.writeText(value);

@@ -53,11 +53,12 @@ async function show() {
   if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
   const refused = element("nav").querySelector(`[data-page="${MENU[name] ?? name}"][hidden]`);
   if (refused) [name, params] = ["unknown", { permission: refused.dataset.needs }]; // to ask would be recorded
-  if (current?.name === name && current.at === at && current.update) return current.update(params);
+  const path = location.pathname; // another task, or another host, is another page
+  if (current?.name === name && current.path === path && current.at === at && current.update) return current.update(params);
   const before = current;
   before?.controller.abort();
   const controller = new AbortController();
-  const opened = (current = { name, at, controller });
+  const opened = (current = { name, path, at, controller });
   stream.opened(name === "login" || IS_PAST ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
   for (const link of element("nav").querySelectorAll("a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;

@@ -1,5 +1,5 @@
 // What happened: every event, with all that was recorded of it; and the way to look at everything as it was then.
-import { badge, output, said, timeNode } from "../components.js";
+import { badge, copyButton, output, said, timeNode } from "../components.js";
 import { act, attempt, create, every, facts, filtersOf, make, only, permit, successive, text } from "../dom.js";
 import { absolute, fromField, toField } from "../format.js";
 import { language, t } from "../i18n.js";
@@ -176,7 +176,7 @@ function fillEvent(part, event, { api, user }) {
   part.exact.ontoggle = () => {
     const bytes = Uint8Array.from(atob(event.body_base64), (letter) => letter.charCodeAt(0));
     const signed = new TextDecoder().decode(bytes);
-    part.bytes.replaceChildren(said(signed), copyButton(signed));
+    part.bytes.replaceChildren(said(signed), copyButton(signed, t("audit.exact")));
   };
   part.then.href = atMoment(seq);
   if (!user.permissions.includes("audit.prove")) permit(part.prove, user, "audit.prove");
@@ -198,5 +198,3 @@ function copied(words) {
   place.append(create("code", words), copyButton(words));
   return place;
 }
-
-const copyButton = (words) => create("button", t("shell.copy"), { onclick: () => navigator.clipboard.writeText(words) });

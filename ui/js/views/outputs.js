@@ -1,52 +1,85 @@
-// Equal outputs of a task together, the rarest answer before the majority's.
+// Who did not answer, then equal outputs of a task together: the rarest answer before the majority's.
 import { settled } from "../ansi.js";
 import { badge, output } from "../components.js";
 import { diff } from "../diff.js";
-import { act, attempt, create, keyedList, make, options, refs, text } from "../dom.js";
+import { attempt, create, keyedList, make, refs, text } from "../dom.js";
 import { bytes, fold } from "../format.js";
 import { t } from "../i18n.js";
-import { byAttention, isAtWork, isOpen, toWatch } from "../states.js";
+import { textOf } from "../lines.js";
+import { link } from "../router.js";
+import { EXECUTION, attention, isOpen } from "../states.js";
+import { pager } from "./pager.js";
+import { parts } from "./parts.js";
+import { SILENT, silentHosts } from "./silent.js";
+import { emptyText, reasonText, stateText } from "./task_words.js";
 
 const OUTPUTS_MS = 1000; // at most this often while results come in
-const RANGE_BYTES = 1024 * 1024;
-const LINE_PX = 24;
 const MOST_REASONS = 20;
-const MOST_LIVE = 20; // topics of a stream
-const LOOK_MS = 2000; // until other hosts take the place of those that have ended
-const LIVE_CHARACTERS = 16_384; // of a stream
+const MOST_CARDS = 50; // above this their first lines are listed
+const LISTED = 100; // of them at a time
+const MOST_RUN_ON = 200; // hosts that an address names
+const MOST_NAMED = 600; // characters of folded hostnames
 const STREAMS = ["stdout", "stderr"];
-const HAVE_RUN = ["succeeded", "failed", "timed_out", "interrupted"];
+const RANK = new Map(Object.keys(EXECUTION).map((state) => [state, attention(state)]));
+const rank = ({ state }) => RANK.get(state) ?? -1;
 
-export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { rowOf, reasonText, printedBy }) {
+export function outputCards(part, view, context, printedBy) {
+  const { api, signal, user, stream: { bytesOf } } = context;
+  const place = part.outputs.appendChild(create("div")); // beside what went wrong
+  const silent = silentHosts(part, view, context, draw);
+  const pages = pager(LISTED, draw);
+  const opened = new Set(); // of a list, by key
+  const pressed = new Set(); // cards that show what differs
+  const mayRead = user.permissions.includes("tasks.output");
   let groups = [];
-  let isStale = false;
+  let isStale = true;
   let isReading = false;
+  place.after(pages.root);
 
-  async function changed() {
+  /** Read again, now or when they are looked at. */
+  async function changed(isSeen) {
     isStale = true;
-    if (isReading) return;
+    if (isReading || !isSeen || !mayRead) return;
     isReading = true;
     while (isStale && !signal.aborted) {
       isStale = false; // before the read: what changes during it is read once more
-      await attempt(place, read);
+      await attempt(part.outputs, read);
       await new Promise((resolve) => setTimeout(resolve, OUTPUTS_MS));
     }
     isReading = false;
   }
 
   async function read() {
-    ({ groups } = await api.get(`${url}/outputs`));
-    groups.forEach(decode);
+    ({ groups } = await api.get(`${view.url}/outputs`));
+    groups.sort((a, b) => a.count - b.count || rank(a) - rank(b));
     draw();
   }
 
   function draw() {
-    groups.sort((a, b) => byAttention(a, b) || a.count - b.count);
-    keyedList(place, groups, keyOf, createCard, updateCard);
+    const others = groups.filter(({ state }) => !SILENT.includes(state));
+    silent.draw();
+    drawWaiting(others);
+    const isList = others.length > MOST_CARDS;
+    const { from, to } = pages.of(isList ? others.length : 0);
+    place.classList.toggle("panel", isList);
+    const shown = isList ? others.slice(from, to) : others;
+    shown.forEach(decode);
+    if (isList) keyedList(place, shown, listKey, createItem, updateItem);
+    else keyedList(place, shown, keyOf, createCard, updateCard);
   }
 
+  /** Nobody has answered: who cannot. */
+  function drawWaiting(others) {
+    const waiting = others.length && groups.every(({ state }) => isOpen(state)) ? others.reduce((sum, { count }) => sum + count, 0) : 0;
+    const away = waiting ? silent.away(others.flatMap(({ hosts }) => hosts)) : [];
+    part.waiting.hidden = !waiting && mayRead;
+    text(part.waiting, !mayRead ? t("shell.needs", { permission: "tasks.output" }) : waiting && [t("task.waiting_for", { n: waiting }), away.length && t("task.waiting_away", { n: away.length, hosts: shortened(fold(away)) })].filter(Boolean).join(" "));
+  }
+
+  /** Once, when it is shown. */
   function decode(group) {
-    Object.assign(group, { bytes: {}, binary: {} });
+    if (group.names) return;
+    Object.assign(group, { bytes: {}, binary: {}, names: shortened(fold(group.hosts)) });
     for (const stream of STREAMS) {
       if (group[stream] === null) continue;
       const data = bytesOf(group[stream], group.encoding);
@@ -56,42 +89,86 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
     }
   }
 
+  function createItem(group) {
+    const { part: item, add } = parts(create("div"));
+    add(item.root, "button", "open", "", { className: "plain item" });
+    for (const name of ["state", "hosts", "first"]) add(item.open, "span", name, "", { className: name }).dataset.r = name;
+    add(item.root, "div", "card");
+    item.open.onclick = () => {
+      const key = keyOf(group);
+      if (!opened.delete(key)) opened.add(key);
+      draw();
+    };
+    return item.root;
+  }
+
+  function updateItem(element, group) {
+    const [button, card] = element.children;
+    const item = refs(button);
+    const isOpened = opened.has(keyOf(group));
+    badge(item.state, "execution", group.state, stateText(group));
+    text(item.hosts, `${group.names} (${group.count})`);
+    text(item.first, firstLine(group));
+    button.ariaExpanded = String(isOpened);
+    keyedList(card, isOpened ? [group] : [], keyOf, createCard, updateCard);
+  }
+
+  const saidOf = (row) => (row.reason || row.late || row.leftovers ? reasonText(row) : "");
+  const firstLine = ({ hosts, stdout, stderr }) => view.rowOf(hosts[0]).first_line ?? (stdout || stderr || "").trim().split("\n", 1)[0].slice(0, 200);
+
   function createCard(group) {
     const card = make("output-card");
-    card.text.replaceChildren(...texts(card, group));
-    card.diff.onclick = () => toggleDiff(card, groups.find((one) => keyOf(one) === keyOf(group)));
+    const key = keyOf(group);
+    card.text.replaceChildren(...texts(group));
+    card.diff.onclick = () => toggleDiff(card, groups.find((one) => keyOf(one) === key));
+    card.run.hidden = group.count > MOST_RUN_ON;
+    if (!card.run.hidden) card.run.href = link("/run", { hosts: group.hosts.join(",") });
+    refuse(card.run);
     return card.root;
+  }
+
+  /** For the reason why nothing may be tried again either, which is said once and not in each card. */
+  function refuse(button) {
+    if (!part.retry.ariaDisabled) return;
+    const why = part.retry.getAttribute("aria-describedby");
+    button.ariaDisabled = "true";
+    button.setAttribute("aria-describedby", why);
+    button.title = document.getElementById(why).textContent;
   }
 
   function updateCard(element, group) {
     const card = refs(element);
-    const word = t(`state.execution.${group.state}`);
-    badge(card.state, "execution", group.state, group.exit_code ? t("task.exit_code", { word, code: group.exit_code }) : word);
-    text(card.hosts, fold(group.hosts));
+    badge(card.state, "execution", group.state, stateText(group));
+    text(card.hosts, group.names);
     text(card.note, t("task.on_hosts", { n: group.count }));
+    card.open.href = view.address({ host: group.hosts[0] });
+    text(card.open, group.count > 1 ? t("task.open_one", { host: group.hosts[0] }) : t("task.open"));
     keyedList(card.reasons, reasons(group), (reason) => reason, paragraph, text);
-    if (isOpen(group.state)) card.text.replaceChildren(...nothing(group));
+    if (isOpen(group.state)) keyedList(card.text, nothing(group), (one) => one.textContent, (one) => one, () => {});
     const other = majority();
     card.diff.hidden = !isReadable(group) || !other || keyOf(other) === keyOf(group);
   }
 
   function reasons({ hosts }) {
-    const byReason = Map.groupBy(hosts, (hostname) => reasonText(rowOf(hostname)));
+    const byReason = Map.groupBy(hosts, (hostname) => saidOf(view.rowOf(hostname)));
     byReason.delete("");
     const found = [...byReason].slice(0, MOST_REASONS);
-    const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${fold(names)}: ${reason}`));
+    const lines = found.map(([reason, names]) => (names.length === hosts.length ? reason : `${shortened(fold(names))}: ${reason}`));
     return byReason.size > MOST_REASONS ? [...lines, "…"] : lines;
   }
 
   /** To compare others with. */
   function majority() {
-    return groups.filter(isReadable).reduce((most, group) => (group.count > (most?.count ?? 1) ? group : most), null);
+    const many = groups.filter(({ count, stdout }) => count > 1 && stdout !== null);
+    many.forEach(decode);
+    return many.filter(isReadable).reduce((most, group) => (group.count > (most?.count ?? 1) ? group : most), null);
   }
 
   function toggleDiff(card, group) {
-    const isPressed = card.diff.ariaPressed !== "true";
-    card.diff.ariaPressed = String(isPressed);
-    card.text.replaceChildren(...(isPressed ? differences(majority(), group) : texts(card, group)));
+    const key = keyOf(group);
+    if (!pressed.delete(key)) pressed.add(key);
+    card.diff.ariaPressed = String(pressed.has(key));
+    card.text.replaceChildren(...(pressed.has(key) ? differences(majority(), group) : texts(group)));
   }
 
   function differences(other, group) {
@@ -99,188 +176,39 @@ export function outputCards(place, url, { api, signal, stream: { bytesOf } }, { 
       const marked = diff(settled(other[stream]), settled(group[stream])).map(({ mark, line }) => `${mark} ${line}`);
       return output(marked.join("\n"), stream);
     });
-    return [note(t("task.diff_of", { hosts: fold(other.hosts) })), ...(found.length ? found : [note(t("task.diff_none"))])];
+    return [note(t("task.diff_of", { hosts: other.names })), ...(found.length ? found : [note(t("task.diff_none"))])];
   }
 
-  function texts(card, group) {
-    if (group.stdout_sha256 && group.stdout === null) return [more(card, group)];
+  function texts(group) {
+    if (group.stdout_sha256 && group.stdout === null) return [more(group)];
     const found = STREAMS.filter((stream) => group.bytes[stream]).flatMap((stream) => {
-      const [shown, size] = [group.bytes[stream], rowOf(group.hosts[0])[`${stream}_bytes`]];
-      if (group.binary[stream]) return [note(t("task.binary", { size: `${stream}, ${bytes(size ?? shown)}` }))];
+      const [shown, size] = [group.bytes[stream], view.rowOf(group.hosts[0])[`${stream}_bytes`]];
+      if (group.binary[stream]) return [more(group, t("task.binary", { size: `${stream}, ${bytes(size ?? shown)}` }), stream)];
       const isCut = size === undefined ? group.truncated : size > shown;
-      const end = isCut ? [more(card, group, t("task.part", { shown: bytes(shown), size: bytes(size) || "…" }))] : [];
+      const end = isCut ? [more(group, t("task.part", { shown: bytes(shown), size: bytes(size) || "…" }), stream)] : [];
       return [output(group[stream], stream), ...end];
     });
     return found.length ? found : nothing(group);
   }
 
-  function more(card, group, words = "") {
+  function more({ hosts: [host] }, words = "", stream = null) {
     const element = note(words);
-    const button = create("button", t("task.whole"), { onclick: () => act(button, () => showWhole(card, group)) });
-    element.append(" ", button);
+    element.append(" ", create("a", t("task.whole"), { href: view.address({ host, stream: stream === "stderr" ? stream : null }) }));
     return element;
   }
 
-  /** Nothing is said where there could be none: the reason says more. */
   function nothing({ state, hosts }) {
-    if (HAVE_RUN.includes(state)) return [note(t("task.no_output"))];
-    if (!isOpen(state)) return [];
-    const printed = printedBy(hosts);
-    return [note(printed ? t("task.live_above", { size: bytes(printed) }) : t("task.no_answer_yet"))];
-  }
-
-  async function showWhole(card, group) {
-    const streams = (await Promise.all(STREAMS.map((stream) => readWhole(group.hosts[0], stream)))).flat();
-    card.text.replaceChildren(...(streams.length ? streams : nothing(group)));
-  }
-
-  /** Where its middle is missing, a note says so. */
-  async function readWhole(hostname, stream) {
-    const path = `${url}/executions/${encodeURIComponent(hostname)}/output`;
-    let page = { next_offset: 0 };
-    const kept = [];
-    while (page.next_offset !== null) {
-      page = await api.get(path, { stream, offset: page.next_offset, limit: RANGE_BYTES });
-      kept.push(bytesOf(page.data, page.encoding));
-    }
-    if (!page.size_bytes) return [];
-    const whole = await new Blob(kept).bytes();
-    const [start, end] = [whole.slice(0, page.head_bytes), whole.slice(page.head_bytes)].map(textOf);
-    if (start === null || end === null) return [note(t("task.binary", { size: `${stream}, ${bytes(page.size_bytes)}` }))];
-    if (!page.truncated) return [output(start, stream)];
-    const gap = note(t("task.gap", { missing: bytes(page.size_bytes - page.kept_bytes), size: bytes(page.size_bytes) }));
-    return [output(start, stream), gap, output(end, stream)];
+    const printed = isOpen(state) ? printedBy(hosts) : 0;
+    const words = printed ? t("task.live_printed", { size: bytes(printed) }) : isOpen(state) ? t("task.no_answer_yet") : emptyText(state);
+    return words ? [note(words)] : [];
   }
 
   return { changed, draw };
 }
 
-/** What commands print while they run, a card a host: of a few, or of the one that is chosen. */
-export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
-  const cards = new Map(); // {root, streams: {stdout: {tail, text, bytes}, …}} by hostname
-  const section = place.closest("section");
-  let watch = null; // null before it is started, and where it is refused
-  let open = [];
-  let timer = 0;
-  let isDrawing = false;
-
-  function start() {
-    watch ??= stream.watch(taskId, signal, { onPiece: take, onEnd: end, onRefused: stop });
-    choose();
-  }
-
-  function stop() {
-    watch = null;
-    keep([]);
-  }
-
-  function keep(hostnames) {
-    for (const [hostname, card] of cards) {
-      if (hostnames.includes(hostname)) continue;
-      card.root?.remove();
-      cards.delete(hostname);
-    }
-    if (!place.childElementCount) section.hidden = true;
-  }
-
-  function changed(executions) {
-    open = executions;
-    keep(open.map((row) => row.hostname));
-    if (watch) drawChoice();
-    timer ||= setTimeout(choose, LOOK_MS);
-  }
-
-  function choose() {
-    clearTimeout(timer);
-    timer = 0;
-    if (!watch || signal.aborted) return;
-    const chosen = open.find((row) => row.hostname === liveHost.value);
-    const wanted = chosen ? [chosen.hostname] : toWatch(open, cards, MOST_LIVE);
-    const isOther = wanted.some((hostname) => !cards.has(hostname));
-    if (isOther || chosen) keep(wanted);
-    for (const hostname of wanted) if (!cards.has(hostname)) cards.set(hostname, { streams: {} });
-    if (isOther) watch(wanted);
-    drawChoice();
-  }
-
-  function drawChoice() {
-    const atWork = open.filter((row) => isAtWork(row) || cards.get(row.hostname)?.root).map((row) => row.hostname).sort();
-    const shown = atWork.filter((hostname) => cards.has(hostname)).length;
-    text(liveOf, t("task.live_of", { shown, n: atWork.length }));
-    liveField.hidden = atWork.length < 2;
-    options(liveHost, ["", ...atWork], (hostname) => hostname || t(atWork.length > MOST_LIVE ? "task.live_first" : "task.live_all", { n: MOST_LIVE }));
-    section.hidden = !place.childElementCount && shown === atWork.length;
-  }
-
-  function take(piece) {
-    const card = cards.get(piece.hostname);
-    if (!card) return; // its result is there
-    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })) });
-    Object.assign(found, found.tail(piece));
-    card.isNew = true;
-    if (!isDrawing) requestAnimationFrame(draw);
-    isDrawing = true;
-  }
-
-  function draw() {
-    isDrawing = false;
-    for (const [hostname, card] of cards) {
-      if (!card.isNew) continue;
-      card.isNew = false;
-      if (!card.root) {
-        const { root, host, text: texts } = make("live-card");
-        text(host, hostname);
-        place.append(root);
-        Object.assign(card, { root, texts });
-      }
-      for (const name of STREAMS) drawLive(card, name);
-    }
-    drawChoice();
-    onNews();
-  }
-
-  /** Who reads further up stays there, and who marks something is waited for. */
-  function drawLive(card, name) {
-    const found = card.streams[name];
-    if (!found || found.drawn === found.text) return;
-    const before = found.element;
-    if (before && getSelection().toString() && before.contains(getSelection().anchorNode)) return;
-    const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
-    const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
-    const element = output(found.text, name);
-    if (before) before.replaceWith(element);
-    else card.texts.append(element);
-    element.scrollTop = isAtEnd ? element.scrollHeight : at;
-    if (hasFocus) element.focus({ preventScroll: true });
-    Object.assign(found, { element, drawn: found.text });
-  }
-
-  function end(ended) {
-    open = open.filter((row) => row.hostname !== ended);
-    keep([...cards.keys()].filter((hostname) => hostname !== ended));
-  }
-
-  function printedBy(hostnames) {
-    const streams = hostnames.flatMap((hostname) => Object.values(cards.get(hostname)?.streams ?? {}));
-    return streams.reduce((sum, found) => sum + found.bytes, 0);
-  }
-
-  liveHost.onchange = choose;
-  signal.addEventListener("abort", () => clearTimeout(timer));
-  return { start, changed, printedBy };
-}
-
 const keyOf = (group) => `${group.state}/${group.exit_code}/${group.stdout_sha256}/${group.stderr_sha256}`;
+const listKey = (group) => `listed/${keyOf(group)}`;
 const isReadable = (group) => group.stdout !== null && !group.binary.stdout && !group.binary.stderr && !group.truncated;
-
-/** As text, whose last character may be cut in two; null where it is none. */
-function textOf(data) {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(data, { stream: true });
-  } catch {
-    return null;
-  }
-}
-
+const shortened = (names) => (names.length > MOST_NAMED ? `${names.slice(0, MOST_NAMED)}…` : names);
 const paragraph = () => create("p", "", { className: "note" });
 const note = (words) => create("p", words, { className: "note muted" });

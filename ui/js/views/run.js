@@ -13,13 +13,14 @@ const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
 const MOST_CHARACTERS = 4096;
 const TARGETS = ["host", "group", "hosts", "query"]; // that have a field
-const HOW = [
-  { name: "when_offline" },
-  { name: "reason" },
-  { name: "expires_in", type: "number" },
-  ...["max_concurrency", "max_errors", "wait"].map((name) => ({ name: `rollout.${name}`, type: "amount" })),
-  { name: "rollout.canary", type: "canary" },
+const WAITS = [["", "run.wait_none"], ["approve", "run.wait_approve"], ["60", "run.wait_1"], ["600", "run.wait_10"]];
+const ROLLOUT = [
+  { name: "rollout.max_concurrency", says: "run.at_once", type: "amount", size: 8, placeholder: "10%" },
+  { name: "rollout.max_errors", says: "run.errors", type: "amount", size: 8, placeholder: "0" },
+  { name: "rollout.canary", says: "run.canary", type: "canary", size: 16, placeholder: "1" },
+  { name: "rollout.wait", says: "run.wait", type: "amount", choices: WAITS.map(([wait]) => wait) },
 ];
+const HOW = [{ name: "when_offline" }, { name: "reason" }, { name: "expires_in", type: "number" }, ...ROLLOUT];
 const AWAY = ["stale", "offline", "pending"];
 const SILENT = ["offline", "pending"];
 
@@ -281,12 +282,15 @@ export function mount(part, params, context) {
   function prefill() {
     const given = params.q ? { ...params, query: params.q } : params;
     inputs.kind.value = ["hosts", "host", "group", "query", "all"].find((kind) => given[kind]) ?? "";
-    const { wait } = given;
-    if (![...part.wait.options].some(({ value }) => value === (wait ?? ""))) part.wait.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
+    const [{ wait }, waits] = [given, inputs["rollout.wait"]];
+    options(waits, WAITS.map(([value]) => value), (value) => t(new Map(WAITS).get(value)));
+    if (![...waits.options].some(({ value }) => value === (wait ?? ""))) waits.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
     for (const input of inputs) if (input.type !== "radio" && nameOf(input) in given) input.value = given[nameOf(input)];
     part.rollout.open = Boolean(valuesOf(HOW, form).rollout);
   }
 
+  options(inputs.when_offline, ["queue", "skip"], (how) => t(`run.${how}`));
+  part.little.append(...ROLLOUT.map(({ says, ...more }) => field({ ...more, label: t(says) })));
   inputs.template.onchange = chooseTemplate;
   form.oninput = () => {
     taskId = crypto.randomUUID(); // another request by now

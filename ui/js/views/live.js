@@ -1,0 +1,127 @@
+// What commands print while they run, a card a host: of a few, or of the one that is chosen.
+import { output } from "../components.js";
+import { make, options, text } from "../dom.js";
+import { bytes } from "../format.js";
+import { t } from "../i18n.js";
+import { isAtWork, toWatch } from "../states.js";
+
+const LINE_PX = 24;
+const MOST_LIVE = 20; // topics of a stream
+const MOST_OFFERED = 500; // hosts of which one can be chosen
+const LOOK_MS = 2000; // until other hosts take the place of those that have ended
+const LIVE_CHARACTERS = 16_384; // of a stream
+const STREAMS = ["stdout", "stderr"];
+
+export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
+  const cards = new Map(); // {root, streams: {stdout: {tail, text, bytes}, …}} by hostname
+  const section = place.closest("section");
+  let watch = null; // null before it is started, and where it is refused
+  let open = [];
+  let timer = 0;
+  let isDrawing = false;
+
+  function start() {
+    watch ??= stream.watch(taskId, signal, { onPiece: take, onEnd: end, onRefused: stop });
+    choose();
+  }
+
+  function stop() {
+    watch = null;
+    keep([]);
+  }
+
+  function keep(hostnames) {
+    for (const [hostname, card] of cards) {
+      if (hostnames.includes(hostname)) continue;
+      card.root?.remove();
+      cards.delete(hostname);
+    }
+    if (!place.childElementCount) section.hidden = true;
+  }
+
+  function changed(executions) {
+    open = executions;
+    keep(open.map((row) => row.hostname));
+    if (watch) drawChoice();
+    timer ||= setTimeout(choose, LOOK_MS);
+  }
+
+  function choose() {
+    clearTimeout(timer);
+    timer = 0;
+    if (!watch || signal.aborted) return;
+    const chosen = open.find((row) => row.hostname === liveHost.value);
+    const wanted = chosen ? [chosen.hostname] : toWatch(open, cards, MOST_LIVE);
+    const isOther = wanted.some((hostname) => !cards.has(hostname));
+    if (isOther || chosen) keep(wanted);
+    for (const hostname of wanted) if (!cards.has(hostname)) cards.set(hostname, { streams: {} });
+    if (isOther) watch(wanted);
+    drawChoice();
+  }
+
+  function drawChoice() {
+    const atWork = open.filter((row) => isAtWork(row) || cards.get(row.hostname)?.root).map((row) => row.hostname).sort();
+    const shown = atWork.filter((hostname) => cards.has(hostname)).length;
+    text(liveOf, t("task.live_of", { shown, n: atWork.length }));
+    liveField.hidden = atWork.length < 2;
+    options(liveHost, [...new Set(["", ...atWork.slice(0, MOST_OFFERED), ...(atWork.includes(liveHost.value) ? [liveHost.value] : [])])], (hostname) => hostname || t(atWork.length > MOST_LIVE ? "task.live_first" : "task.live_all", { n: MOST_LIVE }));
+    section.hidden = !place.childElementCount && shown === atWork.length;
+  }
+
+  function take(piece) {
+    const card = cards.get(piece.hostname);
+    if (!card) return; // its result is there
+    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })) });
+    Object.assign(found, found.tail(piece));
+    card.isNew = true;
+    if (!isDrawing) requestAnimationFrame(draw);
+    isDrawing = true;
+  }
+
+  function draw() {
+    isDrawing = false;
+    for (const [hostname, card] of cards) {
+      if (!card.isNew) continue;
+      card.isNew = false;
+      if (!card.root) {
+        const { root, host, text: texts } = make("live-card");
+        text(host, hostname);
+        place.append(root);
+        Object.assign(card, { root, texts });
+      }
+      for (const name of STREAMS) drawLive(card, name);
+    }
+    drawChoice();
+    onNews();
+  }
+
+  /** Who reads further up stays there, and who marks something is waited for. */
+  function drawLive(card, name) {
+    const found = card.streams[name];
+    if (!found || found.drawn === found.text) return;
+    const before = found.element;
+    if (before && getSelection().toString() && before.contains(getSelection().anchorNode)) return;
+    const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
+    const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
+    const element = output(found.text, name);
+    if (before) before.replaceWith(element);
+    else card.texts.append(element);
+    element.scrollTop = isAtEnd ? element.scrollHeight : at;
+    if (hasFocus) element.focus({ preventScroll: true });
+    Object.assign(found, { element, drawn: found.text });
+  }
+
+  function end(ended) {
+    open = open.filter((row) => row.hostname !== ended);
+    keep([...cards.keys()].filter((hostname) => hostname !== ended));
+  }
+
+  function printedBy(hostnames) {
+    const streams = hostnames.flatMap((hostname) => Object.values(cards.get(hostname)?.streams ?? {}));
+    return streams.reduce((sum, found) => sum + found.bytes, 0);
+  }
+
+  liveHost.onchange = choose;
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  return { start, changed, printedBy };
+}

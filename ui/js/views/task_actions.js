@@ -1,0 +1,107 @@
+// What can be done to a task: cancelled, paused, resumed, tried again.
+import { ask, badge, confirmRun, reasonField, said } from "../components.js";
+import { act, create, explain, permit, text } from "../dom.js";
+import { t } from "../i18n.js";
+import { taskPath } from "../router.js";
+import { byAttention, endedOf, isAtWork, isOpen } from "../states.js";
+
+export function actions(part, view, context) {
+  const { api, stream, user } = context;
+  const { url } = view;
+  permit(part.cancel, user, "tasks.cancel");
+  permit(part.retry, user, "tasks.run");
+
+  // Pausing stops what may do harm, so whoever may cancel may pause. What was sent and is not answered may be sent again.
+  function draw(task) {
+    const { state, counts } = task;
+    const [isPaused, isFinished, isExpired] = [state === "paused", state === "finished", view.isExpired(task)];
+    part.cancel.hidden = isFinished;
+    part.cancel.disabled = task.cancel_requested_at !== null;
+    text(part.cancel, t(task.cancel_requested_at ? "task.cancel_requested" : "task.cancel"));
+    part.goOn.hidden = !task.waits_after_canary || isExpired;
+    permit(part.goOn, user, "tasks.run");
+    part.pause.hidden = isExpired || (!isPaused && !(state === "running" && (counts.queued || counts.sent)));
+    permit(part.pause, user, isPaused ? "tasks.run" : "tasks.cancel");
+    text(part.pause, t(task.awaits_approval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
+    part.retry.hidden = !isFinished || Object.keys(counts).every((each) => isOpen(each) || each === "succeeded");
+    for (const button of [part.goOn, part.pause, part.retry]) button.disabled = false;
+    explain(part.actions);
+  }
+
+  async function cancel() {
+    const body = [...cancelText(view.current(), view.executions(), view.basic()), t("task.cancel_what"), said(`cpctl tasks cancel ${view.taskId}`)];
+    const answer = await ask({ words: "task.cancel", body, title: t("task.cancel_title"), no: t("task.keep") });
+    if (answer) act(part.cancel, () => api.post(`${url}/cancel`));
+  }
+
+  async function turn(button, way) {
+    await act(button, () => api.post(`${url}/${way}`));
+    draw(view.current());
+  }
+
+  async function again() {
+    const made = await retry(view.current(), view.executions(), context);
+    part.retry.disabled = false;
+    if (!made) return;
+    stream.take("tasks", [made]);
+    context.navigate(taskPath(made.task_id));
+  }
+
+  part.cancel.onclick = cancel;
+  part.pause.onclick = () => turn(part.pause, view.current().state === "paused" ? "resume" : "pause");
+  part.goOn.onclick = () => turn(part.goOn, "resume");
+  part.retry.onclick = () => act(part.retry, again);
+  return { draw };
+}
+
+/** What cancelling cannot undo any more, and whom it does not reach. */
+function cancelText({ counts }, executions, basic) {
+  const atWork = executions.filter(isAtWork);
+  const deaf = atWork.filter(({ hostname }) => basic.has(hostname)).length;
+  const numbers = { done: endedOf(counts), running: atWork.length - deaf, basic: deaf, waiting: counts.queued ?? 0 };
+  return Object.entries(numbers).filter(([, n]) => n).map(([what, n]) => t(`task.cancel_${what}`, { n }));
+}
+
+/** Hosts by how they have ended; those that answered after all, `late`, by themselves. */
+function endsOf(executions) {
+  const ended = executions.filter((row) => !isOpen(row.state));
+  const ends = Map.groupBy(ended, (row) => `${row.state}/${row.late?.outcome}`);
+  return [...ends.values()]
+    .map((rows) => ({ state: rows[0].state, late: rows[0].late?.outcome, hosts: rows.map((row) => row.hostname) }))
+    .sort((a, b) => byAttention(a, b) || (a.late ? 1 : -1));
+}
+
+async function retry(task, executions, { api }) {
+  const taskId = crypto.randomUUID(); // for all that follows: a lost answer starts nothing twice
+  const chosen = await choose(task, endsOf(executions));
+  if (!chosen) return null;
+  const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
+  const states = statesOf(chosen.ends);
+  const { command, user } = task;
+  const preview = await api.post("/targets/preview", { target: { hosts }, user, command });
+  const body = await confirmRun(preview, { command, user, reason: chosen.reason });
+  if (!body) return null;
+  const asked = { states, hosts, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
+  return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
+}
+
+const statesOf = (ends) => [...new Set(ends.map((end) => end.state))];
+
+async function choose(task, ends) {
+  const fields = ends.map(({ state, late, hosts }, place) => {
+    const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
+    const label = create("span");
+    badge(label, "execution", state, late ? `${words} · ${t("task.late", { word: t(`state.execution.${late}`) })}` : words);
+    return { name: `ends.${place}`, type: "checkbox", label, checked: (late ?? state) !== "succeeded" };
+  });
+  const line = said("");
+  const chosen = (answers) => ends.filter((_, place) => answers.ends?.[place]);
+  const check = (yes, answers) => {
+    const n = chosen(answers).reduce((sum, { hosts }) => sum + hosts.length, 0);
+    yes.disabled = n === 0;
+    text(yes, n ? t("run.submit", { n }) : t("run.submit_none"));
+    line.textContent = `cpctl tasks retry ${task.task_id} --state ${statesOf(chosen(answers)).join(",")}`;
+  };
+  const answer = await ask({ words: "task.retry", title: t("task.retry_title"), body: [t("task.retry_what"), line], fields: [...fields, reasonField(false)], yes: "", check });
+  return answer && { ...answer, ends: chosen(answer) };
+}
