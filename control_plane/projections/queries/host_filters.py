@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, FromClause, Select, String, func, literal, not_, or_, select
+from sqlalchemy import ColumnElement, CursorResult, FromClause, Select, String, func, literal, not_, or_, select
 
 from control_plane.host_query import STATES, HostFacts, HostQuery, Term, drifts
 from control_plane.projections.hosts import facts_of
@@ -32,6 +32,12 @@ _COLUMNS: Final[Mapping[str, Collection[str]]] = {
 Row: TypeAlias = Mapping[Any, Any]
 Rows: TypeAlias = Callable[[Select[Any]], Awaitable[Sequence[Row]]]
 """What has the rows of a statement; all that heartbeats say in each, where HEARD is among its columns."""
+
+
+def rows_of(result: CursorResult[Any]) -> list[Row]:
+    """As dictionaries: what is not in a mapping of the driver's is told by an error, which costs more than the row."""
+    keys = tuple(result.keys())
+    return [dict(zip(keys, row, strict=True)) for row in result]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

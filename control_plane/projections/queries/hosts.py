@@ -13,7 +13,7 @@ from control_plane.events.presence import LastHeartbeat
 from control_plane.host_query import drifts
 from control_plane.projections.hosts import facts_of, last_of, session_of, trace_of
 from control_plane.projections.positions import Positions
-from control_plane.projections.queries.host_filters import HostFilter, Row, listed
+from control_plane.projections.queries.host_filters import HostFilter, Row, listed, rows_of
 from control_plane.projections.queries.live import HOSTS
 from control_plane.projections.queries.pages import Page, page_of, position_of
 from control_plane.projections.queries.scopes import Names, Scope, is_in, of_hosts
@@ -153,7 +153,7 @@ class HostQueries:
             as_of = await position_of(connection, HOSTS.name)
 
             async def rows(statement: Select[Any]) -> list[Row]:
-                return [*(await connection.execute(statement)).mappings()]
+                return rows_of(await connection.execute(statement))
 
             found, counts = await listed(rows, self._host, wanted, self._names, cursor=cursor, limit=limit)
         views = [view(row) for row in found]

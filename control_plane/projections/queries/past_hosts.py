@@ -17,7 +17,7 @@ from control_plane.events.hosts import PresenceChanged
 from control_plane.events.log import EventLog
 from control_plane.projections.hosts import hear
 from control_plane.projections.moments import Moment
-from control_plane.projections.queries.host_filters import HEARD, HostFilter, listed
+from control_plane.projections.queries.host_filters import HEARD, HostFilter, listed, rows_of
 from control_plane.projections.queries.hosts import (
     GroupView,
     HostQueries,
@@ -106,7 +106,7 @@ class PastHosts:
     async def _rows(self, statement: Select[Any]) -> Sequence[Mapping[Any, Any]]:
         """See `Rows`."""
         async with self._database.read() as connection:
-            rows = [*(await connection.execute(statement)).mappings()]
+            rows = rows_of(await connection.execute(statement))
         if HEARD not in statement.selected_columns:
             return rows
         said = await self._said({row["hostname"]: row[HEARD] for row in rows})
