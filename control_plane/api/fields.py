@@ -4,13 +4,14 @@ import asyncio
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from control_plane.api.problems import ProblemError, ReadTableBehindError
 from control_plane.api.services import Services
+from control_plane.host_query import MAX_CHARACTERS
 from control_plane.projections.moments import micros_of
 from control_plane_wire.errors import WireError
 from control_plane_wire.messages import MAX_ARGUMENT_BYTES
@@ -93,6 +94,14 @@ Word = Annotated[
     Query(max_length=MAX_LINE, json_schema_extra={"pattern": f"^[^{_UNSHOWN}]*$"}),
     AfterValidator(lambda text: text and one_line(text)),
 ]
+
+_OF_QUERY: Final[dict[str, Any]] = {
+    "max_length": MAX_CHARACTERS,
+    "json_schema_extra": {"pattern": f"^[^{_UNSHOWN}]*$"},
+}
+HostTerms = Annotated[str, Query(**_OF_QUERY), AfterValidator(one_line)]
+HostTermsOfBody = Annotated[StrictStr, Field(min_length=1, **_OF_QUERY), AfterValidator(one_line)]
+"""A host query in an address or in a body: `control_plane.host_query` says what is in it."""
 
 
 def _checked_time(text: str | None) -> str | None:

@@ -11,6 +11,7 @@ from control_plane.api.fields import (
     Cursor,
     FromTime,
     Hostname,
+    HostTerms,
     Items,
     Limit,
     Line,
@@ -28,7 +29,7 @@ from control_plane.api.past import Hosts, OfHosts
 from control_plane.api.routing import SENSITIVE, noun
 from control_plane.api.services import Caller, Given
 from control_plane.errors import NotFoundError
-from control_plane.host_query import MAX_CHARACTERS, STATES, parse
+from control_plane.host_query import STATES, parse
 from control_plane.projections.moments import micros_of
 from control_plane.projections.queries.host_filters import HostFilter
 from control_plane.projections.queries.hosts import HostView
@@ -186,7 +187,7 @@ class UsagePoint(Answer):
 @router.get("")
 async def list_hosts(
     hosts: Hosts,
-    q: Annotated[str | None, Query(max_length=MAX_CHARACTERS, description=Q)] = None,
+    q: Annotated[HostTerms, Query(description=Q)] = "",
     state: Annotated[str | None, one_of(STATES), Query(description="one or several, with commas between them")] = None,
     group: Annotated[Name | None, Query()] = None,
     cursor: Cursor = None,
@@ -197,7 +198,7 @@ async def list_hosts(
     `counts` are by state, of all that match `q` and `group`. Retired ones are listed where `state` or `q` names that
     state.
     """
-    wanted = HostFilter(q=parse(q or ""), state=state.split(",") if state else (), group=group)
+    wanted = HostFilter(q=parse(q), state=state.split(",") if state else (), group=group)
     page = await hosts.page(wanted, cursor=cursor, limit=limit)
     return Listing(
         items=[host_of(row) for row in page.items],

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, WithJsonSchema, model_validator
 
-from control_plane.api.fields import Answer, Command, Name, Request, Seconds, TemplateName, Text, Time, at_s
+from control_plane.api.fields import (
+    Answer,
+    Command,
+    HostTermsOfBody,
+    Name,
+    Request,
+    Seconds,
+    TemplateName,
+    Text,
+    Time,
+    at_s,
+)
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.commands.guard import Guard as GuardDecision
@@ -16,7 +27,6 @@ from control_plane.commands.targets import Target as TargetDecision
 from control_plane.commands.tasks import BEYOND_BASIC
 from control_plane.commands.templates import MAX_PARAMETERS, RunTemplate
 from control_plane.errors import InvalidFieldError
-from control_plane.host_query import MAX_CHARACTERS
 from control_plane_wire.messages import DEFAULT_EXPIRY_S
 from control_plane_wire.strict_json import JsonObject
 
@@ -51,7 +61,7 @@ class Target(Request):
     group: Name | None = None
     all: StrictBool | None = None
     hosts: Annotated[list[Name], Field(min_length=1, max_length=MAX_HOSTS)] | None = None
-    query: StrictStr | None = Field(None, min_length=1, max_length=MAX_CHARACTERS)
+    query: HostTermsOfBody | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
