@@ -309,6 +309,7 @@ def test_only_tiles_that_change_are_drawn_again_and_all_of_them_in_another_theme
     say(page, *(a_host(number, groups=["web"], state="pending") for number in range(10, 14)))
     assert page.evaluate("() => window.copied") == 4
 
+    page.get_by_role("button", name="Preferences").click()
     page.get_by_label("Theme").select_option("dark")
     assert canvas.evaluate(seen) == "76,195,138,255"
     assert page.evaluate("() => window.copied") == 304

@@ -193,7 +193,7 @@ def test_a_query_is_previewed_run_and_run_again(page: Page, dev: Dev) -> None:
         page.get_by_role("button", name="Run on 2 hosts").click()
     assert asked.value.post_data_json["target"] == {"query": "sim group:db state:online"}
     finished(page, "2 ok")
-    expect(page.get_by_text("sim group:db state:online")).to_be_visible()
+    expect(page.get_by_text("sim group:db state:online").first).to_be_visible()
 
     page.get_by_role("link", name="Run again…").click()
     expect(terms).to_have_value("sim group:db state:online")

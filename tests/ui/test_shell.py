@@ -18,7 +18,7 @@ def search(page: Page) -> Locator:
 
 
 def option(page: Page, name: str) -> Locator:
-    return page.get_by_role("listbox", name="What begins like this").get_by_role("option", name=name)
+    return page.get_by_role("listbox", name="Suggestions").get_by_role("option", name=name)
 
 
 @pytest.mark.parametrize("path", ["/hosts", "/system"])
@@ -66,7 +66,7 @@ def test_what_nothing_begins_with_is_said_and_escape_leaves_the_search(page: Pag
     expect(option(page, "Nothing begins like this.")).to_be_visible()
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("listbox", name="What begins like this")).to_have_count(0)
+    expect(page.get_by_role("listbox", name="Suggestions")).to_have_count(0)
     expect(search(page)).to_be_focused()
     page.keyboard.press("Escape")
     expect(search(page)).not_to_be_focused()

@@ -248,7 +248,7 @@ def test_cancelling_says_what_it_cannot_undo_and_whom_it_does_not_reach(page: Pa
             "What already happened on a host is not undone.",
         ]
     )
-    expect(dialog.locator("pre")).to_have_text(f"cpctl tasks cancel {task_id}")
+    expect(dialog.locator("pre").last).to_have_text(f"cpctl tasks cancel {task_id}")
 
 
 def test_a_task_of_the_past_is_read_once_and_judged_by_its_moment(page: Page, dev: Dev) -> None:

@@ -1,10 +1,10 @@
 // What is under way: a card for each task, with its bar and a way to cancel it.
 import { exact } from "../ansi.js";
-import { ask, bar, said } from "../components.js";
+import { bar } from "../components.js";
 import { act, every, keyedList, make, permit, refs, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { moment, taskPath } from "../router.js";
-import { endedOf, isAtWork } from "../states.js";
+import { askCancel, atWorkOf } from "./cancel.js";
 
 const TICK_MS = 1000;
 const AT_TOP_PX = 40;
@@ -51,9 +51,7 @@ export function runningCards(section, list, { store, signal, api, user }, { tabl
 
 const isAtTop = () => window.scrollY < AT_TOP_PX;
 
-async function cancelTask(button, { task_id: taskId, command, counts }, api) {
-  const running = Object.entries(counts).reduce((sum, [state, count]) => sum + (isAtWork({ state }) ? count : 0), 0);
-  const given = { done: endedOf(counts), running };
-  const answer = await ask({ words: "task.cancel", title: t("task.cancel_title"), body: [said(command), t("task.cancel_what", given)], no: t("task.keep") });
-  if (answer) act(button, () => api.post(`${taskPath(taskId)}/cancel`));
+async function cancelTask(button, task, api) {
+  const isCancelled = await askCancel(task, { running: atWorkOf(task.counts), basic: 0 }); // its hosts are not known here
+  if (isCancelled) act(button, () => api.post(`${taskPath(task.task_id)}/cancel`));
 }

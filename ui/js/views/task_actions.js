@@ -3,7 +3,8 @@ import { ask, badge, confirmRun, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { taskPath } from "../router.js";
-import { byAttention, endedOf, isAtWork, isOpen } from "../states.js";
+import { byAttention, isAtWork, isOpen } from "../states.js";
+import { askCancel } from "./cancel.js";
 
 export function actions(part, view, context) {
   const { api, stream, user } = context;
@@ -29,9 +30,9 @@ export function actions(part, view, context) {
   }
 
   async function cancel() {
-    const body = [...cancelText(view.current(), view.executions(), view.basic()), t("task.cancel_what"), said(`cpctl tasks cancel ${view.taskId}`)];
-    const answer = await ask({ words: "task.cancel", body, title: t("task.cancel_title"), no: t("task.keep") });
-    if (answer) act(part.cancel, () => api.post(`${url}/cancel`));
+    const atWork = view.executions().filter(isAtWork);
+    const isCancelled = await askCancel(view.current(), { running: atWork.length, basic: atWork.filter(({ hostname }) => view.basic().has(hostname)).length });
+    if (isCancelled) act(part.cancel, () => api.post(`${url}/cancel`));
   }
 
   async function turn(button, way) {
@@ -52,14 +53,6 @@ export function actions(part, view, context) {
   part.goOn.onclick = () => turn(part.goOn, "resume");
   part.retry.onclick = () => act(part.retry, again);
   return { draw };
-}
-
-/** What cancelling cannot undo any more, and whom it does not reach. */
-function cancelText({ counts }, executions, basic) {
-  const atWork = executions.filter(isAtWork);
-  const deaf = atWork.filter(({ hostname }) => basic.has(hostname)).length;
-  const numbers = { done: endedOf(counts), running: atWork.length - deaf, basic: deaf, waiting: counts.queued ?? 0 };
-  return Object.entries(numbers).filter(([, n]) => n).map(([what, n]) => t(`task.cancel_${what}`, { n }));
 }
 
 /** Hosts by how they have ended; those that answered after all, `late`, by themselves. */
