@@ -23,7 +23,7 @@ from tests.support.servers import (
     given_database,
 )
 
-PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats", "live")
+PARTS = ("log", "rebuild", "lag", "past", "verify", "commands", "heartbeats", "live", "ui")
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         type=int,
         default=10_000,
         metavar="N",
-        help="hosts in the logs of rebuild, lag and past (default: %(default)s)",
+        help="hosts in the logs of rebuild, lag and past, and on the pages of ui (default: %(default)s)",
     )
     parser.add_argument(
         "--events", type=int, default=500_000, metavar="N", help="events in the logs of past (default: %(default)s)"
@@ -54,10 +54,17 @@ def main() -> None:
     collect_seldom()  # as the server does
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"commit {git('rev-parse', '--short', 'HEAD')}{' and changes' if git('status', '--porcelain') else ''}\n")
-    with servers() as (database, broker), tempfile.TemporaryDirectory(prefix="cp-bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="cp-bench-") as directory, contextlib.ExitStack() as stack:
+        of_servers = [part for part in parts if part != "ui"]
+        database, broker = stack.enter_context(servers()) if of_servers else (None, None)
         for part in parts:
             print(f"--- {part}", flush=True)
-            run(part, database, broker, Path(directory), arguments)
+            if part == "ui":
+                from tests.benchmarks import ui
+
+                ui.run(Path(directory), hosts=arguments.fleet)
+            elif database and broker:
+                run(part, database, broker, Path(directory), arguments)
             print(flush=True)
 
 

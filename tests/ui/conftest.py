@@ -1,6 +1,5 @@
 """The dashboard as a user has it: a real `control-plane dev`, in Debian's Chromium."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,42 +9,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.support.programs import Api, Program
-from tests.support.servers import free_port, wait_until
+from tests.support.dev import Dev, running
+
+__all__ = ["Dev", "Visitor"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 SIMULATED = 5
 
 
-@dataclass
-class Dev:
-    """A running `control-plane dev`."""
-
-    url: str
-    login_url: str
-    api: Api
-    hostname: str
-    state: Path
-
-
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    directory = tmp_path_factory.mktemp("dev")
-    state, listen = directory / "state", f"127.0.0.1:{free_port()}"
-    argv = ["control-plane", "dev", "--agents", str(SIMULATED), "--state-dir", str(state), "--listen", listen]
-    program = Program(argv, log=directory / "dev.log", environment={}).start()
-    try:
-        wait_until((state / "dev.json").exists, timeout_s=60, what=f"dev is up: {program.text()}")
-        document = json.loads((state / "dev.json").read_text())
-        api = Api(document["url"], document["token"])
-        with api.http:
-            wait_until(lambda: len(api.every("/hosts")) == SIMULATED + 1, timeout_s=20, what="all hosts are registered")
-            hosts = {row["hostname"]: row["groups"] for row in api.every("/hosts")}
-            api.online(list(hosts))
-            [hostname] = [name for name, groups in hosts.items() if groups == ["local"]]
-            yield Dev(document["url"], document["login_url"], api, hostname, state)
-    finally:
-        program.stop()
+    with running(tmp_path_factory.mktemp("dev"), agents=SIMULATED) as started:
+        yield started
 
 
 @pytest.fixture(scope="package")  # and no longer: its event loop runs until it ends, and no other one can beside

@@ -228,10 +228,10 @@ def test_another_page_is_announced(page: Page, dev: Dev) -> None:
 
 
 def test_who_signs_in_by_name_can_search_too(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "sara", "role": "viewer", "password": PASSWORD})
+    dev.api.post("/users", {"username": "tara", "role": "viewer", "password": PASSWORD})
     page = visitor.page()
     page.goto(dev.url)
-    sign_in(page, "sara")
+    sign_in(page, "tara")
     page.keyboard.press("/")
     page.keyboard.type("sim-0004")
     expect(option(page, "sim-0004")).to_be_visible()

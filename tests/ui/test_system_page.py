@@ -173,11 +173,11 @@ def test_of_the_past_there_are_the_read_tables_and_nothing_is_asked_again(page: 
 
 
 def test_whoever_may_follow_nothing_is_told_of_no_connection(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "mona", "role": "member", "password": PASSWORD})
+    dev.api.post("/users", {"username": "nina", "role": "member", "password": PASSWORD})
     page = visitor.page()
     page.goto(dev.url)
     heading(page, "Sign in")
-    page.get_by_label("User").fill("mona")
+    page.get_by_label("User").fill("nina")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     heading(page, "Nothing to show")

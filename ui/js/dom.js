@@ -3,7 +3,8 @@ import { visible } from "./ansi.js";
 import { t, told } from "./i18n.js";
 import { link, moment } from "./router.js";
 
-export const create = (tag, textContent = "", more = {}) => Object.assign(document.createElement(tag), { textContent, ...more });
+/** A new element with a text, whoever wrote it. */
+export const create = (tag, words = "", more = {}) => Object.assign(document.createElement(tag), { textContent: visible(words), ...more });
 
 export const only = (place, tag) => place.firstElementChild ?? place.appendChild(create(tag));
 

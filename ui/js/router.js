@@ -35,8 +35,9 @@ export function link(path, query = {}) {
   return path + (search && `?${search}`);
 }
 
-export const hostPath = (hostname) => `/hosts/${encodeURIComponent(hostname)}`;
-export const taskPath = (taskId) => `/tasks/${encodeURIComponent(taskId)}`;
+const part = (name) => encodeURIComponent(String(name).toWellFormed()); // half of a surrogate pair would be an error
+export const hostPath = (hostname) => `/hosts/${part(hostname)}`;
+export const taskPath = (taskId) => `/tasks/${part(taskId)}`;
 
 /** Only a path of ours: nobody is sent elsewhere after signing in. */
 export function safeNext(next) {

@@ -132,7 +132,7 @@ export function mount(part, params, context) {
   }
 
   function drawPick({ hostname }, cell) {
-    const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: t("fleet.select_one", { name: hostname }), checked: selection.has(hostname) });
+    const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: visible(t("fleet.select_one", { name: hostname })), checked: selection.has(hostname) });
     box.onclick = (event) => selection.pick(hostname, box.checked, event.shiftKey);
   }
 

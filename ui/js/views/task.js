@@ -102,7 +102,7 @@ export function mount(part, first, context) {
     context.title(task.command);
     text(part.command, exact(task.command));
     badge(part.state, "task", taskState(task));
-    part.about.replaceChildren(`${targetText(task.target)} · ${task.actor} · `, timeNode(task.accepted_at));
+    part.about.replaceChildren(visible(`${targetText(task.target)} · ${task.actor} · `), timeNode(task.accepted_at));
     part.again.hidden = !asked || UNSHOWN.some((name) => asked[name]);
     part.again.href = link("/run", againOf(task, asked));
     buttons.draw(task);
