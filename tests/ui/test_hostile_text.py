@@ -72,20 +72,22 @@ class Server:
     def filled(self, answer: dict[str, Any]) -> dict[str, Any]:
         items = answer.get("items")
         if isinstance(items, list) and items and all(isinstance(row, dict) for row in items) and "at" not in items[0]:
-            rows = itertools.islice(itertools.cycle(items), ROWS)
+            # A task of one host has no other one, by whose name the page would ask.
+            is_only = len(items) == 1 and "exit_code" in items[0]
+            rows = items if is_only else itertools.islice(itertools.cycle(items), ROWS)
             return {**answer, "items": [self._row(row, number) for number, row in enumerate(rows)], "next_cursor": None}
         return {name: self._value(name, value, is_one=True) for name, value in answer.items()}
 
     def _row(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         """One more row: with texts, and with a name and a position of its own."""
-        made = {name: self._value(name, value) for name, value in row.items()}
+        made = {name: self._value(name, value, is_one="exit_code" in row and number == 0) for name, value in row.items()}
         if "hostname" in row and "task_id" not in row:
             made["hostname"] = f"{self._next()}{number}"
         for name in ("seq", "pos"):
             if isinstance(row.get(name), int):
                 made[name] = row[name] + 1000 + number
-        if "kind" not in row and "command" in row:
-            made["task_id"] = f"hostile-{number}"
+        if "kind" not in row and "command" in row and "task_id" in row:
+            made["task_id"] = f"{row['task_id']}-{number}"
         return made
 
     def _value(self, name: str, value: Any, *, is_one: bool = False) -> Any:

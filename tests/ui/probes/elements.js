@@ -1,6 +1,5 @@
-// How many there are of each element; those of an output are its colours and marks.
+// Which elements there are, each in which; those of an output are its colours and marks. A list may be longer or shorter.
 () => {
-  const found = {};
-  for (const e of document.querySelectorAll("*:not(.output *)")) found[e.localName] = (found[e.localName] ?? 0) + 1;
-  return found;
+  const inItsPlace = (e) => `${e.parentElement?.localName} > ${e.localName}.${e.className.baseVal ?? e.className}`;
+  return Object.fromEntries([...document.querySelectorAll("*:not(.output *)")].map((e) => [inItsPlace(e), 1]));
 };

@@ -1,5 +1,5 @@
 // One task: how far it is, what each host answers, as it comes, and what happened step by step.
-import { exact, json } from "../ansi.js";
+import { exact, json, visible } from "../ansi.js";
 import { EXPIRY_S } from "../commandline.js";
 import { badge, timeNode } from "../components.js";
 import { act, attempt, create, every, facts, keyedList, text } from "../dom.js";
