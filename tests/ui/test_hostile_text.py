@@ -80,7 +80,8 @@ class Server:
 
     def _row(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         """One more row: with texts, and with a name and a position of its own."""
-        made = {name: self._value(name, value, is_one="exit_code" in row and number == 0) for name, value in row.items()}
+        is_first = "exit_code" in row and number == 0  # of the hosts of a task
+        made = {name: self._value(name, value, is_one=is_first) for name, value in row.items()}
         if "hostname" in row and "task_id" not in row:
             made["hostname"] = f"{self._next()}{number}"
         for name in ("seq", "pos"):
