@@ -316,7 +316,7 @@ class ExecutionCancelled(_OutcomeByControlPlane):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConflict(_OfExecution):
-    """A second, different signed result of the same host; the first one stands. Of further ones there is a count only.
+    """A second, different signed result of the same host; the first one stands.
 
     Attributes:
         first_seq: seq of the outcome that stands.
@@ -329,7 +329,7 @@ class ExecutionConflict(_OfExecution):
     result_sha256: str
 
     def key(self) -> Key:
-        return Key(self.task_id, self.KIND, self.hostname)  # once: a host may sign as many different ones as it likes
+        return Key(self.task_id, self.KIND, self.hostname, self.result_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from control_plane_wire.messages import Signed
 from control_plane_wire.transport.base import Delivery
 
 CACHED_TASKS: Final = 2000
+CACHED_CONFLICTS: Final = 100_000
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Results:
         self._authority = authority
         self._count = count
         self._frozen: OrderedDict[str, Frozen] = OrderedDict()
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # executions whose conflict is recorded
 
     def sender(self, delivery: Delivery, signed: Signed) -> str:
         messages.parse_result(signed.message)
@@ -109,7 +111,10 @@ class Results:
     async def settle(
         self, received: Sequence[Received], events: Sequence[NewEvent], outcomes: Sequence[Outcome]
     ) -> None:
-        """A result whose place is taken: late evidence beside our own outcome, or a second, different one."""
+        """A result whose place is taken: late evidence beside our own outcome, or a second, different one.
+
+        Of those one is recorded for each execution, and further ones are counted: a host may sign as many as it likes.
+        """
         late: list[Received] = []
         differs: list[tuple[Received, int]] = []
         for r, event, outcome in zip(received, events, outcomes, strict=True):
@@ -125,17 +130,27 @@ class Results:
             self._count("late_results", sum(isinstance(kept, Recorded) for kept in evidence))
         if differs:
             self._count("conflicts", len(differs))
-            await self._log.append([_conflict(r, first_seq) for r, first_seq in differs])
+            found = {_execution_of(r): _conflict(r, first_seq) for r, first_seq in reversed(differs)}
+            if untold := {execution: event for execution, event in found.items() if execution not in self._told}:
+                await self._log.append(list(untold.values()))
+                self._told.update(dict.fromkeys(untold))
+                while len(self._told) > CACHED_CONFLICTS:
+                    self._told.popitem(last=False)
 
     def _late(self, received: Received) -> NewEvent:
         late = tasks.ExecutionLateResult(message=unsigned(received.signed), hostname=received.hostname)
         return vouched(late, received)
 
 
+def _execution_of(received: Received) -> tuple[str, str]:
+    return str(received.signed.message["task_id"]), received.hostname
+
+
 def _conflict(received: Received, first_seq: int) -> NewEvent:
+    task_id, hostname = _execution_of(received)
     return tasks.ExecutionConflict(
-        task_id=str(received.signed.message["task_id"]),
-        hostname=received.hostname,
+        task_id=task_id,
+        hostname=hostname,
         first_seq=first_seq,
         result_sha256=hashlib.sha256(received.signed.body).hexdigest(),
     ).to_new_event()

@@ -26,6 +26,7 @@ from control_plane.events.tasks import ExecutionFinished
 from control_plane.events.tiles import TILE
 from control_plane.events.verification import Report
 from control_plane.processes.checkpoints import Signer
+from control_plane.projections.queries.past import Past
 from control_plane.settings import Settings, load
 from control_plane.storage.leases import Leases
 from control_plane_wire.checkpoints import Checkpoint
@@ -116,7 +117,8 @@ class AuditContract:
                 key = host_key(hostname).public_key
                 await hosts.register(CONSOLE, hostname=hostname, public_key=key, groups=["all"])
             for number in range(5):
-                tasks = TaskHandler(core.handling, bootstrap._Presences(core.host_queries), core.task_queries)
+                past = Past(core.database, core.log, core.clock)
+                tasks = TaskHandler(core.handling, bootstrap.TablePresences(core.host_queries, past), core.task_queries)
                 await prepare(core)
                 await tasks.create(CONSOLE, a_request(f"t{number}", Hosts(["web1"])))
                 await core.log.append([a_result(f"t{number}")])

@@ -49,6 +49,7 @@ TEMPLATE: dict[str, object] = {
     "seq": 7,
 }
 PENDING = {
+    "name_taken": True,
     "fingerprint": "0123456789abcdef" * 4,
     "hostname": "web-9",
     "public_key": "AAAA",

@@ -95,6 +95,18 @@ def test_a_rule_is_made_told_in_words_and_deleted(page: Page, dev: Dev) -> None:
     expect(rule).to_have_count(0)
 
 
+def test_a_rule_about_a_group_that_nobody_is_in_is_made_and_that_is_said(page: Page, dev: Dev) -> None:
+    tab(page, dev, "rules")
+    fill(
+        page, "New rule", yes="New rule", Effect="deny", Who="role:viewer", Groups="no-such-group", number_of_hosts="2"
+    )
+    expect(page.get_by_text("no host that you may see is in the group no-such-group")).to_be_visible()
+    rule = row(page, "role:viewer may not")
+    rule.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(rule).to_have_count(0)
+
+
 def test_an_enrolment_token_is_made_as_a_line_to_run_and_revoked(page: Page, dev: Dev) -> None:
     tab(page, dev, "enrolment")
     fill(page, "Make a token", Hostname="db-77")

@@ -52,7 +52,14 @@ def violations(page: Page, where: str) -> list[str]:
     return [f"{where}: {each}" for each in found]
 
 
-@pytest.mark.parametrize(("language", "width"), [("en-US", 1280), ("zh-CN", 1280), ("en-US", 360)])
+@pytest.mark.parametrize(
+    ("language", "width"),
+    [
+        ("en-US", 1280),
+        pytest.param("zh-CN", 1280, marks=pytest.mark.everywhere),
+        pytest.param("en-US", 360, marks=pytest.mark.everywhere),
+    ],
+)
 def test_no_page_breaks_a_rule(browser: Browser, dev: Dev, shown: Shown, language: str, width: int) -> None:
     visitor, page, reader = signed_in(browser, dev, locale=language, viewport={"width": width, "height": 800})
     found: list[str] = []
@@ -65,6 +72,7 @@ def test_no_page_breaks_a_rule(browser: Browser, dev: Dev, shown: Shown, languag
     visitor.context.close()
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_dialog_breaks_a_rule(browser: Browser, dev: Dev, shown: Shown, language: str) -> None:
     """Whatever button opens one is found by pressing each; what a page would write is refused on the way."""
@@ -116,6 +124,7 @@ def test_signing_in_breaks_no_rule(browser: Browser, dev: Dev, language: str) ->
     visitor.context.close()
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("width", [1280, 360])
 def test_every_control_is_reached_by_tab_and_is_seen_then(browser: Browser, dev: Dev, shown: Shown, width: int) -> None:
     visitor, page, reader = signed_in(browser, dev, viewport={"width": width, "height": 740})
@@ -185,6 +194,7 @@ def test_a_command_is_run_and_cancelled_by_the_keyboard_alone(page: Page) -> Non
 TOLD_BY_COLOUR = probe("told_by_colour")
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_colours_tell_is_told_where_the_system_has_its_own(
     browser: Browser, dev: Dev, shown: Shown, theme: str
@@ -199,6 +209,7 @@ def test_what_colours_tell_is_told_where_the_system_has_its_own(
     visitor.context.close()
 
 
+@pytest.mark.everywhere
 def test_twice_the_size_needs_no_scrolling_sideways(browser: Browser, dev: Dev, shown: Shown) -> None:
     visitor, page, reader = signed_in(browser, dev, viewport={"width": 640, "height": 400}, device_scale_factor=2)
     wide: list[str] = []

@@ -157,7 +157,7 @@ class Guest:
         assert [c for c in self.visitor.complaints if not any(code in c for code in told)] == []
 
 
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.everywhere), 360])
 def test_no_text_of_an_answer_is_more_than_text(browser: Browser, server: Dev, shown: Shown, width: int) -> None:
     guest = Guest(browser, server, width)
     wrong: list[str] = []
@@ -178,6 +178,7 @@ def test_no_text_of_an_answer_is_more_than_text(browser: Browser, server: Dev, s
     guest.close()
 
 
+@pytest.mark.everywhere
 def test_each_text_is_only_text_in_every_field_of_a_host_and_a_task(
     browser: Browser, server: Dev, shown: Shown
 ) -> None:
@@ -194,6 +195,7 @@ def test_each_text_is_only_text_in_every_field_of_a_host_and_a_task(
     guest.close()
 
 
+@pytest.mark.everywhere
 def test_a_text_without_end_leaves_the_page_as_wide_as_it_is(browser: Browser, server: Dev, shown: Shown) -> None:
     guest = Guest(browser, server, 360)
     wrong: list[str] = []
@@ -213,6 +215,7 @@ def sent(server: Dev, method: str, path: str, body: object) -> int:
     return server.api.http.request(method, path, content=json.dumps(body).encode(), headers=headers).status_code
 
 
+@pytest.mark.everywhere
 def test_the_server_takes_or_refuses_each_text_and_what_it_takes_is_shown_as_text(
     browser: Browser, server: Dev
 ) -> None:

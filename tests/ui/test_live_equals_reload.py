@@ -14,7 +14,7 @@ from tests.support.servers import wait_until
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.everywhere import Reader, probe
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.everywhere]
 
 Row = dict[str, Any]
 

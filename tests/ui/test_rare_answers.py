@@ -285,6 +285,8 @@ def test_a_host_that_asks_to_come_in_is_accepted_by_its_fingerprint(page: Page, 
     page.goto(f"{dev.url}/access?tab=enrolment")
     host = page.get_by_role("row").filter(has_text="0123 4567 89ab cdef")
     expect(host).to_contain_text("0123 4567 89ab cdef 0123")
+    taken = page.get_by_role("columnheader", name="Name is taken")
+    expect(host.get_by_role("cell").nth(taken.evaluate("(head) => head.cellIndex"))).to_have_text("yes")
     page.set_viewport_size({"width": 360, "height": 740})
     host.get_by_role("button", name="Accept").click()
     dialog = page.get_by_role("dialog")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.everywhere import Reader, Shown, places, probe, something
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.everywhere]
 
 WORDS = Path(__file__).parents[2] / "ui" / "i18n" / "en.json"
 LONGER = 0.4

@@ -196,10 +196,11 @@ function drawPill(state) {
   const time = since && clock(since, language);
   const pill = element("pill");
   pill.dataset.kind = kind;
-  pill.hidden = user !== null && !stream.isFollowed() && kind !== "live"; // there is nothing that could come
+  const isIdle = user !== null && !stream.isFollowed() && kind !== "live"; // there is nothing that could come
+  pill.hidden = isIdle;
   text(pill, t(`shell.stream_${kind}`, { n, time }));
   drawTitle();
-  const isStale = kind === "offline" && !document.hidden;
+  const isStale = kind === "offline" && !isIdle && !document.hidden;
   element("stale").hidden = !isStale;
   document.body.classList.toggle("stale-data", isStale || kind === "waiting");
   if (isStale) text(element("stale"), t("shell.stale", { time }));

@@ -3,7 +3,7 @@ import { json } from "../ansi.js";
 import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
 import { fold } from "../format.js";
-import { language, t } from "../i18n.js";
+import { because, language, t } from "../i18n.js";
 import { hostPath, link, moment, taskPath } from "../router.js";
 import data from "../../access.json" with { type: "json" };
 import { isShown } from "../notices.js";
@@ -98,6 +98,7 @@ function section(spec, context) {
         const body = { ...values, ...action.body };
         const answer = await (OWN[name] ? OWN[name](body, row, context, place) : send(body, row, action));
         if (action.secret) showOnce(answer[action.secret]);
+        if (answer?.warnings?.length) toast(answer.warnings.map(because).join(" · "));
         if (rows) load(spec.isLive ? null : answer?.seq);
       },
     });
