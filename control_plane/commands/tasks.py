@@ -163,17 +163,7 @@ def decide_create(
             `reason_required`, `task_too_large`, `secret_unreadable`.
     """
     _check_fields(request)
-    if not frozen.hosts:
-        left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
-        match request.target:
-            case Group(group):
-                where = f"no host is in the group {group}"
-            case Query():
-                where = "the query finds no host"
-            case _:
-                where = "no host"
-        detail = f"the target has no host that takes it; left out: {left_out}" if left_out else where
-        raise RefusedError("no_host_matched", detail)
+    _check_some(request.target, frozen)
     if request.rollout is not None:
         check_canary(request.rollout, frozen.hosts)
     if approval_id is not None:
@@ -204,6 +194,21 @@ def decide_create(
     _check_message(task, vault)
     _check_event(task)
     return task
+
+
+def _check_some(target: Target, frozen: FrozenList) -> None:
+    if frozen.hosts:
+        return
+    match target:
+        case Group(group):
+            where = f"no host is in the group {group}"
+        case Query():
+            where = "the query finds no host"
+        case _:
+            where = "no host"
+    left_out = in_words([f"{host.hostname} ({host.reason})" for host in frozen.excluded])
+    detail = f"the target has no host that takes it; left out: {left_out}" if left_out else where
+    raise RefusedError("no_host_matched", detail)
 
 
 def _check_fields(request: CreateTask) -> None:
