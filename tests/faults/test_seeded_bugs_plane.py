@@ -67,7 +67,7 @@ async def a_result_comes_after_the_end_was_said(seen: Seen) -> None:
 async def a_dispatch_dies_with_what_it_has_published(seen: Seen) -> None:
     plane = seen.plane
     plane.passed = DiesAt("dispatch.after_publish", asyncio.CancelledError)  # type: ignore[assignment]
-    async with plane.agent("web1") as web1, plane.dispatching(at_once=True):
+    async with plane.agent("web1") as web1, plane.dispatching():
         seen.agents.append(web1)
         await seen.asks("t1", "web1", expires_in=60)
         await web1.received()
