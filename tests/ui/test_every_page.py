@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from control_plane.settings import Settings
 from tests.ui.conftest import Dev, Visitor
+from tests.ui.everywhere import DRAWN
 from tests.ui.steps import UNAVAILABLE, register
 
 pytestmark = pytest.mark.browser
@@ -90,6 +91,36 @@ def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
     expect(page.get_by_role("row").filter(has_text="audit")).to_be_visible()
     assert [c for c in visitor.complaints if "503" not in c] == []
     visitor.complaints.clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of"),
+    [
+        ("/hosts", r"/api/v1/hosts\?"),
+        ("/hosts/sim-0001", r"/api/v1/(hosts/sim-0001|tasks\?hostname|events\?)"),
+        ("/system", r"/readyz$|/api/v1/(projections|audit/checkpoint)"),
+    ],
+)
+def test_nothing_moves_while_a_page_is_read_piece_by_piece(page: Page, dev: Dev, path: str, request_of: str) -> None:
+    page.add_init_script(
+        """globalThis.shift = 0;
+        const add = (list) => list.getEntries().forEach(({ value }) => (globalThis.shift += value));
+        new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });"""
+    )
+    page.clock.install()  # nothing is shown before it is there, however long that takes
+    held: list[Route] = []
+    page.route(re.compile(request_of), lambda route: held.append(route))
+    page.goto(dev.url + path)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    for _ in range(20):
+        page.evaluate(DRAWN)
+        if held:
+            held.pop().continue_()
+    page.unroute_all()
+    expect(page.locator(".unread")).to_have_count(0)
+    page.evaluate(DRAWN)
+
+    assert page.evaluate("() => shift") < 0.02
 
 
 @pytest.mark.parametrize("path", [*PAGES, *(f"/access?tab={tab}" for tab in TABS)])

@@ -155,14 +155,22 @@ export async function act(button, work) {
 
 /** A problem stands at the head of a place until trying again works; what was never filled is not shown as empty. */
 export async function attempt(place, fill) {
+  tell(place, "reading");
   try {
     await fill();
     place.querySelector(":scope > .problem")?.remove();
     place.classList.add("filled");
-    place.dispatchEvent(new Event("filled", { bubbles: true }));
+    tell(place, "filled");
   } catch (error) {
-    if (error.name !== "AbortError") problem(place, error, () => attempt(place, fill));
+    if (error.name === "AbortError") return;
+    problem(place, error, () => attempt(place, fill));
+    tell(place, "failed");
   }
+}
+
+/** Whoever waits for the page: a place is being read, is there, or is not to be had. */
+export function tell(place, what) {
+  place.dispatchEvent(new Event(what, { bubbles: true }));
 }
 
 export function problem(place, error, retry) {

@@ -30,6 +30,7 @@ const PAGES = {
 const MENU = { host: "fleet", task: "tasks" };
 const RETRY_MS = 5_000;
 const KEPT_MS = 300; // what was shown, until the same page as of another moment is there
+const UNREAD_MS = 1_000; // then what there is of a page is shown, whatever is still to come
 const IS_PAST = moment() !== null; // for good: another document is opened to leave
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const FOR_EVER = new AbortController().signal;
@@ -70,9 +71,11 @@ async function show() {
     if (IS_PAST) store.clear();
     const isStep = before?.name === name && before.at !== at;
     if (!isStep) put(part.root, name);
-    const filled = isStep && whenFilled(part.root).then(() => current === opened && replace(root, part.root));
+    const read = whenRead(part.root, isStep ? KEPT_MS : UNREAD_MS);
     current.update = page.mount(part, params, contextOf(controller.signal))?.update;
-    await filled;
+    if (!isStep) return void read().then(() => part.root.classList.remove("unread"));
+    await read();
+    if (current === opened) replace(root, part.root);
   } catch (error) {
     problem(root, error, () => location.reload());
   }
@@ -81,6 +84,7 @@ async function show() {
 function put(page, name) {
   title(t(`title.${name}`));
   announce(t(`title.${name}`)); // what the page calls itself may be a host's words
+  page.classList.add("unread");
   element("main").style.removeProperty("--kept");
   element("main").replaceChildren(page);
   (page.querySelector("[autofocus]") ?? page.querySelector("h1"))?.focus({ preventScroll: true });
@@ -93,12 +97,22 @@ function replace(root, page) {
   root.replaceChildren(page);
 }
 
-/** When the page has been read, or after a while all the same. */
-function whenFilled(page) {
-  return new Promise((resolve) => {
-    page.addEventListener("filled", resolve, { once: true });
-    setTimeout(resolve, KEPT_MS);
-  });
+/** What waits until every place that a page reads when it is opened is there, so that none pushes another away. */
+function whenRead(page, mostMs) {
+  const unread = new Set();
+  const { promise, resolve } = Promise.withResolvers();
+  page.addEventListener("reading", ({ target }) => unread.add(target));
+  for (const end of ["filled", "failed"]) {
+    page.addEventListener(end, ({ target }) => {
+      unread.delete(target);
+      if (!unread.size) resolve();
+    });
+  }
+  return () => {
+    if (!unread.size) resolve();
+    setTimeout(resolve, mostMs);
+    return promise;
+  };
 }
 
 function title(words) {

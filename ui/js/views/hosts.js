@@ -1,7 +1,7 @@
 // The fleet: every host as it is now, by state and group; the start page.
 import { visible } from "../ansi.js";
 import { badge, empty } from "../components.js";
-import { announce, attempt, create, filtersOf, keyedList, only, permit, text } from "../dom.js";
+import { announce, attempt, create, filtersOf, keyedList, only, permit, tell, text } from "../dom.js";
 import { createBars } from "../groupbars.js";
 import { because, t } from "../i18n.js";
 import { hostPath, link } from "../router.js";
@@ -240,6 +240,7 @@ export function mount(part, params, context) {
     text(part.note, n < MOST ? t("fleet.reading", { n, total }) : t("fleet.too_many", { n, total }));
     isLoaded = true;
     draw();
+    tell(part.list, "filled"); // the first of them are there to be seen
   }
 
   async function add() {
