@@ -258,10 +258,10 @@ def test_whoever_ends_a_host_types_its_name_and_then_it_can_only_be_read(
 
 
 def test_whoever_may_not_change_it_is_told_what_it_takes(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "vera", "role": "viewer", "password": PASSWORD})
+    dev.api.post("/users", {"username": "hugo", "role": "viewer", "password": PASSWORD})
     page = visitor.page()
     page.goto(dev.url)
-    sign_in(page, "vera")
+    sign_in(page, "hugo")
     page.goto(f"{dev.url}/hosts/{HOST}")
 
     for name, permission in (("Groups and labels…", "hosts.edit"), ("Revoke…", "hosts.revoke")):

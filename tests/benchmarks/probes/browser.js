@@ -17,7 +17,8 @@
     );
 
   const module = (name) => import(document.querySelector("script[type=module]").src.replace("main.js", `${name}.js`));
-  found.store = () => module("store");
+  let store = null;
+  found.store = async () => (store ??= await module("store"));
   found.stream = () => module("stream");
 
   const watch = async () => {
@@ -45,9 +46,24 @@
     return times;
   };
 
-  /** What rows of hosts become that change: another state, and a newer position. */
-  found.changeHosts = async (count, state) => {
-    const store = await found.store();
+  /** ms of script of each of `rounds` changes: its own, and that of the frame which draws it. */
+  found.script = async (rounds, change) => {
+    const now = () => new Promise((resolve) => requestAnimationFrame(() => resolve(performance.now())));
+    const times = [];
+    for (let round = 0; round < rounds; round += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      const start = now(); // what is asked for first comes first in the frame
+      const before = performance.now();
+      change(round);
+      const changed = performance.now() - before;
+      const end = now();
+      times.push((await end) - (await start) + changed);
+    }
+    return times;
+  };
+
+  /** What rows of hosts become that change: another state, and a newer position. At once: the store has been asked for before. */
+  found.changeHosts = (count, state) => {
     const rows = store.all("hosts").slice(0, count);
     for (const row of rows) store.put("hosts", row.hostname, row.pos + (found.age = (found.age ?? 0) + 1), { ...row, state });
   };
