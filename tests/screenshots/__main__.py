@@ -141,10 +141,10 @@ def take(browser: Browser, dev: Dev, look: Look, state: State, storage: object, 
         reduced_motion="reduce",
         storage_state=None if state.is_stranger else storage,  # type: ignore[arg-type]
     )
+    page = context.new_page()
+    page.set_default_timeout(READY_MS)
+    reader = Reader(page)
     try:
-        page = context.new_page()
-        page.set_default_timeout(READY_MS)
-        reader = Reader(page)
         if state.before:
             state.before(page)
         reader.load(dev.url, state.place)
@@ -155,6 +155,7 @@ def take(browser: Browser, dev: Dev, look: Look, state: State, storage: object, 
         reader.settle()
         page.screenshot(path=path)
     finally:
+        page.unroute_all(behavior="ignoreErrors")  # what is still held must not outlive its page
         context.close()
 
 
