@@ -63,7 +63,7 @@ class StaticUi:
             {
                 path.relative_to(directory).as_posix(): path.read_bytes()
                 for path in directory.rglob("*")
-                if path.is_file() and not path.name.startswith(".")
+                if path.is_file() and not path.name.startswith(".") and path.suffix != ".ts"  # for its checker alone
             }
         )
 

@@ -14,8 +14,8 @@ import pytest_asyncio
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from control_plane.api.app import describe
 from control_plane.api.authentication import CSRF_HEADER
+from control_plane.api.openapi import describe
 from control_plane.api.routing import INLINE_BYTES, MAX_NAMES
 from control_plane.api.ui import FILES, PAGES
 from control_plane.commands.access import CONSOLE

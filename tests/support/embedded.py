@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from control_plane.administration import initialise
-from control_plane.api.app import describe
+from control_plane.api.openapi import describe
 from control_plane.api.server import HttpService, bound
 from control_plane.bootstrap import ROLES as SERVICES
 from control_plane.bootstrap import services_of

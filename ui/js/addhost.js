@@ -1,7 +1,8 @@
 // A host is brought in by a token, or registered by hand; and the page says when it is there.
+/** @import {Context, RegisterHost} from "./app.js" */
 import { enrolment } from "./views/access.js";
 import { ask } from "./components.js";
-import { create, permit, toast } from "./dom.js";
+import { create, one, permit, toast } from "./dom.js";
 import { t } from "./i18n.js";
 
 const FIELDS = [
@@ -10,12 +11,13 @@ const FIELDS = [
   { name: "groups", label: "access.field.groups", type: "list" },
 ];
 
-/** `known`: resolves once the hosts that are there already are here, too; `signal` ends with the panel. */
+/** `known`: resolves once the hosts that are there already are here, too; `signal` ends with the panel.
+ * @param {Element} place @param {Context} context @param {Promise<unknown>} known @param {() => void} close */
 export async function addHost(place, context, known, close) {
   const { store, signal, user } = context;
   const panel = enrolment(context);
   const byHand = create("button", t("fleet.by_hand"), { onclick: () => registerByHand(context) });
-  panel.querySelector(".actions").append(byHand, create("button", t("shell.close"), { onclick: close }));
+  one(panel, ".actions", HTMLElement).append(byHand, create("button", t("shell.close"), { onclick: close }));
   if (!permit(byHand, user, "hosts.enrol")) byHand.onclick = null;
   place.replaceChildren(panel);
   await known;
@@ -29,7 +31,9 @@ export async function addHost(place, context, known, close) {
   }, signal);
 }
 
+/** @param {Context} context */
 async function registerByHand({ api }) {
+  /** @param {RegisterHost} body */
   const submit = (body) => api.post("/hosts", body);
   const said = await ask({ words: "fleet.by_hand", fields: FIELDS.map((field) => ({ ...field, label: t(field.label) })), submit });
   if (said) toast(t("fleet.registered", { name: said.hostname }));

@@ -1,10 +1,12 @@
 // The HTTP API: JSON in and out, one kind of error.
+/** @import {Api, Ask, CallHow, Calls, Given, ProblemBody} from "./app.js" */
 import { link, moment } from "./router.js";
 
 const OF_A_MOMENT = /^\/(hosts|groups|tasks|projections)\b|^\/events$/; // there is `at`
 
 /** As of RFC 9457. */
 export class Problem extends Error {
+  /** @param {number} status @param {ProblemBody} body */
   constructor(status, body) {
     super(body.detail || body.title || `HTTP ${status}`);
     this.status = status;
@@ -15,30 +17,40 @@ export class Problem extends Error {
   }
 }
 
+/** @param {unknown} error */
+export const isAbort = (error) => error instanceof Error && error.name === "AbortError";
+
 export let requests = 0; // that were made of the API
 
+/** @type {?string} */
 let csrfToken = null;
-let signIn = null; // asks the user, and resolves when that is done
+/** Asks the user, and resolves when that is done. @type {?Ask} */
+let signIn = null;
+/** @type {?Promise<unknown>} */
 let asking = null; // one dialog for however many requests were refused
 
+/** @param {?string} token */
 export function setSession(token) {
   csrfToken = token;
 }
 
+/** @param {Ask} ask */
 export function onSignedOut(ask) {
   signIn = ask;
 }
 
-/** The session has ended, or is too old for what was `refused`. */
-export function askToSignIn(refused) {
+/** The session has ended, or is too old for what was `refused`. @param {?Problem} [refused] */
+export function askToSignIn(refused = null) {
+  if (!signIn) throw new Error("nobody can be asked to sign in");
   asking ??= signIn(refused).finally(() => (asking = null));
   return asking;
 }
 
+/** @param {string} path @param {Given} [query] */
 const asOf = (path, query) => (OF_A_MOMENT.test(path) ? { at: moment(), ...query } : query);
 
-/** The calls of a page, which end with it, or `earlier`; `look` asks nobody to sign in. */
-export const during = (signal) => ({
+/** The calls of a page, which end with it, or `earlier`; `look` asks nobody to sign in. @param {AbortSignal} signal */
+export const during = (signal) => typed({
   get: (path, query, earlier = signal) => call("GET", path, undefined, { query: asOf(path, query), signal: earlier }),
   look: (path) => call("GET", path, undefined, { signal, asksToSignIn: false }),
   post: (path, body = {}) => call("POST", path, body, { signal }),
@@ -47,8 +59,14 @@ export const during = (signal) => ({
   readiness: () => readiness(signal),
 });
 
-export const enter = (path, body = {}) => call("POST", path, body, { asksToSignIn: false });
+/** By its path each has a type of its own. @param {Calls} calls */
+const typed = (calls) => /** @type {Api} */ (calls);
 
+/** @type {Api["post"]} */
+export const enter = (path, ...[body = {}]) => call("POST", path, body, { asksToSignIn: false });
+
+/** What a path answers; `Api` says what that is.
+ * @param {string} method @param {string} path @param {unknown} body @param {CallHow} how @returns {Promise<any>} */
 async function call(method, path, body, { query, signal, asksToSignIn = true } = {}) {
   const answer = await request(method, link(`/api/v1${path}`, query), body, signal);
   if (answer.ok) return answer.status === 204 ? null : answer.json();
@@ -60,7 +78,7 @@ async function call(method, path, body, { query, signal, asksToSignIn = true } =
   return call(method, path, body, { query, signal, asksToSignIn: false });
 }
 
-/** Not to be ready is an answer, too. */
+/** Not to be ready is an answer, too. @param {AbortSignal} signal */
 async function readiness(signal) {
   const answer = await request("GET", "/readyz", undefined, signal);
   const body = await problemOf(answer);
@@ -68,19 +86,22 @@ async function readiness(signal) {
   return body;
 }
 
+/** @param {string} method @param {string} url @param {unknown} body @param {AbortSignal} [signal] */
 async function request(method, url, body, signal) {
   requests += 1;
+  /** @type {Record<string, string>} */
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken) headers["X-CSRF-Token"] = csrfToken;
   try {
     return await fetch(url, { method, headers, signal, body: JSON.stringify(body) });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (isAbort(error)) throw error;
     throw new Problem(0, { code: "unreachable", detail: "The server cannot be reached." });
   }
 }
 
+/** @param {Response} answer */
 async function problemOf(answer) {
   try {
     return await answer.json();

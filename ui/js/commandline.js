@@ -1,36 +1,44 @@
 // What is asked for on the Run page, as a line for a shell: the same request by cpctl. No DOM.
+/** @import {RunCommand, Target} from "./app.js" */
 
 export const EXPIRY_S = { once: 600, rollout: 86_400 }; // within which it may start where nothing is said: the server's own
 
-/** A word for a shell: as it is where that is safe, else in single quotes, whatever is in it. */
+/** A word for a shell: as it is where that is safe, else in single quotes, whatever is in it. @param {string} word */
 export const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
-/** The words of a template's command, with what was said for its parameters, as a line. */
-export const filled = (argv, said) => argv.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => said[name] ?? whole))).join(" ");
+/** The words of a template's command, with what was said for its parameters, as a line.
+ * @param {string[]} argv @param {Record<string, string | number>} said */
+export const filled = (argv, said) => argv.map((word) => quoted(word.replace(/\{(\w+)\}/g, (whole, name) => String(said[name] ?? whole)))).join(" ");
 
-export function cpctlLine({ target, command, user, timeout, template, parameters = {}, when_offline: whenOffline, expires_in: expiresIn, reason, rollout = {} }) {
-  const what = template === undefined ? [["-u", user], ["--timeout", timeout]] : [["--template", template], ...Object.entries(parameters).map(([name, value]) => ["-p", `${name}=${value}`])];
+/** @param {RunCommand} request */
+export function cpctlLine({ target, command, user, timeout, template, parameters, when_offline: whenOffline, expires_in: expiresIn, reason, rollout }) {
+  /** @type {[string, unknown][]} */
+  const parts = Object.entries(parameters ?? {}).map(([name, value]) => ["-p", `${name}=${value}`]);
+  /** @type {[string, unknown][]} */
+  const what = template == null ? [["-u", user], ["--timeout", timeout]] : [["--template", template], ...parts];
+  /** @type {[string, unknown][]} */
   const how = [
     ["--expires-in", expiresIn],
-    ["--batch", rollout.max_concurrency],
-    ["--max-failures", rollout.max_errors],
-    ["--canary", rollout.canary],
-    ["--canary-wait", rollout.wait],
+    ["--batch", rollout?.max_concurrency],
+    ["--max-failures", rollout?.max_errors],
+    ["--canary", rollout?.canary],
+    ["--canary-wait", rollout?.wait],
     ["--reason", reason],
   ];
   const flags = [["-t", whereOf(target)], ...what, ...how].filter(([, value]) => value != null && value !== "").map(([flag, value]) => given(flag, String(value)));
   if (whenOffline === "skip") flags.push("--skip-offline");
-  if (template === undefined) flags.push("--", quoted(command)); // one word is a shell line as it is
+  if (template == null) flags.push("--", quoted(command ?? "")); // one word is a shell line as it is
   return `cpctl run ${flags.join(" ")}`;
 }
 
+/** @param {Target} target */
 function whereOf({ host, group, hosts, query }) {
-  if (group !== undefined) return `group:${group}`;
-  if (query !== undefined) return `q:${query}`;
+  if (group != null) return `group:${group}`;
+  if (query != null) return `q:${query}`;
   return host ?? hosts?.join(",") ?? "all";
 }
 
-/** A value that begins with "-" would be taken for another flag. */
+/** A value that begins with "-" would be taken for another flag. @param {string} flag @param {string} value */
 function given(flag, value) {
   if (!value.startsWith("-")) return `${flag} ${quoted(value)}`;
   return flag.startsWith("--") ? `${flag}=${quoted(value)}` : `${flag}${quoted(value)}`;

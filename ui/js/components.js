@@ -1,6 +1,7 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
+/** @import {Columns, Confirmed, Counts, Field, Input, Kind, Parts, Preview, Question, Shows, Styled} from "./app.js" */
 import { exactly, pieces } from "./ansi.js";
-import { announce, create, keyedList, make, only, options, refs, text } from "./dom.js";
+import { announce, create, keyedList, make, one, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
 import { hostPath } from "./router.js";
@@ -9,15 +10,18 @@ import { now } from "./stream.js";
 
 export const FIRST_HOSTS = 50; // that are named
 
+/** @param {Element} place @param {Kind} kind @param {string} state @param {string} [word] */
 export function badge(place, kind, state, word) {
   const found = stateOf(kind, state);
-  if (!place.firstElementChild) place.append(make("badge").root);
-  const element = place.firstElementChild;
+  const element = place.firstElementChild ?? place.appendChild(make("badge").root);
   element.className = `badge role-${found.role}`;
-  element.querySelector("use").setAttribute("href", `#s-${found.shape}`);
-  text(refs(element).word, word ?? t(found.word));
+  one(element, "use", SVGUseElement).setAttribute("href", `#s-${found.shape}`);
+  /** @type {Parts["badge"]} */
+  const part = refs(element);
+  text(part.word, word ?? t(found.word));
 }
 
+/** @param {Element} place @param {?string} [value] */
 export function time(place, value) {
   if (!value) return place.replaceChildren();
   const element = only(place, "time");
@@ -28,6 +32,7 @@ export function time(place, value) {
   text(element, relative(value, now(), language));
 }
 
+/** @param {?string} value */
 export function timeNode(value) {
   const place = create("span");
   time(place, value);
@@ -38,6 +43,7 @@ setInterval(() => {
   for (const element of document.querySelectorAll("time")) text(element, relative(element.dateTime, now(), language));
 }, 1000);
 
+/** @param {Element} place @param {string} href @param {unknown} words */
 export function anchor(place, href, words) {
   const element = only(place, "a");
   element.href = href;
@@ -45,6 +51,7 @@ export function anchor(place, href, words) {
   return element;
 }
 
+/** @param {Element} place @param {?number} fraction */
 export function meter(place, fraction) {
   if (fraction == null) return place.replaceChildren();
   if (!place.firstElementChild) place.append(create("span", "", { className: "meter" }), create("span"));
@@ -53,7 +60,8 @@ export function meter(place, fraction) {
   text(words, percent(fraction));
 }
 
-/** Copies `value`; `what` says to those who do not see beside it what that is. */
+/** Copies `value`; `what` says to those who do not see beside it what that is.
+ * @param {string} value @param {string} what */
 export function copyButton(value, what = value) {
   const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
   button.onclick = async () => {
@@ -64,11 +72,15 @@ export function copyButton(value, what = value) {
   return button;
 }
 
-// How a column shows its values, where it is no state.
+/** How a column shows its values, where it is no state.
+ * @type {Record<string, (cell: Element, value: any) => unknown>} */
 const AS = { time, meter, percent: (_, value) => percent(value), host: (cell, name) => anchor(cell, hostPath(name), name) };
 
-/** The heads of a table say what a column shows; or `shows` gives a text, or fills the cell. */
-export function rowsOf(root, key, shows = {}) {
+/** The heads of a table say what a column shows; or `own` gives a text, or fills the cell.
+ * @template T @template {string} [Own=never] @param {HTMLTableElement & Columns<NoInfer<keyof T | Own>>} root
+ * @param {NoInfer<keyof T>} key @param {Shows<T, Own>} [own] */
+export function rowsOf(root, key, own) {
+  const shows = /** @type {Shows<T>} */ (own ?? {});
   const heads = [...root.rows[0].cells];
   const body = root.createTBody();
 
@@ -78,34 +90,41 @@ export function rowsOf(root, key, shows = {}) {
     return row;
   }
 
-  function show(item, cell, { of, as, kind }) {
-    if (kind) return badge(cell, kind, item[of]);
-    return shows[of] ? shows[of](item, cell) : as ? AS[as](cell, item[of]) : (item[of] ?? "");
+  /** @param {T} item @param {HTMLTableCellElement} cell @param {DOMStringMap} head */
+  function show(item, cell, { of = "", as, kind }) {
+    const value = item[/** @type {keyof T} */ (of)];
+    if (kind) return badge(cell, /** @type {Kind} */ (kind), String(value));
+    return shows[of] ? shows[of](item, cell) : as ? AS[as](cell, value) : (value ?? "");
   }
 
+  /** @param {HTMLTableRowElement} row @param {T} item */
   function fill(row, item) {
     for (const [place, { dataset }] of heads.entries()) {
       const shown = show(item, row.cells[place], dataset);
       if (shown !== undefined && !(shown instanceof Node)) text(row.cells[place], shown);
     }
   }
-  return { body, createRow, fill, draw: (items) => keyedList(body, items, (item) => item[key], createRow, fill) };
+  return { body, createRow, fill, draw: (/** @type {Iterable<T>} */ items) => keyedList(body, items, (item) => item[key], createRow, fill) };
 }
 
+/** @param {Element} place @param {Counts} counts @param {Kind} [kind] */
 export function bar(place, counts, kind) {
   place.replaceChildren(
     ...segments(counts, kind).map(([role, count]) => {
       const segment = create("span", "", { className: `role-${role}` });
-      segment.style.setProperty("--share", count);
+      segment.style.setProperty("--share", `${count}`);
       return segment;
     }),
   );
 }
 
+/** @param {string} source */
 export const output = (source, stream = "") => pre(pieces(source), stream);
 
+/** @param {string} source */
 export const said = (source) => pre(exactly(source), "exact");
 
+/** @param {Styled[]} parts @param {string} kind */
 function pre(parts, kind) {
   const element = create("pre", "", { className: `output ${kind}`, tabIndex: 0 });
   for (const { classes, text: shown } of parts) {
@@ -114,18 +133,19 @@ function pre(parts, kind) {
   return element;
 }
 
+/** @param {HTMLElement} place @param {string} message @param {string} [href] @param {string} [action] */
 export function empty(place, message, href, action) {
   place.hidden = false;
   place.replaceChildren(message);
   if (href) place.append(create("br"), create("a", action, { className: "button", href }));
 }
 
-/** A field; what is not named here are properties of its input. Types of ours are in READERS. */
+/** A field; what is not named here are properties of its input. Types of ours are in READERS. @param {Field} field */
 export function field({ name, label, type = "text", value, choices, offers, ...more }) {
   const tag = choices ? "select" : ["lines", "json"].includes(type) ? "textarea" : "input";
-  const input = create(tag, "", { name, autocomplete: "off", spellcheck: false });
-  if (tag === "input") input.type = type; // one that it does not know is a text
-  if (input.type === "text" && more.required) input.pattern = String.raw`.*\S.*`;
+  const input = Object.assign(/** @type {Input} */ (document.createElement(tag)), { name, autocomplete: "off", spellcheck: false });
+  if (input instanceof HTMLInputElement) input.type = type; // one that it does not know is a text
+  if (input.type === "text" && more.required) Object.assign(input, { pattern: String.raw`.*\S.*` });
   Object.assign(input, more);
   if (choices) options(input, choices, (choice) => choice);
   input.value = value || input.value;
@@ -138,54 +158,63 @@ export function field({ name, label, type = "text", value, choices, offers, ...m
   return root;
 }
 
+/** @type {Record<string, (typed: any) => unknown>} */
 const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: JSON.parse, amount: amountOf, canary };
 
+/** @param {string} typed */
 export function namesOf(typed) {
   return typed.split(/[\s,]+/).filter(Boolean);
 }
 
-/** What is no number stays as it is, as "10%". */
+/** What is no number stays as it is, as "10%". @param {string} typed */
 export function amountOf(typed) {
   return /^\d+$/.test(typed) ? Number(typed) : typed;
 }
 
-/** How many hosts, or which. */
+/** How many hosts, or which. @param {string} typed */
 function canary(typed) {
   return typeof amountOf(typed) === "number" ? Number(typed) : namesOf(typed);
 }
 
-/** What the fields of a form say, without those that are empty; "a.b" is `b` of `a`. */
+/** What the fields of a form say, without those that are empty; "a.b" is `b` of `a`.
+ * @template {{}} [T=Record<string, unknown>] @param {Field[]} fields @param {HTMLFormElement} form
+ * @returns {T} That of the fields' names. */
 export function valuesOf(fields, form) {
+  /** @type {Record<string, any>} */
   const found = {};
-  for (const { name, type, multiple } of fields) {
-    const input = form.elements[name];
+  for (const { name, type = "text", multiple } of fields) {
+    const input = /** @type {HTMLInputElement & HTMLSelectElement} */ (form.elements.namedItem(name));
     const chosen = multiple && [...input.selectedOptions].map((option) => option.value);
     const value = chosen || (type === "checkbox" ? input.checked && "true" : type === "password" ? input.value : input.value.trim());
-    if (!value.length) continue;
+    if (!value || !value.length) continue;
     const [inner, outer] = name.split(".").reverse();
     (outer ? (found[outer] ??= {}) : found)[inner] = READERS[type]?.(value) ?? value;
   }
-  return found;
+  return /** @type {T} */ (found);
 }
 
-/** Ask in a dialog; resolves to what its fields say, or to null. With `submit` it stays until that has worked. */
-export function ask({ words, given, title = t(words, given), body = t(`${words}_what`, given), fields = [], yes = t(words, given), no = t("shell.cancel"), check = () => {}, submit = null }) {
+/** Ask in a dialog; resolves to what its fields say, or to null. With `submit` it stays until that has worked.
+ * @template {{}} [T=Record<string, unknown>] @param {Question<T>} question @returns {Promise<?T>} */
+export function ask({ words = "", given, title = t(words, given), body = t(`${words}_what`, given), fields = [], yes = t(words, given), no = t("shell.cancel"), check = () => {}, submit = null }) {
   const part = make("ask");
   text(part.title, title);
   part.body.append(...[body].flat().map(paragraph), ...fields.map(field));
   text(part.yes, yes);
   text(part.no, no);
-  part.root.oninput = () => {
+  /** @returns {T} */
+  const read = () => valuesOf(fields, part.form);
+  const changed = () => {
     part.yes.disabled = !part.form.checkValidity();
-    check(part.yes, valuesOf(fields, part.form));
+    check(part.yes, read());
   };
-  part.root.oninput();
+  part.root.oninput = changed;
+  changed();
   part.form.onsubmit = async (event) => {
     if (event.submitter !== part.yes || !submit) return;
     event.preventDefault();
     part.yes.disabled = true;
     try {
-      await submit(valuesOf(fields, part.form), part.waits);
+      await submit(read(), part.waits);
       part.root.close("yes");
     } catch (error) {
       text(part.error, told(error));
@@ -198,11 +227,12 @@ export function ask({ words, given, title = t(words, given), body = t(`${words}_
   return new Promise((resolve) => {
     part.root.onclose = () => {
       part.root.remove();
-      resolve(part.root.returnValue === "yes" ? valuesOf(fields, part.form) : null);
+      resolve(part.root.returnValue === "yes" ? read() : null);
     };
   });
 }
 
+/** @param {string | Node} content */
 function paragraph(content) {
   if (content instanceof Node) return content;
   const element = create("p");
@@ -210,16 +240,20 @@ function paragraph(content) {
   return element;
 }
 
+/** @param {boolean} required */
 export const reasonField = (required) => ({ name: "reason", label: t(required ? "run.reason_needed" : "run.reason"), maxLength: 256, required });
 
-/** Ask as much as the guard or an approval wants; resolves to `body` with the answers, or to null. */
+/** Ask as much as the guard or an approval wants; resolves to `body` with the answers, or to null.
+ * @template {Confirmed} T @param {Preview} preview @param {T} body @param {(string | Node)[]} more
+ * @param {Confirmed} what */
 export async function confirmRun(preview, body, more = [], { command, user } = body, isApproval = false) {
   const { count: n, guard: { level } } = preview;
   if (level < 2 && !isApproval) return body;
   const number = { name: "number", label: t("run.type_number", { n }), inputMode: "numeric", required: true, pattern: String.raw`\s*${n}\s*` };
+  /** @type {?{reason?: string}} */
   const answer = await ask({
     title: t(isApproval ? "run.ask_title" : "run.confirm", { n }),
-    body: [said(command), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
+    body: [said(command ?? ""), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
     yes: t(isApproval ? "run.ask" : "run.submit", { n }),
     fields: isApproval ? [{ ...reasonField(true), value: body.reason, autofocus: true }] : level < 3 ? [] : [number, ...(body.reason ? [] : [reasonField(true)])],
   });

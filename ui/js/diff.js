@@ -2,7 +2,8 @@
 
 const MOST_CELLS = 4_000_000; // above this the middle of both is shown whole: a browser must not stand still
 
-/** `[{mark, line}]` with the marks " " for both, "-" for `before` only and "+" for `after` only. */
+/** `[{mark, line}]` with the marks " " for both, "-" for `before` only and "+" for `after` only.
+ * @param {string} before @param {string} after */
 export function diff(before, after) {
   const [old, now] = [before, after].map((source) => (source === "" ? [] : source.replace(/\n$/, "").split("\n")));
   let start = 0;
@@ -16,8 +17,10 @@ export function diff(before, after) {
   ];
 }
 
+/** @param {string} mark @param {string[]} lines */
 const marked = (mark, lines) => lines.map((line) => ({ mark, line }));
 
+/** @param {string[]} old @param {string[]} now */
 function middle(old, now) {
   if (old.length * now.length > MOST_CELLS) return [...marked("-", old), ...marked("+", now)];
   const width = now.length + 1;
@@ -34,6 +37,7 @@ function middle(old, now) {
   return found;
 }
 
+/** @param {string[]} old @param {string[]} now @param {number} width */
 function commonLengths(old, now, width) {
   const table = new Uint32Array((old.length + 1) * width);
   for (let left = old.length - 1; left >= 0; left -= 1) {

@@ -1,7 +1,8 @@
 // Each host a tile on a canvas, under its groups; the table says the same in words. For a screen reader and the keyboard it
 // is a listbox of which only the option under the cursor is there: https://www.w3.org/WAI/ARIA/apg/patterns/listbox/
+/** @import {Host, Layout, Tiles, TilesActs} from "./app.js" */
 import { visible } from "./ansi.js";
-import { create, text } from "./dom.js";
+import { create, one, text } from "./dom.js";
 import { t } from "./i18n.js";
 import { paint } from "./shapes.js";
 import { ROLES, stateOf } from "./states.js";
@@ -11,7 +12,8 @@ const PITCH = 14;
 const HEAD = 26;
 const MOST_PIXELS = 16_000; // along a side of a canvas, for every browser
 
-/** Where sections `{name, hosts}` lie, one below the other. `first`: how many tiles are before. */
+/** Where sections `{name, hosts}` lie, one below the other. `first`: how many tiles are before.
+ * @param {Tiles[]} sections @param {number} width */
 export function layoutOf(sections, width) {
   const columns = Math.max(1, Math.floor((width + PITCH - TILE) / PITCH));
   let [top, first] = [0, 0];
@@ -24,15 +26,22 @@ export function layoutOf(sections, width) {
   return { columns, sections: placed, height: top, count: first };
 }
 
-const sectionOf = (layout, tile) => layout.sections.findLast(({ first, hosts }) => first <= tile && hosts.length);
+/** @param {Layout} layout @param {number} tile */
+function sectionOf({ sections }, tile) {
+  const found = sections.findLast(({ first, hosts }) => first <= tile && hosts.length);
+  if (found) return found;
+  throw new Error(`there is no tile ${tile}`);
+}
 
+/** @param {Layout} layout @param {number} tile */
 export function placeOf(layout, tile) {
   const { first, top } = sectionOf(layout, tile);
   const at = tile - first;
   return { x: (at % layout.columns) * PITCH, y: top + Math.floor(at / layout.columns) * PITCH };
 }
 
-/** The tile at a point, with the gap to its right and below it; -1: there is none. */
+/** The tile at a point, with the gap to its right and below it; -1: there is none.
+ * @param {Layout} layout @param {number} x @param {number} y */
 export function tileAt(layout, x, y) {
   const column = Math.floor(x / PITCH);
   const section = layout.sections.findLast(({ top }) => top <= y);
@@ -41,7 +50,8 @@ export function tileAt(layout, x, y) {
   return at < section.hosts.length ? section.first + at : -1;
 }
 
-/** Where an arrow leads from a tile: up and down stay in the column as far as there is one. */
+/** Where an arrow leads from a tile: up and down stay in the column as far as there is one.
+ * @param {Layout} layout @param {number} tile @param {string} key */
 export function step(layout, tile, key) {
   const last = layout.count - 1;
   if (key === "Home" || key === "End") return key === "Home" ? 0 : last;
@@ -50,14 +60,17 @@ export function step(layout, tile, key) {
   const here = sectionOf(layout, tile);
   const column = (tile - here.first) % columns;
   const row = Math.floor((tile - here.first) / columns) + (key === "ArrowUp" ? -1 : 1);
+  /** @param {Tiles} section */
   const rowsOf = ({ hosts }) => Math.ceil(hosts.length / columns);
+  /** @param {Layout["sections"][number]} section @param {number} wanted */
   const at = (section, wanted) => section.first + Math.min(wanted * columns + column, section.hosts.length - 1);
   if (row >= 0 && row < rowsOf(here)) return at(here, row);
   const next = sections[sections.indexOf(here) + (row < 0 ? -1 : 1)];
   return next ? at(next, row < 0 ? rowsOf(next) - 1 : 0) : tile;
 }
 
-/** `draw` takes the sections; `open` and `toggle` a host; `isPicked` and `wordsOf` say what is shown of one. */
+/** `draw` takes the sections; `open` and `toggle` a host; `isPicked` and `wordsOf` say what is shown of one.
+ * @param {Element} root @param {TilesActs} how */
 export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
   const canvas = create("canvas", "", { ariaHidden: "true" });
   const words = create("span", "", { className: "visually-hidden" });
@@ -67,19 +80,24 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
   option.append(words);
   box.append(canvas, option, tip, ...probes());
   root.append(box);
-  const brush = canvas.getContext("2d");
+  const brush = brushOf(canvas);
 
   let layout = layoutOf([], 0);
-  let tiles = []; // the host of each
+  /** @type {Host[]} */
+  let tiles = []; // of each its host
+  /** @type {string[]} */
   let drawn = []; // what is seen of each
   let colours = "";
   let ratio = 0;
   let cursor = 0;
   let over = -1;
+  /** @type {Map<string, HTMLCanvasElement>} */
   const stamps = new Map();
 
+  /** @param {Host} host */
   const look = (host) => `${host.state}${isPicked(host) ? " picked" : ""}`;
 
+  /** @param {Tiles[]} sections */
   function draw(sections) {
     const next = layoutOf(sections, box.clientWidth);
     const hosts = next.sections.flatMap((section) => section.hosts);
@@ -93,6 +111,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     hover(over);
   }
 
+  /** @param {Layout} layout */
   const headsOf = ({ sections }) => sections.map(({ name, first }) => `${first} ${name}`).join("\n");
   const scale = () => Math.min(window.devicePixelRatio, MOST_PIXELS / Math.max(1, layout.height));
 
@@ -114,12 +133,14 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     }
   }
 
+  /** @param {number} tile */
   function drawAgain(tile) {
     const { x, y } = placeOf(layout, tile);
     brush.clearRect(Math.round(x * ratio), Math.round(y * ratio), Math.round(TILE * ratio), Math.round(TILE * ratio));
     drawTile(tile, x, y);
   }
 
+  /** @param {number} tile @param {number} x @param {number} y */
   function drawTile(tile, x, y) {
     const seen = (drawn[tile] = look(tiles[tile]));
     let stamp = stamps.get(seen);
@@ -127,19 +148,20 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     brush.drawImage(stamp, Math.round(x * ratio), Math.round(y * ratio));
   }
 
-  /** Each look is drawn once, and then copied. */
+  /** Each look is drawn once, and then copied. @param {Host} host */
   function stampOf(host) {
     const { role, shape } = stateOf("host", host.state);
     const size = Math.round(TILE * ratio);
     const stamp = create("canvas", "", { width: size, height: size });
-    const pen = stamp.getContext("2d");
+    const pen = brushOf(stamp);
     pen.scale(size / 16, size / 16);
     paint(pen, shape, colourOf(role));
     if (isPicked(host)) Object.assign(pen, { lineWidth: 2, strokeStyle: colourOf("run") }).strokeRect(1, 1, 14, 14);
     return stamp;
   }
 
-  const colourOf = (role) => getComputedStyle(box.querySelector(`.shape.role-${role}`)).color;
+  /** @param {string} role */
+  const colourOf = (role) => getComputedStyle(one(box, `.shape.role-${role}`, HTMLElement)).color;
 
   /** A canvas knows no tokens: they are read from elements which have them, in whatever theme. */
   function recolour() {
@@ -159,12 +181,13 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     const { x, y } = placeOf(layout, cursor);
     option.style.setProperty("--x", `${x}px`);
     option.style.setProperty("--y", `${y}px`);
-    Object.assign(option, { id: `tile-${cursor}`, ariaPosInSet: cursor + 1, ariaSetSize: tiles.length, ariaSelected: String(isPicked(host)) });
+    Object.assign(option, { id: `tile-${cursor}`, ariaPosInSet: `${cursor + 1}`, ariaSetSize: `${tiles.length}`, ariaSelected: String(isPicked(host)) });
     text(words, wordsOf(host, sectionOf(layout, cursor).name));
     box.setAttribute("aria-activedescendant", option.id); // another one for each tile, so that it is read out
     if (isShown && over < 0) show(cursor);
   }
 
+  /** @param {number} tile */
   function hover(tile) {
     over = tile < tiles.length ? tile : -1;
     canvas.classList.toggle("over", over >= 0);
@@ -173,6 +196,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     else tip.hidden = true;
   }
 
+  /** @param {number} tile */
   function show(tile) {
     const { x, y } = placeOf(layout, tile);
     tip.hidden = false;
@@ -181,6 +205,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     text(tip, wordsOf(tiles[tile], sectionOf(layout, tile).name));
   }
 
+  /** @param {KeyboardEvent} event */
   function onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !tiles.length) return;
     if (event.key === "Enter") open(tiles[cursor]);
@@ -194,6 +219,7 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
     event.preventDefault();
   }
 
+  /** @param {MouseEvent} event */
   const under = ({ offsetX, offsetY }) => tileAt(layout, offsetX, offsetY);
   canvas.onpointermove = (event) => {
     const tile = under(event);
@@ -214,6 +240,9 @@ export function createGrid(root, { open, toggle, isPicked, wordsOf, signal }) {
   signal.addEventListener("abort", () => observer.disconnect());
   return { draw };
 }
+
+/** @param {HTMLCanvasElement} canvas */
+const brushOf = (canvas) => /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
 
 /** An element for each role, to read its colour from. */
 function probes() {

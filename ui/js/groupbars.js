@@ -1,4 +1,5 @@
 // How the hosts of each group are, as bars with numbers; each chooses its group.
+/** @import {Context, Counts, Host, Parts} from "./app.js" */
 import { badge, bar } from "./components.js";
 import { create, keyedList, options, text } from "./dom.js";
 import { t } from "./i18n.js";
@@ -7,6 +8,7 @@ import { HOST } from "./states.js";
 const FIRST = 8;
 const MORE = 50;
 
+/** @param {Parts["fleet"]} part @param {Context["store"]} store @param {(group: string) => void} choose */
 export function createBars(part, store, choose) {
   let most = FIRST;
   let drawn = () => {};
@@ -16,7 +18,7 @@ export function createBars(part, store, choose) {
     drawn();
   };
 
-  /** Counts `hosts`; the groups are those of all that are known. */
+  /** Counts `hosts`; the groups are those of all that are known. @param {Host[]} hosts */
   function draw(hosts, chosen = "") {
     drawn = () => draw(hosts, chosen);
     const counts = countsOf(hosts);
@@ -32,6 +34,7 @@ export function createBars(part, store, choose) {
     text(part.more, t("fleet.more_groups", { n: groups.length - shown.length }));
   }
 
+  /** @param {string} group */
   function createBar(group) {
     const button = create("button", "", { className: "group", onclick: () => choose(group) });
     const [name, numbers] = ["name", "numbers"].map((className) => create("span", "", { className }));
@@ -43,18 +46,21 @@ export function createBars(part, store, choose) {
   return { draw };
 }
 
+/** @param {Host[]} hosts */
 function countsOf(hosts) {
+  /** @type {Map<string, Record<string, number>>} */
   const counts = new Map();
   for (const { state, groups } of hosts) {
     for (const group of groups) {
-      if (!counts.has(group)) counts.set(group, {});
-      const its = counts.get(group);
+      const its = counts.get(group) ?? {};
       its[state] = (its[state] ?? 0) + 1;
+      counts.set(group, its);
     }
   }
   return counts;
 }
 
+/** @param {HTMLElement} button @param {boolean} isChosen @param {Counts} counts */
 function update(button, isChosen, counts) {
   const [, total, segments, numbers] = button.children;
   const states = Object.keys(HOST).filter((state) => counts[state]);

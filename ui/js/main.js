@@ -1,7 +1,8 @@
 // The shell: who is signed in, which page it is, in which language, and how live it is.
+/** @import {Context, Me, Opened, Page, Params, Parts, Problem, StreamState} from "./app.js" */
 import * as api from "./api.js";
 import { visible } from "./ansi.js";
-import { announce, create, every, make, problem, text, toast, translate } from "./dom.js";
+import { announce, around, create, every, make, one, problem, text, toast, translate } from "./dom.js";
 import { clock } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
 import { followStop, followWaiting } from "./notices.js";
@@ -13,8 +14,10 @@ import * as stream from "./stream.js";
 import * as store from "./store.js";
 import * as login from "./views/login.js";
 
+/** @type {{mount(part: Parts["unknown"], params: Params): void}} */
 const unknown = { mount: ({ why }, { permission }) => text(why, t(permission ? "shell.needs" : "shell.no_page", { permission })) };
-// Loaded when they are first opened, or while nothing else is to be done.
+/** Loaded when they are first opened, or while nothing else is to be done.
+ * @type {Record<string, () => Page | Promise<Page>>} */
 const PAGES = {
   login: () => login,
   fleet: () => import("./views/hosts.js"),
@@ -27,6 +30,7 @@ const PAGES = {
   system: () => import("./views/system.js"),
   unknown: () => unknown,
 };
+/** @type {Record<string, string>} */
 const MENU = { host: "fleet", task: "tasks" };
 const RETRY_MS = 5_000;
 const KEPT_MS = 300; // what was shown, until the same page as of another moment is there
@@ -34,14 +38,22 @@ const UNREAD_MS = 1_000; // then what there is of a page is shown, whatever is s
 const IS_PAST = moment() !== null; // for good: another document is opened to leave
 const BUILD = new URL(import.meta.url).pathname.split("/")[2]; // of /ui/<build>/js/main.js
 const FOR_EVER = new AbortController().signal;
-const element = (id) => document.getElementById(id);
+/** @param {string} id */
+const element = (id) => one(document, `#${id}`, HTMLElement);
+/** @param {ParentNode} root @param {string} selector @returns {HTMLAnchorElement[]} */
+const links = (root, selector) => [...root.querySelectorAll(selector)].filter((link) => link instanceof HTMLAnchorElement);
 
+/** @type {?Me} */
 let user = null;
+/** @type {?Opened} */
 let current = null;
 let named = ""; // what the page calls itself
-let replay = null; // the module of the bar
+/** The module of the bar. @type {?typeof import("./replay.js")} */
+let replay = null;
+/** @type {?ReturnType<typeof import("./replay.js").mount>} */
 let bar = null;
 
+/** @type {Context["navigate"]} */
 export function navigate(path, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", inMoment(path));
   return show();
@@ -52,19 +64,20 @@ async function show() {
   if ((at !== null) !== IS_PAST) return location.reload();
   let { name, params } = match(location.pathname, location.search);
   if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
-  const refused = element("nav").querySelector(`[data-page="${MENU[name] ?? name}"][hidden]`);
+  const [refused] = links(element("nav"), `[data-page="${MENU[name] ?? name}"][hidden]`);
   if (refused) [name, params] = ["unknown", { permission: refused.dataset.needs }]; // to ask would be recorded
   const path = location.pathname; // another task, or another host, is another page
   if (current?.name === name && current.path === path && current.at === at && current.update) return current.update(params);
   const before = current;
   before?.controller.abort();
   const controller = new AbortController();
+  /** @type {Opened} */
   const opened = (current = { name, path, at, controller });
   stream.opened(name === "login" || IS_PAST ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
-  for (const link of element("nav").querySelectorAll("a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;
+  for (const link of links(element("nav"), "a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;
   const root = element("main");
-  const part = make(name);
+  const part = make(/** @type {keyof Parts} */ (name));
   try {
     const [page] = await Promise.all([PAGES[name](), bar?.show(at)]);
     if (current !== opened) return;
@@ -72,7 +85,7 @@ async function show() {
     const isStep = before?.name === name && before.at !== at;
     if (!isStep) put(part.root, name);
     const read = whenRead(part.root, isStep ? KEPT_MS : UNREAD_MS);
-    current.update = page.mount(part, params, contextOf(controller.signal))?.update;
+    opened.update = page.mount(part, params, contextOf(controller.signal))?.update;
     if (!isStep) return void read().then(() => part.root.classList.remove("unread"));
     await read();
     if (current === opened) replace(root, part.root);
@@ -81,23 +94,27 @@ async function show() {
   }
 }
 
+/** @param {HTMLElement} page @param {string} name */
 function put(page, name) {
   title(t(`title.${name}`));
   announce(t(`title.${name}`)); // what the page calls itself may be a host's words
   page.classList.add("unread");
   element("main").style.removeProperty("--kept");
   element("main").replaceChildren(page);
-  (page.querySelector("[autofocus]") ?? page.querySelector("h1"))?.focus({ preventScroll: true });
+  const first = page.querySelector("[autofocus]") ?? page.querySelector("h1");
+  if (first instanceof HTMLElement) first.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
 
-/** By the same page as of another moment, which at first may be shorter: nothing scrolls for that. */
+/** By the same page as of another moment, which at first may be shorter: nothing scrolls for that.
+ * @param {HTMLElement} root @param {HTMLElement} page */
 function replace(root, page) {
-  root.style.setProperty("--kept", `${root.firstElementChild.offsetHeight}px`);
+  root.style.setProperty("--kept", `${one(root, ":scope > *", HTMLElement).offsetHeight}px`);
   root.replaceChildren(page);
 }
 
-/** What waits until every place that a page reads when it is opened is there, so that none pushes another away. */
+/** What waits until every place that a page reads when it is opened is there, so that none pushes another away.
+ * @param {HTMLElement} page @param {number} mostMs */
 function whenRead(page, mostMs) {
   const unread = new Set();
   const { promise, resolve } = Promise.withResolvers();
@@ -105,16 +122,17 @@ function whenRead(page, mostMs) {
   for (const end of ["filled", "failed"]) {
     page.addEventListener(end, ({ target }) => {
       unread.delete(target);
-      if (!unread.size) resolve();
+      if (!unread.size) resolve(null);
     });
   }
   return () => {
-    if (!unread.size) resolve();
+    if (!unread.size) resolve(null);
     setTimeout(resolve, mostMs);
     return promise;
   };
 }
 
+/** @param {string} words */
 function title(words) {
   named = visible(words);
   drawTitle();
@@ -126,14 +144,17 @@ function drawTitle() {
   if (document.title !== wanted) document.title = wanted;
 }
 
+/** @param {Me} me @param {string} [next] */
 function signedIn(me, next) {
   setUser(me);
   navigate(safeNext(next), { replace: true });
 }
 
-const contextOf = (signal) => ({ ...SHARED, api: api.during(signal), signal, user });
+/** Of a page of somebody: that where one signs in asks for no user. @param {AbortSignal} signal @returns {Context} */
+const contextOf = (signal) => ({ ...SHARED, api: api.during(signal), signal, user: /** @type {Me} */ (user) });
 const SHARED = { stream: IS_PAST ? { ...stream, follow() {}, watch: () => () => {} } : stream, store, navigate, title, signedIn };
 
+/** @param {?Me} me */
 function setUser(me) {
   const isFirst = me && !user;
   user = me;
@@ -141,17 +162,17 @@ function setUser(me) {
   text(element("who"), me?.username);
   element("dev").hidden = !me?.dev;
   element("logout").hidden = !me;
-  for (const link of element("nav").querySelectorAll("[data-needs]")) link.hidden = !me?.permissions.includes(link.dataset.needs);
+  for (const link of links(element("nav"), "[data-needs]")) link.hidden = !me?.permissions.includes(link.dataset.needs ?? "");
   if (!isFirst) return;
   element("search").addEventListener("focus", openSearch, { once: true });
-  if (IS_PAST) return void (bar = replay.mount(element("past"), contextOf(FOR_EVER)));
+  if (replay) return void (bar = replay.mount(element("past"), contextOf(FOR_EVER)));
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
   followWaiting(element("waiting"), contextOf(FOR_EVER));
   followStop(element("stopped"), contextOf(FOR_EVER));
 }
 
-/** Over the page, which keeps what was typed. */
+/** Over the page, which keeps what was typed. @param {?Problem} refused */
 function signInAgain(refused) {
   const dialog = create("dialog");
   const part = make("login");
@@ -159,6 +180,7 @@ function signInAgain(refused) {
   dialog.append(part.root);
   document.body.append(dialog);
   return new Promise((resolve, reject) => {
+    /** @template V @param {(value: V) => void} settle @param {V} value */
     const end = (settle, value) => {
       asking.abort();
       dialog.remove();
@@ -168,10 +190,11 @@ function signInAgain(refused) {
       if (refused) end(reject, refused);
       else if (dialog.isConnected) dialog.showModal(); // Escape may close it all the same
     };
+    /** @param {Me} me */
     const signedIn = (me) => {
-      if (me.username !== user.username) return location.reload();
+      if (me.username !== user?.username) return location.reload();
       setUser(me);
-      end(resolve);
+      end(resolve, null);
     };
     part.cancel.hidden = !refused;
     part.cancel.onclick = () => dialog.close();
@@ -181,7 +204,7 @@ function signInAgain(refused) {
 }
 
 async function followRunning() {
-  if (!user.permissions.includes("tasks.read")) return;
+  if (!user?.permissions.includes("tasks.read")) return;
   try {
     const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 100 });
     stream.take("tasks", page.items);
@@ -202,9 +225,10 @@ function drawRunning() {
 
 async function openSearch() {
   const { mount } = await import("./search.js");
-  mount(element("search"), element("found"), contextOf(FOR_EVER));
+  mount(one(document, "#search", HTMLInputElement), element("found"), contextOf(FOR_EVER));
 }
 
+/** @param {StreamState} state */
 function drawPill(state) {
   const { kind, n, since } = stream.liveness(state, Date.now());
   const time = since && clock(since, language);
@@ -233,8 +257,9 @@ function followBuild() {
     load();
   });
   document.addEventListener("visibilitychange", load);
-  document.addEventListener("input", ({ target }) => {
-    if (target.form) target.form.dataset.filled = "";
+  document.addEventListener("input", (event) => {
+    const form = around(event, "form");
+    if (form) form.dataset.filled = "";
   });
 }
 
@@ -242,17 +267,22 @@ async function signOut() {
   try {
     await api.enter("/auth/logout");
   } catch (error) {
-    if (error.status !== 401) return toast(told(error), "bad"); // a 401: it has ended already
+    if (!isSignedOut(error)) return toast(told(error), "bad"); // a 401: it has ended already
   }
   location.assign("/login");
 }
 
+/** @param {unknown} error */
+const isSignedOut = (error) => error instanceof api.Problem && error.status === 401;
+
+/** @param {keyof typeof import("./panels.js")} name */
 const panel = (name) => async () => (await import("./panels.js"))[name]();
 
 function followLinks() {
+  /** @param {Event} event */
   const pageOf = (event) => {
-    const link = event.target.closest?.("a[href]");
-    return link && link.origin === location.origin && !link.hash && !/^\/(api|ui)\//.test(link.pathname) ? link : null;
+    const link = around(event, "a[href]");
+    return link instanceof HTMLAnchorElement && link.origin === location.origin && !link.hash && !/^\/(api|ui)\//.test(link.pathname) ? link : null;
   };
   document.addEventListener("click", (event) => {
     const link = pageOf(event);
@@ -276,6 +306,7 @@ async function start() {
   if (!window.isSecureContext) return text(element("main"), t("shell.insecure"));
   element("logout").onclick = signOut;
   element("preferences").onclick = panel("preferences");
+  /** @type {Record<string, () => unknown>} */
   const steps = IS_PAST ? { "[": () => bar?.keys["["](), "]": () => bar?.keys["]"]() } : {};
   listenForKeys({ "?": panel("help"), ...steps }, () => preference("shortcuts") !== "off");
   followLinks();
@@ -286,7 +317,7 @@ async function start() {
   try {
     setUser(match(location.pathname).name === "login" ? null : await api.during(FOR_EVER).look("/auth/me"));
   } catch (error) {
-    if (error.status !== 401) return problem(element("main"), error, () => location.reload());
+    if (!isSignedOut(error)) return problem(element("main"), error, () => location.reload());
     setUser(null);
   }
   await show();

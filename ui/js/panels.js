@@ -17,10 +17,11 @@ const KEYS = [
   ["?", "help"],
 ];
 
-/** A dialog that is only closed; `actions` are its further buttons. */
+/** A dialog that is only closed; `actions` are its further buttons.
+ * @param {string} title @param {Node} content @param {Node[]} actions */
 function panel(title, content, actions = []) {
   const opened = new AbortController();
-  const dialog = create("dialog", "", { ariaLabel: title, closedBy: "any" });
+  const dialog = Object.assign(create("dialog", "", { ariaLabel: title }), { closedBy: "any" });
   const close = create("button", t("shell.close"), { autofocus: true, onclick: () => dialog.close() });
   const row = create("div", "", { className: "actions" });
   row.append(...actions, close);

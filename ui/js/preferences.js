@@ -6,6 +6,7 @@ import { language, t } from "./i18n.js";
 const LANGUAGES = { en: "English", "zh-CN": "简体中文" };
 const AT_ONCE = ["theme", "density", "shortcuts"]; // the others are in words that are there already
 
+/** @param {string} name */
 export function remembered(name) {
   try {
     return localStorage.getItem(name);
@@ -23,8 +24,10 @@ export const choices = () => ({
   shortcuts: { "": t("preferences.shortcuts_on"), off: t("preferences.shortcuts_off") },
 });
 
+/** @param {string} name */
 export const preference = (name) => (name === "language" ? language : (remembered(name) ?? ""));
 
+/** @param {string} name @param {string} value */
 export function prefer(name, value) {
   localStorage.setItem(name, value);
   if (AT_ONCE.includes(name)) apply();

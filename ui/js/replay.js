@@ -1,4 +1,5 @@
 // The past: which moment is shown, and the way to others. Loaded where an address has one, or when one is looked for.
+/** @import {AuditEvent, Context, Moment} from "./app.js" */
 import { requests } from "./api.js";
 import { announce, create, text } from "./dom.js";
 import { absolute, fromField, toField } from "./format.js";
@@ -12,29 +13,36 @@ const HOUR_MS = 3_600_000;
 const MOST_WAITING = 5;
 const SPEEDS = [1, 10, 100]; // events at a time
 const WIDE = "(min-width: 641px)";
+const FIELDS = /** @type {const} */ (["time", "position"]);
 const IS_TIME = /^\d{4}-/; // else it is a position
 
-/** The position and the time of a moment, as far as this user may see them; `first`: the oldest event, where all came later. */
+/** The position and the time of a moment, as far as this user may see them; `first`: the oldest event, where all came later.
+ * @param {Context} context @param {string} at */
 async function resolve({ api, user }, at) {
   const mayRead = user.permissions.includes("events.read");
   const { items, as_of: asOf } = await api.get(mayRead ? "/events" : "/hosts", { at, limit: 1 });
-  const position = Number(/\d+/.exec(asOf)[0]);
-  const first = mayRead && !items.length && (await api.get("/events", { at: null, after: 0, limit: 1 })).items[0];
-  return { at, position, time: IS_TIME.test(at) ? at : items[0]?.recorded_at, first };
+  const position = Number(/\d+/.exec(asOf)?.[0]);
+  const [first] = mayRead && !items.length ? (await api.get("/events", { at: null, after: 0, limit: 1 })).items : [];
+  const [newest] = items;
+  return { at, position, time: IS_TIME.test(at) ? at : newest && "recorded_at" in newest ? newest.recorded_at : null, first };
 }
 
-/** Two fields for a moment. `go` takes it, or refuses it in words that then stand at the field. */
+/** Two fields for a moment. `go` takes it, or refuses it in words that then stand at the field.
+ * @param {(at: string) => Promise<unknown>} go */
 function momentForm(go) {
   const form = create("form", "", { className: "row moment", noValidate: true });
   const fields = {
-    time: create("input", "", { type: "datetime-local", step: 1, name: "time", required: true }),
+    time: create("input", "", { type: "datetime-local", step: "1", name: "time", required: true }),
     position: create("input", "", { name: "position", inputMode: "numeric", size: 12, autocomplete: "off", required: true }),
   };
+  /** @type {Record<string, HTMLElement>} */
   const errors = {};
-  let changed = "time"; // which of them counts
+  /** Which of them counts. @type {keyof typeof fields} */
+  let changed = "time";
   let isTyped = false;
 
-  for (const [name, input] of Object.entries(fields)) {
+  for (const name of FIELDS) {
+    const input = fields[name];
     const label = create("label", "", { className: "field" });
     errors[name] = create("span", "", { className: "field-error", role: "alert", id: `moment-${name}-error` });
     label.append(create("span", t(`replay.${name}`)), input);
@@ -48,8 +56,9 @@ function momentForm(go) {
   }
   form.append(create("button", t("replay.go")));
 
-  function refuse(name, words) {
-    if (name && form.parentElement?.tagName === "DETAILS") form.parentElement.open = true;
+  /** @param {?keyof typeof fields} name @param {string} words */
+  function refuse(name, words = "") {
+    if (name && form.parentElement instanceof HTMLDetailsElement) form.parentElement.open = true;
     for (const [each, input] of Object.entries(fields)) {
       const isRefused = each === name;
       text(errors[each], isRefused ? words : "");
@@ -76,16 +85,18 @@ function momentForm(go) {
   return {
     root: form,
     refuse,
-    fill(at, { time, position }) {
+    /** @param {string} at @param {{time?: string | number | null, position?: string | number}} moment */
+    fill(at, { time, position = IS_TIME.test(at) ? "" : at }) {
       refuse(null);
-      for (const [name, value] of [["time", toField(time)], ["position", position ?? (IS_TIME.test(at) ? "" : at)]]) {
-        if (!isTyped || fields[name] !== document.activeElement) fields[name].value = value;
+      const values = { time: toField(time), position: String(position) };
+      for (const name of FIELDS) {
+        if (!isTyped || fields[name] !== document.activeElement) fields[name].value = values[name];
       }
     },
   };
 }
 
-/** Ask for a moment, and show this page as of then. */
+/** Ask for a moment, and show this page as of then. @param {Context} context */
 export function askForMoment(context) {
   const dialog = create("dialog", "", { ariaLabel: t("replay.look") });
   const form = momentForm(async (at) => {
@@ -103,24 +114,29 @@ export function askForMoment(context) {
   dialog.showModal();
 }
 
-/** The bar over each page of the past. `show` tells it which moment the page is to be of. */
+/** The bar over each page of the past. `show` tells it which moment the page is to be of.
+ * @param {HTMLElement} place @param {Context} context */
 export function mount(place, context) {
   const { api, navigate, user } = context;
   const mayRead = user.permissions.includes("events.read");
-  let shown = { at: null };
+  /** @type {Partial<Moment>} */
+  let shown = {};
   let waiting = 0; // steps that are asked for and not taken yet
+  /** @type {Promise<unknown>} */
   let last = Promise.resolve();
-  let playing = null; // ends it
+  /** Ends it. @type {?AbortController} */
+  let playing = null;
 
   const words = create("strong", "", { role: "status" });
   const speed = create("select", "", { ariaLabel: t("replay.speed"), title: t("replay.speed") });
-  for (const n of SPEEDS) speed.append(create("option", t("replay.events", { n }), { value: n }));
+  for (const n of SPEEDS) speed.append(create("option", t("replay.events", { n }), { value: `${n}` }));
   const play = button("", () => (playing ? stop() : start()));
   const form = momentForm(async (at) => {
     stop();
     await go(await resolve(context, at));
   });
 
+  /** @param {string} label @param {() => unknown} onclick @param {Partial<HTMLButtonElement>} more */
   function button(label, onclick, more = {}) {
     return create("button", label, { type: "button", onclick, ...more });
   }
@@ -146,25 +162,28 @@ export function mount(place, context) {
   drawPlay();
   document.addEventListener("visibilitychange", () => document.hidden && stop());
 
+  /** @param {number} ms */
   const shifted = (ms) => resolve(context, new Date(Date.parse(shown.time ?? shown.first?.recorded_at ?? Date()) + ms).toISOString());
 
-  /** The moment so many events later; null: nothing has happened since. */
+  /** The moment so many events later; null: nothing has happened since. @param {number} n */
   async function on(n) {
-    if (!mayRead) return resolve(context, String(shown.position + n));
+    if (!mayRead) return resolve(context, String(Number(shown.position) + n));
     const last = (await api.get("/events", { at: null, after: shown.position, limit: n })).items.at(-1);
     return last ? momentOf(last) : null;
   }
 
   /** The moment before the newest event that is shown. */
   async function back() {
-    if (!mayRead) return resolve(context, String(shown.position - 1));
+    if (!mayRead) return resolve(context, String(Number(shown.position) - 1));
     const [, before] = (await api.get("/events", { at: shown.at, limit: 2 })).items;
     return before ? momentOf(before) : null;
   }
 
+  /** @param {AuditEvent} event @returns {Moment} */
   const momentOf = ({ seq, recorded_at: time }) => ({ at: String(seq), position: seq, time });
 
-  /** One after the other, since each begins where the one before has led; a key that is held down asks for more than can be. */
+  /** One after the other, since each begins where the one before has led; a key that is held down asks for more than can be.
+   * @param {() => Promise<?Moment>} find */
   function move(find) {
     stop();
     if (waiting >= MOST_WAITING) return;
@@ -172,6 +191,7 @@ export function mount(place, context) {
     last = last.then(() => step(find)).finally(() => (waiting -= 1));
   }
 
+  /** @param {() => Promise<?Moment>} find */
   async function step(find) {
     if (shown.position === undefined) return;
     try {
@@ -183,6 +203,7 @@ export function mount(place, context) {
     }
   }
 
+  /** @param {Moment} moment */
   async function go(moment) {
     take(moment);
     await navigate(atMoment(moment.at), { replace: true });
@@ -223,13 +244,14 @@ export function mount(place, context) {
   }
 
   function tell(more = "") {
-    const { time, position, first } = shown;
+    const { time, position = NaN, first } = shown;
     const said = first
       ? t("replay.before", { time: absolute(first.recorded_at, language), position: first.seq.toLocaleString(language) })
       : t(time ? "replay.as_of" : "replay.as_of_position", { time: time && absolute(time, language), position: position.toLocaleString(language) });
     text(words, [said, more].filter(Boolean).join(" "));
   }
 
+  /** @param {Moment} moment */
   function take(moment) {
     shown = moment;
     showMoment(moment.time ? Date.parse(moment.time) : null);
@@ -237,9 +259,10 @@ export function mount(place, context) {
     tell();
   }
 
-  /** Resolves when it is known what a moment is; a page that it is not known of is shown all the same. */
+  /** Resolves when it is known what a moment is; a page that it is not known of is shown all the same.
+   * @param {?string} wanted */
   async function show(wanted) {
-    if (wanted === shown.at) return;
+    if (wanted === null || wanted === shown.at) return;
     stop();
     try {
       take(await resolve(context, wanted));

@@ -1,4 +1,6 @@
 // Which hosts are picked, and what is done to them.
+/** @import {Context, Failed, Host, Params} from "./app.js" */
+import { Problem } from "./api.js";
 import { act, create, permit, text, toast } from "./dom.js";
 import { t, told } from "./i18n.js";
 import { link } from "./router.js";
@@ -8,7 +10,8 @@ const AT_ONCE = 4;
 const TOO_MANY_MS = 1000; // until what was refused as too much at once is asked again
 const MOST_TOLD = 3;
 
-/** The page that runs something: on the picked hosts, by what describes just them where they are many. */
+/** The page that runs something: on the picked hosts, by what describes just them where they are many.
+ * @param {string[]} names @param {Params} filter @param {boolean} isAll */
 export function runLink(names, { q, group, state }, isAll) {
   if (!names.length) return link("/run", { group });
   if (!isAll || names.length <= MOST_IN_ADDRESS) return link("/run", { hosts: names.join(",") });
@@ -18,18 +21,22 @@ export function runLink(names, { q, group, state }, isAll) {
   return link("/run", query ? { q: query } : { all: true });
 }
 
-/** `shown` gives the hosts of the list in its order; `draw` shows what is picked. */
+/** `shown` gives the hosts of the list in its order; `draw` shows what is picked.
+ * @param {HTMLElement} place @param {Context} context @param {() => Host[]} shown @param {() => void} draw */
 export function createSelection(place, { api, user, store, signal }, shown, draw) {
+  /** @type {Set<string>} */
   const picked = new Set();
-  let last = null; // picked by hand, from which Shift picks a range
+  let last = ""; // picked by hand, from which Shift picks a range
   const words = create("span");
   words.role = "status";
+  /** @param {string} label @param {() => unknown} onclick */
   const button = (label, onclick) => create("button", label, { onclick });
   const all = button("", () => pickAll(true));
   const [on, off] = [true, false].map((wanted) => button(t(wanted ? "fleet.maintenance_on" : "fleet.maintenance_off"), () => maintain(wanted)));
   place.append(words, all, on, off, button(t("fleet.unselect"), () => pickAll(false)));
   const may = [on, off].map((each) => permit(each, user, "hosts.edit"))[0];
 
+  /** @param {string} hostname @param {boolean} isPicked */
   function pick(hostname, isPicked, isRange = false) {
     const names = shown().map((host) => host.hostname);
     const ends = [names.indexOf(last), names.indexOf(hostname)].sort((one, other) => one - other);
@@ -39,6 +46,7 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
     draw();
   }
 
+  /** @param {boolean} isPicked */
   function pickAll(isPicked) {
     if (!isPicked) picked.clear();
     else for (const { hostname } of shown()) picked.add(hostname);
@@ -56,13 +64,17 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
     return { isAll: seen === hosts.length && hidden === 0, seen };
   }
 
+  /** @type {(wanted: boolean) => unknown} */
   const maintain = (wanted) => may && change([...picked].sort(), wanted, true);
 
+  /** @param {string[]} names @param {boolean} wanted @param {boolean} isUndoable */
   async function change(names, wanted, isUndoable) {
     const other = names.filter((name) => store.one("hosts", name)?.maintenance !== wanted);
     const button = wanted ? on : off;
     const label = button.textContent;
+    /** @type {string[]} */
     const done = [];
+    /** @type {Failed[]} */
     const failed = [];
     await act(button, async () => {
       const left = [...other];
@@ -80,6 +92,8 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
     text(button, label);
   }
 
+  /** @param {number} n @param {string[]} done @param {Failed[]} failed @param {boolean} wanted
+   * @param {boolean} isUndoable */
   function tell(n, done, failed, wanted, isUndoable) {
     const worked = t(wanted ? "fleet.maintenance_on_done" : "fleet.maintenance_off_done", { n });
     const undo = isUndoable && done.length ? () => change(done, !wanted, false) : null;
@@ -88,17 +102,18 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
     toast(t("fleet.not_changed", { done: worked, n: failed.length, why: failed.length > MOST_TOLD ? `${why} …` : why }), "bad", undo);
   }
 
+  /** @param {string} name @param {boolean} maintenance */
   async function patch(name, maintenance) {
     for (;;) {
       try {
         return await api.patch(`/hosts/${encodeURIComponent(name)}`, { maintenance });
       } catch (error) {
-        if (error.status !== 429) throw error;
+        if (!(error instanceof Problem) || error.status !== 429) throw error;
         await new Promise((resolve) => setTimeout(resolve, TOO_MANY_MS));
         signal.throwIfAborted();
       }
     }
   }
 
-  return { has: (hostname) => picked.has(hostname), names: () => [...picked], pick, pickAll, show };
+  return { has: (/** @type {string} */ hostname) => picked.has(hostname), names: () => [...picked], pick, pickAll, show };
 }

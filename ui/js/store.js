@@ -1,28 +1,39 @@
 // Rows as the server gave them. Only a newer one replaces another, so order, repeats and overlaps do not matter.
+/** @import {Aged, Counts, Id, Table, Tables} from "./app.js" */
 
 // More than this a tab that stays open for weeks does not hold.
+/** @type {Counts} */
 const MOST = { hosts: 20_000, tasks: 2_000, executions: 50_000, events: 5_000 };
 
+/** @type {Map<Table, Map<Id, Aged<Tables[Table]>>>} */
 const tables = new Map();
+/** @type {Set<{names: Set<Table>, draw: () => unknown, isDirty: boolean}>} */
 const watchers = new Set();
 let isDirty = false;
 
+/** @template {Table} N @param {N} name @returns {Map<Id, Aged<Tables[N]>>} */
 function table(name) {
-  if (!tables.has(name)) tables.set(name, new Map());
-  return tables.get(name);
+  const rows = tables.get(name) ?? new Map();
+  tables.set(name, rows);
+  return rows;
 }
 
+/** @template {Table} N @param {N} name @param {Id} id @param {number} pos
+ * @param {Tables[N] & {usage_pos?: number}} row */
 export function put(name, id, pos, row) {
   const rows = table(name);
   const before = rows.get(id);
+  /** @type {[number, number]} */
   const age = [pos, row.usage_pos ?? 0]; // a host's has another position of its heartbeats
   if (before && (before.age[0] > pos || before.age[1] > age[1] || String(before.age) === String(age))) return false;
   rows.set(id, { age, row });
-  if (rows.size > (MOST[name] ?? Infinity)) rows.delete(rows.keys().next().value);
+  const [oldest] = rows.keys();
+  if (rows.size > (MOST[name] ?? Infinity)) rows.delete(oldest);
   mark(name);
   return true;
 }
 
+/** @param {"hosts"} name @param {string} id @param {number} usagePos @param {Partial<Tables["hosts"]>} fields */
 export function refresh(name, id, usagePos, fields) {
   const before = table(name).get(id);
   if (!before || before.age[1] >= usagePos) return;
@@ -30,15 +41,17 @@ export function refresh(name, id, usagePos, fields) {
   mark(name);
 }
 
+/** @template {Table} N @param {N} name @param {Id} id */
 export function one(name, id) {
   return table(name).get(id)?.row;
 }
 
+/** @template {Table} N @param {N} name */
 export function all(name) {
   return [...table(name).values()].map((entry) => entry.row);
 }
 
-/** Forget the rows of a table, or of all. */
+/** Forget the rows of a table, or of all. @param {Table} [name] */
 export function clear(name) {
   for (const each of name ? [name] : tables.keys()) {
     table(each).clear();
@@ -46,13 +59,15 @@ export function clear(name) {
   }
 }
 
-/** Call `draw` at most once a frame after rows of these tables have changed. */
+/** Call `draw` at most once a frame after rows of these tables have changed.
+ * @param {Table[]} names @param {() => unknown} draw @param {AbortSignal} signal */
 export function subscribe(names, draw, signal) {
   const watcher = { names: new Set(names), draw, isDirty: false };
   watchers.add(watcher);
   signal.addEventListener("abort", () => watchers.delete(watcher));
 }
 
+/** @param {Table} name */
 function mark(name) {
   for (const watcher of watchers) if (watcher.names.has(name)) watcher.isDirty = true;
   if (isDirty) return;

@@ -1,5 +1,6 @@
 // The live stream of a visible tab, over fetch: EventSource hides the HTTP status and cannot resume at will.
-import { askToSignIn } from "./api.js";
+/** @import {Follower, Piece, StreamState, Table, Tables} from "./app.js" */
+import { askToSignIn, isAbort } from "./api.js";
 import * as store from "./store.js";
 
 const SILENCE_MS = 12_000; // the server pings every five seconds
@@ -9,45 +10,63 @@ const GATHER_MS = 50; // what begins to follow within this time shares one conne
 const HIDDEN_MS = 3_000;
 const MOST_BACKOFF_S = 30;
 
-const followers = new Set(); // {topics, signal}, with onReset, or with what `watch` is given
+/** @type {Set<Follower>} */
+const followers = new Set();
+/** @type {Set<(state: StreamState) => unknown>} */
 const listeners = new Set();
-let pastMs = null; // the moment that is shown instead of what is now
-export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null }; // times in ms, 0: never
+/** The moment that is shown instead of what is now. @type {?number} */
+let pastMs = null;
+/** @type {StreamState} */
+export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
 
+/** @type {?AbortController} */
 let controller = null;
+/** @type {?string} */
 let lastId = null;
 let failures = 0;
 let timer = 0;
 let hiddenTimer = 0;
 
+/** @type {Record<string, string>} */
 const KEYS = { hosts: "hostname", tasks: "task_id", events: "seq", projections: "name" };
 
+/** @type {Record<string, Table[]>} */
 const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
 
+/** @template {Exclude<Table, "projections" | "stop">} N @param {N} table @param {Iterable<Tables[N]>} rows */
 export function take(table, rows) {
-  for (const row of rows) put(table, row.pos ?? row.seq, row);
+  for (const row of rows) put(table, "pos" in row ? row.pos : row.seq, row);
 }
 
-const put = (table, pos, row) => store.put(table, row[KEYS[table]] ?? `${row.task_id}/${row.hostname}`, pos, row);
+/** @template {Table} N @param {N} table @param {number} pos @param {Tables[N]} row */
+const put = (table, pos, row) => store.put(table, idOf(table, row), pos, row);
 
-/** Follow topics from a position on. `onReset`: the server cannot go on from there. */
+/** @param {Table} table @param {Record<string, any>} row @returns {string | number} */
+const idOf = (table, row) => row[KEYS[table]] ?? `${row.task_id}/${row.hostname}`;
+
+/** Follow topics from a position on. `onReset`: the server cannot go on from there.
+ * @param {string[]} topics @param {string} asOf @param {AbortSignal} signal @param {() => unknown} [onReset] */
 export function follow(topics, asOf, signal, onReset) {
   if ([...followers].some((one) => one.signal === signal && String(one.topics) === String(topics))) return;
   lastId = lastId === null ? asOf : lower(lastId, asOf);
   add({ topics, signal, onReset });
 }
 
-/** Follow what a task's commands print, which may be refused. Gives what says on which hosts from now on. */
+/** Follow what a task's commands print, which may be refused. Gives what says on which hosts from now on.
+ * @param {string} taskId @param {AbortSignal} signal @param {Pick<Follower, "onPiece" | "onEnd" | "onRefused">} told */
 export function watch(taskId, signal, { onPiece, onEnd, onRefused }) {
+  /** @type {Follower} */
   const follower = { topics: [], signal, onPiece, onEnd, onRefused };
-  return (hostnames) => {
+  return (/** @type {string[]} */ hostnames) => {
     follower.topics = hostnames.map((hostname) => outputTopic({ task_id: taskId, hostname }));
     add(follower);
   };
 }
 
+/** @param {{task_id: string, hostname: string}} of */
 const outputTopic = ({ task_id: taskId, hostname }) => `output:${taskId}:${hostname}`;
 
+/** @param {Follower} follower */
 function add(follower) {
   if (follower.signal.aborted) return;
   if (!followers.has(follower)) follower.signal.addEventListener("abort", () => followers.delete(follower));
@@ -56,16 +75,18 @@ function add(follower) {
   timer = setTimeout(connect, GATHER_MS);
 }
 
+/** @param {string} data @param {string} [encoding] */
 export function bytesOf(data, encoding) {
   return encoding === "base64" ? Uint8Array.from(atob(data), (one) => one.charCodeAt(0)) : new TextEncoder().encode(data);
 }
 
-/** One stream of a command from its pieces, which may come twice, and never out of order: the last `most` characters. */
+/** One stream of a command from its pieces, which may come twice, and never out of order: the last `most` characters.
+ * @param {number} most @param {(missing: number) => string} gap */
 export function createTail(most, gap) {
   const decoder = new TextDecoder();
   let end = 0;
   let shown = "";
-  return ({ offset, data, encoding }) => {
+  return (/** @type {Pick<Piece, "offset" | "data" | "encoding">} */ { offset, data, encoding }) => {
     const bytes = bytesOf(data, encoding);
     const missing = offset - end;
     if (missing > 0) shown += `${decoder.decode()}${shown && "\n"}${gap(missing)}\n`;
@@ -76,58 +97,66 @@ export function createTail(most, gap) {
   };
 }
 
-/** A page was opened; null: it shows nothing that could grow old. */
+/** A page was opened; null: it shows nothing that could grow old. @param {?number} atMs */
 export function opened(atMs) {
   state.openedAt = atMs ?? 0;
 }
 
+/** @param {(state: StreamState) => unknown} listener */
 export function onState(listener) {
   listeners.add(listener);
 }
 
-/** The position that misses nothing of either: more than needed comes again, and changes nothing. */
+/** The position that misses nothing of either: more than needed comes again, and changes nothing.
+ * @param {string} one @param {string} other */
 export function lower(one, other) {
-  const second = other.match(/\d+/g);
-  return one.replace(/\d+/g, (first) => Math.min(first, second.shift()));
+  const second = other.match(/\d+/g) ?? [];
+  return one.replace(/\d+/g, (first) => String(Math.min(Number(first), Number(second.shift()))));
 }
 
 export function createParser() {
   let rest = "";
-  return (piece) => {
+  return (/** @type {string} */ piece) => {
     const parts = (rest + piece).split("\n\n");
-    rest = parts.pop();
+    rest = parts.pop() ?? "";
     return parts.map(parseFrame);
   };
 }
 
+/** @param {string} part */
 function parseFrame(part) {
+  /** @param {string} name */
   const field = (name) => new RegExp(`^${name}: ?(.*)$`, "m").exec(part)?.[1];
   return { event: field("event") ?? "message", data: field("data") ?? "", id: field("id") ?? null };
 }
 
+/** @param {StreamState} state @param {number} nowMs @returns {{kind: string, n?: number, since?: number}} */
 export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
   const since = lastFrameAt || openedAt; // another page shows the same old rows
   if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
-    return ping?.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
+    return ping && ping.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
   }
   if (since && nowMs - since > STALE_MS) return { kind: "offline", since };
   return retryAt ? { kind: "waiting", n: Math.max(0, Math.ceil((retryAt - nowMs) / 1000)) } : { kind: "connecting" };
 }
 
+/** @param {Partial<StreamState>} changes */
 function tell(changes) {
   Object.assign(state, changes);
   for (const listener of listeners) listener(state);
 }
 
 export function connect() {
-  timer = clearTimeout(timer);
+  clearTimeout(timer);
+  timer = 0;
   controller?.abort();
   state.retryAt = 0;
   if (!followers.size || document.hidden) return;
   controller = new AbortController();
-  read(controller.signal).then(retryLater, (error) => error.name !== "AbortError" && retryLater());
+  read(controller.signal).then(retryLater, (error) => isAbort(error) || retryLater());
 }
 
+/** @param {AbortSignal} signal */
 async function read(signal) {
   const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
   const query = new URLSearchParams({ topics: topics.join(",") });
@@ -139,7 +168,7 @@ async function read(signal) {
     signal.throwIfAborted();
     throw new Error(`stream: ${answer.status}`);
   }
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = /** @type {ReadableStream<BufferSource>} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
   const parse = createParser();
   for (;;) {
     const { done, value } = await unlessSilent(reader.read());
@@ -154,12 +183,13 @@ function refuse() {
   for (const follower of followers) if (follower.onRefused && followers.delete(follower)) follower.onRefused();
 }
 
-/** What comes, or another connection where nothing does for too long. */
+/** What comes, or another connection where nothing does for too long. @template T @param {Promise<T>} coming */
 function unlessSilent(coming) {
   const silence = setTimeout(connect, SILENCE_MS);
   return coming.finally(() => clearTimeout(silence));
 }
 
+/** @param {ReturnType<typeof parseFrame>} frame */
 function handle({ event, data, id }) {
   const body = JSON.parse(data);
   if (event === "rows") for (const [pos, row] of body.rows) put(body.table, pos, row);
@@ -171,7 +201,7 @@ function handle({ event, data, id }) {
   if (id && !timer) lastId = id;
 }
 
-/** It is not asked for any more: the server would only say so again. */
+/** It is not asked for any more: the server would only say so again. @param {Piece} body */
 function end(body) {
   for (const follower of followers) {
     const left = follower.topics.filter((topic) => topic !== outputTopic(body));
@@ -181,7 +211,7 @@ function end(body) {
   }
 }
 
-/** Perhaps its log was put back: forget what is shown, and ask anew. */
+/** Perhaps its log was put back: forget what is shown, and ask anew. @param {string} topic */
 function reset(topic) {
   lastId = null;
   for (const table of TABLES[topic.split(":")[0]] ?? []) store.clear(table);
@@ -195,7 +225,7 @@ function retryLater() {
   timer = setTimeout(connect, waitMs);
 }
 
-/** Times are told as they were at a moment. */
+/** Times are told as they were at a moment. @param {?number} ms */
 export const showMoment = (ms) => (pastMs = ms);
 
 /** The server's time, as far as its last ping tells; of the past, the moment that is shown. */

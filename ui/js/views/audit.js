@@ -1,4 +1,5 @@
 // What happened: every event, with all that was recorded of it; and the way to look at everything as it was then.
+/** @import {Api, AuditEvent, Context, Mount, Own, Params, Parts, Shows, WholeEvent} from "../app.js" */
 import { badge, copyButton, output, said, timeNode } from "../components.js";
 import { act, attempt, create, every, facts, filtersOf, make, only, permit, successive, text } from "../dom.js";
 import { absolute, fromField, toField } from "../format.js";
@@ -6,9 +7,10 @@ import { language, t } from "../i18n.js";
 import { atMoment, hostPath, link, moment, taskPath } from "../router.js";
 import { newestFirst } from "./newest.js";
 
-const WORDS = ["kind", "task_id", "hostname", "actor"];
-const TIMES = ["from", "to"];
-const FORMATS = ["ndjson", "csv"];
+const IDS = /** @type {const} */ (["task_id", "hostname", "actor"]);
+const WORDS = /** @type {const} */ (["kind", ...IDS]);
+const TIMES = /** @type {const} */ (["from", "to"]);
+const FORMATS = /** @type {const} */ (["ndjson", "csv"]);
 const MOST = 500; // rows at once
 const CHECKPOINT_MS = 10_000;
 const VERIFY = "control-plane audit verify";
@@ -18,14 +20,17 @@ const REFUSALS = ["access.denied", "approval.refused", "host.request_refused", "
 const FAMILIES = "access approval checkpoint enrolment_token key log login passkey rule secret session stop template token user".split(" ");
 const SECURITY = /^(execution\.conflict$|host\.(key|quarantine|registered|revoked))/;
 
+/** @type {Mount<"audit">} */
 export function mount(part, params, context) {
   const { navigate, user, signal } = context;
   const nextSignal = successive(signal);
   const filters = filtersOf(part, "/audit", WORDS, navigate, "onchange");
-  let drawn = null; // the filter
+  let drawn = ""; // the filter
+  /** @type {?ReturnType<typeof eventTable>} */
   let table = null;
   let isPolling = moment() !== null;
 
+  /** @param {Params} next */
   async function update({ seq, ...next }) {
     const filter = Object.fromEntries([...WORDS, ...TIMES].map((name) => [name, next[name] || undefined]));
     filters.show(filter);
@@ -35,21 +40,23 @@ export function mount(part, params, context) {
     if (address !== drawn) table = eventTable(part.list, filter, { ...context, signal: nextSignal() }, { most: MOST, open });
     const isNew = address !== drawn;
     drawn = address;
-    await table.loaded;
+    await table?.loaded;
     if (address === drawn) drawOpen(Number(seq), address, isNew);
 
+    /** @param {?number} wanted */
     function open(wanted) {
       navigate(link("/audit", { ...filter, seq: wanted }));
     }
   }
 
-  /** The event that the address names is below its row; one that the list does not have is above it. */
+  /** The event that the address names is below its row; one that the list does not have is above it.
+   * @param {number} seq @param {string} address @param {boolean} isNew */
   function drawOpen(seq, address, isNew) {
-    const row = table.show(seq);
+    const row = table?.show(seq);
     if (row && isNew) row.scrollIntoView({ block: "center" });
     const isAbove = seq && !row;
     if (isAbove && part.record.dataset.of === String(seq)) return;
-    part.record.dataset.of = isAbove ? seq : "";
+    part.record.dataset.of = isAbove ? String(seq) : "";
     part.record.replaceChildren();
     if (!isAbove) return;
     const panel = make("event-record");
@@ -87,25 +94,30 @@ export function mount(part, params, context) {
   return { update };
 }
 
-/** The events of a filter. What one of them has opens below it, unless `open` is told which is to be, or none. */
-export function eventTable(place, filter, context, { most, open = null } = {}) {
-  let opened = null;
-  const rowOf = (seq) => place.querySelector(`tr[data-key="${seq}"]`);
-  const detailOf = (seq) => place.querySelector(`tr[data-of="${seq}"]`);
+/** The events of a filter. What one of them has opens below it, unless `open` is told which is to be, or none.
+ * @param {HTMLElement} place @param {Params} filter @param {Context & {own?: Own<AuditEvent>}} context
+ * @param {{most?: number, open?: (seq: number | null) => void}} [how] */
+export function eventTable(place, filter, context, { most, open } = {}) {
+  let opened = 0;
+  const rowOf = (/** @type {number} */ seq) => place.querySelector(`tr[data-key="${seq}"]`);
+  const detailOf = (/** @type {number} */ seq) => place.querySelector(`tr[data-of="${seq}"]`);
 
+  /** @param {AuditEvent} event */
   function isWanted({ kind, recorded_at: at, ...event }) {
-    const isIts = ["task_id", "hostname", "actor"].every((name) => !filter[name] || event[name] === filter[name]);
+    const isIts = IDS.every((name) => !filter[name] || event[name] === filter[name]);
     const isThen = (!filter.from || Date.parse(at) >= Date.parse(filter.from)) && (!filter.to || Date.parse(at) <= Date.parse(filter.to));
     return isIts && isThen && (!filter.kind || `${kind}.`.startsWith(`${filter.kind}.`));
   }
 
+  /** @param {AuditEvent} event @param {HTMLElement} cell */
   function drawPosition({ seq }, cell) {
     if (cell.firstElementChild) return;
     const button = only(cell, "button");
     const isOpen = String(seq === opened);
-    Object.assign(button, { className: "plain mono", ariaExpanded: isOpen, textContent: seq, onclick: () => toggle(seq) });
+    Object.assign(button, { className: "plain mono", ariaExpanded: isOpen, textContent: String(seq), onclick: () => toggle(seq) });
   }
 
+  /** @param {AuditEvent} event @param {HTMLElement} cell */
   function drawKind({ kind, outcome }, cell) {
     if (cell.firstElementChild) return;
     const isSecurity = FAMILIES.includes(kind.split(".")[0]) || SECURITY.test(kind);
@@ -114,28 +126,31 @@ export function eventTable(place, filter, context, { most, open = null } = {}) {
     if (mark) badge(cell.appendChild(create("span")), "mark", mark);
   }
 
+  /** @param {AuditEvent} event @param {HTMLElement} cell */
   function drawAbout({ hostname, task_id: taskId }, cell) {
     if (cell.hasChildNodes()) return;
-    const links = [hostname && [hostPath(hostname), hostname], taskId && !filter.task_id && [taskPath(taskId), t("audit.task")]].filter(Boolean);
-    for (const [href, words] of links) cell.append(cell.hasChildNodes() ? " · " : "", create("a", words, { href }));
+    if (hostname) cell.append(create("a", hostname, { href: hostPath(hostname) }));
+    if (taskId && !filter.task_id) cell.append(hostname ? " · " : "", create("a", t("audit.task"), { href: taskPath(taskId) }));
   }
 
+  /** @param {number} seq */
   function toggle(seq) {
     if (open) open(detailOf(seq) ? null : seq);
     else setOpen(seq, !detailOf(seq));
   }
 
+  /** @param {number} seq @param {boolean} isOpen */
   function setOpen(seq, isOpen) {
-    rowOf(seq)?.querySelector("button").setAttribute("aria-expanded", isOpen);
+    rowOf(seq)?.querySelector("button")?.setAttribute("aria-expanded", String(isOpen));
     if (!isOpen) return detailOf(seq)?.remove();
     const row = create("tr", "", { className: "detail" });
-    row.dataset.of = seq;
+    row.dataset.of = String(seq);
     const cell = row.appendChild(create("td", "", { className: "line", colSpan: 5 }));
-    rowOf(seq).after(row);
+    rowOf(seq)?.after(row);
     drawEvent(cell, seq, context);
   }
 
-  /** Open just this one; its row, where the list has it. */
+  /** Open just this one; its row, where the list has it. @param {number} seq */
   function show(seq) {
     if (opened && opened !== seq) setOpen(opened, false);
     opened = seq;
@@ -144,17 +159,20 @@ export function eventTable(place, filter, context, { most, open = null } = {}) {
     return row;
   }
 
+  /** @type {Shows<AuditEvent>} */
   const shows = { seq: drawPosition, kind: drawKind, about: drawAbout };
   const list = newestFirst(place, context, { from: "events", head: "event-head", shows, isWanted, none: [t("audit.none")], query: () => filter, most });
   return { show, loaded: list.load() };
 }
 
+/** @param {HTMLElement} place @param {number} seq @param {Context} context */
 function drawEvent(place, seq, context) {
   const part = make("event-detail");
   place.append(part.root);
   attempt(place, async () => fillEvent(part, await context.api.get(`/events/${seq}`), context));
 }
 
+/** @param {Parts["event-detail"]} part @param {WholeEvent} event @param {Context} context */
 function fillEvent(part, event, { api, user }) {
   const { seq, task_id: taskId, hostname } = event;
   facts(part.facts, "audit", {
@@ -171,18 +189,20 @@ function fillEvent(part, event, { api, user }) {
     signature: copied(event.signature),
   });
   if (event.body) part.body.replaceChildren(output(JSON.stringify(event.body, null, 2)));
-  part.exact.hidden = event.body_base64 === null;
-  part.sealed.hidden = event.body_base64 !== null;
-  part.exact.ontoggle = () => {
-    const bytes = Uint8Array.from(atob(event.body_base64), (letter) => letter.charCodeAt(0));
+  const { body_base64: body } = event;
+  part.exact.hidden = body === null;
+  part.sealed.hidden = body !== null;
+  if (body !== null) part.exact.ontoggle = () => {
+    const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
     const signed = new TextDecoder().decode(bytes);
     part.bytes.replaceChildren(said(signed), copyButton(signed, t("audit.exact")));
   };
-  part.then.href = atMoment(seq);
+  part.then.href = atMoment(String(seq));
   if (!user.permissions.includes("audit.prove")) permit(part.prove, user, "audit.prove");
   else part.prove.onclick = () => act(part.prove, () => prove(part.prove, seq, api));
 }
 
+/** @param {HTMLButtonElement} button @param {number} seq @param {Api} api */
 async function prove(button, seq, api) {
   const { proof } = await api.get(`/audit/proof/${seq}`);
   const href = URL.createObjectURL(new Blob([proof], { type: "text/plain" }));
@@ -191,7 +211,7 @@ async function prove(button, seq, api) {
   button.disabled = false;
 }
 
-/** What one may want elsewhere, to the letter. */
+/** What one may want elsewhere, to the letter. @param {?string} words */
 function copied(words) {
   if (!words) return null;
   const place = create("span", "", { className: "row copied" });

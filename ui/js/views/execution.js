@@ -1,24 +1,29 @@
 // A task's part on one host: what it printed, what happened step by step, and why it ended so.
+/** @import {AuditEvent, Context, Execution, Output, TaskView} from "../app.js" */
 import { badge, timeNode } from "../components.js";
 import { attempt, create, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { hostPath, inMoment } from "../router.js";
 import { isOpen } from "../states.js";
 import { delaysOf } from "../delays.js";
-import { parts } from "./parts.js";
+import { add } from "./parts.js";
 import { reader } from "./reader.js";
 import { brief, delaysText, emptyText, reasonText, stateText } from "./task_words.js";
 
-const STREAMS = ["stdout", "stderr"];
+const STREAMS = /** @type {const} */ (["stdout", "stderr"]);
 const MOST_EVENTS = 200;
 
-/** `close`: it lies beside the page, and may be closed. */
+/** `close`: it lies beside the page, and may be closed.
+ * @param {string} hostname @param {TaskView} view @param {Context} context @param {(() => void) | null} close */
 export function executionPane(hostname, view, { api, user, stream: { bytesOf } }, close = null) {
   const part = elements();
+  /** @param {string} permission */
   const may = (permission) => user.permissions.includes(permission);
-  const path = `${view.url}/executions/${encodeURIComponent(hostname)}`;
+  const path = /** @type {const} */ (`${view.url}/executions/${encodeURIComponent(hostname)}`);
+  /** @type {Map<string, ReturnType<typeof reader>>} */
   const readers = new Map();
-  let drawnPos = null;
+  let drawnPos = -1;
+  /** @type {number | null | undefined} */
   let result = null; // the event whose output is shown
   let place = ""; // the line that was gone to
 
@@ -30,8 +35,8 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
 
   function draw() {
     const row = view.rowOf(hostname);
-    part.unknown.hidden = !view.isRead() || Boolean(row.state);
-    if (!row.state) return;
+    part.unknown.hidden = !view.isRead() || Boolean(row);
+    if (!row) return;
     if (row.pos !== drawnPos) {
       drawnPos = row.pos;
       badge(part.state, "execution", row.state, stateText(row));
@@ -48,12 +53,13 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
     goToLine();
   }
 
+  /** @param {Execution} row */
   function readOutput(row) {
     readers.clear();
     part.streams.replaceChildren();
     part.nothing.hidden = false;
     if (!may("tasks.output")) return text(part.nothing, t("shell.needs", { permission: "tasks.output" }));
-    for (const name of STREAMS) {
+    const both = STREAMS.map((name) => {
       const one = reader({
         name,
         bytesOf,
@@ -66,10 +72,11 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
         },
       });
       readers.set(name, one);
-    }
+      return one;
+    });
     attempt(part.output, async () => {
-      await Promise.all(STREAMS.map((name) => readers.get(name).load()));
-      const printed = [...readers.values()].filter((one) => !one.isEmpty());
+      await Promise.all(both.map((one) => one.load()));
+      const printed = both.filter((one) => !one.isEmpty());
       part.streams.replaceChildren(...printed.map(({ root }) => root));
       part.nothing.hidden = printed.length > 0;
       text(part.nothing, printed.length ? "" : emptyText(row.state));
@@ -77,6 +84,7 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
     });
   }
 
+  /** @param {Output["stream"]} name @param {number} line */
   const addressOf = (name, line) => `${inMoment(view.address({ stream: name === "stdout" ? null : name }))}#L${line}`;
 
   /** Where the address says, once: who has scrolled away stays there. */
@@ -90,12 +98,18 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
     attempt(part.output, () => one.goTo(Number(line)));
   }
 
-  const readEvents = (row) => attempt(part.happened, async () => {
-    const { items } = await api.get("/events", { task_id: view.taskId, hostname, limit: MOST_EVENTS });
-    const { seq, accepted_at: recorded_at, actor } = view.current();
-    drawEvents([{ kind: "task.accepted", seq, recorded_at, actor }, ...items.toReversed()], row);
-  });
+  /** @param {Execution} row */
+  function readEvents(row) {
+    const task = view.current();
+    if (!task) return;
+    const first = { kind: "task.accepted", seq: task.seq, recorded_at: task.accepted_at, actor: task.actor, outcome: null };
+    attempt(part.happened, async () => {
+      const { items } = await api.get("/events", { task_id: view.taskId, hostname, limit: MOST_EVENTS });
+      drawEvents([first, ...items.toReversed()], row);
+    });
+  }
 
+  /** @param {Pick<AuditEvent, "kind" | "seq" | "recorded_at" | "actor" | "outcome">[]} events @param {Execution} row */
   function drawEvents(events, { late, result_seq: resultSeq }) {
     part.events.replaceChildren(...events.map((event, index) => {
       const item = create("li");
@@ -116,25 +130,31 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
 }
 
 function elements() {
-  const { part, add } = parts(create("section"));
-  const head = add(part.root, "header", "head", "", { className: "head" });
-  add(head, "h2", "name", "", { tabIndex: -1 });
-  const actions = add(head, "span", "actions", "", { className: "actions" });
-  add(actions, "a", "host", t("task.host_page"), { className: "button" });
-  add(actions, "button", "close", t("shell.close"));
-  const body = add(part.root, "div", "body", "", { className: "stack" });
-  add(body, "p", "unknown", t("task.unknown_host"), { className: "empty", hidden: true });
-  const about = add(body, "div", "about");
-  const row = add(about, "div", "row", "", { className: "row" });
-  add(row, "span", "state");
-  add(row, "span", "reason");
-  add(about, "p", "delays", "", { className: "muted small" });
-  add(about, "p", "late", "", { hidden: true });
-  const output = add(body, "div", "output");
-  add(output, "p", "nothing", "", { className: "muted" });
-  add(output, "div", "streams");
-  const happened = add(body, "section", "happened");
-  add(happened, "h3", "why", t("execution.why"));
-  add(happened, "ol", "events", "", { className: "small" });
-  return part;
+  const root = create("section");
+  const head = add(root, "header", "", { className: "head" });
+  const name = add(head, "h2", "", { tabIndex: -1 });
+  const actions = add(head, "span", "", { className: "actions" });
+  const body = add(root, "div", "", { className: "stack" });
+  const unknown = add(body, "p", t("task.unknown_host"), { className: "empty", hidden: true });
+  const about = add(body, "div");
+  const row = add(about, "div", "", { className: "row" });
+  const output = add(body, "div");
+  const happened = add(body, "section");
+  add(happened, "h3", t("execution.why"));
+  return {
+    root,
+    name,
+    unknown,
+    output,
+    happened,
+    host: add(actions, "a", t("task.host_page"), { className: "button" }),
+    close: add(actions, "button", t("shell.close")),
+    state: add(row, "span"),
+    reason: add(row, "span"),
+    delays: add(about, "p", "", { className: "muted small" }),
+    late: add(about, "p", "", { hidden: true }),
+    nothing: add(output, "p", "", { className: "muted" }),
+    streams: add(output, "div"),
+    events: add(happened, "ol", "", { className: "small" }),
+  };
 }

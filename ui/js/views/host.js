@@ -1,6 +1,7 @@
 // One host: how it is and why, what it is, what waits for it, and what happened to it.
+/** @import {AuditEvent, Context, Host, LiftQuarantine, Mount, Params, Parts} from "../app.js" */
 import { visible } from "../ansi.js";
-import { during } from "../api.js";
+import { Problem, during } from "../api.js";
 import { ask, badge, copyButton, output, reasonField, time, timeNode } from "../components.js";
 import { act, attempt, create, facts, make, permit, successive, text } from "../dom.js";
 import { bytes, duration, percent, when } from "../format.js";
@@ -16,17 +17,20 @@ const MOST_NEAREST = 5;
 const START = "control-plane-agent run";
 const LIVE = new Set(["usage_pos", "last_heartbeat_at", "cpu_usage", "memory_usage", "disk_usage", "load", "uptime", "running", "clock_ahead_s"]);
 
-/** A link may lead from one host to another: the page is then made anew. */
+/** A link may lead from one host to another: the page is then made anew. @type {Mount<"host">} */
 export function mount(part, params, context) {
   const nextSignal = successive(context.signal);
+  /** @type {{hostname: string | undefined, show: ReturnType<typeof showHost>} | null} */
   let shown = null;
 
+  /** @param {Params} next */
   function update(next) {
-    if (shown?.hostname !== next.hostname) {
+    const { hostname = "" } = next;
+    if (shown?.hostname !== hostname) {
       const signal = nextSignal();
       const own = shown ? make("host") : part;
       if (shown) part.root.replaceChildren(...own.root.childNodes);
-      shown = { hostname: next.hostname, show: showHost(own, next.hostname, { ...context, signal, api: during(signal) }) };
+      shown = { hostname, show: showHost(own, hostname, { ...context, signal, api: during(signal) }) };
     }
     shown.show(next.range);
   }
@@ -34,11 +38,12 @@ export function mount(part, params, context) {
   return { update };
 }
 
-/** Gives what shows a range of its history. */
+/** Gives what shows a range of its history.
+ * @param {Parts["host"]} part @param {string} hostname @param {Context} context */
 function showHost(part, hostname, context) {
   const { api, store, stream, signal, user } = context;
   const url = hostPath(hostname);
-  const may = (permission) => user.permissions.includes(permission);
+  const may = (/** @type {string} */ permission) => user.permissions.includes(permission);
   context.title(hostname);
   text(part.name, hostname);
   part.copy.append(copyButton(hostname, t("host.name")));
@@ -48,8 +53,8 @@ function showHost(part, hostname, context) {
   const history = historyOf(part, hostname, context);
   const readTasks = tasksOf(part, hostname, context, (asOf) => stream.follow([`host:${hostname}`], asOf, signal, load));
   let drawn = "";
-  let heard = null;
-  let state = null;
+  let heard = -1;
+  let state = "";
   let isRead = false;
 
   function draw() {
@@ -75,6 +80,7 @@ function showHost(part, hostname, context) {
     state = host.state;
   }
 
+  /** @param {Host} host */
   function drawAbout(host) {
     part.about.hidden = !["pending", "retired", "revoked"].includes(host.state);
     if (part.about.hidden) return;
@@ -84,8 +90,9 @@ function showHost(part, hostname, context) {
     part.about.replaceChildren(create("strong", t("host.is_pending")), create("p", t("host.pending_do")), command, create("p", t("host.pending_lost")));
   }
 
+  /** @param {Host} host */
   function drawFacts(host) {
-    const names = (values) => values?.join(", ") || "–";
+    const names = (/** @type {string[] | null} */ values) => values?.join(", ") || "–";
     facts(part.facts, "host", {
       groups: host.drift ? t("host.drifts", { assigned: names(host.groups), bound: names(host.groups_bound) }) : names(host.groups),
       labels: linesOf(host.labels).replaceAll("\n", ", "),
@@ -104,9 +111,10 @@ function showHost(part, hostname, context) {
     part.fold.hidden = !part.more.hasChildNodes();
   }
 
+  /** @param {Host} host */
   function drawNow(host) {
     const heard = host.last_heartbeat_at;
-    const aged = (value) => (value == null || value === "" ? null : agedNode(value, heard));
+    const aged = (/** @type {string | number | null | undefined} */ value) => (value == null || value === "" ? null : agedNode(value, heard));
     facts(part.now, "host", {
       heartbeat: heard ? timeNode(heard) : t("host.never"),
       exact: host.exact_from && when(host.exact_from, stream.now(), language),
@@ -122,7 +130,7 @@ function showHost(part, hostname, context) {
 
   async function trust() {
     const answer = await ask({ words: "host.trust", title: t("host.trust_title", { name: hostname }), fields: [reasonField(true)] });
-    if (answer) act(part.trust, () => api.post(`${url}/lift-quarantine`, answer));
+    if (answer) act(part.trust, () => api.post(`${url}/lift-quarantine`, /** @type {LiftQuarantine} */ (answer)));
   }
 
   const load = () => attempt(part.page, read);
@@ -132,7 +140,7 @@ function showHost(part, hostname, context) {
     try {
       host = await api.get(url);
     } catch (error) {
-      if (error.code === "unknown_host") suggest();
+      if (error instanceof Problem && error.code === "unknown_host") suggest();
       throw error;
     }
     stream.take("hosts", [host]);
@@ -159,13 +167,14 @@ function showHost(part, hostname, context) {
     if (!signal.aborted) eventTable(part.events, { hostname }, { ...context, own: { recorded_at: drawDelay } });
   }
 
-  part.events.closest("section").hidden = !may("events.read");
+  part.events.closest("section")?.toggleAttribute("hidden", !may("events.read"));
   part.trust.onclick = trust;
   store.subscribe(["hosts"], draw, signal);
   load();
   return history.show;
 }
 
+/** @param {string} value @param {string} what */
 function copied(value, what) {
   const place = create("span", "", { className: "copied" });
   const code = create("code");
@@ -174,6 +183,7 @@ function copied(value, what) {
   return place;
 }
 
+/** @param {string | number} value @param {?string} at */
 function agedNode(value, at) {
   const [place, age] = [create("span", `${visible(value)} · `), create("span", "", { className: "muted small" })];
   time(age, at);
@@ -181,7 +191,7 @@ function agedNode(value, at) {
   return place;
 }
 
-/** How long after the one below it. */
+/** How long after the one below it. @param {AuditEvent} event @param {HTMLElement} cell @param {AuditEvent} [before] */
 function drawDelay(event, cell, before) {
   if (!cell.firstElementChild) cell.append(create("span"), create("span", "", { className: "small muted delay" }));
   const [when, delay] = cell.children;
@@ -189,6 +199,7 @@ function drawDelay(event, cell, before) {
   text(delay, before ? `+${duration(Math.max(0, Date.parse(event.recorded_at) - Date.parse(before.recorded_at)))}` : "");
 }
 
+/** @param {Host} host */
 function clockOf({ clock_ahead_s: ahead }) {
-  return Math.abs(ahead) > SKEWED_S ? t(ahead > 0 ? "host.clock_ahead" : "host.clock_behind", { by: duration(Math.abs(ahead) * 1000) }) : null;
+  return ahead !== null && Math.abs(ahead) > SKEWED_S ? t(ahead > 0 ? "host.clock_ahead" : "host.clock_behind", { by: duration(Math.abs(ahead) * 1000) }) : null;
 }

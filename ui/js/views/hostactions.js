@@ -1,4 +1,5 @@
 // What an administrator changes about a host: groups and labels, maintenance, and its end.
+/** @import {ChangeHost, Context, Field, Host, Parts} from "../app.js" */
 import { during } from "../api.js";
 import { ask, reasonField } from "../components.js";
 import { act, create, explain, permit, text, toast } from "../dom.js";
@@ -7,14 +8,15 @@ import { hostPath } from "../router.js";
 
 const CLOSED = ["revoked", "retired"];
 
-/** Says what the buttons are for a host as it is. */
+/** Says what the buttons are for a host as it is.
+ * @param {Parts["host"]} part @param {string} hostname @param {Context} context */
 export function hostActions(part, hostname, { api, user, store }) {
   const url = hostPath(hostname);
   const current = () => store.one("hosts", hostname);
-  const change = (body) => api.patch(url, body);
+  const change = (/** @type {ChangeHost} */ body) => api.patch(url, body);
   // The page may have been left by then.
-  const undo = (body) => during(new AbortController().signal).patch(url, body).catch((error) => toast(told(error), "bad"));
-  const button = (words, className = "") => part.actions.appendChild(create("button", words, { className, hidden: true }));
+  const undo = (/** @type {ChangeHost} */ body) => during(new AbortController().signal).patch(url, body).catch((error) => toast(told(error), "bad"));
+  const button = (/** @type {string} */ words, className = "") => part.actions.appendChild(create("button", words, { className, hidden: true }));
   const buttons = { edit: button(t("host.edit")), maintain: button(""), revoke: button(t("host.revoke"), "danger"), retire: button(t("host.retire"), "danger") };
   if (permit(buttons.edit, user, "hosts.edit")) buttons.edit.onclick = edit;
   if (permit(buttons.maintain, user, "hosts.edit")) buttons.maintain.onclick = maintain;
@@ -22,17 +24,19 @@ export function hostActions(part, hostname, { api, user, store }) {
   if (permit(buttons.retire, user, "hosts.revoke")) buttons.retire.onclick = () => end({ words: "host.retire", title: t("host.retire_title", { name: hostname }) }, [], () => api.remove(url));
 
   async function edit() {
-    const { groups, labels } = current();
+    const host = current();
+    if (!host) return;
+    const { groups, labels } = host;
     const fields = [
       { name: "groups", label: t("host.groups_field"), type: "list", value: groups.join(" ") },
       { name: "labels", label: t("host.labels_field"), type: "lines", value: linesOf(labels), rows: 4 },
     ];
-    const submit = async (said) => {
+    const submit = async (/** @type {{groups?: string[], labels?: string[]}} */ said) => {
       const wanted = { groups: said.groups ?? [], labels: labelsOf(said.labels ?? []) };
       const before = { groups, labels };
-      const names = Object.keys(wanted).filter((name) => !isSame(wanted[name], before[name]));
+      const names = /** @type {const} */ (["groups", "labels"]).filter((name) => !isSame(wanted[name], before[name]));
       if (!names.length) return;
-      const only = (values) => Object.fromEntries(names.map((name) => [name, values[name]]));
+      const only = (/** @type {ChangeHost} */ values) => Object.fromEntries(names.map((name) => [name, values[name]]));
       await change(only(wanted));
       toast(t("host.changed", { name: hostname }), "", () => undo(only(before)));
     };
@@ -40,19 +44,23 @@ export function hostActions(part, hostname, { api, user, store }) {
   }
 
   function maintain() {
-    const { maintenance } = current();
+    const host = current();
+    if (!host) return;
+    const { maintenance } = host;
     act(buttons.maintain, async () => {
       await change({ maintenance: !maintenance });
       toast(t(maintenance ? "host.maintained" : "host.in_maintenance", { name: hostname }), "", () => undo({ maintenance }));
     });
   }
 
-  /** There is no way back, so the name is typed. */
+  /** There is no way back, so the name is typed.
+   * @param {{}} question @param {Field[]} fields @param {(body: {reason?: string}) => unknown} send */
   function end(question, fields, send) {
     const typed = { name: "hostname", label: t("host.type_name", { name: hostname }), required: true, pattern: String.raw`\s*${hostname.replaceAll(".", "[.]")}\s*` };
-    ask({ ...question, fields: [typed, ...fields], submit: ({ reason }) => send(reason ? { reason } : {}) });
+    ask({ ...question, fields: [typed, ...fields], submit: (/** @type {{reason?: string}} */ { reason }) => send(reason ? { reason } : {}) });
   }
 
+  /** @param {Host} host */
   return function draw({ state, maintenance }) {
     const isClosed = CLOSED.includes(state);
     for (const button of [part.run, buttons.edit, buttons.maintain, buttons.revoke]) button.hidden = isClosed;
@@ -63,11 +71,15 @@ export function hostActions(part, hostname, { api, user, store }) {
   };
 }
 
+/** @param {Host["labels"]} labels */
 export const linesOf = (labels) => Object.entries(labels).map(([name, value]) => `${name}=${value}`).join("\n");
 
+/** @param {string[]} lines */
 function labelsOf(lines) {
   return Object.fromEntries(lines.map((line) => [line.split("=")[0].trim(), line.split("=").slice(1).join("=").trim()]));
 }
 
+/** @param {{}} one @param {{}} other */
 const isSame = (one, other) => String(namesIn(one)) === String(namesIn(other));
+/** @param {{}} values */
 const namesIn = (values) => (Array.isArray(values) ? values : Object.entries(values).map(String)).toSorted();

@@ -1,7 +1,9 @@
 // The fleet: every host as it is now, by state and group; the start page.
+/** @import {Context, Host, Listing, Mount, Params, Term, WrongTerm} from "../app.js" */
+/** @typedef {[value: string | number | null, host: Host]} Sorted */
 import { visible } from "../ansi.js";
 import { badge, empty } from "../components.js";
-import { announce, attempt, create, filtersOf, keyedList, only, permit, tell, text } from "../dom.js";
+import { all, announce, attempt, create, filtersOf, keyedList, only, permit, tell, text } from "../dom.js";
 import { createBars } from "../groupbars.js";
 import { because, t } from "../i18n.js";
 import { hostPath, link } from "../router.js";
@@ -16,27 +18,37 @@ const ANNOUNCE_MS = 10_000;
 const STATES = Object.keys(HOST);
 const MAINTENANCE = "maintenance"; // counted and chosen as a state, and there beside one
 const MOST_FIRST = ["cpu_usage", "memory_usage", "running", "last_heartbeat_at"];
+/** @type {Record<string, (host: Host) => string | number | null>} */
 const VALUES = {
   hostname: (host) => host.hostname,
   state: (host) => STATES.indexOf(host.state),
   groups: (host) => host.groups.join(" ") || null,
   agent: (host) => host.agent_version,
 };
-const valueOf = (name) => VALUES[name] ?? ((host) => host[name]);
+/** @typedef {"cpu_usage" | "memory_usage" | "running" | "last_heartbeat_at"} Plain of a host, as it is */
+const valueOf = (/** @type {string} */ name) => VALUES[name] ?? ((host) => host[/** @type {Plain} */ (name)]);
 
+/** @type {Mount<"fleet">} */
 export function mount(part, params, context) {
   const { store, stream, signal, navigate, user } = context;
   const filters = filtersOf(part, "/hosts", ["q", "group"], navigate);
   const rows = windowed(part.table, "hostname", { pick: drawPick, state: drawState, groups: drawGroups, agent: agentOf, os: drawOs }, signal);
   let filter = params;
-  let [query, terms] = ["", []]; // the last that was one
+  let query = ""; // the last that was one
+  /** @type {Term[]} */
+  let terms = [];
+  /** @type {string[]} */
   let order = []; // hostnames, as they are shown
+  /** @type {Host[]} */
   let shown = [];
   let isLoaded = false;
   let isOver = false;
+  /** @type {?ReturnType<typeof import("../grid.js").createGrid>} */
   let grid = null;
   let [wrongTimer, announced, announceTimer] = [0, 0, 0];
+  /** @type {?AbortController} */
   let adding = null;
+  /** @type {PromiseWithResolvers<void>} */
   const loading = Promise.withResolvers();
   const bars = createBars(part, store, (group) => filters.change({ group: filter.group === group ? "" : group }));
   const selection = createSelection(part.selection, context, () => shown, () => draw());
@@ -44,18 +56,28 @@ export function mount(part, params, context) {
   /** What the counts, the bars and the list are made of. */
   function look() {
     const asked = store.all("hosts").filter((host) => matches(terms, host));
-    const inGroup = filter.group ? asked.filter((host) => host.groups.includes(filter.group)) : asked;
+    const { group } = filter;
+    const inGroup = group ? asked.filter((host) => host.groups.includes(group)) : asked;
     const isRetiredShown = names(terms, "retired");
-    const isLeft = ({ state }) => state !== "retired" || isRetiredShown;
+    const isLeft = (/** @type {Host} */ { state }) => state !== "retired" || isRetiredShown;
     const wanted = filter.state?.split(",");
-    const isWanted = filter.state === MAINTENANCE ? (host) => host.maintenance && isLeft(host) : ({ state }) => wanted.includes(state);
-    return { asked: asked.filter(isLeft), inGroup, isLeft, found: inGroup.filter(wanted ? isWanted : isLeft) };
+    const isWanted = (/** @type {Host} */ host) =>
+      filter.state === MAINTENANCE ? host.maintenance && isLeft(host) : wanted ? wanted.includes(host.state) : isLeft(host);
+    return { asked: asked.filter(isLeft), inGroup, isLeft, found: inGroup.filter(isWanted) };
   }
 
+  function sorting() {
+    const sort = filter.sort || "hostname";
+    const isDown = sort.startsWith("-");
+    return { isDown, name: isDown ? sort.slice(1) : sort };
+  }
+
+  /** @param {Host[]} hosts */
   function sorted(hosts) {
-    const [, isDown, name] = /^(-?)(.*)$/.exec(filter.sort || "hostname");
+    const { isDown, name } = sorting();
     const value = valueOf(name);
     const sign = isDown ? -1 : 1;
+    /** @param {Sorted} one @param {Sorted} other */
     const compare = (one, other) => {
       if (one[0] !== other[0]) {
         if (one[0] == null || other[0] == null) return one[0] == null ? 1 : -1; // what is not known is last, either way
@@ -63,10 +85,11 @@ export function mount(part, params, context) {
       }
       return one[1].hostname < other[1].hostname ? -1 : 1;
     };
-    return hosts.map((host) => [value(host) ?? null, host]).sort(compare).map(([, host]) => host);
+    return hosts.map((host) => /** @type {Sorted} */ ([value(host) ?? null, host])).sort(compare).map(([, host]) => host);
   }
 
-  /** While somebody is in the list it changes its values, and not its order. */
+  /** While somebody is in the list it changes its values, and not its order.
+   * @param {Host[]} found @param {boolean} isAsked */
   function settle(found, isAsked) {
     const next = found.map((host) => host.hostname);
     const isHeld = !isAsked && (isOver || part.rows.contains(document.activeElement)) && order.some((name, at) => name !== next[at]);
@@ -74,7 +97,7 @@ export function mount(part, params, context) {
     const changes = isHeld ? changesBetween(order, next) : 0;
     part.changes.hidden = !changes;
     text(part.changes, t("fleet.changes", { n: changes }));
-    return isHeld ? order.map((name) => store.one("hosts", name)).filter(Boolean) : found;
+    return isHeld ? order.flatMap((name) => store.one("hosts", name) ?? []) : found;
   }
 
   function draw(isAsked = false) {
@@ -107,6 +130,7 @@ export function mount(part, params, context) {
     part.empty.append(create("br"), create("button", t("fleet.add"), { className: "button", onclick: () => part.add.click() }));
   }
 
+  /** @param {Host[]} hosts @param {(host: Host) => boolean} isLeft */
   function drawCounts(hosts, isLeft) {
     const counts = Object.fromEntries(["", ...STATES, MAINTENANCE].map((state) => [state, 0]));
     for (const host of hosts) {
@@ -118,12 +142,12 @@ export function mount(part, params, context) {
     const wanted = Object.entries(counts).filter(([state, count]) => count > 0 || state === "" || state === filter.state);
     keyedList(part.counts, wanted, ([state]) => state || "all", createCount, (button, [state, count]) => {
       button.ariaPressed = String((filter.state ?? "") === state);
-      text(button.firstElementChild, count);
+      text(button.children[0], count);
     });
   }
 
-  function createCount([state]) {
-    const [button, number, word] = ["button", "strong", "span"].map((tag) => create(tag));
+  function createCount(/** @type {[string, number]} */ [state]) {
+    const [button, number, word] = [create("button"), create("strong"), create("span")];
     if (state) badge(word, state === MAINTENANCE ? "mark" : "host", state);
     else word.textContent = t("fleet.all");
     button.append(number, word);
@@ -131,38 +155,40 @@ export function mount(part, params, context) {
     return button;
   }
 
+  /** @param {Host} host @param {HTMLElement} cell */
   function drawPick({ hostname }, cell) {
     const box = Object.assign(only(cell, "input"), { type: "checkbox", ariaLabel: visible(t("fleet.select_one", { name: hostname })), checked: selection.has(hostname) });
     box.onclick = (event) => selection.pick(hostname, box.checked, event.shiftKey);
   }
 
-  const marksOf = ({ quarantine, maintenance }) => [quarantine && "quarantined", maintenance && "maintenance"].filter(Boolean);
+  const marksOf = (/** @type {Host} */ { quarantine, maintenance }) => [...(quarantine ? ["quarantined"] : []), ...(maintenance ? ["maintenance"] : [])];
 
+  /** @param {Host} host @param {HTMLElement} cell */
   function drawState(host, cell) {
     if (!cell.firstElementChild) cell.append(create("span"), " ", create("span", "", { className: "marks" }));
-    const [state, marks] = cell.children;
+    const [state, marks] = all(cell, ":scope > span");
     badge(state, "host", host.state);
     state.title = visible(because(host.state_cause));
     keyedList(marks, marksOf(host), (mark) => mark, "span", (place, mark) => {
-      place.title = mark === "quarantined" ? visible(because(host.quarantine.reason)) : "";
+      place.title = mark === "quarantined" ? visible(because(host.quarantine?.reason ?? "")) : "";
       badge(place, "mark", mark);
     });
   }
 
-  /** Whole in a tooltip, since a row has one line for it. */
+  /** Whole in a tooltip, since a row has one line for it. @param {HTMLElement} cell @param {string} words */
   function titled(cell, words) {
     cell.title = visible(words);
     return words;
   }
 
-  const groupsOf = (host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : "");
-  function drawGroups(host, cell) {
+  const groupsOf = (/** @type {Host} */ host) => host.groups.join(", ") + (host.drift ? ` ≠ ${(host.groups_bound ?? []).join(", ")}` : "");
+  function drawGroups(/** @type {Host} */ host, /** @type {HTMLElement} */ cell) {
     return titled(cell, groupsOf(host));
   }
-  function drawOs(host, cell) {
+  function drawOs(/** @type {Host} */ host, /** @type {HTMLElement} */ cell) {
     return titled(cell, host.os ?? "");
   }
-  function agentOf(host) {
+  function agentOf(/** @type {Host} */ host) {
     return host.basic ? t("host.basic") : (host.agent_version ?? "");
   }
 
@@ -172,28 +198,32 @@ export function mount(part, params, context) {
       grid ??= createGrid(part.grid, { open: ({ hostname }) => navigate(hostPath(hostname)), toggle: ({ hostname }) => selection.pick(hostname, !selection.has(hostname)), isPicked: ({ hostname }) => selection.has(hostname), wordsOf, signal });
       keyedList(part.legend, STATES, (state) => state, "li", (place, state) => badge(place, "host", state));
     }
+    /** @type {Map<string, Host[]>} */
     const sections = new Map();
     for (const host of shown) {
       for (const group of filter.group ? [filter.group] : host.groups.length ? host.groups : [""]) {
-        if (!sections.has(group)) sections.set(group, []);
-        sections.get(group).push(host);
+        const its = sections.get(group);
+        if (its) its.push(host);
+        else sections.set(group, [host]);
       }
     }
     const ordered = [...sections].sort(([one], [other]) => (one === "" ? 1 : other === "" ? -1 : one < other ? -1 : 1));
     grid.draw(ordered.map(([group, hosts]) => ({ name: group || t("fleet.no_group"), hosts })));
   }
 
+  /** @param {Host} host @param {string} group */
   function wordsOf(host, group) {
     const states = [t(`state.host.${host.state}`), ...marksOf(host).map((mark) => t(`state.mark.${mark}`))];
     return t("fleet.tile", { name: host.hostname, words: [...states, group].join(" · ") });
   }
 
   function drawHeads() {
-    const [, isDown, name] = /^(-?)(.*)$/.exec(filter.sort || "hostname");
+    const { isDown, name } = sorting();
     for (const head of part.table.rows[0].cells) head.ariaSort = head.dataset.of === name ? (isDown ? "descending" : "ascending") : null;
-    for (const button of part.views.children) button.ariaPressed = String((filter.view ?? "") === button.value);
+    for (const button of part.views.querySelectorAll("button")) button.ariaPressed = String((filter.view ?? "") === button.value);
   }
 
+  /** @param {string} name */
   function sortBy(name) {
     const [first, second] = MOST_FIRST.includes(name) ? [`-${name}`, name] : [name, `-${name}`];
     const next = (filter.sort || "hostname") === first ? second : first;
@@ -204,11 +234,12 @@ export function mount(part, params, context) {
   function read(said = "") {
     const { terms: found, error } = parse(said);
     clearTimeout(wrongTimer);
-    if (!error) [query, terms] = [said, found];
+    if (found) [query, terms] = [said, found];
     if (error && part.q === document.activeElement) wrongTimer = setTimeout(() => showWrong(error, said), WRONG_MS);
     else showWrong(error, said);
   }
 
+  /** @param {?WrongTerm} error @param {string} said */
   function showWrong(error, said) {
     part.q.ariaInvalid = error ? "true" : null;
     part.wrong.replaceChildren();
@@ -234,6 +265,7 @@ export function mount(part, params, context) {
     loading.resolve();
   });
 
+  /** @param {Listing<Host>} page */
   function showProgress({ total, next_cursor: cursor }) {
     const n = store.all("hosts").length;
     part.note.hidden = !cursor;
@@ -245,15 +277,16 @@ export function mount(part, params, context) {
 
   async function add() {
     adding?.abort();
-    adding = new AbortController();
-    const close = () => (adding.abort(), part.added.replaceChildren());
-    const its = { ...context, signal: AbortSignal.any([signal, adding.signal]) };
+    const own = (adding = new AbortController());
+    const close = () => (own.abort(), part.added.replaceChildren());
+    const its = { ...context, signal: AbortSignal.any([signal, own.signal]) };
     await attempt(part.added, async () => {
       const { addHost } = await import("../addhost.js");
       addHost(part.added, its, loading.promise, close);
     });
   }
 
+  /** @param {Params} next */
   function update(next) {
     const isOther = next.q !== filter.q || next.group !== filter.group || next.state !== filter.state;
     filter = next;
@@ -265,18 +298,19 @@ export function mount(part, params, context) {
   }
 
   for (const head of part.table.rows[0].cells) {
-    if (head.dataset.of !== "pick") head.replaceChildren(create("button", head.textContent, { className: "plain", onclick: () => sortBy(head.dataset.of) }));
+    const { of = "" } = head.dataset;
+    if (of !== "pick") head.replaceChildren(create("button", head.textContent, { className: "plain", onclick: () => sortBy(of) }));
   }
   if (permit(part.add, user, "hosts.enrol")) part.add.onclick = add;
   part.all.onchange = () => selection.pickAll(part.all.checked);
   part.changes.onclick = () => draw(true);
-  part.views.onclick = ({ target }) => "value" in target && filters.change({ view: target.value });
+  part.views.onclick = ({ target }) => target instanceof HTMLButtonElement && filters.change({ view: target.value });
   part.rows.onpointerenter = ({ pointerType }) => (isOver = pointerType !== "touch");
   part.rows.onpointerleave = () => {
     isOver = false;
     draw();
   };
-  part.rows.addEventListener("focusout", ({ relatedTarget }) => part.rows.contains(relatedTarget) || requestAnimationFrame(() => signal.aborted || draw()));
+  part.rows.addEventListener("focusout", ({ relatedTarget }) => part.rows.contains(/** @type {?Node} */ (relatedTarget)) || requestAnimationFrame(() => signal.aborted || draw()));
   signal.addEventListener("abort", () => [wrongTimer, announceTimer].forEach(clearTimeout));
   store.subscribe(["hosts"], () => draw(), signal);
   update(params);
@@ -284,13 +318,15 @@ export function mount(part, params, context) {
   return { update };
 }
 
-/** Take all hosts in, as many as are held; the position that they are of. `onPage` is given each answer. */
+/** Take all hosts in, as many as are held; the position that they are of. `onPage` is given each answer.
+ * @param {Context} context @param {(page: Listing<Host>) => void} onPage */
 export async function readHosts({ api, store, stream }, onPage = () => {}) {
-  let asOf = null;
-  let cursor = null;
+  let asOf = "";
+  /** @type {string | null | undefined} */
+  let cursor;
   do {
     const page = await api.get("/hosts", { limit: 1000, cursor, state: STATES.join(",") });
-    asOf ??= page.as_of;
+    asOf ||= page.as_of;
     stream.take("hosts", page.items);
     cursor = page.next_cursor;
     onPage(page);

@@ -1,4 +1,5 @@
 // What runs and what has run on one host: what waits for it first.
+/** @import {Context, Parts, TaskRow} from "../app.js" */
 import { badge } from "../components.js";
 import { attempt, text } from "../dom.js";
 import { duration, when } from "../format.js";
@@ -13,12 +14,15 @@ const MOST_OPEN = 20; // that are shown above the others
 const MOST_ASKED = 5; // of tasks on several hosts: each is a request
 const AWAY = ["offline", "pending", "stale"];
 
-/** `onRead` is told as of when. */
+/**
+ * `onRead` is told as of when.
+ * @param {Parts["host"]} part @param {string} hostname @param {Context} context @param {(asOf: string) => void} onRead
+ */
 export function tasksOf(part, hostname, context, onRead) {
   const { api, store, stream } = context;
   const own = ofHost(hostname, store);
 
-  /** How its part here stands; null: it is over, or not known. */
+  /** How its part here stands; null: it is over, or not known. @param {TaskRow} task */
   function openState(task) {
     if (task.state === "finished" || !own.has(task)) return null;
     const [only] = task.targets === 1 ? Object.keys(task.counts) : [];
@@ -26,9 +30,10 @@ export function tasksOf(part, hostname, context, onRead) {
     return state && isOpen(state) ? state : null;
   }
 
-  const waits = (task) => ["queued", "sent"].includes(openState(task));
-  const find = () => store.all("tasks").filter(openState).sort((a, b) => waits(b) - waits(a) || b.seq - a.seq).slice(0, MOST_OPEN);
+  const waits = (/** @type {TaskRow} */ task) => ["queued", "sent"].includes(openState(task) ?? "");
+  const find = () => store.all("tasks").filter(openState).sort((a, b) => Number(waits(b)) - Number(waits(a)) || b.seq - a.seq).slice(0, MOST_OPEN);
 
+  /** @param {Parts["running-card"]} card @param {TaskRow} task */
   function show(card, task) {
     const state = openState(task);
     if (state) badge(card.state, "execution", state);
@@ -36,13 +41,14 @@ export function tasksOf(part, hostname, context, onRead) {
     text(card.about, [task.state === "paused" && t("state.task.paused"), aboutText(task, state), task.actor].filter(Boolean).join(" · "));
   }
 
+  /** @param {TaskRow} task @param {?string} state */
   function aboutText(task, state) {
     const until = when(task.expires_at, stream.now(), language);
     if (!state) return elapsed(task);
     if (!waits(task)) return t("host.runs_for", { time: elapsed(task), most: duration(task.timeout * 1000) });
     const host = store.one("hosts", hostname);
     if (host?.quarantine) return t("host.waits_trust", { until });
-    return t(AWAY.includes(host?.state) ? "host.waits_return" : "host.waits", { until });
+    return t(AWAY.includes(host?.state ?? "") ? "host.waits_return" : "host.waits", { until });
   }
 
   const cards = runningCards(part.open, part.running, context, { tables: ["tasks", "executions", "hosts"], find, show, onTurn: () => list.draw() });

@@ -1,6 +1,7 @@
 // What commands print while they run, a card a host: of a few, or of the one that is chosen.
+/** @import {Context, Execution, LiveCard, Parts, Piece} from "../app.js" */
 import { output } from "../components.js";
-import { make, options, text } from "../dom.js";
+import { make, one, options, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { t } from "../i18n.js";
 import { isAtWork, toWatch } from "../states.js";
@@ -10,12 +11,16 @@ const MOST_LIVE = 20; // topics of a stream
 const MOST_OFFERED = 500; // hosts of which one can be chosen
 const LOOK_MS = 2000; // until other hosts take the place of those that have ended
 const LIVE_CHARACTERS = 16_384; // of a stream
-const STREAMS = ["stdout", "stderr"];
+const STREAMS = /** @type {const} */ (["stdout", "stderr"]);
 
-export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
-  const cards = new Map(); // {root, streams: {stdout: {tail, text, bytes}, …}} by hostname
-  const section = place.closest("section");
+/** @param {Parts["task"]} part @param {string} taskId @param {Context} context @param {() => void} onNews */
+export function liveCards({ live: place, liveTab, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
+  /** @type {Map<string, LiveCard>} */
+  const cards = new Map(); // by hostname
+  const section = one(liveTab, "section", HTMLElement);
+  /** @type {?ReturnType<typeof stream.watch>} */
   let watch = null; // null before it is started, and where it is refused
+  /** @type {Execution[]} */
   let open = [];
   let timer = 0;
   let isDrawing = false;
@@ -30,15 +35,17 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     keep([]);
   }
 
+  /** @param {string[]} hostnames */
   function keep(hostnames) {
     for (const [hostname, card] of cards) {
       if (hostnames.includes(hostname)) continue;
-      card.root?.remove();
+      card.part?.root.remove();
       cards.delete(hostname);
     }
     if (!place.childElementCount) section.hidden = true;
   }
 
+  /** @param {Execution[]} executions */
   function changed(executions) {
     open = executions;
     keep(open.map((row) => row.hostname));
@@ -60,7 +67,7 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
   }
 
   function drawChoice() {
-    const atWork = open.filter((row) => isAtWork(row) || cards.get(row.hostname)?.root).map((row) => row.hostname).sort();
+    const atWork = open.filter((row) => isAtWork(row) || cards.get(row.hostname)?.part).map((row) => row.hostname).sort();
     const shown = atWork.filter((hostname) => cards.has(hostname)).length;
     text(liveOf, t("task.live_of", { shown, n: atWork.length }));
     liveField.hidden = atWork.length < 2;
@@ -68,10 +75,11 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     section.hidden = !place.childElementCount && shown === atWork.length;
   }
 
+  /** @param {Piece} piece */
   function take(piece) {
     const card = cards.get(piece.hostname);
     if (!card) return; // its result is there
-    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })) });
+    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })), text: "", bytes: 0 });
     Object.assign(found, found.tail(piece));
     card.isNew = true;
     if (!isDrawing) requestAnimationFrame(draw);
@@ -83,11 +91,10 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
     for (const [hostname, card] of cards) {
       if (!card.isNew) continue;
       card.isNew = false;
-      if (!card.root) {
-        const { root, host, text: texts } = make("live-card");
-        text(host, hostname);
-        place.append(root);
-        Object.assign(card, { root, texts });
+      if (!card.part) {
+        card.part = make("live-card");
+        text(card.part.host, hostname);
+        place.append(card.part.root);
       }
       for (const name of STREAMS) drawLive(card, name);
     }
@@ -96,26 +103,30 @@ export function liveCards({ live: place, liveOf, liveField, liveHost }, taskId, 
   }
 
   /** Who reads further up stays there, and who marks something is waited for. */
+  /** @param {LiveCard} card @param {typeof STREAMS[number]} name */
   function drawLive(card, name) {
     const found = card.streams[name];
     if (!found || found.drawn === found.text) return;
     const before = found.element;
-    if (before && getSelection().toString() && before.contains(getSelection().anchorNode)) return;
+    const selection = getSelection();
+    if (before && selection?.toString() && before.contains(selection.anchorNode)) return;
     const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
     const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
     const element = output(found.text, name);
     if (before) before.replaceWith(element);
-    else card.texts.append(element);
+    else card.part?.text.append(element);
     element.scrollTop = isAtEnd ? element.scrollHeight : at;
     if (hasFocus) element.focus({ preventScroll: true });
     Object.assign(found, { element, drawn: found.text });
   }
 
+  /** @param {string} ended */
   function end(ended) {
     open = open.filter((row) => row.hostname !== ended);
     keep([...cards.keys()].filter((hostname) => hostname !== ended));
   }
 
+  /** @param {string[]} hostnames */
   function printedBy(hostnames) {
     const streams = hostnames.flatMap((hostname) => Object.values(cards.get(hostname)?.streams ?? {}));
     return streams.reduce((sum, found) => sum + found.bytes, 0);

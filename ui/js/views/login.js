@@ -1,9 +1,11 @@
 // Sign in: by password and passkey, identity provider, or the link of `control-plane dev`.
-import { enter } from "../api.js";
+/** @import {AddPasskey, Api, Begun, Me, Params, Parts, ShowPasskey, SignInContext} from "../app.js" */
+import { Problem, enter } from "../api.js";
 import { text } from "../dom.js";
 import { t, told } from "../i18n.js";
 
-/** It also goes on where somebody signs in in another tab. `refused` needs a session of just now. */
+/** It also goes on where somebody signs in in another tab. `refused` needs a session of just now.
+ * @param {Parts["login"]} part @param {Params} params @param {SignInContext} context */
 export function mount(part, params, { api, signal, user, signedIn, refused }) {
   const { username, password } = part.root.elements;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -16,6 +18,7 @@ export function mount(part, params, { api, signal, user, signedIn, refused }) {
   [username.autofocus, password.autofocus] = [!user, Boolean(user)];
   if (params.error) text(part.error, told({ code: params.error, message: params.error }));
 
+  /** @param {() => Promise<Me>} open */
   async function signIn(open, failed = told) {
     part.error.textContent = "";
     try {
@@ -30,9 +33,10 @@ export function mount(part, params, { api, signal, user, signedIn, refused }) {
     try {
       return await enter("/auth/login", body);
     } catch (error) {
-      if (error.code !== "passkey_required") throw error;
-      const { challenge, options } = error.body;
-      return enter("/auth/passkey", { challenge, credential: await passkey("get", options, part.waits) });
+      if (!(error instanceof Problem && error.code === "passkey_required")) throw error;
+      const { challenge, options } = /** @type {Begun} */ (error.body);
+      const credential = /** @type {ShowPasskey["credential"]} */ (await passkey("get", options, part.waits));
+      return enter("/auth/passkey", { challenge, credential });
     }
   }
 
@@ -56,26 +60,30 @@ export function mount(part, params, { api, signal, user, signedIn, refused }) {
   // In the fragment it reaches no log.
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
-    signIn(() => enter("/auth/login", { login_token: token }), (error) => (error.status === 401 ? t("login.link_ended") : told(error)));
+    signIn(() => enter("/auth/login", { login_token: token }), (error) => (error instanceof Problem && error.status === 401 ? t("login.link_ended") : told(error)));
   }
 }
 
-/** Meanwhile `place` says that it is waited for. */
+/** Meanwhile `place` says that it is waited for.
+ * @param {"get" | "create"} way @param {unknown} options @param {HTMLElement} place */
 async function passkey(way, options, place) {
   const { PublicKeyCredential: reader } = window;
-  const read = `parse${way === "get" ? "Request" : "Creation"}OptionsFromJSON`;
-  if (!reader?.[read]) throw new Error(t("login.no_passkeys"));
+  if (!reader?.[way === "get" ? "parseRequestOptionsFromJSON" : "parseCreationOptionsFromJSON"]) throw new Error(t("login.no_passkeys"));
   text(place, t("login.use_passkey"));
+  const given = /** @type {PublicKeyCredentialRequestOptionsJSON & PublicKeyCredentialCreationOptionsJSON} */ (options);
   try {
-    return (await navigator.credentials[way]({ publicKey: reader[read](options) })).toJSON();
+    const found = await (way === "get" ? navigator.credentials.get({ publicKey: reader.parseRequestOptionsFromJSON(given) }) : navigator.credentials.create({ publicKey: reader.parseCreationOptionsFromJSON(given) }));
+    return /** @type {PublicKeyCredential} */ (found).toJSON();
   } catch (error) {
-    throw new Error(t("login.no_passkey", { why: error.message }));
+    throw new Error(t("login.no_passkey", { why: error instanceof Error ? error.message : error }));
   } finally {
     text(place, "");
   }
 }
 
+/** @param {{name: string}} body @param {Api} api @param {HTMLElement} place */
 export async function addPasskey({ name }, api, place) {
   const { challenge, options } = await api.post("/auth/passkeys/begin");
-  return api.post("/auth/passkeys", { challenge, credential: await passkey("create", options, place), name });
+  const credential = /** @type {AddPasskey["credential"]} */ (await passkey("create", options, place));
+  return api.post("/auth/passkeys", { challenge, credential, name });
 }

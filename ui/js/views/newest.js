@@ -1,6 +1,7 @@
 // A list of rows, newest first, read page by page: tasks, and events.
+/** @import {Context, Listing, Newest, Own, Shows, Tables} from "../app.js" */
 import { empty, rowsOf } from "../components.js";
-import { attempt, make, successive, text } from "../dom.js";
+import { all, attempt, make, successive, text } from "../dom.js";
 import { t } from "../i18n.js";
 
 const PAGE = 100;
@@ -8,16 +9,20 @@ const PAGE = 100;
 /**
  * New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn.
  * `own`: cells as a page has them; they are told of the row below, too.
+ * @template {"tasks" | "events"} F @param {HTMLElement} place @param {Context & {own?: Own<Tables[F]>}} context @param {Newest<F>} given
  */
 export function newestFirst(place, { api, store, stream, signal, own = {} }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, most = Infinity, onPage = () => {} }) {
   const part = make("newest");
   place.replaceChildren(part.root);
-  part.table.append(make(head).root);
+  const table = part.table.appendChild(make(head).root);
+  /** @type {Map<number, Tables[F]>} */
   const below = new Map();
-  const owns = Object.entries(own).map(([name, show]) => [name, (row, cell) => show(row, cell, below.get(row.seq))]);
-  const rows = rowsOf(part.table.firstElementChild, "seq", { ...shows, ...Object.fromEntries(owns) });
+  /** @type {Shows<Tables[F]>} */
+  const owns = Object.fromEntries(Object.entries(own).map(([name, show]) => [name, (row, cell) => show(row, cell, below.get(row.seq))]));
+  const rows = rowsOf(table, "seq", { ...shows, ...owns });
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
+  /** @type {string | null | undefined} */
   let cursor = null;
   let count = 0; // of the rows up to the top
   let skipped = 0; // of those: the newest, where they are too many
@@ -33,21 +38,23 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
     text(part.news, t("shell.news", { n: newer }));
     part.more.hidden = !cursor && count <= skipped + most;
     for (const [place, { seq }] of shown.entries()) below.set(seq, shown[place + 1]);
-    const details = [...rows.body.querySelectorAll(".detail")];
+    const details = [...all(rows.body, ".detail")];
     for (const detail of details) detail.remove();
     rows.draw(shown.slice(skipped, skipped + most));
     for (const detail of details) rows.body.querySelector(`[data-key="${detail.dataset.of}"]`)?.after(detail);
     part.empty.hidden = found.length > 0;
-    if (!found.length && bottom < Infinity) empty(part.empty, ...(none.call ? none() : none));
+    if (!found.length && bottom < Infinity) empty(part.empty, ...(Array.isArray(none) ? none : none()));
   }
 
-  const load = (next = null) => attempt(part.root, () => read(next));
+  const load = (/** @type {?string} */ next = null) => attempt(part.root, () => read(next));
 
+  /** @param {?string} next */
   async function read(next) {
     // The answer to an older query counts no more.
-    const page = await api.get(`/${from}`, { ...query(), limit, cursor: next }, nextSignal());
+    const asked = await api.get(/** @type {string} */ (`/${from}`), { ...query(), limit, cursor: next }, nextSignal());
+    const page = /** @type {Listing<Tables[F]>} */ (asked);
     cursor = page.next_cursor;
-    bottom = cursor ? page.items.at(-1).seq : 0;
+    bottom = cursor ? page.items[page.items.length - 1].seq : 0;
     onPage(page);
     stream.take(from, page.items);
     draw();

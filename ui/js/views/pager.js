@@ -2,7 +2,8 @@
 import { create, text } from "../dom.js";
 import { t } from "../i18n.js";
 
-/** Which rows are shown, `from` one to before another, and buttons to others; `turned` is called after each turn. */
+/** Which rows are shown, `from` one to before another, and buttons to others; `turned` is called after each turn.
+ * @param {number} size @param {() => void} turned */
 export function pager(size, turned) {
   const root = create("nav", "", { className: "row pager small", hidden: true, ariaLabel: t("pager.label") });
   const words = create("span", "", { className: "muted" });
@@ -11,11 +12,13 @@ export function pager(size, turned) {
   let last = 0;
   root.append(before, words, after);
 
+  /** @param {number} wanted */
   function turn(wanted) {
     page = wanted;
     turned();
   }
 
+  /** @param {number} count */
   function of(count) {
     last = Math.max(0, Math.ceil(count / size) - 1);
     page = Math.min(page, last);
@@ -26,5 +29,5 @@ export function pager(size, turned) {
     text(words, t("pager.of", { from: from + 1, to, n: count }));
     return { from, to };
   }
-  return { root, of, goTo: (place) => (page = Math.floor(place / size)) };
+  return { root, of, goTo: (/** @type {number} */ place) => (page = Math.floor(place / size)) };
 }

@@ -1,25 +1,34 @@
 // One stream of a result: its lines are numbered and can be linked to, searched, copied, and kept as a file.
-import { act, create, text } from "../dom.js";
+/** @import {Output, Reading, Styled} from "../app.js" */
+import { act, all, around, create, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { t } from "../i18n.js";
 import { MOST_MATCHES, drawn, find, linesOf, marked, seen, textOf } from "../lines.js";
 import { pager } from "./pager.js";
-import { parts } from "./parts.js";
+import { add } from "./parts.js";
 
 const RANGE_BYTES = 256 * 1024;
 const MOST_BYTES = 1024 * 1024; // that are searched
 const PAGE_LINES = 300;
 const MOST_MARKS = 500; // on the page of lines
 
-/** `read(offset, limit)` gives a range; `hrefOf(n)` the address of a line, `opened(n)` is called when it is followed. */
+/** `read(offset, limit)` gives a range; `hrefOf(n)` the address of a line, `opened(n)` is called when it is followed.
+ * @param {Reading} given */
 export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
   const pages = pager(PAGE_LINES, draw);
   const part = elements(pages.root);
+  /** @type {Uint8Array<ArrayBuffer>[]} */
   const kept = []; // ranges of bytes, in order
+  /** @type {?Output} */
   let last = null; // the answer that the newest range came with
+  /** @type {string[]} */
   let lines = [];
+  /** @type {?number} */
   let cut = null; // the number of lines before what was not kept
+  let cutText = "";
+  /** @type {?string} */
   let whole = null; // all that is seen, once somebody searches or copies
+  /** @type {ReturnType<typeof find>} */
   let matches = [];
   let at = -1; // the match that one is at
   let here = 0; // the line that one is at
@@ -43,27 +52,27 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
   }
 
   function take() {
+    if (!last) return;
     const data = join(kept, size());
     const [head, tail] = last.truncated ? [data.subarray(0, last.head_bytes), data.subarray(last.head_bytes)] : [data, data.subarray(data.length)];
     const [start, end] = [head, tail].map(textOf);
     const isText = start !== null && end !== null;
-    lines = isText ? linesOf(start) : [];
-    cut = isText && last.truncated && data.length >= last.head_bytes ? lines.length : null;
-    if (isText) lines = lines.concat(linesOf(end));
+    const before = isText ? linesOf(start) : [];
+    lines = isText ? before.concat(linesOf(end)) : [];
+    cut = isText && last.truncated && data.length >= last.head_bytes ? before.length : null;
     whole = null;
+    cutText = t("reader.cut", { missing: bytes(last.size_bytes - last.kept_bytes), size: bytes(last.size_bytes), digest: last.sha256 ?? "–" });
     text(part.size, bytes(last.size_bytes));
     part.binary.hidden = isText;
     for (const control of [part.find, part.wrap, part.copy, part.text]) control.hidden = !isText;
     part.note.hidden = !last.truncated;
-    text(part.note, last.truncated && cutText());
+    text(part.note, last.truncated && cutText);
     part.rest.hidden = isWhole() || !isText;
     text(part.rest, t("reader.more", { shown: bytes(size()), size: bytes(last.kept_bytes) }));
     draw();
   }
 
-  const cutText = () => t("reader.cut", { missing: bytes(last.size_bytes - last.kept_bytes), size: bytes(last.size_bytes), digest: last.sha256 ?? "–" });
-
-  const cutMark = () => create("span", cutText(), { className: "cut" });
+  const cutMark = () => create("span", cutText, { className: "cut" });
 
   function draw() {
     const { from, to } = pages.of(lines.length);
@@ -77,14 +86,16 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
     part.text.replaceChildren(...(lines.length ? shown : []));
   }
 
+  /** @param {Styled[]} pieces @param {number} line @param {typeof matches} [found] */
   function element(pieces, line, found = []) {
     const root = create("span", "", { className: line + 1 === here ? "line here" : "line" });
     const number = create("a", "", { href: hrefOf(line + 1), ariaLabel: t("reader.line", { n: line + 1 }), tabIndex: line === link ? 0 : -1 });
-    number.dataset.n = line + 1;
+    number.dataset.n = String(line + 1);
     root.append(number, ...marked(pieces, found).map(piece), "\n");
     return root;
   }
 
+  /** @param {ReturnType<typeof marked>[number]} piece */
   function piece({ classes, text: words, match }) {
     if (!match && !classes.length) return words;
     return create(match ? "mark" : "span", words, { className: [...classes, match && match === matches[at] ? "current" : ""].join(" ").trim() });
@@ -98,6 +109,7 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
     showMatch();
   }
 
+  /** @param {number} by */
   function step(by) {
     if (matches.length) at = (at + by + matches.length) % matches.length;
     showMatch();
@@ -112,7 +124,7 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
     part.text.querySelector("mark.current")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
-  /** Show a line, which may have to be read first. */
+  /** Show a line, which may have to be read first. @param {number} number */
   async function goTo(number) {
     while (number > lines.length && !isWhole()) {
       await readMore(MOST_BYTES);
@@ -123,10 +135,10 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
     link = here - 1;
     pages.goTo(link);
     draw();
-    part.text.querySelector(".here").scrollIntoView({ block: "center", inline: "nearest" });
+    part.text.querySelector(".here")?.scrollIntoView({ block: "center", inline: "nearest" });
   }
 
-  part.query.oninput = () => act({}, search); // one goes on typing
+  part.query.oninput = () => act({ disabled: false }, search); // one goes on typing
   part.query.onkeydown = (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
@@ -156,19 +168,20 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
     take();
   });
   part.text.onclick = (event) => {
-    const number = event.target.closest("a[data-n]");
+    const number = around(event, "a[data-n]");
     if (!number || event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
     opened(Number(number.dataset.n));
   };
   part.text.onkeydown = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step || !event.target.matches("a[data-n]")) return;
+    const number = around(event, "a[data-n]");
+    if (!step || !number) return;
     event.preventDefault();
-    const numbers = [...part.text.querySelectorAll("a[data-n]")];
-    const next = numbers[numbers.indexOf(event.target) + step];
+    const numbers = [...all(part.text, "a[data-n]")];
+    const next = numbers[numbers.indexOf(number) + step];
     if (!next) return;
-    event.target.tabIndex = -1;
+    number.tabIndex = -1;
     next.tabIndex = 0;
     link = Number(next.dataset.n) - 1;
     next.focus();
@@ -181,34 +194,44 @@ export function reader({ name, read, bytesOf, fileName, hrefOf, opened }) {
   return { root: part.root, load, goTo, isEmpty: () => last?.size_bytes === 0 };
 }
 
+/** @param {Element} pages */
 function elements(pages) {
-  const { part, add } = parts(create("section", "", { className: "panel reader" }));
-  const head = add(part.root, "header", "head");
-  const title = add(head, "h3", "title");
-  add(title, "span", "name");
+  const root = create("section", "", { className: "panel reader" });
+  const head = add(root, "header");
+  const title = add(head, "h3");
+  const name = add(title, "span");
   title.append(" ");
-  add(title, "span", "size", "", { className: "muted small" });
-  const row = add(head, "span", "row", "", { className: "row" });
-  const found = add(row, "span", "find", "", { className: "row" });
-  add(found, "input", "query", "", { type: "search", placeholder: t("reader.query"), ariaLabel: t("reader.query"), autocomplete: "off", spellcheck: false });
-  add(found, "span", "found", "", { className: "muted small", role: "status" });
-  add(found, "button", "before", t("reader.before"), { hidden: true });
-  add(found, "button", "after", t("reader.after"), { hidden: true });
-  add(row, "button", "wrap", t("reader.wrap"), { ariaPressed: "true" });
-  add(row, "button", "copy", t("shell.copy"));
-  add(row, "button", "download", t("reader.download"));
-  for (const [name, words] of [["note", ""], ["binary", t("reader.binary")]]) add(part.root, "p", name, words, { className: "note muted", hidden: true });
-  part.root.append(pages);
-  add(part.root, "pre", "text", "", { className: "output lines", tabIndex: 0 });
-  add(part.root, "button", "rest", "", { hidden: true });
+  const row = add(head, "span", "", { className: "row" });
+  const find = add(row, "span", "", { className: "row" });
+  const query = { type: "search", placeholder: t("reader.query"), ariaLabel: t("reader.query"), autocomplete: "off", spellcheck: false };
+  const part = {
+    root,
+    name,
+    find,
+    size: add(title, "span", "", { className: "muted small" }),
+    query: add(find, "input", "", query),
+    found: add(find, "span", "", { className: "muted small", role: "status" }),
+    before: add(find, "button", t("reader.before"), { hidden: true }),
+    after: add(find, "button", t("reader.after"), { hidden: true }),
+    wrap: add(row, "button", t("reader.wrap"), { ariaPressed: "true" }),
+    copy: add(row, "button", t("shell.copy")),
+    download: add(row, "button", t("reader.download")),
+    note: add(root, "p", "", { className: "note muted", hidden: true }),
+    binary: add(root, "p", t("reader.binary"), { className: "note muted", hidden: true }),
+    text: add(root, "pre", "", { className: "output lines", tabIndex: 0 }),
+    rest: add(root, "button", "", { hidden: true }),
+  };
+  part.text.before(pages);
   return part;
 }
 
+/** @param {HTMLButtonElement} button @param {() => Promise<void>} work */
 async function doing(button, work) {
   await act(button, work);
   button.disabled = false;
 }
 
+/** @param {Uint8Array[]} ranges @param {number} size */
 function join(ranges, size) {
   const found = new Uint8Array(size);
   let at = 0;

@@ -1,18 +1,21 @@
 // Choose where, say what, see exactly which hosts that is, then send it.
-import { visible } from "../ansi.js";
+/** @import {CommandTemplate, Field, Input, Mount, ParameterShown, Preview, RunCommand, Target} from "../app.js" */
+import { Problem, isAbort } from "../api.js";
 import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
-import { FIRST_HOSTS, badge, confirmRun, field, namesOf, said, timeNode, valuesOf } from "../components.js";
-import { attempt, create, facts, keyedList, options, permit, text, toast } from "../dom.js";
-import { absolute, duration, fold } from "../format.js";
+import { badge, confirmRun, field, namesOf, said, timeNode, valuesOf } from "../components.js";
+import { attempt, create, facts, keyedList, one, options, permit, text, toast } from "../dom.js";
+import { absolute, duration } from "../format.js";
 import { because, language, t, told } from "../i18n.js";
 import { link, moment, taskPath } from "../router.js";
 import { readHosts } from "./hosts.js";
+import { differenceText, hostsNode, leftOutText, quarantinedText, refusalText, wrong } from "./run_words.js";
 
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
 const MOST_CHARACTERS = 4096;
-const TARGETS = ["host", "group", "hosts", "query"]; // that have a field
+const TARGETS = /** @type {const} */ (["host", "group", "hosts", "query"]); // that have a field
+/** @type {[wait: string, words: string][]} */
 const WAITS = [["", "run.wait_none"], ["approve", "run.wait_approve"], ["60", "run.wait_1"], ["600", "run.wait_10"]];
 const ROLLOUT = [
   { name: "rollout.max_concurrency", says: "run.at_once", type: "amount", size: 8, placeholder: "10%" },
@@ -24,6 +27,7 @@ const HOW = [{ name: "when_offline" }, { name: "reason" }, { name: "expires_in",
 const AWAY = ["stale", "offline", "pending"];
 const SILENT = ["offline", "pending"];
 
+/** @type {Mount<"run">} */
 export function mount(part, params, context) {
   const { api, store, stream, signal, navigate } = context;
   const form = part.root;
@@ -31,8 +35,11 @@ export function mount(part, params, context) {
   const mayRun = permit(part.submit, context.user, "tasks.run");
   // Made beforehand: a second click, or a lost answer, starts nothing twice.
   let taskId = crypto.randomUUID();
+  /** @type {?Preview} */
   let preview = null;
+  /** @type {CommandTemplate[]} */
   let templates = [];
+  /** @type {Field[]} */
   let parameters = [];
   const states = create("div", "", { className: "row" });
   const silence = create("p");
@@ -40,27 +47,33 @@ export function mount(part, params, context) {
   let timer = 0;
   let round = 0;
 
+  /** @returns {Target | null} */
   function target() {
-    const kind = inputs.kind.value;
-    if (kind === "all") return { all: true };
-    const said = kind === "hosts" ? namesOf(inputs.hosts.value) : inputs[kind]?.value.trim();
-    return said?.length ? { [kind]: said } : null;
+    if (inputs.kind.value === "all") return { all: true };
+    const kind = TARGETS.find((name) => name === inputs.kind.value);
+    if (!kind) return null;
+    const said = kind === "hosts" ? namesOf(inputs.hosts.value) : inputs[kind].value.trim();
+    return said.length ? { [kind]: said } : null;
   }
 
+  const fields = () => /** @type {Input[]} */ ([...inputs]);
   const template = () => templates.find(({ name }) => name === inputs.template.value);
 
+  /** @returns {Pick<RunCommand, "template" | "parameters" | "command" | "user" | "timeout">} */
   function what() {
     const chosen = template();
     if (chosen) return { template: chosen.name, parameters: {}, ...valuesOf(parameters, form) };
     return { command: inputs.command.value.trim(), user: inputs.user.value.trim(), timeout: Number(inputs.timeout.value) };
   }
 
+  /** @param {RunCommand} request */
   function shown({ command, user, parameters: said }) {
-    const { argv, user: account } = template() ?? { user };
-    return { command: argv ? filled(argv, said) : command, user: account };
+    const chosen = template();
+    return chosen ? { command: filled(chosen.argv, said ?? {}), user: chosen.user } : { command, user };
   }
 
-  const request = () => ({ task_id: taskId, target: target(), ...what(), ...valuesOf(HOW, form) });
+  /** What is wanted, where a target is. */
+  const request = () => /** @type {RunCommand} */ ({ task_id: taskId, target: target(), ...what(), .../** @type {Partial<RunCommand>} */ (valuesOf(HOW, form)) });
 
   function changed() {
     for (const kind of TARGETS) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
@@ -83,20 +96,21 @@ export function mount(part, params, context) {
   async function look() {
     const [asked, before] = [round, preview];
     try {
-      const asking = what();
-      const found = await api.post("/targets/preview", { target: target(), ...asking, command: asking.command || undefined });
+      const [where, asking] = [target(), what()];
+      if (!where) return;
+      const found = await api.post("/targets/preview", { target: where, ...asking, command: asking.command || undefined });
       if (asked !== round) return;
       preview = found;
       if (before && before.digest !== found.digest) difference = differenceText(before, found);
       mark();
-      drawPreview();
+      drawPreview(found);
       clearTimeout(timer);
-      timer = setTimeout(renew, Math.max(RENEW_LEAST_MS, Date.parse(preview.expires_at) - stream.now() + 1000));
+      timer = setTimeout(renew, Math.max(RENEW_LEAST_MS, Date.parse(found.expires_at) - stream.now() + 1000));
     } catch (error) {
       if (asked !== round) return;
       if (!isRefused(error)) throw error;
       preview = null;
-      mark(error);
+      mark(error.errors);
       part.preview.replaceChildren(wrong(told(error)));
     }
     drawButton();
@@ -106,35 +120,25 @@ export function mount(part, params, context) {
     if (preview && !document.hidden && Date.parse(preview.expires_at) <= stream.now()) load();
   }
 
-  function drawPreview() {
+  /** @param {Preview} found */
+  function drawPreview(found) {
     drawStates();
     const list = create("dl", "", { className: "facts" });
-    const leftOut = [...Map.groupBy(preview.excluded, ({ reason }) => reason)].map(([reason, some]) => `${firstOf(some.map(({ hostname }) => hostname))}: ${because(reason)}`).join("; ");
-    const ends = timeNode(preview.expires_at);
+    const leftOut = leftOutText(found);
+    const ends = timeNode(found.expires_at);
     const isNamed = ["host", "hosts"].includes(inputs.kind.value); // then somebody wanted just those
     ends.role = "timer"; // not read out as it goes
     facts(list, "run", {
-      exactly: hostsNode(),
+      exactly: hostsNode(found),
       left_out: isNamed ? null : leftOut,
-      guard: preview.guard.rules.length ? `${preview.guard.level}: ${preview.guard.rules.map(because).join(", ")}` : null,
-      approval: preview.approval_required ? t("run.approval_why") : null,
+      guard: found.guard.rules.length ? `${found.guard.level}: ${found.guard.rules.map(because).join(", ")}` : null,
+      approval: found.approval_required ? t("run.approval_why") : null,
       valid: ends,
-      expires_in: inputs.expires_in.value && duration(inputs.expires_in.value * 1000),
-    }, { n: preview.count });
-    const warnings = [difference, refusalText(), quarantinedText(), isNamed && leftOut && t("run.left_out_named", { hosts: leftOut })];
-    part.preview.replaceChildren(...warnings.filter(Boolean).map(wrong), states, silence, list, lineNode());
-  }
-
-  function hostsNode() {
-    const place = create("span", "", { className: "row" });
-    const names = place.appendChild(create("code", firstOf(preview.hosts)));
-    if (preview.count <= FIRST_HOSTS) return place;
-    const all = place.appendChild(create("button", t("run.all_hosts", { n: preview.count }), { type: "button", className: "plain small" }));
-    all.onclick = () => {
-      all.remove();
-      text(names, fold(preview.hosts));
-    };
-    return place;
+      expires_in: inputs.expires_in.value && duration(Number(inputs.expires_in.value) * 1000),
+    }, { n: found.count });
+    const named = isNamed && leftOut ? t("run.left_out_named", { hosts: leftOut }) : "";
+    const warnings = [difference, refusalText(found), quarantinedText(found), named].filter(Boolean);
+    part.preview.replaceChildren(...warnings.map(wrong), states, silence, list, lineNode());
   }
 
   function lineNode() {
@@ -147,18 +151,19 @@ export function mount(part, params, context) {
     return place;
   }
 
-  /** As they are now, or as the preview has it where not all are known here. */
-  function countStates() {
-    const now = Object.groupBy(preview.hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
-    return now[""] ? Object.entries(preview.by_state) : Object.entries(now).map(([state, hosts]) => [state, hosts.length]);
+  /** As they are now, or as the preview has it where not all are known here.
+   * @param {Preview} preview @returns {[state: string, count: number][]} */
+  function countStates({ hosts, by_state: then }) {
+    const now = Map.groupBy(hosts, (hostname) => store.one("hosts", hostname)?.state ?? "");
+    return now.has("") ? Object.entries(then) : [...now].map(([state, some]) => [state, some.length]);
   }
 
   function drawStates() {
     if (!preview) return;
-    keyedList(states, countStates(), ([state]) => state, "span", (place, [state, count]) => {
+    keyedList(states, countStates(preview), ([state]) => state, "span", (place, [state, count]) => {
       badge(place, "host", state, `${count} ${t(`state.host.${state}`)}`);
     });
-    text(silence, silenceText());
+    text(silence, silenceText(preview));
     silence.hidden = !silence.textContent;
   }
 
@@ -170,29 +175,20 @@ export function mount(part, params, context) {
     text(part.why, mayRun && !isReady ? missing() : "");
   }
 
-  function refusalText() {
-    const { allowed, refusal: detail } = preview;
-    return !allowed && told({ code: "not_allowed", detail, body: { action: "tasks.run" } });
-  }
-
-  function quarantinedText() {
-    const hosts = preview.quarantined;
-    return hosts.length && t("run.quarantined", { n: hosts.length, hosts: fold(hosts.slice(0, FIRST_HOSTS)) });
-  }
-
-  /** Where all of them are away: what becomes of the command. */
-  function silenceText() {
-    if (!preview.count || countStates().some(([state, count]) => count && !SILENT.includes(state))) return "";
+  /** Where all of them are away: what becomes of the command. @param {Preview} preview */
+  function silenceText(preview) {
+    if (!preview.count || countStates(preview).some(([state, count]) => count && !SILENT.includes(state))) return "";
     const { when_offline: whenOffline, expires_in: expiresIn, rollout } = request();
     const ends = stream.now() + 1000 * (expiresIn ?? EXPIRY_S[rollout ? "rollout" : "once"]);
     return t(`run.silent_${whenOffline}`, { time: absolute(ends, language) });
   }
 
-  function awayText(whenOffline) {
-    const away = countStates().filter(([state]) => AWAY.includes(state));
+  /** @param {Preview} preview @param {string} whenOffline */
+  function awayText(preview, whenOffline) {
+    const away = countStates(preview).filter(([state]) => AWAY.includes(state));
     const n = away.reduce((sum, [, count]) => sum + count, 0);
     const words = away.map(([state, count]) => `${count} ${t(`state.host.${state}`)}`).join(", ");
-    return n && t(`run.away_${whenOffline}`, { n, states: words });
+    return n ? t(`run.away_${whenOffline}`, { n, states: words }) : "";
   }
 
   function missing() {
@@ -200,52 +196,54 @@ export function mount(part, params, context) {
     if (isEmpty()) return t(template() ? "run.no_parameters" : "run.no_command");
     if (isStopped()) return t("problem.stopped");
     if (preview?.count === 0) return t("run.no_host");
-    return preview ? refusalText() : "";
+    return preview ? refusalText(preview) : "";
   }
 
+  /** @param {Event} event */
   async function send(event) {
     event.preventDefault();
-    if (part.submit.disabled || !mayRun) return;
+    if (part.submit.disabled || !mayRun || !preview) return;
     part.error.textContent = "";
     const asked = { ...request(), preview_id: preview.preview_id };
     const needsApproval = preview.approval_required;
-    const more = [needsApproval && t("run.ask_what"), asked.rollout && t("run.confirm_rollout"), quarantinedText(), awayText(asked.when_offline)].filter(Boolean);
+    const more = [needsApproval ? t("run.ask_what") : "", asked.rollout ? t("run.confirm_rollout") : "", quarantinedText(preview), awayText(preview, asked.when_offline)].filter(Boolean);
     const body = await confirmRun(preview, asked, more, shown(asked), needsApproval);
     if (!body) return;
     part.submit.disabled = true;
     try {
       const answer = await post(needsApproval ? "/approvals" : "/tasks", body);
       if (!answer) return drawButton();
-      const { task } = answer;
+      const task = "task" in answer ? answer.task : null;
       if (task) stream.take("tasks", [task]);
       navigate(task ? taskPath(task.task_id) : link("/access", { tab: "approvals" }));
     } catch (error) {
-      if (error.name === "AbortError") return;
-      showError(error);
+      if (!isAbort(error)) showError(error);
     }
   }
 
-  /** A preview that has run out is made again: the same hosts go on, others are asked about; null then. */
+  /** A preview that has run out is made again: the same hosts go on, others are asked about; null then.
+   * @param {"/approvals" | "/tasks"} path @param {RunCommand} body */
   async function post(path, body) {
     try {
       return await api.post(path, body);
     } catch (error) {
-      if (error.code !== "preview_expired") throw error;
-      const { digest } = preview;
+      if (!(error instanceof Problem && error.code === "preview_expired")) throw error;
+      const before = preview;
       await look();
-      return preview?.digest === digest ? api.post(path, { ...body, preview_id: preview.preview_id }) : null;
+      return preview && preview.digest === before?.digest ? api.post(path, { ...body, preview_id: preview.preview_id }) : null;
     }
   }
 
-  /** The fields that an error is about; none are, where there is none. */
-  function mark({ errors = [] } = {}) {
-    const wrongs = errors.flatMap(({ field: name }) => name.split("."));
-    for (const input of inputs) input.ariaInvalid = wrongs.includes(nameOf(input)) ? "true" : null;
+  /** The fields that an error is about; none are, where there is none. @param {Problem["errors"]} [errors] */
+  function mark(errors = []) {
+    const wrongs = errors.flatMap(({ field: name = "" }) => name.split("."));
+    for (const input of fields()) input.ariaInvalid = wrongs.includes(nameOf(input)) ? "true" : null;
     if (wrongs.includes("rollout")) part.rollout.open = true;
   }
 
+  /** @param {unknown} error */
   function showError(error) {
-    mark(error);
+    mark(error instanceof Problem ? error.errors : []);
     text(part.error, told(error));
     if (isRefused(error)) changed(); // the preview may not hold any more
     else drawButton();
@@ -282,10 +280,11 @@ export function mount(part, params, context) {
   function prefill() {
     const given = params.q ? { ...params, query: params.q } : params;
     inputs.kind.value = ["hosts", "host", "group", "query", "all"].find((kind) => given[kind]) ?? "";
-    const [{ wait }, waits] = [given, inputs["rollout.wait"]];
-    options(waits, WAITS.map(([value]) => value), (value) => t(new Map(WAITS).get(value)));
-    if (![...waits.options].some(({ value }) => value === (wait ?? ""))) waits.add(new Option(t("run.wait_for", { time: duration(wait * 1000) }), wait));
-    for (const input of inputs) if (input.type !== "radio" && nameOf(input) in given) input.value = given[nameOf(input)];
+    const { wait = "" } = given;
+    const waits = one(form, '[name="rollout.wait"]', HTMLSelectElement);
+    options(waits, WAITS.map(([value]) => value), (value) => t(new Map(WAITS).get(value) ?? ""));
+    if (![...waits.options].some(({ value }) => value === wait)) waits.add(new Option(t("run.wait_for", { time: duration(Number(wait) * 1000) }), wait));
+    for (const input of fields()) if (input.type !== "radio" && nameOf(input) in given) input.value = given[nameOf(input)] ?? "";
     part.rollout.open = Boolean(valuesOf(HOW, form).rollout);
   }
 
@@ -310,21 +309,14 @@ export function mount(part, params, context) {
   if (mayRun) readTemplates().catch(() => {});
 }
 
+/** @param {ParameterShown} parameter @returns {Field} */
 function parameterField({ name, type, choices, min, max, prefix: value, max_length: maxLength }) {
-  const limits = type === "integer" ? { type: "number", min: min ?? "", max: max ?? "" } : { maxLength: maxLength ?? MOST_CHARACTERS };
-  return { name: `parameters.${name}`, label: name, value, required: true, choices, ...(!choices && limits) };
+  const limits = type === "integer" ? { type: "number", min: String(min ?? ""), max: String(max ?? "") } : { maxLength: maxLength ?? MOST_CHARACTERS };
+  return { name: `parameters.${name}`, label: name, value, required: true, choices: choices ?? undefined, ...(!choices && limits) };
 }
 
-const firstOf = (hostnames) => fold(hostnames.slice(0, FIRST_HOSTS)) + (hostnames.length > FIRST_HOSTS ? " …" : "");
+/** @param {Input} input */
+const nameOf = (input) => input.name.slice(input.name.lastIndexOf(".") + 1);
 
-function differenceText({ hosts: before }, { hosts: now }) {
-  const [was, is] = [new Set(before), new Set(now)];
-  const names = (some, others) => firstOf([...some.difference(others)]) || "–";
-  return t("problem.target_changed", { joined: names(is, was), left: names(was, is) });
-}
-
-const nameOf = (input) => input.name.split(".").at(-1);
-
-const isRefused = (error) => error.status >= 400 && error.status < 500;
-
-const wrong = (words) => create("p", visible(words), { className: "field-error", role: "alert" });
+/** @param {unknown} error @returns {error is Problem} */
+const isRefused = (error) => error instanceof Problem && error.status >= 400 && error.status < 500;

@@ -1,4 +1,5 @@
 // What is under way: a card for each task, with its bar and a way to cancel it.
+/** @import {Api, Cards, Context, Parts, TaskRow} from "../app.js" */
 import { exact } from "../ansi.js";
 import { bar } from "../components.js";
 import { act, every, keyedList, make, permit, refs, text } from "../dom.js";
@@ -9,8 +10,10 @@ import { askCancel, atWorkOf } from "./cancel.js";
 const TICK_MS = 1000;
 const AT_TOP_PX = 40;
 
-/** Cards in the list of `section`: `find` says of what, `show` fills one in, `onTurn` hears of others. None comes or goes under the pointer, or above what is read. */
+/** Cards in the list of `section`: `find` says of what, `show` fills one in, `onTurn` hears of others. None comes or goes under the pointer, or above what is read.
+ * @param {HTMLElement} section @param {HTMLElement} list @param {Context} context @param {Cards} given */
 export function runningCards(section, list, { store, signal, api, user }, { tables, find, show, onTurn }) {
+  /** @type {string[]} */
   let ids = [];
 
   function draw() {
@@ -19,10 +22,11 @@ export function runningCards(section, list, { store, signal, api, user }, { tabl
     const isOther = String(found) !== String(ids);
     ids = found;
     section.hidden = !ids.length;
-    keyedList(list, ids.map((taskId) => store.one("tasks", taskId)).filter(Boolean), (task) => task.task_id, create, fill);
+    keyedList(list, ids.flatMap((taskId) => store.one("tasks", taskId) ?? []), (task) => task.task_id, create, fill);
     if (isOther) onTurn();
   }
 
+  /** @param {TaskRow} task */
   function create({ task_id: taskId, command }) {
     const card = make("running-card");
     card.command.href = taskPath(taskId);
@@ -32,7 +36,9 @@ export function runningCards(section, list, { store, signal, api, user }, { tabl
     return card.root;
   }
 
+  /** @param {HTMLElement} element @param {TaskRow} task */
   function fill(element, task) {
+    /** @type {Parts["running-card"]} */
     const card = refs(element);
     bar(card.bar, task.counts);
     card.cancel.hidden = task.state === "finished";
@@ -42,16 +48,18 @@ export function runningCards(section, list, { store, signal, api, user }, { tabl
   }
 
   list.onpointerleave = draw;
-  list.onfocusout = draw;
+  list.addEventListener("focusout", () => requestAnimationFrame(() => signal.aborted || draw()));
   window.addEventListener("scroll", () => isAtTop() && draw(), { signal, passive: true });
   store.subscribe(tables, draw, signal);
   if (moment() === null) every(TICK_MS, draw, signal);
-  return { draw, has: (task) => ids.includes(task.task_id) };
+  return { draw, has: (/** @type {TaskRow} */ task) => ids.includes(task.task_id) };
 }
 
 const isAtTop = () => window.scrollY < AT_TOP_PX;
 
+/** @param {HTMLButtonElement} button @param {TaskRow | undefined} task @param {Api} api */
 async function cancelTask(button, task, api) {
+  if (!task) return;
   const isCancelled = await askCancel(task, { running: atWorkOf(task.counts), basic: 0 }); // its hosts are not known here
   if (isCancelled) act(button, () => api.post(`${taskPath(task.task_id)}/cancel`));
 }

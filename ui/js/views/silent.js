@@ -1,24 +1,26 @@
 // Hosts that did not answer, before all that did: what is known of each.
+/** @import {Context, Execution, Host, Parts, TaskView} from "../app.js" */
 import { anchor, badge, timeNode } from "../components.js";
 import { create, keyedList, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { EXECUTION, answersOf, byAttention, by } from "../states.js";
-import { parts } from "./parts.js";
+import { add } from "./parts.js";
 import { reasonText } from "./task_words.js";
 
 const MOST_SHOWN = 50;
 const MOST_PAGES = 20; // of hosts that are looked through
-export const SILENT = Object.keys(EXECUTION).filter((state) => EXECUTION[state].answer === "silent");
+export const SILENT = Object.entries(EXECUTION).flatMap(([state, { answer }]) => (answer === "silent" ? state : []));
 const AWAY = ["stale", "offline", "pending"];
 
+/** @param {Parts["task"]} part @param {TaskView} view @param {Context} context @param {() => void} drawAll */
 export function silentHosts(part, view, { api, user, signal }, drawAll) {
+  /** @type {Map<string, Host>} */
   const known = new Map(); // hosts by name, as they are while one looks
   const asked = new Set();
   const card = elements(part.silent);
 
   function draw() {
-    const { counts } = view.current();
-    const { silent: count } = answersOf(counts);
+    const { silent: count } = answersOf(view.current()?.counts ?? {});
     part.silent.hidden = count === 0;
     if (!count) return;
     readHosts("");
@@ -31,6 +33,7 @@ export function silentHosts(part, view, { api, user, signal }, drawAll) {
     text(card.more, more > 0 ? t("task.silent_more", { n: more }) : "");
   }
 
+  /** @param {HTMLElement} item @param {Execution} row */
   function drawOne(item, row) {
     const host = known.get(row.hostname);
     const drawn = `${row.pos}/${host?.last_heartbeat_at}`;
@@ -39,8 +42,8 @@ export function silentHosts(part, view, { api, user, signal }, drawAll) {
     const [name, state, facts] = [create("strong"), create("span"), create("span", "", { className: "row muted small" })];
     anchor(name, view.address({ host: row.hostname }), row.hostname);
     badge(state, "execution", row.state);
-    const times = [["sent", row.sent_at], ["accepted", row.accepted_at], ["started", row.started_at], ["heartbeat", host?.last_heartbeat_at]];
-    for (const [what, time] of times) if (time) facts.append(fact(t(`silent.${what}`), time));
+    const times = { sent: row.sent_at, accepted: row.accepted_at, started: row.started_at, heartbeat: host?.last_heartbeat_at };
+    for (const [what, time] of Object.entries(times)) if (time) facts.append(fact(t(`silent.${what}`), time));
     if (host && !host.last_heartbeat_at) facts.append(create("span", t("silent.never_heard")));
     const reason = create("span");
     text(reason, reasonText(row) || (row.sent_at ? "" : t("silent.never_delivered")));
@@ -48,11 +51,12 @@ export function silentHosts(part, view, { api, user, signal }, drawAll) {
     item.replaceChildren(state, name, reason, facts);
   }
 
-  /** Once: it is for who looks now, and no more. */
+  /** Once: it is for who looks now, and no more. @param {string} state */
   async function readHosts(state) {
     if (asked.has(state) || !user.permissions.includes("hosts.read")) return;
     asked.add(state);
-    let cursor = null;
+    /** @type {string | null | undefined} */
+    let cursor;
     try {
       for (let page = 0; page < MOST_PAGES && !signal.aborted; page += 1) {
         const found = await api.get("/hosts", { state, limit: 1000, cursor });
@@ -66,21 +70,23 @@ export function silentHosts(part, view, { api, user, signal }, drawAll) {
     }
   }
 
+  /** @param {string[]} hostnames */
   function away(hostnames) {
     readHosts(AWAY.join(","));
-    return hostnames.filter((hostname) => AWAY.includes(known.get(hostname)?.state));
+    return hostnames.filter((hostname) => AWAY.includes(known.get(hostname)?.state ?? ""));
   }
   return { draw, away };
 }
 
+/** @param {Element} root */
 function elements(root) {
-  const { part, add } = parts(root);
-  add(add(root, "header", "head"), "strong", "title");
-  add(root, "ul", "hosts");
-  add(add(root, "p", "foot", "", { className: "note" }), "a", "more");
-  return part;
+  const title = add(add(root, "header"), "strong");
+  const hosts = add(root, "ul");
+  const foot = add(root, "p", "", { className: "note" });
+  return { title, hosts, foot, more: add(foot, "a") };
 }
 
+/** @param {string} words @param {string} time */
 function fact(words, time) {
   const place = create("span", `${words} `);
   place.append(timeNode(time));

@@ -1,4 +1,5 @@
 // One task: how far it is, what each host answers, as it comes, and what happened step by step.
+/** @import {AuditEvent, Execution, Mount, Params, Rollout, RunRequest, Target, TaskRow, TaskView} from "../app.js" */
 import { exact, json, visible } from "../ansi.js";
 import { EXPIRY_S } from "../commandline.js";
 import { badge, timeNode } from "../components.js";
@@ -18,32 +19,43 @@ import { progress } from "./task_progress.js";
 import { delaysText } from "./task_words.js";
 import { targetText } from "./tasks.js";
 
-const TABS = ["outputs", "hosts", "live", "events"]; // the first is not named in the address
+const TABS = /** @type {const} */ (["outputs", "hosts", "live", "events"]); // the first is not named in the address
 const LESS_THAN_A_LINE_PX = 12;
-const UNSHOWN = ["argv", "env", "secrets", "cwd", "stdin"]; // on the Run page
+const UNSHOWN = /** @type {const} */ (["argv", "env", "secrets", "cwd", "stdin"]); // on the Run page
 const RESTS = 10; // times as long as drawing took: a large task leaves time for its user
+const isUnshown = (/** @type {RunRequest} */ asked) => UNSHOWN.some((name) => asked[name]);
 const NARROW = matchMedia("(max-width: 1000px)"); // as in layout.css
 
+/** @type {Mount<"task">} */
 export function mount(part, first, context) {
   const { api, store, stream, signal, user } = context;
-  const { task_id: taskId } = first;
+  const { task_id: taskId = "" } = first;
   const url = taskPath(taskId);
-  const may = (permission) => user.permissions.includes(permission);
+  const may = (/** @type {string} */ permission) => user.permissions.includes(permission);
   let params = first;
   let drawn = ""; // of which rows
   let drawnTask = "";
   let drawing = { ended: 0, took: 0, timer: 0 };
   let isRead = false;
+  /** @type {string[]} */
   let retries = []; // the stream's rows do not have them
+  /** @type {?AuditEvent} */
   let approved = null;
+  /** @type {?RunRequest} */
   let asked = null; // what the event of its acceptance has of it, and no row
+  /** @type {Set<string>} */
   let basic = new Set();
+  /** @type {?number} */
   let pastMs = null; // the moment that is shown
+  /** @type {?ReturnType<typeof executionPane>} */
   let pane = null; // of one host, beside the page
+  /** @type {?HTMLElement} */
   let opener = null;
+  /** @type {?ReturnType<typeof executionPane>} */
   let only = null; // the pane of the only host
   let hasEvents = false;
 
+  /** @type {TaskView} */
   const view = {
     taskId,
     url,
@@ -53,11 +65,11 @@ export function mount(part, first, context) {
     went: () => update(match(location.pathname, location.search).params),
     current: () => store.one("tasks", taskId),
     executions: () => store.all("executions").filter((row) => row.task_id === taskId),
-    rowOf: (hostname) => store.one("executions", `${taskId}/${hostname}`) ?? {},
+    rowOf: (hostname) => store.one("executions", `${taskId}/${hostname}`),
     basic: () => basic,
     isRead: () => isRead,
     now: () => (moment() === null ? stream.now() : pastMs),
-    isExpired: (task) => task.state !== "finished" && Date.parse(task.expires_at) <= view.now(),
+    isExpired: (task) => task.state !== "finished" && Date.parse(task.expires_at) <= (view.now() ?? 0),
   };
   const buttons = actions(part, view, context);
   const live = liveCards(part, taskId, context, () => outputs.draw());
@@ -65,6 +77,7 @@ export function mount(part, first, context) {
   const hosts = hostRows(part, view, context);
   const bar = progress(part, view);
 
+  /** @param {Params} next */
   function update(next) {
     params = next;
     drawn = drawnTask = "";
@@ -80,7 +93,7 @@ export function mount(part, first, context) {
     drawing = { ended: performance.now(), took: performance.now() - now, timer: 0 };
   }
 
-  const tab = () => (TABS.includes(params.tab) ? params.tab : TABS[0]);
+  const tab = () => TABS.find((name) => name === params.tab) ?? TABS[0];
 
   function draw() {
     const task = view.current();
@@ -98,18 +111,20 @@ export function mount(part, first, context) {
     if (tab() === "events") drawEvents(rows);
   }
 
+  /** @param {TaskRow} task */
   function drawTask(task) {
     context.title(task.command);
     text(part.command, exact(task.command));
     badge(part.state, "task", taskState(task));
     part.about.replaceChildren(visible(`${targetText(task.target)} · ${task.actor} · `), timeNode(task.accepted_at));
-    part.again.hidden = !asked || UNSHOWN.some((name) => asked[name]);
+    part.again.hidden = !asked || isUnshown(asked);
     part.again.href = link("/run", againOf(task, asked));
     buttons.draw(task);
     drawFacts(task);
     drawMore();
   }
 
+  /** @param {TaskRow | undefined} task */
   function drawTabs(task) {
     const shown = TABS.filter((name) => name !== "events" || may("events.read"));
     keyedList(part.tabs, shown, (name) => name, "a", (element, name) => {
@@ -125,12 +140,13 @@ export function mount(part, first, context) {
     part.grouped.hidden = task?.targets === 1;
   }
 
-  /** Other tasks change the same tables. */
+  /** Other tasks change the same tables. @param {TaskRow} task @param {Execution[]} rows */
   function hasChanged(task, rows) {
     const now = `${view.isExpired(task)}/${task.pos}/${rows.length}/${rows.reduce((most, row) => Math.max(most, row.pos), 0)}`;
     return now !== drawn && (drawn = now);
   }
 
+  /** @param {TaskRow} task @param {Execution[]} rows */
   function drawOnly(task, [row]) {
     if (task.targets !== 1 || !row) return;
     only ??= executionPane(row.hostname, view, context);
@@ -147,18 +163,19 @@ export function mount(part, first, context) {
     }
     if (host && !pane) {
       const before = document.activeElement;
-      if (!before?.closest(".pane")) opener = before;
+      if (before instanceof HTMLElement && !before.closest(".pane")) opener = before;
       pane = executionPane(host, view, context, close);
       part.root.append(pane.root);
       pane.name.focus({ preventScroll: true });
     }
     part.root.classList.toggle("beside-pane", Boolean(pane));
-    for (const element of part.root.children) element.inert = Boolean(pane) && NARROW.matches && element !== pane.root;
+    for (const element of part.root.children) element.toggleAttribute("inert", pane !== null && NARROW.matches && element !== pane.root);
     pane?.draw();
   }
 
   const close = () => view.go({ host: null, stream: null });
 
+  /** @param {Execution[]} rows */
   function drawEvents(rows) {
     const delays = delaysText(middleDelays(rows));
     text(part.delays, delays && rows.length > 1 ? t("task.delays", { n: rows.length, delays }) : delays);
@@ -173,6 +190,7 @@ export function mount(part, first, context) {
     text(part.more, t(isWhole ? "task.command_less" : "task.command_whole"));
   }
 
+  /** @param {TaskRow} task */
   function drawFacts(task) {
     const isFinished = task.state === "finished";
     facts(part.facts, "task", {
@@ -206,13 +224,14 @@ export function mount(part, first, context) {
   async function read() {
     const task = await api.get(url);
     if (may("events.read") && !asked) {
-      const { request, basic: names, approval_id: approval } = (await api.get(`/events/${task.seq}`)).body;
+      const { body } = await api.get(`/events/${task.seq}`);
+      const { request, basic: names, approval_id: approval } = /** @type {{request: RunRequest, basic?: string[], approval_id?: string}} */ (body);
       if (approval) [approved] = (await api.get("/events", { task_id: taskId, kind: "approval.approved" })).items;
       basic = new Set(names);
       asked = request;
     }
     pastMs ??= await momentMs();
-    const readRows = (cursor) => api.get(`${url}/executions`, { limit: 1000, cursor });
+    const readRows = (/** @type {string} */ cursor = "") => api.get(`${url}/executions`, { limit: 1000, cursor });
     let page = await readRows();
     retries = task.retries;
     drawn = drawnTask = ""; // they change without a row
@@ -229,13 +248,14 @@ export function mount(part, first, context) {
     }
   }
 
-  /** A position has the time of its event, for whoever may read that. */
+  /** A position has the time of its event, for whoever may read that. @returns {Promise<number | null>} */
   async function momentMs() {
     const seq = /^e?(\d+)(\.|$)/.exec(moment() ?? "")?.[1];
-    if (!seq) return Date.parse(moment()) || null;
+    if (!seq) return Date.parse(moment() ?? "") || null;
     return may("events.read") && Number(seq) ? Date.parse((await api.get(`/events/${seq}`)).recorded_at) : null;
   }
 
+  /** @param {HTMLButtonElement} button @param {string} words */
   function copies(button, words) {
     button.onclick = async () => {
       await act(button, () => navigator.clipboard.writeText(words));
@@ -246,8 +266,9 @@ export function mount(part, first, context) {
 
   context.title(taskId);
   text(part.command, taskId);
-  text(part.line, `cpctl tasks show ${taskId}`);
-  copies(part.copyLine, part.line.textContent);
+  const line = `cpctl tasks show ${taskId}`;
+  text(part.line, line);
+  copies(part.copyLine, line);
   copies(part.copyId, taskId);
   part.more.onclick = () => {
     part.command.classList.toggle("whole");
@@ -260,7 +281,7 @@ export function mount(part, first, context) {
     resizes.disconnect();
   });
   document.addEventListener("keydown", (event) => {
-    const isTyped = event.isComposing || event.target.value; // a field is emptied first
+    const isTyped = event.isComposing || (event.target && "value" in event.target && event.target.value); // a field is emptied first
     if (event.key === "Escape" && pane && !isTyped && !document.querySelector("dialog[open]")) close();
   }, { signal });
   NARROW.addEventListener("change", () => pane && drawPane(), { signal });
@@ -276,21 +297,26 @@ export function mount(part, first, context) {
   return { update };
 }
 
+/** @param {TaskRow} task */
 function rolloutText({ rollout, released, targets }) {
   if (!rollout) return null;
-  const { max_concurrency: atOnce, max_errors: errors, canary, wait } = rollout;
+  const { max_concurrency: atOnce, max_errors: errors, canary, wait } = /** @type {Rollout} */ (rollout);
   const first = canary && t("task.rollout_canary", { canary: [canary].flat().join(", ") });
   const then = wait === "approve" ? t("run.wait_approve") : wait && t("run.wait_for", { time: duration(wait * 1000) });
   return [t("task.rollout_released", { released, n: targets }), first, then, t("task.rollout_at_once", { n: atOnce }), t("task.rollout_errors", { errors })].filter(Boolean).join(" · ");
 }
 
+/** @param {string[]} taskIds */
 function links(taskIds) {
   const place = create("span", "", { className: "row" });
   place.append(...taskIds.map((taskId) => create("a", taskId, { className: "mono", href: taskPath(taskId) })));
   return place;
 }
 
-function againOf({ target, rollout, command, user, timeout, when_offline, reason }, asked) {
+/** @param {TaskRow} task @param {?RunRequest} asked */
+function againOf({ target: at, rollout, command, user, timeout, when_offline, reason }, asked) {
+  /** @type {Target} */
+  const target = at;
   const isUsual = asked?.expires_in === EXPIRY_S[rollout ? "rollout" : "once"];
   const where = target.all ? { all: 1 } : target.hosts ? { hosts: target.hosts.join(",") } : target;
   const how = Object.entries(rollout ?? {}).map(([name, value]) => [name, [value].flat().join(",")]);

@@ -1,4 +1,5 @@
 // What can be done to a task: cancelled, paused, resumed, tried again.
+/** @import {Context, Execution, Parts, RetryHosts, TaskRow, TaskView} from "../app.js" */
 import { ask, badge, confirmRun, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text } from "../dom.js";
 import { t } from "../i18n.js";
@@ -6,6 +7,7 @@ import { taskPath } from "../router.js";
 import { byAttention, isAtWork, isOpen } from "../states.js";
 import { askCancel } from "./cancel.js";
 
+/** @param {Parts["task"]} part @param {TaskView} view @param {Context} context */
 export function actions(part, view, context) {
   const { api, stream, user } = context;
   const { url } = view;
@@ -13,6 +15,7 @@ export function actions(part, view, context) {
   permit(part.retry, user, "tasks.run");
 
   // Pausing stops what may do harm, so whoever may cancel may pause. What was sent and is not answered may be sent again.
+  /** @param {TaskRow} task */
   function draw(task) {
     const { state, counts } = task;
     const [isPaused, isFinished, isExpired] = [state === "paused", state === "finished", view.isExpired(task)];
@@ -30,18 +33,21 @@ export function actions(part, view, context) {
   }
 
   async function cancel() {
-    const atWork = view.executions().filter(isAtWork);
-    const isCancelled = await askCancel(view.current(), { running: atWork.length, basic: atWork.filter(({ hostname }) => view.basic().has(hostname)).length });
+    const [task, atWork] = [view.current(), view.executions().filter(isAtWork)];
+    const isCancelled = task && await askCancel(task, { running: atWork.length, basic: atWork.filter(({ hostname }) => view.basic().has(hostname)).length });
     if (isCancelled) act(part.cancel, () => api.post(`${url}/cancel`));
   }
 
+  /** @param {HTMLButtonElement} button @param {"pause" | "resume"} way */
   async function turn(button, way) {
     await act(button, () => api.post(`${url}/${way}`));
-    draw(view.current());
+    const task = view.current();
+    if (task) draw(task);
   }
 
   async function again() {
-    const made = await retry(view.current(), view.executions(), context);
+    const task = view.current();
+    const made = task && await retry(task, view.executions(), context);
     part.retry.disabled = false;
     if (!made) return;
     stream.take("tasks", [made]);
@@ -49,13 +55,14 @@ export function actions(part, view, context) {
   }
 
   part.cancel.onclick = cancel;
-  part.pause.onclick = () => turn(part.pause, view.current().state === "paused" ? "resume" : "pause");
+  part.pause.onclick = () => turn(part.pause, view.current()?.state === "paused" ? "resume" : "pause");
   part.goOn.onclick = () => turn(part.goOn, "resume");
   part.retry.onclick = () => act(part.retry, again);
   return { draw };
 }
 
-/** Hosts by how they have ended; those that answered after all, `late`, by themselves. */
+/** Hosts by how they have ended; those that answered after all, `late`, by themselves.
+ * @param {Execution[]} executions */
 function endsOf(executions) {
   const ended = executions.filter((row) => !isOpen(row.state));
   const ends = Map.groupBy(ended, (row) => `${row.state}/${row.late?.outcome}`);
@@ -64,12 +71,13 @@ function endsOf(executions) {
     .sort((a, b) => byAttention(a, b) || (a.late ? 1 : -1));
 }
 
+/** @param {TaskRow} task @param {Execution[]} executions @param {Context} context */
 async function retry(task, executions, { api }) {
   const taskId = crypto.randomUUID(); // for all that follows: a lost answer starts nothing twice
   const chosen = await choose(task, endsOf(executions));
   if (!chosen) return null;
   const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
-  const states = statesOf(chosen.ends);
+  const states = /** @type {RetryHosts["states"]} */ (statesOf(chosen.ends));
   const { command, user } = task;
   const preview = await api.post("/targets/preview", { target: { hosts }, user, command });
   const body = await confirmRun(preview, { command, user, reason: chosen.reason });
@@ -78,8 +86,11 @@ async function retry(task, executions, { api }) {
   return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
 }
 
+/** @typedef {ReturnType<typeof endsOf>[number]} End @typedef {{ends?: Record<string, boolean>, reason?: string}} Answers */
+/** @param {End[]} ends */
 const statesOf = (ends) => [...new Set(ends.map((end) => end.state))];
 
+/** @param {TaskRow} task @param {End[]} ends */
 async function choose(task, ends) {
   const fields = ends.map(({ state, late, hosts }, place) => {
     const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
@@ -88,8 +99,8 @@ async function choose(task, ends) {
     return { name: `ends.${place}`, type: "checkbox", label, checked: (late ?? state) !== "succeeded" };
   });
   const line = said("");
-  const chosen = (answers) => ends.filter((_, place) => answers.ends?.[place]);
-  const check = (yes, answers) => {
+  const chosen = (/** @type {Answers} */ answers) => ends.filter((_, place) => answers.ends?.[place]);
+  const check = (/** @type {HTMLButtonElement} */ yes, /** @type {Answers} */ answers) => {
     const n = chosen(answers).reduce((sum, { hosts }) => sum + hosts.length, 0);
     yes.disabled = n === 0;
     text(yes, n ? t("run.submit", { n }) : t("run.submit_none"));

@@ -1,4 +1,5 @@
 // Each host of a task in a row: those that somebody has to look at first, a part of them at a time.
+/** @import {Context, Execution, Parts, TaskView} from "../app.js" */
 import { printed, visible } from "../ansi.js";
 import { anchor, badge, rowsOf } from "../components.js";
 import { attempt, options, text } from "../dom.js";
@@ -10,6 +11,7 @@ import { brief, reasonText } from "./task_words.js";
 
 const ROWS = 100;
 
+/** @param {Parts["task"]} part @param {TaskView} view @param {Context} context */
 export function hostRows(part, view, { api, user, signal }) {
   const rows = rowsOf(part.executions, "hostname", {
     state: drawState,
@@ -20,11 +22,14 @@ export function hostRows(part, view, { api, user, signal }) {
   });
   const pages = pager(ROWS, () => draw(view.executions()));
   part.pages.replaceWith(pages.root);
+  /** @type {Map<string, Set<string>>} */
   const members = new Map(); // hostnames by group, as far as they were asked for
+  /** @type {string[]} */
   let order = [];
   let chosen = "";
   let hasAskedForGroups = false;
 
+  /** @param {Execution[]} executions */
   function draw(executions) {
     const { state, group } = view.params();
     if (!hasAskedForGroups && executions.length > 1 && user.permissions.includes("hosts.read")) readGroups();
@@ -46,9 +51,10 @@ export function hostRows(part, view, { api, user, signal }) {
   /** Nothing moves under the pointer, or from under the focus. */
   const isInUse = () => part.executions.matches(":hover, :focus-within");
 
+  /** @param {Execution[]} wanted */
   function asBefore(wanted) {
     const left = new Map(wanted.map((row) => [row.hostname, row]));
-    const kept = order.filter((hostname) => left.has(hostname)).map((hostname) => left.get(hostname));
+    const kept = order.flatMap((hostname) => left.get(hostname) ?? []);
     for (const { hostname } of kept) left.delete(hostname);
     return [...kept, ...inOrder([...left.values()])];
   }
@@ -63,13 +69,16 @@ export function hostRows(part, view, { api, user, signal }) {
     });
   }
 
+  /** @param {string} group */
   async function readMembers(group) {
-    members.set(group, new Set());
+    const found = new Set();
+    members.set(group, found);
     await attempt(part.filters, async () => {
-      let cursor = null;
+      /** @type {string | null | undefined} */
+      let cursor;
       do {
         const page = await api.get("/hosts", { group, limit: 1000, cursor });
-        for (const { hostname } of page.items) members.get(group).add(hostname);
+        for (const { hostname } of page.items) found.add(hostname);
         cursor = page.next_cursor;
       } while (cursor && !signal.aborted);
       draw(view.executions());
@@ -81,19 +90,23 @@ export function hostRows(part, view, { api, user, signal }) {
   return { draw };
 }
 
+/** @param {Execution[]} rows */
 function inOrder(rows) {
   const byState = Map.groupBy(rows, (row) => row.state);
-  const states = [...byState.keys()].sort((a, b) => attention(a) - attention(b));
-  return states.flatMap((state) => byState.get(state).sort(by("hostname")));
+  const states = [...byState].sort(([a], [b]) => attention(a) - attention(b));
+  return states.flatMap(([, some]) => some.sort(by("hostname")));
 }
 
+/** @param {Execution} row @param {HTMLElement} cell */
 function drawState(row, cell) {
   badge(cell, "execution", row.state);
   cell.title = row.reason ? visible(because(row.reason)) : "";
 }
 
+/** @param {?number} ms */
 const timeText = (ms) => (ms === null ? "" : brief(ms));
 
+/** @param {Execution} row */
 function ranText(row) {
   const { ran, answered } = delaysOf(row);
   return timeText(ran ?? answered);

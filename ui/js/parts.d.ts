@@ -1,0 +1,282 @@
+// Made by scripts/types from index.html: what `make` gives of a template.
+/** A table that has a column of each of these. It is no property that is there. */
+export type Columns<Names> = { columns?: Names };
+export interface Parts {
+  "badge": {
+    root: HTMLElementTagNameMap["span"];
+    word: HTMLElementTagNameMap["span"];
+  };
+  "problem": {
+    root: HTMLElementTagNameMap["div"];
+    detail: HTMLElementTagNameMap["p"];
+    code: HTMLElementTagNameMap["code"];
+    id: HTMLElementTagNameMap["code"];
+    retry: HTMLElementTagNameMap["button"];
+  };
+  "toast": {
+    root: HTMLElementTagNameMap["div"];
+    text: HTMLElementTagNameMap["span"];
+    close: HTMLElementTagNameMap["button"];
+  };
+  "ask": {
+    root: HTMLElementTagNameMap["dialog"];
+    form: HTMLElementTagNameMap["form"];
+    title: HTMLElementTagNameMap["h2"];
+    body: HTMLElementTagNameMap["div"];
+    waits: HTMLElementTagNameMap["p"];
+    error: HTMLElementTagNameMap["p"];
+    yes: HTMLElementTagNameMap["button"];
+    no: HTMLElementTagNameMap["button"];
+  };
+  "newest": {
+    root: HTMLElementTagNameMap["div"];
+    news: HTMLElementTagNameMap["button"];
+    table: HTMLElementTagNameMap["div"];
+    empty: HTMLElementTagNameMap["div"];
+    more: HTMLElementTagNameMap["button"];
+  };
+  "login": {
+    root: HTMLElementTagNameMap["form"] & { elements: { username: HTMLElementTagNameMap["input"]; password: HTMLElementTagNameMap["input"] } };
+    again: HTMLElementTagNameMap["p"];
+    link: HTMLElementTagNameMap["p"];
+    waits: HTMLElementTagNameMap["p"];
+    error: HTMLElementTagNameMap["p"];
+    cancel: HTMLElementTagNameMap["button"];
+    provider: HTMLElementTagNameMap["a"];
+  };
+  "fleet": {
+    root: HTMLElementTagNameMap["div"];
+    run: HTMLElementTagNameMap["a"];
+    add: HTMLElementTagNameMap["button"];
+    added: HTMLElementTagNameMap["div"];
+    list: HTMLElementTagNameMap["div"];
+    note: HTMLElementTagNameMap["p"];
+    counts: HTMLElementTagNameMap["div"];
+    q: HTMLElementTagNameMap["input"];
+    group: HTMLElementTagNameMap["select"];
+    views: HTMLElementTagNameMap["div"];
+    wrong: HTMLElementTagNameMap["p"];
+    groups: HTMLElementTagNameMap["details"];
+    bars: HTMLElementTagNameMap["div"];
+    more: HTMLElementTagNameMap["button"];
+    rows: HTMLElementTagNameMap["div"];
+    panel: HTMLElementTagNameMap["div"];
+    table: HTMLElementTagNameMap["table"] & Columns<"pick" | "hostname" | "state" | "groups" | "cpu_usage" | "memory_usage" | "running" | "last_heartbeat_at" | "agent" | "os">;
+    all: HTMLElementTagNameMap["input"];
+    allWords: HTMLElementTagNameMap["span"];
+    grid: HTMLElementTagNameMap["div"];
+    legend: HTMLElementTagNameMap["ul"];
+    changes: HTMLElementTagNameMap["button"];
+    selection: HTMLElementTagNameMap["div"];
+    empty: HTMLElementTagNameMap["div"];
+  };
+  "unknown": {
+    root: HTMLElementTagNameMap["div"];
+    why: HTMLElementTagNameMap["p"];
+  };
+  "host": {
+    root: HTMLElementTagNameMap["div"];
+    name: HTMLElementTagNameMap["h1"];
+    copy: HTMLElementTagNameMap["span"];
+    state: HTMLElementTagNameMap["span"];
+    mark: HTMLElementTagNameMap["span"];
+    cause: HTMLElementTagNameMap["span"];
+    actions: HTMLElementTagNameMap["div"];
+    run: HTMLElementTagNameMap["a"];
+    quarantine: HTMLElementTagNameMap["section"];
+    why: HTMLElementTagNameMap["p"];
+    trust: HTMLElementTagNameMap["button"];
+    page: HTMLElementTagNameMap["div"];
+    about: HTMLElementTagNameMap["div"];
+    facts: HTMLElementTagNameMap["dl"];
+    fold: HTMLElementTagNameMap["details"];
+    more: HTMLElementTagNameMap["dl"];
+    now: HTMLElementTagNameMap["dl"];
+    ranges: HTMLElementTagNameMap["nav"];
+    history: HTMLElementTagNameMap["div"];
+    strip: HTMLElementTagNameMap["div"];
+    legend: HTMLElementTagNameMap["div"];
+    chart: SVGElementTagNameMap["svg"];
+    range: HTMLElementTagNameMap["span"];
+    top: HTMLElementTagNameMap["div"];
+    open: HTMLElementTagNameMap["div"];
+    running: HTMLElementTagNameMap["ul"];
+    tasks: HTMLElementTagNameMap["div"];
+    events: HTMLElementTagNameMap["div"];
+    beats: HTMLElementTagNameMap["table"];
+  };
+  "system": {
+    root: HTMLElementTagNameMap["div"];
+    stop: HTMLElementTagNameMap["button"];
+    then: HTMLElementTagNameMap["p"];
+    readiness: HTMLElementTagNameMap["span"];
+    ready: HTMLElementTagNameMap["div"];
+    checks: HTMLElementTagNameMap["table"] & Columns<"state" | "name" | "since" | "detail">;
+    kinds: HTMLElementTagNameMap["p"];
+    why: HTMLElementTagNameMap["span"];
+    tables: HTMLElementTagNameMap["div"];
+    projections: HTMLElementTagNameMap["table"] & Columns<"state" | "name" | "position" | "lag" | "parked" | "rebuild">;
+    proof: HTMLElementTagNameMap["section"];
+    logs: HTMLElementTagNameMap["div"];
+    log: HTMLElementTagNameMap["dl"];
+  };
+  "access": {
+    root: HTMLElementTagNameMap["div"];
+    tabs: HTMLElementTagNameMap["nav"];
+    sections: HTMLElementTagNameMap["div"];
+  };
+  "section": {
+    root: HTMLElementTagNameMap["section"];
+    title: HTMLElementTagNameMap["h2"];
+    create: HTMLElementTagNameMap["button"];
+    about: HTMLElementTagNameMap["p"];
+    made: HTMLElementTagNameMap["div"];
+    secret: HTMLElementTagNameMap["pre"];
+    copy: HTMLElementTagNameMap["button"];
+    rows: HTMLElementTagNameMap["div"];
+    table: HTMLElementTagNameMap["table"];
+    head: HTMLElementTagNameMap["tr"];
+    empty: HTMLElementTagNameMap["p"];
+  };
+  "run": {
+    root: HTMLElementTagNameMap["form"] & { elements: { kind: RadioNodeList; host: HTMLElementTagNameMap["input"]; group: HTMLElementTagNameMap["select"]; hosts: HTMLElementTagNameMap["textarea"]; query: HTMLElementTagNameMap["input"]; template: HTMLElementTagNameMap["select"]; command: HTMLElementTagNameMap["textarea"]; user: HTMLElementTagNameMap["input"]; timeout: HTMLElementTagNameMap["input"]; when_offline: HTMLElementTagNameMap["select"]; expires_in: HTMLElementTagNameMap["input"]; reason: HTMLElementTagNameMap["input"] } };
+    targets: HTMLElementTagNameMap["div"];
+    kinds: HTMLElementTagNameMap["div"];
+    hostField: HTMLElementTagNameMap["label"];
+    groupField: HTMLElementTagNameMap["label"];
+    hostsField: HTMLElementTagNameMap["label"];
+    known: HTMLElementTagNameMap["datalist"];
+    queryField: HTMLElementTagNameMap["label"];
+    templateField: HTMLElementTagNameMap["label"];
+    free: HTMLElementTagNameMap["label"];
+    about: HTMLElementTagNameMap["p"];
+    parameters: HTMLElementTagNameMap["div"];
+    rollout: HTMLElementTagNameMap["details"];
+    little: HTMLElementTagNameMap["div"];
+    preview: HTMLElementTagNameMap["div"];
+    error: HTMLElementTagNameMap["p"];
+    submit: HTMLElementTagNameMap["button"];
+    why: HTMLElementTagNameMap["span"];
+  };
+  "tasks": {
+    root: HTMLElementTagNameMap["div"];
+    q: HTMLElementTagNameMap["input"];
+    state: HTMLElementTagNameMap["select"];
+    clear: HTMLElementTagNameMap["a"];
+    more: HTMLElementTagNameMap["details"];
+    fields: HTMLElementTagNameMap["div"];
+    top: HTMLElementTagNameMap["div"];
+    open: HTMLElementTagNameMap["section"];
+    running: HTMLElementTagNameMap["ul"];
+    others: HTMLElementTagNameMap["p"];
+    list: HTMLElementTagNameMap["div"];
+  };
+  "running-card": {
+    root: HTMLElementTagNameMap["li"];
+    state: HTMLElementTagNameMap["span"];
+    command: HTMLElementTagNameMap["a"];
+    bar: HTMLElementTagNameMap["div"];
+    about: HTMLElementTagNameMap["span"];
+    cancel: HTMLElementTagNameMap["button"];
+  };
+  "task-head": {
+    root: HTMLElementTagNameMap["table"] & Columns<"state" | "command" | "target" | "counts" | "actor" | "accepted_at" | "took">;
+  };
+  "task": {
+    root: HTMLElementTagNameMap["div"];
+    command: HTMLElementTagNameMap["h1"];
+    more: HTMLElementTagNameMap["button"];
+    state: HTMLElementTagNameMap["span"];
+    about: HTMLElementTagNameMap["span"];
+    line: HTMLElementTagNameMap["code"];
+    copyLine: HTMLElementTagNameMap["button"];
+    copyId: HTMLElementTagNameMap["button"];
+    actions: HTMLElementTagNameMap["div"];
+    again: HTMLElementTagNameMap["a"];
+    retry: HTMLElementTagNameMap["button"];
+    goOn: HTMLElementTagNameMap["button"];
+    pause: HTMLElementTagNameMap["button"];
+    cancel: HTMLElementTagNameMap["button"];
+    page: HTMLElementTagNameMap["div"];
+    bar: HTMLElementTagNameMap["div"];
+    summary: HTMLElementTagNameMap["p"];
+    mismatch: HTMLElementTagNameMap["p"];
+    tabs: HTMLElementTagNameMap["nav"];
+    liveTab: HTMLElementTagNameMap["div"];
+    liveOf: HTMLElementTagNameMap["span"];
+    liveField: HTMLElementTagNameMap["label"];
+    liveHost: HTMLElementTagNameMap["select"];
+    live: HTMLElementTagNameMap["div"];
+    liveNone: HTMLElementTagNameMap["p"];
+    outputsTab: HTMLElementTagNameMap["section"];
+    only: HTMLElementTagNameMap["div"];
+    grouped: HTMLElementTagNameMap["div"];
+    silent: HTMLElementTagNameMap["section"];
+    waiting: HTMLElementTagNameMap["p"];
+    outputs: HTMLElementTagNameMap["div"];
+    hostsTab: HTMLElementTagNameMap["section"];
+    filters: HTMLElementTagNameMap["div"];
+    chosen: HTMLElementTagNameMap["span"];
+    chosenWords: HTMLElementTagNameMap["span"];
+    clear: HTMLElementTagNameMap["button"];
+    group: HTMLElementTagNameMap["select"];
+    executions: HTMLElementTagNameMap["table"] & Columns<"state" | "hostname" | "exit_code" | "waited" | "ran" | "first_line">;
+    none: HTMLElementTagNameMap["p"];
+    pages: HTMLElementTagNameMap["nav"];
+    eventsTab: HTMLElementTagNameMap["section"];
+    delays: HTMLElementTagNameMap["span"];
+    events: HTMLElementTagNameMap["div"];
+    facts: HTMLElementTagNameMap["dl"];
+  };
+  "live-card": {
+    root: HTMLElementTagNameMap["section"];
+    host: HTMLElementTagNameMap["strong"];
+    text: HTMLElementTagNameMap["div"];
+  };
+  "output-card": {
+    root: HTMLElementTagNameMap["section"];
+    state: HTMLElementTagNameMap["span"];
+    hosts: HTMLElementTagNameMap["strong"];
+    note: HTMLElementTagNameMap["span"];
+    open: HTMLElementTagNameMap["a"];
+    run: HTMLElementTagNameMap["a"];
+    diff: HTMLElementTagNameMap["button"];
+    reasons: HTMLElementTagNameMap["div"];
+    text: HTMLElementTagNameMap["div"];
+  };
+  "audit": {
+    root: HTMLElementTagNameMap["div"];
+    past: HTMLElementTagNameMap["button"];
+    ndjson: HTMLElementTagNameMap["a"];
+    csv: HTMLElementTagNameMap["a"];
+    proof: HTMLElementTagNameMap["details"];
+    checkpoint: HTMLElementTagNameMap["div"];
+    kind: HTMLElementTagNameMap["input"];
+    hostname: HTMLElementTagNameMap["input"];
+    actor: HTMLElementTagNameMap["input"];
+    task_id: HTMLElementTagNameMap["input"];
+    from: HTMLElementTagNameMap["input"];
+    to: HTMLElementTagNameMap["input"];
+    record: HTMLElementTagNameMap["div"];
+    list: HTMLElementTagNameMap["div"];
+  };
+  "event-head": {
+    root: HTMLElementTagNameMap["table"] & Columns<"seq" | "recorded_at" | "kind" | "actor" | "about">;
+  };
+  "event-detail": {
+    root: HTMLElementTagNameMap["div"];
+    facts: HTMLElementTagNameMap["dl"];
+    body: HTMLElementTagNameMap["div"];
+    exact: HTMLElementTagNameMap["details"];
+    bytes: HTMLElementTagNameMap["div"];
+    sealed: HTMLElementTagNameMap["p"];
+    then: HTMLElementTagNameMap["a"];
+    prove: HTMLElementTagNameMap["button"];
+  };
+  "event-record": {
+    root: HTMLElementTagNameMap["section"];
+    title: HTMLElementTagNameMap["h2"];
+    close: HTMLElementTagNameMap["a"];
+    place: HTMLElementTagNameMap["div"];
+  };
+}
