@@ -21,6 +21,7 @@ def test_this_machine_is_online_with_all_the_others(page: Page, dev: Dev) -> Non
     expect(page.get_by_role("button", name=re.compile(f"^{SIMULATED + 1} hosts"))).to_be_visible()
     page.get_by_label("Filter by name").fill("sim-0002")
     expect(page.get_by_role("row")).to_have_count(2)
+    expect(page.get_by_role("button", name="1 host", exact=True)).to_be_visible()
     page.get_by_role("link", name="sim-0002").click()
     heading(page, "sim-0002")
     expect(page.get_by_text("Simulated GNU/Linux")).to_be_visible()

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.support.programs import PASSWORD
 from tests.support.servers import wait_until
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import heading, register, sign_in
+from tests.ui.steps import forgiven, heading, register, sign_in
 
 pytestmark = pytest.mark.browser
 
@@ -311,6 +311,15 @@ def test_who_may_not_read_events_steps_by_position(visitor: Visitor, dev: Dev) -
     position_of(page)
     assert [c for c in visitor.complaints if "401" not in c] == []
     visitor.complaints.clear()
+
+
+def test_what_was_not_there_yet_is_not_called_unknown_alone(visitor: Visitor, page: Page, dev: Dev) -> None:
+    before = newest(dev)
+    task_id = done(dev, "echo later")
+    page.goto(f"{dev.url}/tasks/{task_id}?at={before}")
+    words = "There is no such task. It may not have been there then."
+    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text(words)
+    forgiven(visitor, "404")
 
 
 def test_the_bar_fits_a_telephone_and_speaks_chinese(browser: Browser, dev: Dev) -> None:

@@ -226,8 +226,8 @@ export function tell(place, what) {
 /** @param {Element} place @param {unknown} error @param {() => unknown} [retry] */
 export function problem(place, error, retry) {
   const part = make("problem");
-  text(part.detail, told(error));
-  const { code, requestId } = /** @type {Partial<Problem>} */ (error);
+  const { code, requestId, status } = /** @type {Partial<Problem>} */ (error);
+  text(part.detail, moment() && status === 404 ? `${told(error)} ${t("shell.past_none")}` : told(error));
   text(part.code, code);
   text(part.id, requestId);
   part.retry.hidden = !retry;

@@ -143,13 +143,13 @@ export function mount(part, params, context) {
     keyedList(part.counts, wanted, ([state]) => state || "all", createCount, (button, [state, count]) => {
       button.ariaPressed = String((filter.state ?? "") === state);
       text(button.children[0], count);
+      if (!state) text(button.children[1], t("fleet.all", { n: count }));
     });
   }
 
   function createCount(/** @type {[string, number]} */ [state]) {
     const [button, number, word] = [create("button"), create("strong"), create("span")];
     if (state) badge(word, state === MAINTENANCE ? "mark" : "host", state);
-    else word.textContent = t("fleet.all");
     button.append(number, word);
     button.onclick = () => filters.change({ state: filter.state === state ? "" : state });
     return button;
