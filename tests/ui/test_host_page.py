@@ -2,13 +2,15 @@
 
 import itertools
 import re
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.support.programs import PASSWORD
+from tests.support.programs import BIN, PASSWORD
 from tests.support.servers import wait_until
 from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
@@ -198,6 +200,31 @@ def test_groups_and_labels_are_changed_and_put_back(page: Page, dev: Dev, quiet:
     toast.get_by_role("button", name="Undo").click()
     expect(page.get_by_role("definition").filter(has_text="attic")).to_have_count(0)
     wait_until(lambda: dev.api.get(f"/hosts/{quiet}")["labels"] == {}, timeout_s=10, what="its labels are gone")
+
+
+def test_a_change_is_told_as_a_line_of_cpctl_that_does_the_same(page: Page, dev: Dev, quiet: str) -> None:
+    dev.api.http.patch(f"/hosts/{quiet}", json={"labels": {"rack": "r7", "owner": "me"}})
+    wait_until(lambda: dev.api.get(f"/hosts/{quiet}")["labels"], timeout_s=10, what="it has labels")
+    page.goto(f"{dev.url}/hosts/{quiet}")
+    page.get_by_role("button", name="Groups and labels…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(re.compile("^Groups")).fill("attic cellar")
+    dialog.get_by_label(re.compile("^Labels")).fill("rack=r7\nowner=it's me")
+    line = dialog.locator("pre").inner_text()
+    dialog.get_by_role("button", name="Cancel").click()
+    shell = {"PATH": f"{BIN}:/bin:/usr/bin", "HOME": "/nonexistent", "CONTROL_PLANE_STATE_DIR": str(dev.state)}
+    run = partial(subprocess.run, env=shell, check=True, capture_output=True, timeout=30)
+    run(["sh", "-c", line])
+
+    host = dev.api.get(f"/hosts/{quiet}")
+    assert (host["groups"], host["labels"]) == (["attic", "cellar"], {"rack": "r7", "owner": "it's me"})
+    for name in ("Revoke…", "Retire…"):
+        page.get_by_role("button", name=name).click()
+        expect(dialog.locator("pre")).to_have_text(f"cpctl hosts {name[:6].lower()} {quiet}")
+        dialog.get_by_role("button", name="Cancel").click()
+    line = str(page.get_by_role("button", name="Maintenance on").get_attribute("title"))
+    run(["sh", "-c", line])
+    expect(page.get_by_role("button", name="Maintenance off")).to_be_visible()
 
 
 def test_what_is_refused_of_a_change_stays_to_be_mended(visitor: Visitor, page: Page, dev: Dev, quiet: str) -> None:

@@ -1,4 +1,4 @@
-// What is asked for on the Run page, as a line for a shell: the same request by cpctl. No DOM.
+// What is asked for on a page, as a line for a shell: the same request by cpctl. No DOM.
 /** @import {RunCommand, Target} from "./app.js" */
 
 export const EXPIRY_S = { once: 600, rollout: 86_400 }; // within which it may start where nothing is said: the server's own
@@ -30,6 +30,22 @@ export function cpctlLine({ target, command, user, timeout, template, parameters
   if (template == null) flags.push("--", quoted(command ?? "")); // one word is a shell line as it is
   return `cpctl run ${flags.join(" ")}`;
 }
+
+/** A change of a host's groups and labels. @typedef {{groups: string[], labels: Record<string, string>}} Assigned
+ * @param {string} hostname @param {Assigned} before @param {Assigned} wanted */
+export function setLine(hostname, before, wanted) {
+  /** @type {[string, string][]} */
+  const flags = [
+    ...wanted.groups.filter((name) => !before.groups.includes(name)).map(flag("--group")),
+    ...before.groups.filter((name) => !wanted.groups.includes(name)).map((name) => flag("--group")(`-${name}`)),
+    ...Object.entries(wanted.labels).filter(([name, value]) => before.labels[name] !== value).map((label) => flag("--label")(label.join("="))),
+    ...Object.keys(before.labels).filter((name) => !(name in wanted.labels)).map((name) => flag("--label")(`-${name}`)),
+  ];
+  return ["cpctl hosts set", quoted(hostname), ...flags.map(([name, value]) => given(name, value))].join(" ");
+}
+
+/** @param {string} name @returns {(value: string) => [string, string]} */
+const flag = (name) => (value) => [name, value];
 
 /** @param {Target} target */
 function whereOf({ host, group, hosts, query }) {

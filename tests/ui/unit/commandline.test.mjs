@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 
-import { cpctlLine, filled, quoted } from "../../../ui/js/commandline.js";
+import { cpctlLine, filled, quoted, setLine } from "../../../ui/js/commandline.js";
 
 const wordsOf = (line) => execFileSync("sh", ["-c", `printf '%s\\0' ${line}`], { encoding: "utf8" }).split("\0").slice(0, -1);
 const ONCE = { target: { host: "web1" }, command: "uptime", user: "root", timeout: 30, when_offline: "queue" };
@@ -38,4 +38,11 @@ test("a shell makes of a quoted word what it was", () => {
   for (const word of ["a", "a b", "", "'", "''", "\"", "$HOME", "`id`", "a\nb", "\\", "*", "~", "!x", "#", "-- ;", "é", "a'b\"c$d\\", "q:web state:online"]) {
     assert.deepEqual(wordsOf(quoted(word)), [word]);
   }
+});
+
+test("a change of a host says what is added and what goes, and of what stays nothing", () => {
+  const before = { groups: ["web", "eu"], labels: { rack: "r7", owner: "me", site: "a" } };
+  const wanted = { groups: ["eu", "db"], labels: { rack: "r7", owner: "it's me" } };
+  assert.deepEqual(wordsOf(setLine("web1", before, wanted)), ["cpctl", "hosts", "set", "web1", "--group", "db", "--group=-web", "--label", "owner=it's me", "--label=-site"]);
+  assert.equal(setLine("web1", before, before), "cpctl hosts set web1");
 });

@@ -1,7 +1,8 @@
 // What an administrator changes about a host: groups and labels, maintenance, and its end.
 /** @import {ChangeHost, Context, Field, Host, Parts} from "../app.js" */
 import { during } from "../api.js";
-import { ask, reasonField } from "../components.js";
+import { setLine } from "../commandline.js";
+import { ask, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text, toast } from "../dom.js";
 import { t, told } from "../i18n.js";
 import { hostPath } from "../router.js";
@@ -20,8 +21,8 @@ export function hostActions(part, hostname, { api, user, store }) {
   const buttons = { edit: button(t("host.edit")), maintain: button(""), revoke: button(t("host.revoke"), "danger"), retire: button(t("host.retire"), "danger") };
   if (permit(buttons.edit, user, "hosts.edit")) buttons.edit.onclick = edit;
   if (permit(buttons.maintain, user, "hosts.edit")) buttons.maintain.onclick = maintain;
-  if (permit(buttons.revoke, user, "hosts.revoke")) buttons.revoke.onclick = () => end({ words: "host.revoke", title: t("host.revoke_title", { name: hostname }) }, [reasonField(false)], (body) => api.post(`${url}/revoke`, body));
-  if (permit(buttons.retire, user, "hosts.revoke")) buttons.retire.onclick = () => end({ words: "host.retire", title: t("host.retire_title", { name: hostname }) }, [], () => api.remove(url));
+  if (permit(buttons.revoke, user, "hosts.revoke")) buttons.revoke.onclick = () => end({ words: "host.revoke", body: [t("host.revoke_what"), said(`cpctl hosts revoke ${hostname}`)], title: t("host.revoke_title", { name: hostname }) }, [reasonField(false)], (body) => api.post(`${url}/revoke`, body));
+  if (permit(buttons.retire, user, "hosts.revoke")) buttons.retire.onclick = () => end({ words: "host.retire", body: [t("host.retire_what"), said(`cpctl hosts retire ${hostname}`)], title: t("host.retire_title", { name: hostname }) }, [], () => api.remove(url));
 
   async function edit() {
     const host = current();
@@ -31,16 +32,19 @@ export function hostActions(part, hostname, { api, user, store }) {
       { name: "groups", label: t("host.groups_field"), type: "list", value: groups.join(" ") },
       { name: "labels", label: t("host.labels_field"), type: "lines", value: linesOf(labels), rows: 4 },
     ];
-    const submit = async (/** @type {{groups?: string[], labels?: string[]}} */ said) => {
-      const wanted = { groups: said.groups ?? [], labels: labelsOf(said.labels ?? []) };
-      const before = { groups, labels };
+    const before = { groups, labels };
+    const line = said("");
+    const wantedOf = (/** @type {Entered} */ entered) => ({ groups: entered.groups ?? [], labels: labelsOf(entered.labels ?? []) });
+    const check = (/** @type {HTMLButtonElement} */ _, /** @type {Entered} */ entered) => text(line, setLine(hostname, before, wantedOf(entered)));
+    const submit = async (/** @type {Entered} */ entered) => {
+      const wanted = wantedOf(entered);
       const names = /** @type {const} */ (["groups", "labels"]).filter((name) => !isSame(wanted[name], before[name]));
       if (!names.length) return;
       const only = (/** @type {ChangeHost} */ values) => Object.fromEntries(names.map((name) => [name, values[name]]));
       await change(only(wanted));
       toast(t("host.changed", { name: hostname }), "", () => undo(only(before)));
     };
-    await ask({ words: "host.edit", title: t("host.edit_title", { name: hostname }), yes: t("host.save"), fields, submit });
+    await ask({ words: "host.edit", title: t("host.edit_title", { name: hostname }), yes: t("host.save"), body: [t("host.edit_what"), line], fields, check, submit });
   }
 
   function maintain() {
@@ -67,9 +71,12 @@ export function hostActions(part, hostname, { api, user, store }) {
     buttons.retire.hidden = state === "retired";
     buttons.maintain.disabled = false; // as it is by now
     text(buttons.maintain, t(maintenance ? "host.maintain_off" : "host.maintain"));
+    buttons.maintain.title = `cpctl hosts set ${hostname} --maintenance ${maintenance ? "off" : "on"}`;
     explain(part.actions);
   };
 }
+
+/** What the fields of a dialog say. @typedef {{groups?: string[], labels?: string[]}} Entered */
 
 /** @param {Host["labels"]} labels */
 export const linesOf = (labels) => Object.entries(labels).map(([name, value]) => `${name}=${value}`).join("\n");
