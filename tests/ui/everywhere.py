@@ -60,7 +60,7 @@ def something(api: Api, hostname: str) -> Shown:
     api.finished(done)
     failed = api.run({"host": hostname}, r"printf 'one\ntwo\n'; printf '\033[31mred\033[0m' >&2; exit 3")
     api.finished(failed)
-    running = api.run({"hosts": ["sim-0001", "sim-0002"]}, "sleep 600", timeout=900)
+    running = api.run({"hosts": ["sim-0001", "sim-0002"]}, "sleep 3000", timeout=3600)
     wait_until(
         lambda: all(row["state"] == "running" for row in api.executions(running).values()), timeout_s=20, what="it runs"
     )
