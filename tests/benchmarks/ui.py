@@ -212,7 +212,6 @@ def commits(browser: Browser, dev: Dev, tasks: int) -> None:
         ends: Callable[[], list[float]] = lambda: page.evaluate("() => bench.ends")  # noqa: E731 - asked again below
         wait_until(lambda: len(ends()) >= tasks, timeout_s=60, what="all ends are shown")
         tell(f"commit to pixel, 95 in 100 of {tasks}", percentile(ends(), 0.95), 250, "ms")
-        tell("longest interaction", page.evaluate("() => bench.slowest"), 200, "ms")
 
 
 def page_changes(browser: Browser, dev: Dev, rounds: int) -> None:

@@ -48,7 +48,7 @@ export function one(name, id) {
 
 /** @template {Table} N @param {N} name */
 export function all(name) {
-  return [...table(name).values()].map((entry) => entry.row);
+  return Array.from(table(name).values(), (entry) => entry.row);
 }
 
 /** Forget the rows of a table, or of all. @param {Table} [name] */

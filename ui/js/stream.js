@@ -173,8 +173,8 @@ async function read(signal) {
   for (;;) {
     const { done, value } = await unlessSilent(reader.read());
     if (done) return;
+    for (const frame of parse(value)) handle(frame); // of one that is nonsense the stream ends, and is tried again
     failures = 0;
-    for (const frame of parse(value)) handle(frame);
     tell({ lastFrameAt: Date.now() });
   }
 }

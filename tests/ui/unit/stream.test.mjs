@@ -9,6 +9,7 @@ globalThis.fetch = (address, { signal }) => {
 };
 mock.timers.enable({ apis: ["setTimeout"] });
 const stream = await import("../../../ui/js/stream.js");
+const store = await import("../../../ui/js/store.js");
 const never = new AbortController().signal;
 
 test("the parts of a page that begin to follow together share one stream, from the lowest position", () => {
@@ -107,4 +108,23 @@ test("what still comes on the stream that is to be replaced does not move the po
   await say("e31.h31", "2026-01-01T00:00:03Z");
   stream.connect();
   assert.equal(after(), "e31.h31");
+});
+
+test("frames that are nonsense change nothing, and the stream is tried again, each time later", async () => {
+  const nonsense = ["{", "null", "[]", '{"table":"hosts","rows":7}', '{"table":"hosts","rows":[7]}', '{"table":"hosts","rows":[[1,null]]}'];
+  const waits = [];
+  stream.onState(({ retryAt }) => retryAt && waits.push(retryAt));
+  for (const data of nonsense) {
+    globalThis.fetch = async () => ({ ok: true, body: new Blob([`event: rows\ndata: ${data}\nid: e99.h99\n\n`]).stream() });
+    const count = waits.length;
+    const before = Date.now();
+    stream.connect();
+    while (waits.length === count) await new Promise(setImmediate);
+    waits[count] -= before;
+  }
+  assert.equal(store.all("hosts").length, 0);
+  assert.ok(waits.every((wait, place) => wait >= 0.7 * 1000 * Math.min(30, 2 ** place)), String(waits));
+  globalThis.fetch = (address) => new Promise(() => asked.push({ address }));
+  stream.connect();
+  assert.doesNotMatch(asked.at(-1).address, /e99/);
 });
