@@ -22,7 +22,7 @@ from tests.screenshots.sheet import write_sheet
 from tests.screenshots.states import READY_MS, Scene, State, prepared, states_of
 from tests.support.dev import Dev, running
 from tests.ui.conftest import CHROMIUM
-from tests.ui.everywhere import Reader
+from tests.ui.everywhere import Place, Reader
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "docs" / "screenshots"
@@ -163,12 +163,10 @@ def take_readme(browser: Browser, dev: Dev, scene: Scene) -> None:
     """The two that the README has: the fleet, and what a command did."""
     README.mkdir(parents=True, exist_ok=True)
     page, reader = opened(browser, dev, Look("light", 1280, "en"))
-    for name, path in (("fleet", "/hosts"), ("task", f"/tasks/{scene.mixed}")):
-        page.goto(dev.url + path)
-        page.locator("main tbody tr").first.wait_for()
-        reader.settle()
-        page.screenshot(path=README / f"{name}.png")
-        print(README / f"{name}.png")
+    for place in (Place("fleet", "/hosts", "main tbody tr"), Place("task", f"/tasks/{scene.mixed}", "main pre")):
+        reader.load(dev.url, place)
+        page.screenshot(path=README / f"{place.name}.png")
+        print(README / f"{place.name}.png")
     page.context.close()
 
 
