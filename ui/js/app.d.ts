@@ -5,7 +5,7 @@ import type { layoutOf } from "./grid.js";
 import type { Columns, Parts } from "./parts.js";
 import type * as store from "./store.js";
 import type * as stream from "./stream.js";
-import type { AccessRule, Approval, AuditEvent, Check, CommandTemplate, EnrolmentToken, Execution, Host, Me, Output, OutputGroupAnswer, Passkey, PendingHost, Projection, Readiness, RunCommand, SignedCheckpoint, Stop, Task, Token, User, paths } from "./types.js";
+import type { AccessRule, Approval, AuditEvent, Check, CommandTemplate, EnrolmentToken, Execution, Host, Me, NewEnrolmentToken, NewRule, NewToken, Output, OutputGroupAnswer, Passkey, PendingHost, Projection, Readiness, RunCommand, SignedCheckpoint, Stop, Task, Token, User, paths } from "./types.js";
 export type * from "./types.js";
 
 export type { Columns, Parts, Problem };
@@ -424,11 +424,14 @@ export interface Action {
   lacks?: keyof RunRequest;
   prefills?: boolean;
   shows?: boolean;
-  secret?: string;
+  secret?: "command" | "token";
 }
 
 /** What was asked for, as an approval has it, and the event of a task's acceptance: of secrets the names. */
 export type RunRequest = Omit<RunCommand, "command" | "secrets"> & { command: string; secrets?: string[] };
+
+/** What is answered to what is done there. */
+export type AccessAnswer = Partial<NewRule & NewToken & NewEnrolmentToken> | null | undefined;
 
 /** A row of any section of the Access page: its columns say what it is one of. */
 export type AccessRow = Omit<Approval, "request"> & { request: RunRequest } & AccessRule & CommandTemplate & EnrolmentToken & Passkey & PendingHost & Token & User;

@@ -1,6 +1,6 @@
 // Who may do what: `access.json` says what there is, this how it is shown.
-/** @import {AccessRow, AccessRule, Action, Calls, ChangePassword, Context, Mount, Params, RunCommand, RunRequest, Section, Shows} from "../app.js" */
-/** @typedef {keyof AccessRow} Column @typedef {ChangePassword & {name: string}} Said of what is done here, and nowhere else */
+/** @import {AccessAnswer, AccessRow, AccessRule, Action, Calls, ChangePassword, Context, Mount, Params, RunCommand, RunRequest, Section, Shows} from "../app.js" */
+/** @typedef {keyof AccessRow} Column @typedef {ChangePassword & {name: string}} Said by forms of this page */
 import { json } from "../ansi.js";
 import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
@@ -114,8 +114,9 @@ function section(spec, context) {
       fields,
       submit: async (/** @type {Record<string, unknown>} */ values, place) => {
         const body = { ...values, ...action.body };
-        const answer = await (OWN[name] ? OWN[name](/** @type {Said} */ (body), context, place, row) : send(body, row, action));
-        if (action.secret) showOnce(answer[action.secret]);
+        const own = OWN[name];
+        const answer = /** @type {AccessAnswer} */ (await (own ? own(/** @type {Said} */ (body), context, place, row) : send(body, row, action)));
+        if (action.secret) showOnce(answer?.[action.secret] ?? "");
         if (answer?.warnings?.length) toast(answer.warnings.map(because).join(" · "));
         if (rows) load(spec.isLive ? null : answer?.seq);
       },

@@ -9,7 +9,8 @@ const PAGE = 100;
 /**
  * New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn.
  * `own`: cells as a page has them; they are told of the row below, too.
- * @template {"tasks" | "events"} F @param {HTMLElement} place @param {Context & {own?: Own<Tables[F]>}} context @param {Newest<F>} given
+ * @template {"tasks" | "events"} F
+ * @param {HTMLElement} place @param {Context & {own?: Own<Tables[F]>}} context @param {Newest<F>} given
  */
 export function newestFirst(place, { api, store, stream, signal, own = {} }, { from, tables = [from], head, shows, isWanted, none, query, limit = PAGE, most = Infinity, onPage = () => {} }) {
   const part = make("newest");

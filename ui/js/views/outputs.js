@@ -25,7 +25,10 @@ const RANK = new Map(Object.keys(EXECUTION).map((state) => [state, attention(sta
 /** @param {OutputGroup} group */
 const rank = ({ state }) => RANK.get(state) ?? -1;
 
-/** @param {Parts["task"]} part @param {TaskView} view @param {Context} context @param {(hostnames: string[]) => number} printedBy */
+/**
+ * @param {Parts["task"]} part @param {TaskView} view @param {Context} context
+ * @param {(hostnames: string[]) => number} printedBy
+ */
 export function outputCards(part, view, context, printedBy) {
   const { api, signal, user, stream: { bytesOf } } = context;
   const place = part.outputs.appendChild(create("div")); // beside what went wrong

@@ -203,13 +203,12 @@ function elements(pages) {
   title.append(" ");
   const row = add(head, "span", "", { className: "row" });
   const find = add(row, "span", "", { className: "row" });
-  const query = { type: "search", placeholder: t("reader.query"), ariaLabel: t("reader.query"), autocomplete: "off", spellcheck: false };
   const part = {
     root,
     name,
     find,
     size: add(title, "span", "", { className: "muted small" }),
-    query: add(find, "input", "", query),
+    query: add(find, "input", "", { type: "search", placeholder: t("reader.query"), ariaLabel: t("reader.query"), autocomplete: "off", spellcheck: false }),
     found: add(find, "span", "", { className: "muted small", role: "status" }),
     before: add(find, "button", t("reader.before"), { hidden: true }),
     after: add(find, "button", t("reader.after"), { hidden: true }),

@@ -86,7 +86,8 @@ async function retry(task, executions, { api }) {
   return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
 }
 
-/** @typedef {ReturnType<typeof endsOf>[number]} End @typedef {{ends?: Record<string, boolean>, reason?: string}} Answers */
+/** @typedef {{ends?: Record<string, boolean>, reason?: string}} Answers */
+/** @typedef {ReturnType<typeof endsOf>[number]} End */
 /** @param {End[]} ends */
 const statesOf = (ends) => [...new Set(ends.map((end) => end.state))];
 
