@@ -207,7 +207,6 @@ export interface Parts {
     liveField: HTMLElementTagNameMap["label"];
     liveHost: HTMLElementTagNameMap["select"];
     live: HTMLElementTagNameMap["div"];
-    liveNone: HTMLElementTagNameMap["p"];
     outputsTab: HTMLElementTagNameMap["section"];
     only: HTMLElementTagNameMap["div"];
     grouped: HTMLElementTagNameMap["div"];
