@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.support.servers import wait_until
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 from tests.ui.many_hosts import a_host, answer_hosts, drawn, rows_of, say, stream_by_hand
 from tests.ui.steps import a_key, forgiven, heading
@@ -336,6 +337,30 @@ def test_hosts_are_picked_by_key_by_range_and_all_at_once(many: Page) -> None:
     page.get_by_role("checkbox", name="Select all 1000 matching").check()
     expect(run).to_have_attribute("href", "/run?q=group%3Ag01%2Cg02+-state%3Aoffline")
     expect(run).to_have_text("Run on 1000 hosts")
+
+
+def test_what_was_begun_on_many_is_told_on_whichever_page_it_ends(
+    page: Page, dev: Dev, request: pytest.FixtureRequest
+) -> None:
+    names = ["sim-0001", "sim-0002"]
+    request.addfinalizer(lambda: [dev.api.http.patch(f"/hosts/{name}", json={"maintenance": False}) for name in names])
+    held: list[Route] = []
+    page.route("**/api/v1/hosts/sim-*", lambda route: held.append(route))
+    for name in names:
+        page.get_by_role("checkbox", name=f"Select {name}").check()
+    page.get_by_role("button", name="Maintenance on").click()
+    page.get_by_role("link", name="Tasks").click()
+    heading(page, "Tasks")
+    assert len(held) == 2
+    for route in held:
+        route.continue_()
+    page.unroute_all()
+
+    told = page.locator(".toast").filter(has_text="2 hosts are in maintenance")
+    told.get_by_role("button", name="Undo").click()
+    expect(page.locator(".toast").filter(has_text="2 hosts are out of maintenance")).to_be_visible()
+    is_over = lambda: not any(dev.api.get(f"/hosts/{name}")["maintenance"] for name in names)  # noqa: E731
+    wait_until(is_over, timeout_s=10, what="their maintenance is over")
 
 
 def test_maintenance_is_put_on_many_and_taken_back(

@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from cpctl.cli import parser
 from cpctl.run import _request
@@ -303,6 +304,39 @@ def test_a_preview_that_ran_out_unseen_goes_on_with_the_same_hosts_and_asks_abou
         heading(page, "Run a command")
     else:
         finished(page, "2 ok")
+    assert [c for c in visitor.complaints if "409" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_what_was_confirmed_is_run_or_nothing(visitor: Visitor, page: Page, dev: Dev) -> None:
+    """A dialog stays open for longer than a preview is good, which is made anew behind it, with another host."""
+    told: list[dict[str, object]] = []
+
+    def preview(route: Route) -> None:
+        answer = route.fetch().json()
+        if told:
+            answer |= {"hosts": ["sim-0001", "sim-0004", "sim-0005"], "count": 3, "digest": "another"}
+        else:
+            answer |= {"expires_at": datetime.now(UTC).isoformat()}
+        told.append(answer)
+        route.fulfill(json=answer)
+
+    sent: list[str] = []
+    refusal = {"code": "preview_expired", "detail": "preview the target again"}
+    page.route("**/targets/preview", preview)
+    page.route("**/api/v1/tasks", lambda route: (sent.append("1"), route.fulfill(status=409, json=refusal)))
+    page.goto(f"{dev.url}/run?q=group:db&command=reboot")
+    page.get_by_role("button", name="Run on 2 hosts").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Type the number of hosts").fill("2")
+    dialog.get_by_label("Why?").fill("to see")
+    expect(page.get_by_text("joined: sim-0005")).to_be_attached(timeout=20_000)
+    dialog.get_by_role("button", name="Run on 2 hosts").click()
+
+    expect(page.get_by_role("button", name="Run on 3 hosts")).to_be_enabled()
+    heading(page, "Run a command")
+    assert len(told) == 3
+    assert len(sent) == 1
     assert [c for c in visitor.complaints if "409" not in c] == []
     visitor.complaints.clear()
 

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.support.servers import wait_until
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import UNAVAILABLE, finished, heading, ping, run, stream_says
 from tests.ui.task_answers import AT, NODES, answered_by, row
@@ -265,6 +266,20 @@ def test_a_command_can_be_run_on_the_hosts_of_a_card(page: Page, dev: Dev) -> No
     page.get_by_role("link", name="Run on these…").click()
 
     expect(page.get_by_label("Hostnames, separated by spaces or commas")).to_have_value("sim-0001,sim-0002")
+
+
+def test_a_card_that_has_grown_runs_on_all_its_hosts(page: Page, dev: Dev) -> None:
+    rollout = {"canary": ["sim-0001"], "wait": "approve"}
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "echo grown", rollout=rollout)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    link = page.locator("section.panel").filter(has=page.locator("pre")).get_by_role("link", name="Run on these…")
+    expect(link).to_have_attribute("href", "/run?hosts=sim-0001")
+    wait_until(
+        lambda: dev.api.get(f"/tasks/{task_id}")["awaits_approval"], timeout_s=20, what="the canary waits for a word"
+    )
+    dev.api.post(f"/tasks/{task_id}/resume")
+
+    expect(link).to_have_attribute("href", "/run?hosts=sim-0001%2Csim-0002")
 
 
 def test_more_hosts_than_an_address_can_name_are_not_offered_to_be_run_on(page: Page, dev: Dev) -> None:

@@ -34,6 +34,21 @@ def test_cancel_says_what_it_does_and_the_task_ends_as_cancelled(page: Page, dev
     expect(page.get_by_text("Cancelled").first).to_be_visible()
 
 
+def test_what_is_asked_on_a_page_is_not_asked_on_the_next(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/tasks")
+    run(page, dev, f"host={dev.hostname}", "sleep 60")
+    finished(page, "1 running")
+    page.get_by_role("button", name="Cancel task").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.go_back()
+
+    expect(page.get_by_role("heading", name="Run a command")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    [task] = dev.api.get("/tasks", state="running", q="sleep 60")["items"]
+    dev.api.post(f"/tasks/{task['task_id']}/cancel")
+    dev.api.finished(task["task_id"])
+
+
 @pytest.mark.parametrize(
     ("locale", "more", "less"), [("en-US", "Show the whole command", "Show less"), ("zh-CN", "显示完整命令", "收起")]
 )

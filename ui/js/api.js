@@ -62,6 +62,9 @@ export const during = (signal) => typed({
 /** By its path each has a type of its own. @param {Calls} calls */
 const typed = (calls) => /** @type {Api} */ (calls);
 
+/** Those that no page ends. */
+export const lasting = during(new AbortController().signal);
+
 /** @type {Api["post"]} */
 export const enter = (path, ...[body = {}]) => call("POST", path, body, { asksToSignIn: false });
 

@@ -70,6 +70,8 @@ async function show() {
   if (current?.name === name && current.path === path && current.at === at && current.update) return current.update(params);
   const before = current;
   before?.controller.abort();
+  // What is asked there can have no answer any more; who is asked to sign in may be so on the way to another page.
+  for (const dialog of document.querySelectorAll("dialog")) if (!dialog.querySelector(".login")) dialog.close();
   const controller = new AbortController();
   /** @type {Opened} */
   const opened = (current = { name, path, at, controller });

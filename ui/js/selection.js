@@ -1,6 +1,6 @@
 // Which hosts are picked, and what is done to them.
 /** @import {Context, Failed, Host, Params} from "./app.js" */
-import { Problem } from "./api.js";
+import { Problem, lasting } from "./api.js";
 import { act, create, permit, text, toast } from "./dom.js";
 import { t, told } from "./i18n.js";
 import { link } from "./router.js";
@@ -23,7 +23,7 @@ export function runLink(names, { q, group, state }, isAll) {
 
 /** `shown` gives the hosts of the list in its order; `draw` shows what is picked.
  * @param {HTMLElement} place @param {Context} context @param {() => Host[]} shown @param {() => void} draw */
-export function createSelection(place, { api, user, store, signal }, shown, draw) {
+export function createSelection(place, { user, store }, shown, draw) {
   /** @type {Set<string>} */
   const picked = new Set();
   let last = ""; // picked by hand, from which Shift picks a range
@@ -67,7 +67,8 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
   /** @type {(wanted: boolean) => unknown} */
   const maintain = (wanted) => may && change([...picked].sort(), wanted, true);
 
-  /** @param {string[]} names @param {boolean} wanted @param {boolean} isUndoable */
+  /** To its end, also where the page is left meanwhile.
+   * @param {string[]} names @param {boolean} wanted @param {boolean} isUndoable */
   async function change(names, wanted, isUndoable) {
     const other = names.filter((name) => store.one("hosts", name)?.maintenance !== wanted);
     const button = wanted ? on : off;
@@ -81,7 +82,6 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
       const work = async () => {
         for (let name = left.shift(); name !== undefined; name = left.shift()) {
           await patch(name, wanted).then(() => done.push(name), (error) => failed.push({ name, error }));
-          signal.throwIfAborted();
           text(button, t("fleet.maintenance_at", { n: done.length + failed.length, total: other.length }));
         }
       };
@@ -106,11 +106,10 @@ export function createSelection(place, { api, user, store, signal }, shown, draw
   async function patch(name, maintenance) {
     for (;;) {
       try {
-        return await api.patch(`/hosts/${encodeURIComponent(name)}`, { maintenance });
+        return await lasting.patch(`/hosts/${encodeURIComponent(name)}`, { maintenance });
       } catch (error) {
         if (!(error instanceof Problem) || error.status !== 429) throw error;
         await new Promise((resolve) => setTimeout(resolve, TOO_MANY_MS));
-        signal.throwIfAborted();
       }
     }
   }

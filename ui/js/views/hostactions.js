@@ -1,6 +1,6 @@
 // What an administrator changes about a host: groups and labels, maintenance, and its end.
 /** @import {ChangeHost, Context, Field, Host, Parts} from "../app.js" */
-import { during } from "../api.js";
+import { lasting } from "../api.js";
 import { setLine } from "../commandline.js";
 import { ask, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text, toast } from "../dom.js";
@@ -16,7 +16,7 @@ export function hostActions(part, hostname, { api, user, store }) {
   const current = () => store.one("hosts", hostname);
   const change = (/** @type {ChangeHost} */ body) => api.patch(url, body);
   // The page may have been left by then.
-  const undo = (/** @type {ChangeHost} */ body) => during(new AbortController().signal).patch(url, body).catch((error) => toast(told(error), "bad"));
+  const undo = (/** @type {ChangeHost} */ body) => lasting.patch(url, body).catch((error) => toast(told(error), "bad"));
   const button = (/** @type {string} */ words, className = "") => part.actions.appendChild(create("button", words, { className, hidden: true }));
   const buttons = { edit: button(t("host.edit")), maintain: button(""), revoke: button(t("host.revoke"), "danger"), retire: button(t("host.retire"), "danger") };
   if (permit(buttons.edit, user, "hosts.edit")) buttons.edit.onclick = edit;

@@ -137,8 +137,6 @@ export function outputCards(part, view, context, printedBy) {
     const key = keyOf(group);
     card.text.replaceChildren(...texts(group));
     card.diff.onclick = () => toggleDiff(card, key);
-    card.run.hidden = group.count > MOST_RUN_ON;
-    if (!card.run.hidden) card.run.href = link("/run", { hosts: group.hosts.join(",") });
     refuse(card.run);
     return card.root;
   }
@@ -160,6 +158,8 @@ export function outputCards(part, view, context, printedBy) {
     badge(card.state, "execution", group.state, stateText(group));
     text(card.hosts, group.names);
     text(card.note, t("task.on_hosts", { n: group.count }));
+    card.run.hidden = group.count > MOST_RUN_ON;
+    if (!card.run.hidden) card.run.href = link("/run", { hosts: group.hosts.join(",") });
     card.open.href = view.address({ host: group.hosts[0] });
     text(card.open, group.count > 1 ? t("task.open_one", { host: group.hosts[0] }) : t("task.open"));
     keyedList(card.reasons, reasons(group), (reason) => reason, paragraph, text);

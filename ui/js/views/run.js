@@ -202,16 +202,17 @@ export function mount(part, params, context) {
   /** @param {Event} event */
   async function send(event) {
     event.preventDefault();
-    if (part.submit.disabled || !mayRun || !preview) return;
+    const confirmed = preview; // the one behind a dialog that stays open may be another by then
+    if (part.submit.disabled || !mayRun || !confirmed) return;
     part.error.textContent = "";
-    const asked = { ...request(), preview_id: preview.preview_id };
-    const needsApproval = preview.approval_required;
-    const more = [needsApproval ? t("run.ask_what") : "", asked.rollout ? t("run.confirm_rollout") : "", quarantinedText(preview), awayText(preview, asked.when_offline)].filter(Boolean);
-    const body = await confirmRun(preview, asked, more, shown(asked), needsApproval);
+    const asked = { ...request(), preview_id: confirmed.preview_id };
+    const needsApproval = confirmed.approval_required;
+    const more = [needsApproval ? t("run.ask_what") : "", asked.rollout ? t("run.confirm_rollout") : "", quarantinedText(confirmed), awayText(confirmed, asked.when_offline)].filter(Boolean);
+    const body = await confirmRun(confirmed, asked, more, shown(asked), needsApproval);
     if (!body) return;
     part.submit.disabled = true;
     try {
-      const answer = await post(needsApproval ? "/approvals" : "/tasks", body);
+      const answer = await post(needsApproval ? "/approvals" : "/tasks", body, confirmed);
       if (!answer) return drawButton();
       const task = "task" in answer ? answer.task : null;
       if (task) stream.take("tasks", [task]);
@@ -221,18 +222,21 @@ export function mount(part, params, context) {
     }
   }
 
-  /** A preview that has run out is made again: the same hosts go on, others are asked about; null then.
-   * @param {"/approvals" | "/tasks"} path @param {RunCommand} body */
-  async function post(path, body) {
+  /** A preview that has run out is made again: what was confirmed goes on, anything else is asked about; null then.
+   * @param {"/approvals" | "/tasks"} path @param {RunCommand} body @param {Preview} confirmed */
+  async function post(path, body, confirmed) {
     try {
       return await api.post(path, body);
     } catch (error) {
       if (!(error instanceof Problem && error.code === "preview_expired")) throw error;
-      const before = preview;
+      preview = confirmed; // from which the next is told apart
       await look();
-      return preview && preview.digest === before?.digest ? api.post(path, { ...body, preview_id: preview.preview_id }) : null;
+      return preview && isAsked(confirmed, preview) ? api.post(path, { ...body, preview_id: preview.preview_id }) : null;
     }
   }
+
+  /** @param {Preview} one @param {Preview} other */
+  const isAsked = (one, other) => one.digest === other.digest && one.guard.level === other.guard.level && one.approval_required === other.approval_required;
 
   /** The fields that an error is about; none are, where there is none. @param {Problem["errors"]} [errors] */
   function mark(errors = []) {
