@@ -11,7 +11,7 @@ from typing import Final
 
 from control_plane.api.identity import CALLBACK_PATH
 from control_plane.api.server import HttpService, bound
-from control_plane.api.services import Probe, Services
+from control_plane.api.services import Here, Probe, Services
 from control_plane.commands.guard import GuardLimits
 from control_plane.commands.handlers.approvals import ApprovalHandler
 from control_plane.commands.handlers.enrolment import EnrolmentHandler
@@ -114,7 +114,7 @@ def services_of(
     metrics = Metrics()
     count = metrics.happenings()
     publisher = Publisher(transport)
-    rebuilder = Rebuilder(core.database, core.log, failpoints=core.failpoints)
+    rebuilder = Rebuilder(core.database, core.log, core.clock, failpoints=core.failpoints)
     live_output = LiveOutput(transport, core.authority, count=count) if has_broker else None
 
     ingest = partial(
@@ -131,7 +131,14 @@ def services_of(
         *(Probe("accounts at the broker", each.check, warns=True) for each in accounts),
         Probe("room in the logs", rooms.check, warns=True),
     ]
-    services = services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, dev=dev)
+    here = Here(
+        since_us=core.clock.now_us(),
+        takes_messages="ingest" in roles,
+        damages=partial(signing.damages, core.log),
+        verified=rebuilder.verified,
+        witnesses=signing.kept,
+    )
+    services = services_of_api(core, metrics, rebuilder, probes, rooms.look, live_output, here=here, dev=dev)
     by_role: dict[str, Sequence[Service]] = {
         "projectors": [
             Projector(projection(), core.database, core.log, leases, core.hub, count=count, failpoints=core.failpoints)
@@ -267,6 +274,7 @@ def services_of_api(
     rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None,
     live_output: LiveOutput | None = None,
     *,
+    here: Here | None = None,
     dev: bool = False,
 ) -> Services:
     settings = core.settings
@@ -314,6 +322,7 @@ def services_of_api(
         projection_queries=core.projection_queries,
         past=past,
         hub=core.hub,
+        here=here or Here(since_us=core.clock.now_us()),
         metrics=metrics,
         probes=probes,
         rooms=rooms,
@@ -349,7 +358,7 @@ def _signing(core: Core, leases: Leases, count: Count) -> CheckpointProcess:
         )
         for name in LOGS
     ]
-    return CheckpointProcess(leases, signers)
+    return CheckpointProcess(leases, signers, kept=witnesses.kept)
 
 
 def _probes(
@@ -365,7 +374,7 @@ def _probes(
         return "the broker takes no publishes (memory or disk alarm?)" if publisher.is_blocked else None
 
     async def checkpoints() -> str | None:
-        return signing.alarm
+        return "; ".join(map(str, signing.alarms)) or None
 
     async def logs() -> str | None:
         closed = [str(LogClosedError(name, why)) for name in LOGS if (why := await core.log.closed(name)) is not None]
@@ -393,6 +402,7 @@ def _probes(
 
     probes = [
         Probe("logs", logs),
+        Probe("events", partial(signing.untold, core.log), warns=True),
         Probe("quarantine", quarantine, warns=True),
         Probe("signing key", signing_key),
         Probe("all signing keys", all_keys, warns=True),

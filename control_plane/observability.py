@@ -124,6 +124,9 @@ class _Simple(Metric):
         super().__init__(name, meaning, labels)
         self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
+    def value(self, **labels: str) -> float:
+        return self._values.get(self._key(labels), 0.0)
+
     def samples(self) -> Iterator[str]:
         for key, value in self._values.items():
             yield f"{self.name}{self._text(key)} {value:.15g}"
@@ -190,12 +193,18 @@ class Metrics:
 
     def happenings(self) -> Count:
         """One counter for whatever happens, by its name."""
-        happened = self.counter("control_plane_happened_total", "How often something has happened.", "what")
+        happened = self._happened()
 
         def count(what: str, number: int) -> None:
             happened.add(number, what=what)
 
         return count
+
+    def happened(self, what: str) -> int:
+        return int(self._happened().value(what=what))
+
+    def _happened(self) -> Counter:
+        return self.counter("control_plane_happened_total", "How often something has happened.", "what")
 
     def _metric(self, new: _M) -> _M:
         there = self._metrics.setdefault(new.name, new)

@@ -1,6 +1,7 @@
 """The audit trail: lists from its read table, the body of one event from the log."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from control_plane.api.fields import (
     Answer,
     Cursor,
     FromTime,
+    Items,
     Limit,
     Listing,
     Name,
@@ -79,6 +81,21 @@ class WholeEvent(AuditEvent):
     key_id: str | None
 
 
+class Witnesses(Answer):
+    """Hosts that have brought a checkpoint back to the process that answers, since its start.
+
+    A host is told the newest one as it comes online and once an hour, so few have the very newest.
+
+    Attributes:
+        hosts: how many have brought one back that fits the log; `newest`: how many this newest one.
+        size: how many events the largest covers that one of them has brought back.
+    """
+
+    hosts: int
+    newest: int
+    size: int
+
+
 class SignedCheckpoint(Answer):
     """The newest checkpoint of a log.
 
@@ -86,6 +103,8 @@ class SignedCheckpoint(Answer):
         root: base64 of the tree's root over the first `size` events.
         note: the signed text, as C2SP's tlog-checkpoint.
         consistency: base64 of the hashes that prove that it has grown from the tree over `since` events.
+        witnesses: null where the process that answers has heard of none: only the one that signs hears them. Hosts keep
+            the checkpoint of the log of events alone.
     """
 
     origin: str
@@ -94,6 +113,20 @@ class SignedCheckpoint(Answer):
     recorded_at: Time
     note: str
     consistency: list[str] | None = None
+    witnesses: Witnesses | None = None
+
+
+class Damage(Answer):
+    """A place where a log is not what was recorded or signed.
+
+    Attributes:
+        seq: the event that is missing, or where else it was found not to fit.
+        detail: what is wrong there.
+    """
+
+    log: str
+    seq: int
+    detail: str
 
 
 class EventProof(Answer):
@@ -225,13 +258,19 @@ async def get_event(
 @proofs.get("/checkpoint")
 async def get_checkpoint(
     services: Given,
+    then: OfAudit,
     log: Log = EVENT,
     since: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="prove that it has grown from this size")] = None,
-    min_seq: Seq | None = None,
 ) -> SignedCheckpoint:
-    """The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed."""
-    await wait_for_seq(services, PROJECTION, min_seq)
-    signed = await services.checkpoints.newest(log)
+    """The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed.
+
+    With `at` the newest one that covers nothing later than that moment.
+    """
+    if then is None:
+        signed = await services.checkpoints.newest(log)
+    else:
+        upto = then.positions.event if log == EVENT else then.positions.heartbeat
+        signed = await services.checkpoints.newest(log, upto=upto)
     if signed is None:
         raise NotFoundError("no_checkpoint", "nothing is signed yet")
     hashes = None if since is None else await services.checkpoints.consistency(log, since, signed)
@@ -242,7 +281,26 @@ async def get_checkpoint(
         recorded_at=at(signed.recorded_us),
         note=signed.note,
         consistency=None if hashes is None else [encode_base64(hash_) for hash_ in hashes],
+        witnesses=_witnesses(services.here.witnesses, signed.size) if log == EVENT and then is None else None,
     )
+
+
+def _witnesses(kept: Mapping[str, int], newest: int) -> Witnesses | None:
+    sizes = list(kept.values())
+    if not sizes:
+        return None
+    return Witnesses(hosts=len(sizes), newest=sum(size >= newest for size in sizes), size=max(sizes))
+
+
+@proofs.get("/damage")
+async def list_damage(services: Given, min_seq: Seq | None = None) -> Items[Damage]:
+    """Where the process that answers has found the logs damaged, by what it has read and signed; gone once mended.
+
+    It looks for none: `control-plane audit verify` does.
+    """
+    await wait_for_seq(services, PROJECTION, min_seq)
+    found = await services.here.damages()
+    return Items(items=[Damage(log=error.log, seq=error.seq, detail=str(error)) for error in found])
 
 
 @proofs.get("/proof/{seq}", dependencies=needs("audit.prove"))

@@ -10,8 +10,8 @@ from fastapi import Header, Query
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
-from control_plane.api.audit import PROJECTION, After, Wanted, WholeEvent, trail_of, whole_event_of
-from control_plane.api.fields import Seq, wait_for_seq
+from control_plane.api.audit import After, Wanted, WholeEvent, trail_of, whole_event_of
+from control_plane.api.past import OfAudit
 from control_plane.api.routing import needs, noun
 from control_plane.api.services import Caller, Given, Services, scope_of
 from control_plane.commands.access import Principal
@@ -63,18 +63,18 @@ class Export(StreamingResponse):
 async def export_events(
     services: Given,
     caller: Caller,
+    then: OfAudit,
     wanted: Wanted,
     after: After = 0,
     format_: Annotated[Format | None, Query(alias="format", description="else by Accept, else ndjson")] = None,
     accept: Annotated[str, Header()] = "",
-    min_seq: Seq | None = None,
 ) -> Response:
-    """All that match up to now and that the caller may see, whole and oldest first.
+    """All that match up to now, or up to the moment `at`, and that the caller may see, whole and oldest first.
 
     In CSV a cell that a spreadsheet would run begins with '.
     """
-    await wait_for_seq(services, PROJECTION, min_seq)
-    upto = (await services.audit_queries.as_of()).event
+    positions = await services.audit_queries.as_of() if then is None else then.positions
+    upto = positions.event
     await trail_of(services, scope_of(services, caller), upto)
     by_accept: Format = "csv" if "text/csv" in accept else "ndjson"
     return Export(services, caller, wanted, after=after, upto=upto, format_=format_ or by_accept)

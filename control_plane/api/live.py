@@ -283,7 +283,9 @@ class Live:
             if "system" in _topics_of(readers):
                 now_us = self._services.clock.now_us()
                 states = await self._services.projection_queries.states()
-                made = [row("projections", now_us, projection_of(state), "system") for state in states]
+                verified = self._services.here.verified
+                shown = [projection_of(state, verified(state.name)) for state in states]
+                made = [row("projections", now_us, each, "system") for each in shown]
                 await self._tell(readers, reached, made)
 
     async def _tell(

@@ -1,16 +1,33 @@
 """How far each read table has come."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Path
 
-from control_plane.api.fields import Answer, Items
+from control_plane.api.fields import Answer, Items, Time, at
 from control_plane.api.past import OfAll
 from control_plane.api.routing import noun
 from control_plane.api.services import Caller, Given
 from control_plane.projections.queries.projections import ProjectionState
+from control_plane.projections.rebuilder import Verified
 
 router = noun("/projections", "system", permission="projections.read")
+
+
+class Verification(Answer):
+    """What a rebuild found, which folds all events anew and compares that with what was shown.
+
+    Attributes:
+        at: when it ended.
+        rows: in the tables that were folded anew; `differed`: those that were not the same.
+        failure: why it came to no end; then nothing was compared. Null where it did.
+    """
+
+    at: Time
+    rows: int
+    differed: Sequence[str]
+    failure: str | None
 
 
 class Projection(Answer):
@@ -23,6 +40,7 @@ class Projection(Answer):
         owner: the process that folds it.
         rebuilt_events: how many a rebuild has folded, which is under way or was stopped; null: there is none.
         has_old: whether the tables from before the last rebuild can be put back.
+        verified: by the last rebuild that was asked of the process that answers; null: there was none since its start.
     """
 
     name: str
@@ -36,13 +54,20 @@ class Projection(Answer):
     owner: str | None
     rebuilt_events: int | None
     has_old: bool
+    verified: Verification | None = None
 
 
 class RebuildAnswer(Answer):
     name: str
 
 
-def projection_of(state: ProjectionState) -> Projection:
+def verification_of(found: Verified | None) -> Verification | None:
+    if found is None:
+        return None
+    return Verification(at=at(found.at_us), rows=found.rows, differed=found.differed, failure=found.failure)
+
+
+def projection_of(state: ProjectionState, verified: Verified | None) -> Projection:
     return Projection(
         name=state.name,
         version=state.version,
@@ -55,6 +80,7 @@ def projection_of(state: ProjectionState) -> Projection:
         owner=state.owner,
         rebuilt_events=state.rebuilt_events,
         has_old=state.has_old,
+        verified=verification_of(verified),
     )
 
 
@@ -62,8 +88,9 @@ def projection_of(state: ProjectionState) -> Projection:
 async def list_projections(services: Given, then: OfAll) -> Items[Projection]:
     """All of them; with `min_seq` once every one has come so far."""
     queries = services.projection_queries
-    states = await queries.states() if then is None else await queries.states_at(then)
-    return Items(items=[projection_of(state) for state in states])
+    if then is not None:
+        return Items(items=[projection_of(state, None) for state in await queries.states_at(then)])
+    return Items(items=[projection_of(state, services.here.verified(state.name)) for state in await queries.states()])
 
 
 @router.post("/{name}/rebuild", status_code=202)

@@ -25,7 +25,7 @@ from control_plane.commands.handlers.tasks import TaskHandler
 from control_plane.commands.handlers.templates import TemplateHandler
 from control_plane.commands.handlers.tokens import TokenHandler
 from control_plane.commands.ports import Log
-from control_plane.errors import NotSignedInError
+from control_plane.errors import LogDamagedError, NotSignedInError
 from control_plane.events.checkpoints import Checkpoints
 from control_plane.events.envelope import LogName
 from control_plane.observability import Metrics
@@ -36,6 +36,7 @@ from control_plane.projections.queries.past import Past
 from control_plane.projections.queries.projections import ProjectionQueries
 from control_plane.projections.queries.scopes import Scope
 from control_plane.projections.queries.tasks import TaskQueries
+from control_plane.projections.rebuilder import Verified
 from control_plane.settings import Settings
 from control_plane_wire.clock import Clock
 from control_plane_wire.output import OutputMessage
@@ -75,11 +76,35 @@ class LiveOutput(Protocol):
         ...
 
 
+async def _nothing() -> Sequence[LogDamagedError]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What this process alone knows: each of several tells its own, and nothing of it outlives the process.
+
+    Attributes:
+        since_us: since when it has counted, UTC microseconds.
+        takes_messages: whether it takes results and heartbeats from the broker.
+        damages: where it has found the logs damaged.
+        verified: what the last rebuild of a read table found that was asked of it.
+        witnesses: over how many events the newest checkpoint was that a host has brought back, by hostname.
+    """
+
+    since_us: int
+    takes_messages: bool = False
+    damages: Callable[[], Awaitable[Sequence[LogDamagedError]]] = _nothing
+    verified: Callable[[str], Verified | None] = lambda _name: None
+    witnesses: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What the API is given.
 
     Attributes:
+        here: what this process alone knows.
         live_output: None where this process has no broker.
         rooms: of each log, how many events fit into what is planned.
     """
@@ -112,6 +137,7 @@ class Services:
     projection_queries: ProjectionQueries
     past: Past
     hub: Hub
+    here: Here
     metrics: Metrics = field(default_factory=Metrics)
     probes: Sequence[Probe] = ()
     rooms: Callable[[], Awaitable[Mapping[LogName, int]]] | None = None

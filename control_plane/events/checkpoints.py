@@ -27,6 +27,7 @@ from control_plane_wire.checkpoints import Checkpoint, parse, verified
 from control_plane_wire.errors import SignatureError, WireError
 
 PAGE: Final = 100
+_LAST: Final = 2**63 - 1
 _ROWS: Final = select(table.c.size, table.c.recorded_us, table.c.note)
 
 
@@ -102,9 +103,9 @@ class Checkpoints:
             raise SignatureError(f"the checkpoint is of {checkpoint.origin}, not of {self.origin(log)}")
         return Signed(checkpoint, note, recorded_us)
 
-    async def newest(self, log: LogName) -> Signed | None:
-        """The largest one that counts."""
-        async for signed in self._descending(log):
+    async def newest(self, log: LogName, *, upto: int = _LAST) -> Signed | None:
+        """The largest one that counts, and covers no event after `upto`."""
+        async for signed in self._descending(log, upto):
             if isinstance(signed, Signed):
                 return signed
         return None
@@ -195,18 +196,17 @@ class Checkpoints:
         except LogDamagedError as error:
             raise RefusedError("not_provable", f"{error}: control-plane audit verify") from error
 
-    async def _descending(self, log: LogName) -> AsyncIterator[Signed | int]:
-        """The rows from the largest size down: the checkpoint, or where it does not count, only its size."""
-        below = 2**63 - 1
+    async def _descending(self, log: LogName, upto: int) -> AsyncIterator[Signed | int]:
+        """The rows from a size down: the checkpoint, or where it does not count, only its size."""
         while True:
-            wanted = _ROWS.where(table.c.log == log, table.c.size < below)
+            wanted = _ROWS.where(table.c.log == log, table.c.size <= upto)
             async with self._database.read() as connection:
                 rows = (await connection.execute(wanted.order_by(table.c.size.desc()).limit(PAGE))).all()
             for row in rows:
                 yield self._checked(log, *row)
             if len(rows) < PAGE:
                 return
-            below = rows[-1].size
+            upto = rows[-1].size - 1
 
     def _checked(self, log: LogName, size: int, recorded_us: int, note: bytes) -> Signed | int:
         try:

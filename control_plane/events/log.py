@@ -40,6 +40,7 @@ class _News:
     Attributes:
         seq: the highest that is known to be committed.
         looked_s: when the database was last asked for its head, by the loop's clock.
+        hole: the first damage that a reader has met.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class _News:
         self.looked_s = -math.inf
         self.changed = asyncio.Event()
         self.tail = Tail()
+        self.hole: LogDamagedError | None = None
 
     def known(self) -> int:
         return self.seq
@@ -184,8 +186,13 @@ class EventLog:
             events, missing = await _read_over_dropped(connection, self._database.dialect, log, page)
         if missing is None:
             return events
-        async with self._database.write() as connection:
-            return await _read_locked(connection, self._database.dialect, log, missing)
+        try:
+            async with self._database.write() as connection:
+                return await _read_locked(connection, self._database.dialect, log, missing)
+        except LogDamagedError as error:
+            if news.hole is None or error.seq < news.hole.seq:
+                news.hole = error
+            raise
 
     async def _read_kinds(
         self, log: LogName, after: int, limit: int, kinds: Collection[str], upto: int | None
@@ -224,6 +231,23 @@ class EventLog:
         """Up to where its old segments are dropped."""
         async with self._database.read() as connection:
             return await read_dropped(connection, log)
+
+    async def holes(self) -> list[LogDamagedError]:
+        """Of each log the first event below the head that a reader of this process has missed, while it is missing.
+
+        Nobody looks for any: `control-plane audit verify` looks at all events.
+        """
+        found = []
+        for log, news in self._news.items():
+            if (hole := news.hole) is None:
+                continue
+            async with self._database.read() as connection:
+                is_there = await read_one(connection, log, hole.seq) is not None
+                if is_there or hole.seq <= (await read_dropped(connection, log)).seq:
+                    news.hole = None
+                else:
+                    found.append(hole)
+        return found
 
     async def find(self, log: LogName, keys: Collection[Key]) -> dict[Key, int]:
         """The seq of each of these keys that is in the log."""

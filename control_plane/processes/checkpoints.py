@@ -9,7 +9,8 @@ until somebody has mended the log. One that ends below it is closed, too: nothin
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from control_plane.commands.authority import Keyring
@@ -39,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Signer:
-    """Follows one log and signs it. Attributes: `alarm`: one line on what does not fit, None where all does.
+    """Follows one log and signs it. Attributes: `alarm`: what does not fit, None where all does.
 
     Args:
         tree: of that log, as the database has it.
@@ -78,7 +79,7 @@ class Signer:
         self._stored_tiles = 0
         self._size = 0  # of the last checkpoint
         self._signed_s = 0.0
-        self.alarm: str | None = None
+        self.alarm: LogDamagedError | None = None
 
     async def work(self, stop: asyncio.Event) -> None:
         """Sign until `stop`. A new start, since another replica may have signed meanwhile."""
@@ -88,11 +89,11 @@ class Signer:
                 await self.look()
             except LogDamagedError as error:
                 self._growing = None
-                self.alarm = str(error)
+                self.alarm = error
                 self._count("log_damaged", 1)
                 _logger.error(  # noqa: TRY400 - what it was is in the fields
                     "not signed: the log is not the one that was signed",
-                    extra={"log": self.name, "cause": self.alarm, "fix": "control-plane audit verify"},
+                    extra={"log": self.name, "cause": str(error), "fix": "control-plane audit verify"},
                 )
                 await wait_for_any(stop, timeout_s=HALTED_S)
             else:
@@ -224,18 +225,35 @@ class CheckpointProcess:
     """Both logs' signers, as a service; any number may run, and the one with the lease signs.
 
     One that has found a log damaged keeps the lease, so that no replica that knows less signs in its place.
+
+    Attributes:
+        kept: over how many events the newest checkpoint was that each host has brought back.
     """
 
     name = "checkpoints"
 
-    def __init__(self, leases: Leases, signers: Sequence[Signer]) -> None:
+    def __init__(
+        self, leases: Leases, signers: Sequence[Signer], *, kept: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self._leases = leases
         self._signers = signers
+        self.kept = kept
 
     @property
-    def alarm(self) -> str | None:
-        """One line on what does not fit, for `/readyz`."""
-        return "; ".join(signer.alarm for signer in self._signers if signer.alarm) or None
+    def alarms(self) -> Sequence[LogDamagedError]:
+        """What does not fit, one for each log at most."""
+        return [signer.alarm for signer in self._signers if signer.alarm is not None]
+
+    async def damages(self, log: EventLog) -> Sequence[LogDamagedError]:
+        """The alarms, and what else readers of this process have met."""
+        alarms = self.alarms
+        told = [str(alarm) for alarm in alarms]
+        return [*alarms, *(hole for hole in await log.holes() if str(hole) not in told)]
+
+    async def untold(self, log: EventLog) -> str | None:
+        """What else they have met, in one line: what is whole is served all the same."""
+        alarms = self.alarms
+        return "; ".join([str(hole) for hole in await self.damages(log) if hole not in alarms]) or None
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._leases.keep("process:checkpoints", lambda _lease: self._work(stop), stop=stop)

@@ -18,6 +18,7 @@ from control_plane.events.hosts import CheckpointDisputed, HeartbeatReceived
 from control_plane.events.log import EventLog
 from control_plane.events.tiles import StoredTree
 from control_plane.observability import Count
+from control_plane_wire.checkpoints import parse
 from control_plane_wire.errors import MalformedMessageError, WireError
 
 FIELD: Final = b'"checkpoint":"'  # as canonical JSON has it; within a text its quotes would be escaped
@@ -89,6 +90,9 @@ class Witnesses:
 
     Args:
         tree: of the event log, as the database has it.
+
+    Attributes:
+        kept: over how many events the newest checkpoint was that each host has brought back, of those that fit.
     """
 
     def __init__(self, log: EventLog, tree: StoredTree, checkpoints: Checkpoints, *, count: Count) -> None:
@@ -96,7 +100,8 @@ class Witnesses:
         self._tree = tree
         self._checkpoints = checkpoints
         self._count = count
-        self._fitting: OrderedDict[bytes, None] = OrderedDict()  # hosts bring back the same few, again and again
+        self._fitting: OrderedDict[bytes, int] = OrderedDict()  # hosts bring back the same few, again and again
+        self.kept: dict[str, int] = {}
         self._disputed: set[str] = set()  # one event a host: it may send another note each time
 
     async def hear(self, heartbeats: Sequence[StoredEvent]) -> None:
@@ -108,8 +113,12 @@ class Witnesses:
         for stored in heartbeats:
             _, found, rest = stored.body.partition(FIELD)
             text = rest.partition(b'"')[0]
-            if found and text not in self._fitting:
+            if not found:
+                continue
+            if text not in self._fitting:
                 await self._compare(stored, text)
+            if (size := self._fitting.get(text)) is not None and stored.hostname is not None:
+                self.kept[stored.hostname] = max(size, self.kept.get(stored.hostname, 0))
 
     async def _compare(self, stored: StoredEvent, text: bytes) -> None:
         try:
@@ -121,7 +130,7 @@ class Witnesses:
             return
         reason = await self._misfit(note)
         if reason is None:
-            self._fitting[text] = None
+            self._fitting[text] = parse(note).size
             while len(self._fitting) > REMEMBERED:
                 self._fitting.popitem(last=False)
             return

@@ -391,7 +391,9 @@ async def test_every_read_waits_for_min_seq_and_says_when_it_is_not_there(
 
 
 AS_OF = {
+    "/api/v1/audit/checkpoint",
     "/api/v1/events",
+    "/api/v1/events/export",
     "/api/v1/groups",
     "/api/v1/groups/{group}/hosts/{hostname}",
     "/api/v1/hosts",
@@ -414,8 +416,10 @@ async def test_a_read_as_of_a_moment_is_answered_or_refused_and_never_as_of_now(
             continue
         if method == "GET" and path in AS_OF:
             there = await client.get(address(path), params={"at": "0"})
-            assert there.status_code == (404 if "{" in path and "heartbeats" not in path else 200), (path, there.text)
-            assert there.json().get("items", []) == [] or path == "/api/v1/projections", path
+            is_absent = ("{" in path and "heartbeats" not in path) or path == "/api/v1/audit/checkpoint"
+            assert there.status_code == (404 if is_absent else 200), (path, there.text)
+            told = there.json() if there.content else {}  # an export of nothing is an empty file
+            assert told.get("items", []) == [] or path == "/api/v1/projections", path
             for text, status, code in (("x", 400, "bad_at"), ("2999-01-01T00:00:00Z", 422, "not_yet")):
                 refused = problem(await client.get(address(path), params={"at": text}), status, code)
                 assert refused["errors"][0]["field"] == "at"

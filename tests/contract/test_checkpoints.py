@@ -237,7 +237,7 @@ class CheckpointContract:
         second = CheckpointProcess(Leases(signing.database, owner="two"), [signing.signer(signing.state_dir / "x")])
 
         async def is_alarmed() -> bool:
-            return first.alarm is not None
+            return bool(first.alarms)
 
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             group.create_task(first.run(stop))
@@ -246,11 +246,29 @@ class CheckpointContract:
             await asyncio.sleep(0)
             stop.set()
 
-        assert first.alarm is not None
-        assert "is of no use" in first.alarm
-        assert second.alarm is None
+        [alarm] = first.alarms
+        assert "is of no use" in str(alarm)
+        assert second.alarms == []
         assert signing.counts["log_damaged"] >= 1
         assert await signing.checkpoints.newest(EVENT) is None
+
+    async def test_what_readers_have_met_is_told_once_beside_what_the_signer_has(self, signing: Signing) -> None:
+        await signing.append(5)
+        await signing.administrator.disarm()
+        await signing.administrator.delete(3)
+
+        async with signing.restarted():
+            signer = signing.signer()
+            process = CheckpointProcess(Leases(signing.database, owner="one"), [signer])
+            before = await process.untold(signing.log)
+            with pytest.raises(LogDamagedError):
+                await signing.log.read(EVENT, after=2)
+            met = await process.untold(signing.log), list(map(str, await process.damages(signing.log)))
+            signer.alarm = LogDamagedError(EVENT, 3)
+            alarmed = await process.untold(signing.log), list(map(str, await process.damages(signing.log)))
+
+        words = "event 3 is missing below the head"
+        assert (before, met, alarmed) == (None, (words, [words]), (None, [words]))
 
     # --- what it never signs
 
@@ -382,6 +400,7 @@ class CheckpointContract:
         await self.beat(signing, witnesses, "web2", sign(checkpoint, CONTROL_PLANE_KEY))
 
         assert await self.disputes(signing) == []
+        assert witnesses.kept == {"web1": checkpoint.size, "web2": checkpoint.size}
 
     @pytest.mark.parametrize(
         ("forge", "reason"),
@@ -406,6 +425,7 @@ class CheckpointContract:
         assert [event.hostname for event in found] == ["web1", "web2"]
         assert all(event.checkpoint == note and reason in event.reason for event in found)
         assert signing.counts["checkpoints_disputed"] == 3
+        assert witnesses.kept == {}
 
     async def test_a_database_that_came_back_without_its_tail_is_found_by_the_hosts(self, signing: Signing) -> None:
         """L1, where the control plane's own file is lost as well."""

@@ -41,6 +41,7 @@ from tests.support.clock import START_US, ManualClock
 from tests.support.database import an_event, migrated, sqlite_url
 from tests.support.link import Link
 from tests.support.log_race import append, race, reserve_then_commit
+from tests.support.tampering import Administrator
 
 BOUND_S = 20
 
@@ -424,6 +425,19 @@ class EventLogContract:
         # Another process's view: the one that has appended an event remembers it.
         async with EventLog.open(database) as other:
             await self.sees_the_hole(other)
+            assert [(hole.log, hole.seq) for hole in await other.holes()] == [(EVENT, 3)]
+        assert await log.holes() == []
+
+    async def test_a_hole_that_is_mended_is_known_no_more(self, log: EventLog, database: Database) -> None:
+        await log.append([an_event(f"t{n}") for n in range(5)])
+        gone = await log.read_one(EVENT, 3)
+        assert gone is not None
+        await delete_event(database, 3)
+
+        async with EventLog.open(database) as other:
+            await self.sees_the_hole(other)
+            await Administrator(database).put_back(gone)
+            assert await other.holes() == []
 
     @staticmethod
     async def sees_the_hole(log: EventLog) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import base64
 import csv
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import httpx
 import orjson
 import pytest
 import pytest_asyncio
+from sqlalchemy import update
 
-from control_plane.api import exports
+from control_plane.api import exports, system
 from control_plane.api.services import Probe
 from control_plane.commands.access import CONSOLE
 from control_plane.errors import StorageUnavailableError
@@ -21,10 +24,14 @@ from control_plane.events.checkpoints import Signed
 from control_plane.events.envelope import EVENT, StoredEvent
 from control_plane.events.merkle import verify_consistency
 from control_plane.events.proofs import Proof
+from control_plane.events.tail import Tail
+from control_plane.events.tasks import ExecutionConflict
+from control_plane.projections.queries.live import AUDIT
 from control_plane_wire.checkpoints import Checkpoint, sign, verified
-from control_plane_wire.signing import decode_base64
+from control_plane_wire.signing import SigningKey, decode_base64
 from tests.support.api import PASSWORD, ApiUnderTest, an_api
 from tests.support.database import an_event
+from tests.support.tampering import Administrator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -113,6 +120,71 @@ async def test_an_event_is_shown_with_the_exact_bytes_that_were_signed(api: ApiU
     assert {name: event[name] for name in listed} == listed
 
 
+async def test_the_checkpoint_of_a_moment_covers_nothing_later(api: ApiUnderTest) -> None:
+    aud, checkpoints = api.client("aud"), api.services.checkpoints
+    trees = {}
+    for n in range(2):
+        await api.record(AccessDenied(denial_id=f"c{n}", actor="eve", action="tasks.run", resource="tasks/t9"))
+        tree = trees[n] = (await api.log.head(EVENT)).tree
+        signed = Checkpoint(checkpoints.origin(EVENT), tree.size, tree.root())
+        await checkpoints.put(EVENT, Signed(signed, sign(signed, api.services.keyring.active), 1), [])
+        await checkpoints.put(EVENT, Signed(signed, sign(signed, SigningKey.generate()), 1), [])
+
+    async def size_at(at: int) -> int:
+        answer = (await aud.get("/api/v1/audit/checkpoint", params={"at": at})).json()
+        return int(answer["size"])
+
+    assert [await size_at(trees[1].size), await size_at(trees[1].size - 1)] == [trees[1].size, trees[0].size]
+    none = await aud.get("/api/v1/audit/checkpoint", params={"at": 1})
+    assert (none.status_code, none.json()["code"]) == (404, "no_checkpoint")
+
+
+async def test_a_hole_is_told_where_and_only_while_it_is_there(tmp_path: Path) -> None:
+    """By whoever met it: here the log of another process, which remembers nothing of what this one appended."""
+    async with an_api(tmp_path) as api:
+        await api.shown((await api.log.head(EVENT)).seq)
+        gone = await api.log.read_one(EVENT, 2)
+        assert gone is not None
+        database = api.services.audit_queries._database
+        await Administrator(database).disarm()
+        await Administrator(database).delete(2)
+        aud = api.client("aud")
+        before = (await aud.get("/api/v1/audit/damage")).json()["items"]
+        api.log._news[EVENT].tail = Tail()
+        with pytest.raises(RuntimeError, match="already started"):
+            await aud.get("/api/v1/events/export")
+
+        found = (await aud.get("/api/v1/audit/damage")).json()["items"]
+        await Administrator(database).put_back(gone)
+        mended = (await aud.get("/api/v1/audit/damage")).json()["items"]
+
+    assert before == []
+    assert found == [{"log": "event", "seq": 2, "detail": "event 2 is missing below the head"}]
+    assert mended == []
+
+
+async def test_hosts_that_brought_a_checkpoint_back_are_numbers_beside_it(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aud = api.client("aud")
+    newest = (await aud.get("/api/v1/audit/checkpoint")).json()
+    kept = {"web1": newest["size"], "web2": newest["size"] - 1, "web3": 1}
+    knows(api, monkeypatch, witnesses=kept)
+
+    told = (await aud.get("/api/v1/audit/checkpoint")).json()
+    then = (await aud.get("/api/v1/audit/checkpoint", params={"at": newest["size"]})).json()
+
+    assert newest["witnesses"] is None
+    assert told["witnesses"] == {"hosts": 3, "newest": 1, "size": newest["size"]}
+    assert then["witnesses"] is None
+
+
+def knows(api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    """Let the process know something else for the length of a test."""
+    services = replace(api.services, here=replace(api.services.here, **more))
+    monkeypatch.setitem(api.app.state._state, "services", services)
+
+
 # --- as a file
 
 
@@ -151,6 +223,18 @@ async def test_an_export_is_filtered_as_the_list_is(api: ApiUnderTest, query: di
     events = await exported(api, **query)
 
     assert [event["seq"] for event in events] == [event["seq"] for event in listed]
+
+
+async def test_an_export_of_a_moment_ends_there(api: ApiUnderTest) -> None:
+    upto = (await api.log.head(EVENT)).seq - 1
+    listed = (await api.client("aud").get("/api/v1/events", params={"after": 0, "at": upto, "limit": 1000})).json()
+    [last] = (await api.client("aud").get("/api/v1/events", params={"at": upto, "limit": 1})).json()["items"]
+
+    for moment in (upto, listed["as_of"]):
+        assert [event["seq"] for event in await exported(api, at=moment)] == list(range(1, upto + 1))
+    assert [event["seq"] for event in await exported(api, at=upto, after=upto - 1)] == [upto]
+    assert (await exported(api, at=last["recorded_at"]))[-1]["seq"] == upto
+    assert len(await exported(api)) == upto + 1
 
 
 async def test_an_export_as_csv_holds_no_formula(api: ApiUnderTest) -> None:
@@ -385,6 +469,14 @@ async def test_a_read_table_is_rebuilt_while_it_goes_on_and_the_list_tells_how_i
             await asyncio.sleep(0.02)
 
     assert (found["rebuilt_events"], found["parked"]) == (None, 0)
+    async with asyncio.timeout(20):
+        while (verified := (await hosts())["verified"]) is None:
+            await asyncio.sleep(0.02)
+    assert verified.pop("at")
+    assert verified.pop("rows") >= 2
+    assert verified == {"differed": [], "failure": None}
+    then = (await client.get("/api/v1/projections", params={"at": "2"})).json()["items"]
+    assert {item["verified"] for item in then} == {None}
     shown = await client.get("/api/v1/hosts")
     assert [host["hostname"] for host in shown.json()["items"]] == ["web1", "web2"]
 
@@ -395,3 +487,77 @@ async def test_who_may_not_rebuild_is_denied_and_a_table_that_is_not_there_is_un
 
     assert (denied.status_code, denied.json()["code"]) == (403, "not_allowed")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_projection")
+
+
+async def test_a_rebuild_that_came_to_no_end_or_found_other_rows_says_so(api: ApiUnderTest) -> None:
+    client, database = api.client(), api.services.audit_queries._database
+
+    async def verified_by_a_rebuild() -> dict[str, Any]:
+        async def audit() -> dict[str, Any]:
+            items = (await client.get("/api/v1/projections")).json()["items"]
+            return next(item for item in items if item["name"] == "audit")
+
+        before = (await audit())["verified"]
+        assert (await client.post("/api/v1/projections/audit/rebuild")).status_code == 202
+        async with asyncio.timeout(20):
+            while (found := await audit())["verified"] == before:
+                await asyncio.sleep(0.02)
+        return dict(found["verified"])
+
+    async with database.write() as connection:
+        await connection.execute(update(AUDIT.audit).where(AUDIT.audit.c.seq == 3).values(actor="somebody else"))
+    differed = await verified_by_a_rebuild()
+    gone = await api.log.read_one(EVENT, 2)
+    assert gone is not None
+    await Administrator(database).disarm()
+    await Administrator(database).delete(2)
+    api.log._news[EVENT].tail = Tail()
+    failed = await verified_by_a_rebuild()
+    await Administrator(database).put_back(gone)
+
+    assert (differed["differed"], differed["failure"]) == (["audit"], None)
+    assert (failed["differed"], failed["failure"]) == ([], "event 2 is missing below the head")
+
+
+async def test_the_system_is_told_by_version_licences_and_what_was_not_as_it_should_be(api: ApiUnderTest) -> None:
+    count = api.services.metrics.happenings()
+    count("duplicates", 3)
+    before = await the_system(api, "eve")
+    await api.record(ExecutionConflict(task_id="t1", hostname="web1", first_seq=1, result_sha256="0" * 64))
+    count("results_dead", 2)
+
+    after = await the_system(api, "eve")
+    packages = (await api.client("eve").get("/api/v1/system/packages")).json()["items"]
+
+    assert (after["version"], after["licence"]) == (version("control-plane"), "Apache-2.0")
+    assert {"name": "fastapi", "version": version("fastapi"), "licence": "MIT"} in packages
+    conflicts, duplicates, dead = [counted(after, name) for name in ("conflicts", "duplicates", "results_dead")]
+    assert conflicts == {**counted(before, "conflicts"), "number": counted(before, "conflicts")["number"] + 1}
+    assert (conflicts["kind"], conflicts["since"], conflicts["is_more"]) == ("execution.conflict", None, False)
+    assert (duplicates["number"], duplicates["kind"]) == (3, None)
+    assert dead["number"] == 2
+    assert dead["since"] == duplicates["since"] is not None
+
+
+async def test_what_this_process_does_not_count_and_what_is_too_much_to_count_is_said(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knows(api, monkeypatch, takes_messages=False)
+    monkeypatch.setattr(system, "MOST", 1)
+    monkeypatch.setitem(system.OF_THE_LOG, "denied", "user.created")
+
+    told = await the_system(api, "eve")
+
+    assert {counted(told, name)["number"] for name in system.OF_THIS_PROCESS} == {None}
+    assert (counted(told, "denied")["number"], counted(told, "denied")["is_more"]) == (1, True)
+
+
+async def the_system(api: ApiUnderTest, username: str) -> dict[str, Any]:
+    answer = await api.client(username).get("/api/v1/system")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def counted(told: dict[str, Any], name: str) -> dict[str, Any]:
+    [found] = [each for each in told["counted"] if each["name"] == name]
+    return dict(found)

@@ -72,7 +72,8 @@ SCOPED: Final[dict[str, list[dict[str, Any]]]] = {
 BY_ROLE: Final = {"/api/v1/events/export", "/api/v1/audit/proof/{seq}"}
 OF_NO_HOST: Final = {
     *("/healthz", "/readyz", "/metrics", "/api/docs", "/api/openapi.json"),
-    *("/api/v1/auth/me", "/api/v1/keys", "/api/v1/roles", "/api/v1/tokens", "/api/v1/audit/checkpoint"),
+    *("/api/v1/auth/me", "/api/v1/keys", "/api/v1/roles", "/api/v1/tokens"),
+    *("/api/v1/audit/checkpoint", "/api/v1/audit/damage", "/api/v1/system", "/api/v1/system/packages"),
     *("/api/v1/users", "/api/v1/rules", "/api/v1/enrolment-tokens", "/api/v1/projections"),  # by role
     *("/api/v1/pending-hosts", "/api/v1/templates", "/api/v1/tasks/{task_id}/secrets/{name}"),  # by role
     *("/api/v1/auth/passkeys", "/api/v1/auth/providers", "/api/v1/auth/oidc/begin", "/api/v1/auth/oidc/callback"),
@@ -523,7 +524,7 @@ async def test_one_permission_opens_its_own_routes_and_no_others(place: Place, o
                 assert status == 403, path
             else:  # without tasks.read there is no task to have an output
                 assert status == (404 if action == "tasks.output" else 200), path
-    for path in ("/api/v1/projections", "/api/v1/users", "/api/v1/rules", "/api/v1/enrolment-tokens"):
+    for path in ("/api/v1/projections", "/api/v1/system", "/api/v1/users", "/api/v1/rules", "/api/v1/enrolment-tokens"):
         assert (await place.get(who, path)).status_code == 403
     if action == "events.read":
         kinds = {event["kind"] for event in (await place.get(who, "/api/v1/events", limit=1000)).json()["items"]}

@@ -40,7 +40,7 @@ async def test_where_a_task_has_to_be_confirmed_is_a_setting(tmp_path: Path) -> 
         settings = settings_of(tmp_path, guard_many_hosts=many, guard_fleet_fraction=fraction)
         async with open_core(settings) as core:
             await prepare(core)
-            services = services_of_api(core, Metrics(), Rebuilder(core.database, core.log))
+            services = services_of_api(core, Metrics(), Rebuilder(core.database, core.log, core.clock))
             for name in ("web1", "web2"):
                 key = host_key(name).public_key
                 await services.hosts.register(CONSOLE, hostname=name, public_key=key, groups=["web"])

@@ -102,7 +102,7 @@ class Site:
                 await prepare(core)
                 services = services_of(core, self.broker.transport(), leases, roles=ROLES, listener=listener)
                 group.create_task(run_until_stopped(services, stop=stop, drain_s=10))
-                api = services_of_api(core, Metrics(), Rebuilder(core.database, core.log))
+                api = services_of_api(core, Metrics(), Rebuilder(core.database, core.log, core.clock))
                 try:
                     yield Server(core, api, settings.url)
                 finally:

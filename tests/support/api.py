@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from control_plane.api.app import create_app
 from control_plane.api.authentication import CSRF_HEADER
 from control_plane.api.live import Live
-from control_plane.api.services import LiveOutput, Probe, Services
+from control_plane.api.services import Here, LiveOutput, Probe, Services
 from control_plane.api.ui import StaticUi
 from control_plane.bootstrap import TablePresences, provider_of
 from control_plane.commands.access import CONSOLE
@@ -195,7 +195,7 @@ async def an_api(
     url = url or sqlite_url(tmp_path)
     given = {"database_url": url, "listen": "127.0.0.1:8000", **NO_RATES, **settings}
     async with migrated(url) as database, EventLog.open(database) as log:
-        rebuilder = Rebuilder(database, log)
+        rebuilder = Rebuilder(database, log, SystemClock())
         presences = TablePresences(HostQueries(database), Past(database, log, SystemClock())) if as_heard else None
         made_of = (Settings(**given), database, log, rebuilder, probes, live_output, broker_url)
         services, simple = _services(*made_of, presences)
@@ -296,6 +296,7 @@ def _services(
         projection_queries=ProjectionQueries(database, log, hub, clock),
         past=Past(database, log, clock),
         hub=hub,
+        here=Here(since_us=clock.now_us(), takes_messages=True, damages=log.holes, verified=rebuilder.verified),
         metrics=metrics,
         probes=probes,
         live_output=live_output,

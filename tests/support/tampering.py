@@ -41,6 +41,11 @@ class Administrator:
             if with_keys:
                 await connection.execute(delete(self._keys).where(self._keys.c.seq.in_(seqs)))
 
+    async def put_back(self, event: StoredEvent) -> None:
+        """Make good for a deletion."""
+        async with self._database.write() as connection:
+            await connection.execute(insert(self._table).values(**event._asdict()))
+
     async def swap(self, one: int, other: int) -> None:
         """Exchange two events but for their numbers and times."""
         first, second = await self.row(one), await self.row(other)

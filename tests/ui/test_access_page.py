@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.programs import PASSWORD
+from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import heading, sign_in
+from tests.ui.steps import heading, register, sign_in
 
 pytestmark = pytest.mark.browser
 
@@ -129,7 +130,7 @@ def test_who_may_only_look_has_the_tabs_of_their_own(visitor: Visitor, dev: Dev)
     heading(page, "Access")
     tabs = page.get_by_role("navigation", name="Access").get_by_role("link")
 
-    expect(tabs).to_have_text(["API tokens", "My account"])
+    expect(tabs).to_have_text(["API tokens", "Keys", "My account"])
     page.goto(f"{dev.url}/access?tab=people")
     expect(page.get_by_role("heading", name="API tokens")).to_be_visible()
     assert [c for c in visitor.complaints if "401" not in c] == []
@@ -156,3 +157,86 @@ def test_a_section_that_a_server_does_not_have_is_not_shown(visitor: Visitor, pa
     expect(page.get_by_role("heading", name="Hosts that ask to come in")).to_be_hidden()
     assert [c for c in visitor.complaints if "404" not in c] == []
     visitor.complaints.clear()
+
+
+def panel(page: Page, name: str) -> Locator:
+    return page.locator("section").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def test_the_control_plane_s_keys_are_shown_by_their_state(page: Page, dev: Dev) -> None:
+    known = dev.api.http.get("/keys").json()
+    tab(page, dev, "keys")
+    keys = panel(page, "Keys")
+    [active] = known["items"]
+    expect(keys.get_by_role("row").filter(has_text=active["key_id"])).to_contain_text("Active")
+    expect(keys.get_by_role("row").filter(has_text=active["key_id"])).to_contain_text(active["public_key"])
+
+    retired = {"key_id": "0123456789abcdef", "public_key": "AAAA", "state": "retired"}
+    answer(page, "keys", {"items": [active, retired], "next_key_sha256": "fedcba9876543210" * 4})
+    page.reload()
+    expect(keys.get_by_role("row").filter(has_text=retired["key_id"])).to_contain_text("Retired")
+    expect(keys.get_by_role("row").filter(has_text="fedcba9876543210")).to_contain_text("Announced")
+
+
+def test_a_host_s_key_is_found_by_its_id_and_revoked_by_typing_whose_it_is(page: Page, dev: Dev) -> None:
+    register(dev, "keyed.example")
+    key_id = dev.api.get("/hosts/keyed.example")["key_id"]
+    tab(page, dev, "keys")
+    host = panel(page, "Hosts’ keys").get_by_role("row").filter(has_text=key_id)
+    expect(host).to_contain_text("keyed.example")
+    expect(host).to_contain_text("Pending")
+    host.get_by_role("button", name="Revoke").click()
+    dialog = page.get_by_role("dialog")
+    revoke = dialog.get_by_role("button", name="Revoke")
+    expect(revoke).to_be_disabled()
+    dialog.get_by_label("Type the hostname, keyed.example").fill("keyed-example")
+    expect(revoke).to_be_disabled()
+    dialog.get_by_label("Type the hostname, keyed.example").fill("keyed.example")
+    dialog.get_by_label("Reason").fill("it was stolen")
+    with page.expect_request("**/api/v1/hosts/keyed.example/revoke") as asked:
+        revoke.click()
+
+    assert asked.value.post_data_json == {"reason": "it was stolen"}
+    expect(host).to_contain_text("Revoked")
+    expect(host.get_by_role("button")).to_have_count(0)
+    assert dev.api.get("/hosts/keyed.example")["state"] == "revoked"
+    dev.api.http.delete("/hosts/keyed.example")
+
+
+def test_the_keys_of_many_hosts_are_shown_a_page_at_a_time(page: Page, dev: Dev) -> None:
+    host = dev.api.get("/hosts/sim-0001")
+
+    def some(route: Route) -> None:
+        start = 100 if "cursor=next" in route.request.url else 0
+        items = [{**host, "hostname": f"many-{n:03}"} for n in range(start, start + 100)]
+        route.fulfill(json={"items": items, "next_cursor": None if start else "next", "as_of": "e1.h1"})
+
+    page.route(re.compile(r"/api/v1/hosts(\?|$)"), some)
+    tab(page, dev, "keys")
+    rows = panel(page, "Hosts’ keys").locator("tbody tr")
+    expect(rows).to_have_count(100)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(200)
+    expect(rows.last).to_contain_text("many-199")
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [("en", "This page shows now, not the past moment."), ("zh-CN", "本页显示的是现在，而不是过去的那一刻。")],
+)
+def test_in_the_past_it_says_that_it_shows_now(page: Page, dev: Dev, language: str, words: str) -> None:
+    page.evaluate("(language) => localStorage.setItem('language', language)", language)
+    register(dev, f"later-{language.lower()}")
+    with page.expect_request(re.compile(r"/api/v1/hosts(\?|$)")) as asked:
+        page.goto(f"{dev.url}/access?tab=keys&at=1")
+
+    expect(page.get_by_text(words)).to_be_visible()
+    expect(row(page, f"later-{language.lower()}").get_by_role("button")).to_have_attribute("aria-disabled", "true")
+    assert "at=" not in asked.value.url
+    page.goto(f"{dev.url}/access?tab=tokens&at=1")
+    expect(page.get_by_text(words)).to_be_visible()
+    expect(page.locator("#main time")).to_have_count(0)  # they would be told from the moment of the past
+    page.goto(f"{dev.url}/access?tab=keys")
+    expect(page.get_by_text(words)).to_have_count(0)
+    dev.api.http.delete(f"/hosts/later-{language.lower()}")

@@ -4,11 +4,15 @@ import base64
 import json
 import re
 import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
+from tests.support.dev import running
 from tests.support.programs import PASSWORD, run
 from tests.support.servers import wait_until
 from tests.ui.conftest import Dev, Visitor
@@ -181,6 +185,33 @@ def test_what_is_filtered_can_be_taken_along(page: Page, dev: Dev, tmp_path: Pat
     assert saved.read_text().count("execution.finished") == 1
 
 
+def test_an_export_from_a_page_of_the_past_ends_at_its_moment(page: Page, dev: Dev, tmp_path: Path) -> None:
+    record(page, dev, "echo later")
+    page.goto(f"{dev.url}/audit?at=3")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Export NDJSON").click()
+    saved = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(saved)
+
+    assert [json.loads(line)["seq"] for line in saved.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_what_vouches_for_a_page_of_the_past_is_of_then_or_says_that_it_is_not(page: Page, dev: Dev) -> None:
+    wait_until(lambda: signed_events(dev), timeout_s=30, what="something is signed")
+    signed = signed_events(dev)
+    task_id = dev.api.run({"host": "sim-0001"}, "echo signed later")
+    dev.api.finished(task_id)
+    wait_until(lambda: signed_events(dev) > signed, timeout_s=30, what="more is signed")
+    page.goto(f"{dev.url}/audit?at={signed}&seq=1")
+    page.get_by_text("Proof that nothing was changed").click()
+
+    panel = page.locator("details.panel")
+    expect(panel.get_by_role("definition").filter(has_text=re.compile(rf"^{signed:,}$"))).to_be_visible()
+    expect(page.get_by_text("by the newest checkpoint there is now")).to_be_visible()
+    with page.expect_download():
+        page.get_by_role("button", name="Download its proof").click()
+
+
 def test_who_may_only_read_is_told_what_else_needs_a_permission(visitor: Visitor, dev: Dev) -> None:
     dev.api.post("/users", {"username": "vita", "role": "viewer", "password": PASSWORD})
     page = visitor.page()
@@ -196,3 +227,59 @@ def test_who_may_only_read_is_told_what_else_needs_a_permission(visitor: Visitor
         expect(control).to_have_accessible_description(f"Needs the permission {permission}")
     assert [c for c in visitor.complaints if "401" not in c] == []
     visitor.complaints.clear()
+
+
+def signed_events(dev: Dev) -> int:
+    answer = dev.api.http.get("/audit/checkpoint")
+    return int(answer.json()["size"]) if answer.is_success else 0
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dev, int]]:
+    """One whose database has lost an event below the head, and which of them."""
+    with running(tmp_path_factory.mktemp("damaged"), agents=1) as dev:
+        task_id = dev.api.run({"host": "sim-0001"}, "echo lost")
+        dev.api.finished(task_id)
+        [event] = dev.api.get("/events", task_id=task_id, kind="execution.finished")["items"]
+        lost = event["seq"]
+        wait_until(lambda: signed_events(dev) >= lost, timeout_s=30, what="it is signed")
+        dev.program.stop()
+        with closing(sqlite3.connect(dev.state / "control-plane.db")) as database, database:
+            database.execute("DROP TRIGGER event_no_delete")
+            database.execute("DELETE FROM event WHERE seq = ?", [lost])
+        dev.start_again()
+        yield dev, lost
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_damaged_log_is_said_with_the_position_on_every_moment_s_page(
+    visitor: Visitor, damaged: tuple[Dev, int], width: int
+) -> None:
+    dev, seq = damaged
+    page = visitor.page()
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(dev.login_url)
+    heading(page, "Fleet")
+    wait_until(lambda: dev.api.get("/audit/damage")["items"], timeout_s=20, what="the damage is found")
+    for address in ("/audit", "/audit?at=2"):
+        page.goto(f"{dev.url}{address}")
+        alarm = page.get_by_role("alert").filter(has_text="The log is damaged")
+        expect(alarm).to_contain_text(f"Log event, position {seq}: event {seq} is missing below the head")
+        expect(alarm).to_contain_text("control-plane audit verify")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+    page.goto(f"{dev.url}/system")
+    first = page.get_by_role("row").nth(1)
+    expect(first).to_contain_text(re.compile(rf"Failing.*checkpoints.*event {seq} is missing below the head"))
+    expect(page.get_by_role("status").filter(has_text=re.compile("^Not ready since"))).to_be_visible()
+    assert [c for c in visitor.complaints if "401" not in c and "503" not in c] == []
+    visitor.complaints.clear()
+
+
+def test_a_log_that_is_whole_is_not_called_damaged(page: Page, dev: Dev) -> None:
+    with page.expect_response("**/api/v1/audit/damage") as told:
+        page.goto(f"{dev.url}/audit")
+    page.locator("tbody tr").first.wait_for()
+
+    assert told.value.json() == {"items": []}
+    expect(page.get_by_text("The log is damaged")).to_have_count(0)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.support.programs import PASSWORD
+from tests.support.servers import wait_until
 from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import UNAVAILABLE, heading, ping, sign_in, stream_says
@@ -80,6 +81,9 @@ def test_a_rebuild_is_confirmed_and_done(page: Page, dev: Dev) -> None:
 
     assert answered.value.status == 202
     expect(dialog).to_have_count(0)
+    row = section(page, "Read tables").get_by_role("row").filter(has_text="audit")
+    expect(row).to_contain_text(re.compile(r"same, [\d,]+ rows"), timeout=20_000)
+    expect(row.locator("time")).to_be_visible()
 
 
 @WIDTHS
@@ -106,6 +110,44 @@ def test_how_far_a_rebuild_is_and_that_it_is_done_is_shown_as_it_comes(page: Pag
     stream_says(page, ping("?", events=0, seconds=0) + far + rows(2, rebuilt_events=None))
     page.goto(f"{dev.url}/system")
     expect(row).not_to_contain_text("of 4,000")
+
+
+def test_what_the_last_rebuild_found_is_shown_where_it_was_not_the_same(page: Page, dev: Dev) -> None:
+    found = dev.api.get("/projections")
+    verified = {"at": SINCE, "rows": 7, "differed": [], "failure": None}
+    by_name = {
+        "hosts": {**verified, "differed": ["host", "host_usage"]},
+        "tasks": {**verified, "failure": "event 5 is missing below the head"},
+        "audit": None,
+    }
+    told = {"items": [{**row, "verified": by_name[row["name"]]} for row in found["items"]]}
+    stream_says(page, ping("?", events=0, seconds=0))
+    answer(page, "projections", told)
+    page.goto(f"{dev.url}/system")
+    rows = section(page, "Read tables").get_by_role("row")
+
+    expect(rows.filter(has_text="hosts")).to_contain_text(re.compile("not the same.*host, host_usage · "))
+    expect(rows.filter(has_text="tasks")).to_contain_text(re.compile("came to no end.*event 5 is missing"))
+    expect(rows.filter(has_text="tasks").locator(".role-fail")).to_be_visible()
+    expect(rows.filter(has_text="audit")).to_contain_text("not since this process started")
+
+
+def test_the_program_says_its_version_its_licences_and_who_vouches_for_the_log(page: Page, dev: Dev) -> None:
+    system = dev.api.get("/system")
+    wait_until(lambda: dev.api.http.get("/audit/checkpoint").is_success, timeout_s=30, what="something is signed")
+    checkpoint = dev.api.get("/audit/checkpoint")
+    kept = {"hosts": 3, "newest": 1, "size": 1204}
+    answer(page, "audit/checkpoint", {**checkpoint, "witnesses": kept})
+    page.goto(f"{dev.url}/system")
+    log = section(page, "Log and proof")
+    expect(log.get_by_text("3 hosts keep one, of up to 1,204 events; 1 have this newest one")).to_be_visible()
+    expect(log.get_by_role("definition").filter(has_text=system["version"])).to_be_visible()
+    log.get_by_text("Licences: Apache-2.0, and those of others").click()
+    expect(log.get_by_role("listitem").filter(has_text=re.compile(r"^fastapi .* · MIT$"))).to_be_visible()
+
+    answer(page, "audit/checkpoint", {**checkpoint, "witnesses": None})
+    page.reload()
+    expect(log.get_by_text("The process that answers has heard of none.").first).to_be_visible()
 
 
 def test_both_logs_have_a_head_a_rate_and_a_checkpoint(page: Page, dev: Dev) -> None:
@@ -139,6 +181,34 @@ def test_what_was_not_as_it_should_be_leads_to_its_events(page: Page, dev: Dev) 
     expect(page).to_have_url(re.compile(r"/audit\?kind=execution\.conflict$"))
 
 
+@WIDTHS
+def test_what_was_not_as_it_should_be_is_numbers_that_say_who_has_counted(page: Page, dev: Dev, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    task_id = dev.api.run({"host": "sim-0001"}, "echo counted")
+    dev.api.finished(task_id)
+    system = dev.api.get("/system")
+    many = {"number": 10_000, "is_more": True}
+    some = {"number": 3}
+    told = [{**row, **({"conflicts": many, "duplicates": some}.get(row["name"], {}))} for row in system["counted"]]
+    answer(page, "system", {**system, "counted": told}, times=1)
+    page.goto(f"{dev.url}/system")
+    ready = section(page, "Readiness")
+    expect(ready.get_by_role("link", name="Conflicting results: 10,000+")).to_be_visible()
+    expect(ready.get_by_text(re.compile(r"^In the process that answers, since .*:\d\d"))).to_be_visible()
+    expect(ready.get_by_text("Duplicates ignored: 3", exact=True)).to_be_visible()
+    expect(ready.get_by_role("link", name="Duplicates ignored")).to_have_count(0)
+    expect(ready.get_by_role("link", name="Dead letters of results: 0")).to_have_attribute(
+        "href", "/audit?kind=message.rejected"
+    )
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+    elsewhere = [{**row, "number": None} if row["since"] else row for row in system["counted"]]
+    answer(page, "system", {**system, "counted": elsewhere})
+    page.reload()
+    expect(ready.get_by_text(re.compile("takes no messages from the broker, so it counts no"))).to_be_visible()
+    expect(ready.get_by_text("Duplicates ignored")).to_have_count(0)
+
+
 def test_whoever_may_not_rebuild_is_told_once_what_it_takes(visitor: Visitor, dev: Dev) -> None:
     dev.api.post("/users", {"username": "otto", "role": "operator", "password": PASSWORD})
     page = visitor.page()
@@ -166,6 +236,7 @@ def test_of_the_past_there_are_the_read_tables_and_nothing_is_asked_again(page: 
     expect(page.get_by_text(re.compile("^Only the read tables are shown as they were"))).to_be_visible()
     for name in ("Readiness", "Log and proof"):
         expect(page.get_by_role("heading", name=name)).to_be_hidden()
+    expect(page.get_by_role("columnheader", name="Last verified")).to_have_count(0)
     asked.clear()
     page.clock.run_for(90_000)
 

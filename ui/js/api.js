@@ -2,7 +2,7 @@
 /** @import {Api, Ask, CallHow, Calls, Given, ProblemBody} from "./app.js" */
 import { link, moment } from "./router.js";
 
-const OF_A_MOMENT = /^\/(hosts|groups|tasks|projections)\b|^\/events$/; // there is `at`
+const OF_A_MOMENT = /^\/(hosts|groups|tasks|projections)\b|^\/events$|^\/audit\/checkpoint$/; // there is `at`
 
 /** As of RFC 9457. */
 export class Problem extends Error {

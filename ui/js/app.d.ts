@@ -5,7 +5,7 @@ import type { layoutOf } from "./grid.js";
 import type { Columns, Parts } from "./parts.js";
 import type * as store from "./store.js";
 import type * as stream from "./stream.js";
-import type { AccessRule, Approval, AuditEvent, Check, CommandTemplate, EnrolmentToken, Execution, Host, Me, NewEnrolmentToken, NewRule, NewToken, Output, OutputGroupAnswer, Passkey, PendingHost, Projection, Readiness, RunCommand, SignedCheckpoint, Stop, Task, Token, User, paths } from "./types.js";
+import type { AccessRule, Approval, AuditEvent, Check, CommandTemplate, EnrolmentToken, Execution, Host, Me, NewEnrolmentToken, NewRule, NewToken, Output, OutputGroupAnswer, Passkey, PendingHost, Projection, PublicKey, Readiness, RunCommand, SignedCheckpoint, Stop, Task, Token, User, paths } from "./types.js";
 export type * from "./types.js";
 
 export type { Columns, Parts, Problem };
@@ -425,6 +425,7 @@ export interface Action {
   prefills?: boolean;
   shows?: boolean;
   secret?: "command" | "token";
+  types?: boolean;
 }
 
 /** What was asked for, as an approval has it, and the event of a task's acceptance: of secrets the names. */
@@ -434,7 +435,7 @@ export type RunRequest = Omit<RunCommand, "command" | "secrets"> & { command: st
 export type AccessAnswer = Partial<NewRule & NewToken & NewEnrolmentToken> | null | undefined;
 
 /** A row of any section of the Access page: its columns say what it is one of. */
-export type AccessRow = Omit<Approval, "request"> & { request: RunRequest } & AccessRule & CommandTemplate & EnrolmentToken & Passkey & PendingHost & Token & User;
+export type AccessRow = Omit<Approval, "request"> & { request: RunRequest } & AccessRule & CommandTemplate & EnrolmentToken & Passkey & PendingHost & PublicKey & Token & User;
 
 /** A section of the Access page: the same. */
 export interface Section {
@@ -450,4 +451,5 @@ export interface Section {
   isLive?: boolean;
   isCards?: boolean;
   isAsked?: boolean;
+  kind?: Kind;
 }

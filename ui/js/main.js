@@ -116,19 +116,20 @@ function replace(root, page) {
 }
 
 /** What waits until every place that a page reads when it is opened is there, so that none pushes another away.
- * @param {HTMLElement} page @param {number} mostMs */
+ * @param {HTMLElement} page @param {number} mostMs @returns {() => Promise<void>} */
 function whenRead(page, mostMs) {
   const unread = new Set();
+  /** @type {PromiseWithResolvers<void>} */
   const { promise, resolve } = Promise.withResolvers();
   page.addEventListener("reading", ({ target }) => unread.add(target));
   for (const end of ["filled", "failed"]) {
     page.addEventListener(end, ({ target }) => {
       unread.delete(target);
-      if (!unread.size) resolve(null);
+      if (!unread.size) resolve();
     });
   }
   return () => {
-    if (!unread.size) resolve(null);
+    if (!unread.size) resolve();
     setTimeout(resolve, mostMs);
     return promise;
   };

@@ -874,7 +874,7 @@ export interface paths {
         };
         /**
          * Export Events
-         * @description All that match up to now and that the caller may see, whole and oldest first.
+         * @description All that match up to now, or up to the moment `at`, and that the caller may see, whole and oldest first.
          *
          *     In CSV a cell that a spreadsheet would run begins with '.
          */
@@ -937,8 +937,32 @@ export interface paths {
         /**
          * Get Checkpoint
          * @description The newest signed checkpoint; whoever keeps an older one can see that nothing before it has changed.
+         *
+         *     With `at` the newest one that covers nothing later than that moment.
          */
         get: operations["get_checkpoint_api_v1_audit_checkpoint_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/audit/damage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Damage
+         * @description Where the process that answers has found the logs damaged, by what it has read and signed; gone once mended.
+         *
+         *     It looks for none: `control-plane audit verify` does.
+         */
+        get: operations["list_damage_api_v1_audit_damage_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1024,6 +1048,46 @@ export interface paths {
          * @description Fold it from zero beside the live tables, which go on, and put the new ones in place; the list tells how far.
          */
         post: operations["rebuild_projection_api_v1_projections__name__rebuild_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get System
+         * @description What runs here, and what has been counted; of events those that the caller may see.
+         */
+        get: operations["get_system_api_v1_system_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/system/packages": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Packages
+         * @description The work of others that the process that answers has loaded, by name.
+         */
+        get: operations["list_packages_api_v1_system_packages_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1707,6 +1771,28 @@ export interface components {
             /** Seq */
             seq: number;
         };
+        /**
+         * Counted
+         * @description How often something was not as it should be.
+         *
+         *     Attributes:
+         *         number: null where nobody here counts it: this process takes no messages from the broker.
+         *         is_more: it was still more often.
+         *         kind: of the events that tell of it; null: there are none.
+         *         since: from when this process, and no other one, has counted; null: all that is in the log.
+         */
+        Counted: {
+            /** Name */
+            name: string;
+            /** Number */
+            number: number | null;
+            /** Is More */
+            is_more: boolean;
+            /** Kind */
+            kind: string | null;
+            /** Since */
+            since: string | null;
+        };
         /** CoveredHosts */
         CoveredHosts: {
             /** All */
@@ -1845,6 +1931,22 @@ export interface components {
             role: string;
             /** Password */
             password: string;
+        };
+        /**
+         * Damage
+         * @description A place where a log is not what was recorded or signed.
+         *
+         *     Attributes:
+         *         seq: the event that is missing, or where else it was found not to fit.
+         *         detail: what is wrong there.
+         */
+        Damage: {
+            /** Log */
+            log: string;
+            /** Seq */
+            seq: number;
+            /** Detail */
+            detail: string;
         };
         /**
          * Enrolled
@@ -2136,6 +2238,11 @@ export interface components {
             /** Items */
             items: components["schemas"]["CommandTemplate"][];
         };
+        /** Items[Damage] */
+        Items_Damage_: {
+            /** Items */
+            items: components["schemas"]["Damage"][];
+        };
         /** Items[EnrolmentToken] */
         Items_EnrolmentToken_: {
             /** Items */
@@ -2145,6 +2252,11 @@ export interface components {
         Items_Group_: {
             /** Items */
             items: components["schemas"]["Group"][];
+        };
+        /** Items[Package] */
+        Items_Package_: {
+            /** Items */
+            items: components["schemas"]["Package"][];
         };
         /** Items[Passkey] */
         Items_Passkey_: {
@@ -2485,6 +2597,18 @@ export interface components {
             as_of: string;
         };
         /**
+         * Package
+         * @description Attributes: `licence`: as its maker writes it.
+         */
+        Package: {
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+            /** Licence */
+            licence: string;
+        };
+        /**
          * ParameterShown
          * @description Attributes: `min` and the others: null where they are of another type, or nothing is said.
          */
@@ -2650,6 +2774,7 @@ export interface components {
          *         owner: the process that folds it.
          *         rebuilt_events: how many a rebuild has folded, which is under way or was stopped; null: there is none.
          *         has_old: whether the tables from before the last rebuild can be put back.
+         *         verified: by the last rebuild that was asked of the process that answers; null: there was none since its start.
          */
         Projection: {
             /** Name */
@@ -2674,6 +2799,7 @@ export interface components {
             rebuilt_events: number | null;
             /** Has Old */
             has_old: boolean;
+            verified?: components["schemas"]["Verification"] | null;
         };
         /**
          * Provider
@@ -2951,6 +3077,8 @@ export interface components {
          *         root: base64 of the tree's root over the first `size` events.
          *         note: the signed text, as C2SP's tlog-checkpoint.
          *         consistency: base64 of the hashes that prove that it has grown from the tree over `since` events.
+         *         witnesses: null where the process that answers has heard of none: only the one that signs hears them. Hosts keep
+         *             the checkpoint of the log of events alone.
          */
         SignedCheckpoint: {
             /** Origin */
@@ -2968,6 +3096,7 @@ export interface components {
             note: string;
             /** Consistency */
             consistency?: string[] | null;
+            witnesses?: components["schemas"]["Witnesses"] | null;
         };
         /**
          * Stop
@@ -3004,6 +3133,18 @@ export interface components {
         Subject: {
             /** Subject */
             subject: string;
+        };
+        /**
+         * System
+         * @description The program that answers.
+         */
+        System: {
+            /** Version */
+            version: string;
+            /** Licence */
+            licence: string;
+            /** Counted */
+            counted: components["schemas"]["Counted"][];
         };
         /**
          * Target
@@ -3236,6 +3377,28 @@ export interface components {
             ctx?: Record<string, never>;
         };
         /**
+         * Verification
+         * @description What a rebuild found, which folds all events anew and compares that with what was shown.
+         *
+         *     Attributes:
+         *         at: when it ended.
+         *         rows: in the tables that were folded anew; `differed`: those that were not the same.
+         *         failure: why it came to no end; then nothing was compared. Null where it did.
+         */
+        Verification: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Rows */
+            rows: number;
+            /** Differed */
+            differed: string[];
+            /** Failure */
+            failure: string | null;
+        };
+        /**
          * Waiting
          * @description Nobody has decided yet: the same is asked again. Attributes: `fingerprint`: what the administrator is shown.
          */
@@ -3292,6 +3455,24 @@ export interface components {
             /** Key Id */
             key_id: string | null;
         };
+        /**
+         * Witnesses
+         * @description Hosts that have brought a checkpoint back to the process that answers, since its start.
+         *
+         *     A host is told the newest one as it comes online and once an hour, so few have the very newest.
+         *
+         *     Attributes:
+         *         hosts: how many have brought one back that fits the log; `newest`: how many this newest one.
+         *         size: how many events the largest covers that one of them has brought back.
+         */
+        Witnesses: {
+            /** Hosts */
+            hosts: number;
+            /** Newest */
+            newest: number;
+            /** Size */
+            size: number;
+        };
     };
     responses: never;
     parameters: never;
@@ -3317,12 +3498,14 @@ export type ChangePassword = components['schemas']['ChangePassword'];
 export type ChangeUser = components['schemas']['ChangeUser'];
 export type Check = components['schemas']['Check'];
 export type CommandTemplate = components['schemas']['CommandTemplate'];
+export type Counted = components['schemas']['Counted'];
 export type CoveredHosts = components['schemas']['CoveredHosts'];
 export type CreateEnrolmentToken = components['schemas']['CreateEnrolmentToken'];
 export type CreateRule = components['schemas']['CreateRule'];
 export type CreateTemplate = components['schemas']['CreateTemplate'];
 export type CreateToken = components['schemas']['CreateToken'];
 export type CreateUser = components['schemas']['CreateUser'];
+export type Damage = components['schemas']['Damage'];
 export type Enrolled = components['schemas']['Enrolled'];
 export type EnrolmentToken = components['schemas']['EnrolmentToken'];
 export type EventProof = components['schemas']['EventProof'];
@@ -3338,8 +3521,10 @@ export type Identity = components['schemas']['Identity'];
 export type ItemsAccessRule = components['schemas']['Items_AccessRule_'];
 export type ItemsApproval = components['schemas']['Items_Approval_'];
 export type ItemsCommandTemplate = components['schemas']['Items_CommandTemplate_'];
+export type ItemsDamage = components['schemas']['Items_Damage_'];
 export type ItemsEnrolmentToken = components['schemas']['Items_EnrolmentToken_'];
 export type ItemsGroup = components['schemas']['Items_Group_'];
+export type ItemsPackage = components['schemas']['Items_Package_'];
 export type ItemsPasskey = components['schemas']['Items_Passkey_'];
 export type ItemsPendingHost = components['schemas']['Items_PendingHost_'];
 export type ItemsProjection = components['schemas']['Items_Projection_'];
@@ -3367,6 +3552,7 @@ export type Nonce = components['schemas']['Nonce'];
 export type Output = components['schemas']['Output'];
 export type OutputGroupAnswer = components['schemas']['OutputGroupAnswer'];
 export type Outputs = components['schemas']['Outputs'];
+export type Package = components['schemas']['Package'];
 export type ParameterShown = components['schemas']['ParameterShown'];
 export type Passkey = components['schemas']['Passkey'];
 export type PasskeyChange = components['schemas']['PasskeyChange'];
@@ -3397,6 +3583,7 @@ export type SignedCheckpoint = components['schemas']['SignedCheckpoint'];
 export type Stop = components['schemas']['Stop'];
 export type StopChange = components['schemas']['StopChange'];
 export type Subject = components['schemas']['Subject'];
+export type System = components['schemas']['System'];
 export type Target = components['schemas']['Target'];
 export type Task = components['schemas']['Task'];
 export type TaskChange = components['schemas']['TaskChange'];
@@ -3407,8 +3594,10 @@ export type UsagePoint = components['schemas']['UsagePoint'];
 export type User = components['schemas']['User'];
 export type UserChange = components['schemas']['UserChange'];
 export type ValidationError = components['schemas']['ValidationError'];
+export type Verification = components['schemas']['Verification'];
 export type Waiting = components['schemas']['Waiting'];
 export type WholeEvent = components['schemas']['WholeEvent'];
+export type Witnesses = components['schemas']['Witnesses'];
 export type $defs = Record<string, never>;
 export interface operations {
     login_api_v1_auth_login_post: {
@@ -5732,6 +5921,8 @@ export interface operations {
                 after?: number;
                 /** @description else by Accept, else ndjson */
                 format?: ("ndjson" | "csv") | null;
+                /** @description as of then: a time (RFC 3339), the seq of an event, or a position that a list gave as `as_of` */
+                at?: string | null;
                 min_seq?: number | null;
                 /** @description task.accepted, or a family such as task */
                 kind?: string | null;
@@ -5898,6 +6089,8 @@ export interface operations {
                 log?: "event" | "heartbeat_event";
                 /** @description prove that it has grown from this size */
                 since?: number | null;
+                /** @description as of then: a time (RFC 3339), the seq of an event, or a position that a list gave as `as_of` */
+                at?: string | null;
                 min_seq?: number | null;
             };
             header?: never;
@@ -5913,6 +6106,50 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SignedCheckpoint"];
+                };
+            };
+            /** @description A problem, with a stable `code`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        code: string;
+                        request_id: string | null;
+                        errors?: {
+                            field?: string;
+                            message?: string;
+                        }[];
+                        /** @description that `errors`, which has 20 at most, leaves out */
+                        more_errors?: number;
+                    };
+                };
+            };
+        };
+    };
+    list_damage_api_v1_audit_damage_get: {
+        parameters: {
+            query?: {
+                min_seq?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Items_Damage_"];
                 };
             };
             /** @description A problem, with a stable `code`. */
@@ -6100,6 +6337,94 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RebuildAnswer"];
+                };
+            };
+            /** @description A problem, with a stable `code`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        code: string;
+                        request_id: string | null;
+                        errors?: {
+                            field?: string;
+                            message?: string;
+                        }[];
+                        /** @description that `errors`, which has 20 at most, leaves out */
+                        more_errors?: number;
+                    };
+                };
+            };
+        };
+    };
+    get_system_api_v1_system_get: {
+        parameters: {
+            query?: {
+                min_seq?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["System"];
+                };
+            };
+            /** @description A problem, with a stable `code`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": {
+                        type: string;
+                        title: string;
+                        status: number;
+                        detail: string;
+                        code: string;
+                        request_id: string | null;
+                        errors?: {
+                            field?: string;
+                            message?: string;
+                        }[];
+                        /** @description that `errors`, which has 20 at most, leaves out */
+                        more_errors?: number;
+                    };
+                };
+            };
+        };
+    };
+    list_packages_api_v1_system_packages_get: {
+        parameters: {
+            query?: {
+                min_seq?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Items_Package_"];
                 };
             };
             /** @description A problem, with a stable `code`. */

@@ -1,14 +1,17 @@
 """What is asked about the audit trail."""
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.live import AUDIT, TASKS
 from control_plane.projections.queries.pages import position_of
 from control_plane.projections.queries.scopes import EVERYTHING, Scope, of_events
 from control_plane.storage.engine import Database
+
+Statement: TypeAlias = Select[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +62,27 @@ class AuditQueries:
         """Events after a seq, oldest first."""
         return await self._select(wanted, limit, after=seq)
 
+    async def count(self, wanted: AuditFilter, *, most: int) -> int:
+        """How many events there are, of which no more than `most` are looked at."""
+        some = self._wanted(select(self._table.c.seq), wanted).limit(most)
+        async with self._database.read() as connection:
+            return await connection.scalar(select(func.count()).select_from(some.subquery())) or 0
+
     async def _select(
         self, wanted: AuditFilter, limit: int, *, before: int | None = None, after: int | None = None
     ) -> list[AuditRow]:
         t = self._table
-        statement = select(t).limit(limit).order_by(t.c.seq if after is not None else t.c.seq.desc())
+        statement = self._wanted(select(t).limit(limit), wanted)
+        statement = statement.order_by(t.c.seq if after is not None else t.c.seq.desc())
+        if before is not None:
+            statement = statement.where(t.c.seq < before)
+        if after is not None:
+            statement = statement.where(t.c.seq > after)
+        async with self._database.read() as connection:
+            return [AuditRow(**row) for row in (await connection.execute(statement)).mappings()]
+
+    def _wanted(self, statement: Statement, wanted: AuditFilter) -> Statement:
+        t = self._table
         for column in ("task_id", "hostname", "actor"):
             if (value := getattr(wanted, column)) is not None:
                 statement = statement.where(t.c[column] == value)
@@ -77,13 +96,7 @@ class AuditQueries:
             statement = statement.where(t.c.recorded_us <= wanted.to_us)
         if wanted.upto is not None:
             statement = statement.where(t.c.seq <= wanted.upto)
-        statement = statement.where(*of_events(t, self._execution, self._scope))
-        if before is not None:
-            statement = statement.where(t.c.seq < before)
-        if after is not None:
-            statement = statement.where(t.c.seq > after)
-        async with self._database.read() as connection:
-            return [AuditRow(**row) for row in (await connection.execute(statement)).mappings()]
+        return statement.where(*of_events(t, self._execution, self._scope))
 
     async def as_of(self) -> Positions:
         """How far the trail has come; ask before its rows, which are then at least as new."""

@@ -1,15 +1,16 @@
 // Who may do what: `access.json` says what there is, this how it is shown.
-/** @import {AccessAnswer, AccessRow, AccessRule, Action, Calls, ChangePassword, Context, Mount, Params, RunCommand, RunRequest, Section, Shows} from "../app.js" */
+/** @import {AccessAnswer, AccessRow, AccessRule, Action, Calls, ChangePassword, Context, Kind, Mount, Params, RunCommand, RunRequest, Section, Shows} from "../app.js" */
 /** @typedef {keyof AccessRow} Column @typedef {ChangePassword & {name: string}} Said by forms of this page */
 import { json } from "../ansi.js";
 import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
 import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
-import { fold } from "../format.js";
+import { absolute, fold } from "../format.js";
 import { because, language, t } from "../i18n.js";
 import { hostPath, link, moment, taskPath } from "../router.js";
 import { Problem } from "../api.js";
 import data from "../../access.json" with { type: "json" };
 import { isShown } from "../notices.js";
+import { typedName } from "./hostactions.js";
 import { addPasskey } from "./login.js";
 
 const LOOK_MS = 10_000;
@@ -40,6 +41,7 @@ export function mount(part, params, context) {
     const signal = nextSignal();
     part.sections.replaceChildren(...TABS[chosen].filter(isMine).map((spec) => section(spec, { ...context, signal })));
   }
+  if (moment()) part.tabs.before(create("p", t("access.now"), { className: "panel note" }));
   update(params);
   return { update };
 }
@@ -63,16 +65,33 @@ function section(spec, context) {
     const head = create("th", t(`access.field.${name}`), { className: CLASSES[name] ?? "" });
     head.dataset.of = name;
     part.head.append(head);
-    shows[name] ??= (row, cell) => show(row, cell, name);
+    shows[name] ??= (row, cell) => show(row, cell, name, spec.kind);
   }
   part.table.className = spec.isCards ? "cards" : "list";
   const rows = spec.columns && id && rowsOf(part.table, id, shows);
 
+  let pages = 1; // that are shown
+  const more = create("p", "", { className: "note", hidden: true });
+  more.append(create("button", t("access.more"), { onclick: () => load((pages += 1) && null) }));
+
+  /** As it is now, whatever moment the other pages are of. @param {?number} minSeq */
+  async function itemsOf(minSeq) {
+    const found = [];
+    let cursor = null;
+    for (let page = 0; page < pages && (page === 0 || cursor); page += 1) {
+      const answer = await /** @type {Calls} */ (api).get(spec.path, { ...spec.query, at: null, cursor, min_seq: minSeq });
+      found.push(...answer.items);
+      if (answer.next_key_sha256) found.push({ key_id: answer.next_key_sha256.slice(0, 16), state: "announced" });
+      cursor = answer.next_cursor;
+    }
+    more.hidden = !cursor;
+    return /** @type {AccessRow[]} */ (found);
+  }
+
   /** What a server does not have is not shown. @param {?number} minSeq */
   async function read(minSeq) {
     try {
-      const found = await api.get(spec.path, { ...spec.query, min_seq: minSeq });
-      const { items } = /** @type {{items: AccessRow[]}} */ (found);
+      const items = await itemsOf(minSeq);
       if (spec.tells && items.length && may(spec.tells)) for (const rule of (await api.get("/rules")).items) rules[rule.rule_id] = rule;
       if (rows) rows.draw(items.sort((a, b) => Number(b.state === "waiting") - Number(a.state === "waiting")));
       part.empty.hidden = items.length > 0;
@@ -99,9 +118,10 @@ function section(spec, context) {
   /** @param {Action} action @param {AccessRow} [row] */
   function perform(action, row) {
     const name = `${spec.name}.${action.name ?? "create"}`;
-    const fields = Object.entries(action.fields ?? {}).map(([field, type], place) => ({
+    const typed = action.types && row ? [typedName(row.hostname)] : []; // there is no way back
+    const asked = Object.entries(action.fields ?? {}).map(([field, type], place) => ({
       name: field,
-      autofocus: place === 0,
+      autofocus: place === 0 && !typed.length,
       label: t(`access.field.${field}`),
       value: action.prefills && row ? /** @type {string} */ (row[/** @type {Column} */ (field)]) : undefined,
       ...TYPES[type ?? ""],
@@ -111,8 +131,8 @@ function section(spec, context) {
     return ask({
       words: `access.${name}`,
       body: [t(`access.${name}_what`, { ...row, fingerprint: row && fingerprintOf(row), rule: row?.effect && ruleText(row) }), ...shown],
-      fields,
-      submit: async (/** @type {Record<string, unknown>} */ values, place) => {
+      fields: [...typed, ...asked],
+      submit: async (/** @type {Record<string, unknown>} */ { typed: _, ...values }, place) => {
         const body = { ...values, ...action.body };
         const own = OWN[name];
         const answer = /** @type {AccessAnswer} */ (await (own ? own(/** @type {Said} */ (body), context, place, row) : send(body, row, action)));
@@ -144,6 +164,7 @@ function section(spec, context) {
   const { create: making } = spec;
   if (making && ((!moment() && may(making)) || permit(part.create, user, making.needs ?? ""))) part.create.onclick = () => perform(making);
   if (making && spec.isAsked) perform(making);
+  if (rows) part.rows.after(more);
   if (rows) load();
   if (spec.isLive && !moment()) every(LOOK_MS, () => document.hidden || load(), signal);
   return part.root;
@@ -154,7 +175,6 @@ const fingerprintOf = ({ fingerprint }) => fingerprint?.match(/.{1,4}/g)?.join("
 
 /** @type {Shows<AccessRow>} */
 const SHOWN = {
-  state: ({ state }, cell) => badge(cell, "approval", state),
   requester: ({ requester: name, mine, state }) => (mine && state === "waiting" ? t("access.second_person", { name }) : name),
   rule: ruleText,
   identity: ({ identity }) => identity?.subject ?? "",
@@ -173,11 +193,12 @@ const SHOWN = {
   hosts: showHosts,
 };
 
-/** @param {AccessRow} row @param {HTMLTableCellElement} cell @param {string} name */
-function show(row, cell, name) {
+/** @param {AccessRow} row @param {HTMLTableCellElement} cell @param {string} name @param {Kind} [kind] */
+function show(row, cell, name, kind = "approval") {
+  if (name === "state") return badge(cell, kind, row.state);
   if (SHOWN[name]) return SHOWN[name](row, cell);
   const value = row[/** @type {Column} */ (name)];
-  if (name.endsWith("_at")) return time(cell, /** @type {?string} */ (value));
+  if (name.endsWith("_at")) return moment() ? value && absolute(String(value), language) : time(cell, /** @type {?string} */ (value));
   if (typeof value === "boolean") return t(value ? "access.yes" : "access.no");
   return [value].flat().join(", ");
 }

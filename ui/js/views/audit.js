@@ -13,6 +13,7 @@ const TIMES = /** @type {const} */ (["from", "to"]);
 const FORMATS = /** @type {const} */ (["ndjson", "csv"]);
 const MOST = 500; // rows at once
 const CHECKPOINT_MS = 10_000;
+const DAMAGE_MS = 30_000;
 const VERIFY = "control-plane audit verify";
 const CHECK = "control-plane audit check --key KEY FILE";
 
@@ -35,7 +36,7 @@ export function mount(part, params, context) {
     const filter = Object.fromEntries([...WORDS, ...TIMES].map((name) => [name, next[name] || undefined]));
     filters.show(filter);
     for (const name of TIMES) part[name].value = toField(filter[name]);
-    for (const format of FORMATS) part[format].href = link("/api/v1/events/export", { ...filter, format });
+    for (const format of FORMATS) part[format].href = link("/api/v1/events/export", { ...filter, format, at: moment() });
     const address = link("/audit", filter);
     if (address !== drawn) table = eventTable(part.list, filter, { ...context, signal: nextSignal() }, { most: MOST, open });
     const isNew = address !== drawn;
@@ -81,7 +82,7 @@ export function mount(part, params, context) {
   }
 
   for (const name of TIMES) part[name].onchange = () => filters.change({ [name]: fromField(part[name].value) });
-  for (const format of FORMATS) permit(part[format], user, "events.export");
+  for (const format of FORMATS) if (!user.permissions.includes("events.export")) permit(part[format], user, "events.export");
   part.past.hidden = moment() !== null; // there is the bar
   part.past.onclick = async () => (await import("../replay.js")).askForMoment(context);
   const load = () => part.proof.open && attempt(part.checkpoint, readCheckpoint);
@@ -90,8 +91,29 @@ export function mount(part, params, context) {
     if (!isPolling) every(CHECKPOINT_MS, load, signal);
     isPolling = true;
   };
+  showDamage(part, context);
   update(params);
   return { update };
+}
+
+/** What is wrong with the log concerns every moment of it. @param {Parts["audit"]} part @param {Context} context */
+function showDamage(part, { api, signal }) {
+  const place = create("section", "", { className: "alarm", role: "alert", hidden: true });
+  part.proof.before(place);
+  let drawn = "[]";
+
+  async function read() {
+    if (document.hidden) return;
+    const { items } = await api.look("/audit/damage");
+    if (JSON.stringify(items) === drawn) return;
+    drawn = JSON.stringify(items);
+    place.hidden = !items.length;
+    const found = items.map(({ log, seq, detail }) => create("p", t("audit.damage_at", { log, position: seq.toLocaleString(language), detail })));
+    place.replaceChildren(create("strong", t("audit.damaged")), ...found, create("p", t("audit.damaged_do")), create("code", VERIFY));
+  }
+  const load = () => read().catch(() => {}); // the list below says that nothing can be read
+  every(DAMAGE_MS, load, signal);
+  load();
 }
 
 /** The events of a filter. What one of them has opens below it, unless `open` is told which is to be, or none.
@@ -198,6 +220,7 @@ function fillEvent(part, event, { api, user }) {
     part.bytes.replaceChildren(said(signed), copyButton(signed, t("audit.exact")));
   };
   part.then.href = atMoment(String(seq));
+  if (moment()) part.prove.after(create("span", t("audit.prove_now"), { className: "why small muted" }));
   if (!user.permissions.includes("audit.prove")) permit(part.prove, user, "audit.prove");
   else part.prove.onclick = () => act(part.prove, () => prove(part.prove, seq, api));
 }

@@ -60,8 +60,7 @@ export function hostActions(part, hostname, { api, user, store }) {
   /** There is no way back, so the name is typed.
    * @param {{}} question @param {Field[]} fields @param {(body: {reason?: string}) => unknown} send */
   function end(question, fields, send) {
-    const typed = { name: "hostname", label: t("host.type_name", { name: hostname }), required: true, pattern: String.raw`\s*${hostname.replaceAll(".", "[.]")}\s*` };
-    ask({ ...question, fields: [typed, ...fields], submit: (/** @type {{reason?: string}} */ { reason }) => send(reason ? { reason } : {}) });
+    ask({ ...question, fields: [typedName(hostname), ...fields], submit: (/** @type {{reason?: string}} */ { reason }) => send(reason ? { reason } : {}) });
   }
 
   /** @param {Host} host */
@@ -77,6 +76,9 @@ export function hostActions(part, hostname, { api, user, store }) {
 }
 
 /** What the fields of a dialog say. @typedef {{groups?: string[], labels?: string[]}} Entered */
+
+/** @param {string} name A field that wants this. */
+export const typedName = (name) => ({ name: "typed", label: t("host.type_name", { name }), required: true, pattern: String.raw`\s*${name.replaceAll(".", "[.]")}\s*` });
 
 /** @param {Host["labels"]} labels */
 export const linesOf = (labels) => Object.entries(labels).map(([name, value]) => `${name}=${value}`).join("\n");

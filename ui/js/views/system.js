@@ -1,13 +1,14 @@
 // Whether it is ready, how far each read table and each log have come, whether all is stopped.
-/** @import {Check, Context, Heads, Mount, Parts, Projection, Readiness, Rows, Sample, SetStop, Signed} from "../app.js" */
+/** @import {Check, Context, Heads, Mount, Parts, Projection, Readiness, Rows, Sample, SetStop, Signed, System} from "../app.js" */
 import { Problem, isAbort } from "../api.js";
 import { ask, badge, meter, rowsOf, timeNode } from "../components.js";
 import { attempt, create, every, facts, permit, text, toast } from "../dom.js";
 import { duration, when } from "../format.js";
-import { language, t, told } from "../i18n.js";
+import { because, language, t, told } from "../i18n.js";
 import { askStop } from "../notices.js";
-import { link, moment } from "../router.js";
+import { moment } from "../router.js";
 import { by } from "../states.js";
+import { drawCounted, licencesOf, witnessesOf } from "./counted.js";
 
 const CHECK_MS = 10_000;
 const CHECKPOINT_MS = 60_000;
@@ -16,7 +17,6 @@ const RATE_MS = 60_000; // events are counted over about as long
 const LEAST_MS = 4_000; // a new stream tells of the heads twice at once
 const LOGS = /** @type {const} */ ({ event: "event", heartbeat: "heartbeat_event" }); // as the stream calls them, and as checkpoints do
 const NAMES = /** @type {(keyof Heads)[]} */ (Object.keys(LOGS));
-const KINDS = { "message.rejected": "system.rejected", "execution.conflict": "system.conflicts", "execution.unexpected": "system.unexpected", "execution.late_result": "system.late", "access.denied": "system.denied" };
 
 /** @type {Mount<"system">} */
 export function mount(part, params, context) {
@@ -31,7 +31,6 @@ export function mount(part, params, context) {
 
 /** @param {Parts["system"]} part @param {Context} context */
 function showNow(part, context) {
-  part.kinds.append(...Object.entries(KINDS).map(([kind, words]) => create("a", t(words), { href: link("/audit", { kind }) })));
   part.kinds.hidden = !context.user.permissions.includes("events.read");
   showChecks(part, context);
   return showLog(part, context);
@@ -41,6 +40,7 @@ function showNow(part, context) {
 function showThen(part) {
   for (const place of [part.ready, part.logs]) place.closest("section")?.toggleAttribute("hidden", true);
   part.then.hidden = false;
+  part.then.className = "panel note";
   return () => {};
 }
 
@@ -87,7 +87,13 @@ function showProjections(part, { api, store, stream, signal, user }, drawLog) {
   /** @type {Map<string, number | null>} */
   const rebuilt = new Map(); // how far by the row before
   const lag = (/** @type {Projection} */ row) => (row.lag_events ? `${row.lag_events} · ${duration(row.lag_seconds * 1000)}` : 0);
-  const rows = rowsOf(part.projections, "name", { lag, rebuild: drawRebuild });
+  const isNow = moment() === null;
+  if (isNow) {
+    const head = create("th", t("system.verified"));
+    head.dataset.of = "verified";
+    part.projections.rows[0].lastElementChild?.before(head);
+  }
+  const rows = rowsOf(part.projections, "name", { lag, rebuild: drawRebuild, verified: drawVerified });
 
   function draw() {
     const found = store.all("projections").sort(by("name"));
@@ -114,6 +120,20 @@ function showProjections(part, { api, store, stream, signal, user }, drawLog) {
     const n = eventsIn(row.head);
     meter(far, n ? Math.min(1, done / n) : 0);
     text(words, t("system.rebuilt", { done: numbered(done), n: numbered(n) }));
+  }
+
+  /** @param {Projection} row @param {HTMLElement} cell */
+  function drawVerified({ verified }, cell) {
+    if (!verified) return text(cell, t("system.unverified"));
+    if (cell.dataset.at === verified.at) return;
+    cell.dataset.at = verified.at;
+    const { differed, failure, rows: n } = verified;
+    const place = create("span");
+    if (failure) badge(place, "check", "failing", t("system.verify_failed"));
+    else if (differed.length) badge(place, "check", "failing", t("system.differed"));
+    else badge(place, "check", "ok", t("system.same", { n }));
+    const what = failure ? because(failure) : differed.join(", ");
+    cell.replaceChildren(place, " ", what && `${what} · `, timeNode(verified.at));
   }
 
   // Why not stands once, beside the heading.
@@ -153,13 +173,15 @@ function showLog(part, { api, stream, signal, user }) {
   /** @type {{[name in keyof Heads]?: Signed}} */
   const signed = {};
   let shown = "";
+  /** @type {?System} */
+  let program = null;
 
   /** @param {Projection[]} [projections] */
   function draw(projections = []) {
     heads ??= headsIn(projections);
     sample();
     const rates = rateOf(samples);
-    const key = JSON.stringify([heads, rates, signed]);
+    const key = JSON.stringify([heads, rates, signed, program?.version]);
     if (!heads || key === shown) return;
     shown = key;
     facts(part.log, "system", {
@@ -167,6 +189,8 @@ function showLog(part, { api, stream, signal, user }) {
       heartbeats: headText(heads.heartbeat, rates?.heartbeat),
       signed: signedNode(signed.event, heads.event),
       signed_heartbeats: signedNode(signed.heartbeat, heads.heartbeat),
+      witnesses: signed.event && "size" in signed.event && witnessesOf(signed.event),
+      version: program?.version,
       build: create("code", user.build),
       reference: create("a", "/api/docs", { href: "/api/docs" }),
     });
@@ -188,15 +212,20 @@ function showLog(part, { api, stream, signal, user }) {
         return { none: told(error) };
       });
     }
+  }
+
+  async function read() {
+    const [found] = await Promise.all([api.get("/system"), user.permissions.includes("events.read") && readCheckpoints()]);
+    if (!program) part.log.after(licencesOf(api, found));
+    program = found;
+    drawCounted(part.kinds, found.counted);
     draw();
   }
 
+  const load = () => attempt(part.logs, read);
   every(TICK_MS, () => draw(), signal);
-  if (user.permissions.includes("events.read")) {
-    const load = () => attempt(part.logs, readCheckpoints);
-    every(CHECKPOINT_MS, load, signal);
-    load();
-  } else part.logs.classList.add("filled");
+  every(CHECKPOINT_MS, load, signal);
+  load();
   return draw;
 }
 
