@@ -70,7 +70,8 @@ export function createSelection(place, { user, store }, shown, draw) {
   /** To its end, also where the page is left meanwhile.
    * @param {string[]} names @param {boolean} wanted @param {boolean} isUndoable */
   async function change(names, wanted, isUndoable) {
-    const other = names.filter((name) => store.one("hosts", name)?.maintenance !== wanted);
+    // To take back, what was done counts, and not rows that another page does not follow.
+    const other = isUndoable ? names.filter((name) => store.one("hosts", name)?.maintenance !== wanted) : names;
     const button = wanted ? on : off;
     const label = button.textContent;
     /** @type {string[]} */
