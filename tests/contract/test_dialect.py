@@ -590,6 +590,8 @@ class TestSqliteDialect(DialectContract):
         self, database: Database, tmp_path: Path
     ) -> None:
         kept = await database.connect()
+        await kept.exec_driver_sql("PRAGMA busy_timeout=500")  # for so long the one that is cancelled goes on waiting
+        await kept.commit()
 
         async def nothing() -> None:
             async with database.write(kept):

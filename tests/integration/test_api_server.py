@@ -91,6 +91,7 @@ async def test_half_a_request_is_not_waited_for_and_a_stream_is(
     tmp_path: Path, free: tuple[Settings, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("control_plane.api.server.HEAD_S", 0.2)
+    monkeypatch.setattr("control_plane.api.live.PING_S", 0.5)
     settings, listener = free
     port = settings.listen_port
     async with an_api(tmp_path, listen=settings.listen) as api:
@@ -115,7 +116,7 @@ async def test_half_a_request_is_not_waited_for_and_a_stream_is(
                 lines = answer.aiter_lines()
                 while not (await anext(lines)).startswith("event: ping"):
                     pass
-                while not (await anext(lines)).startswith("event: ping"):  # five seconds later
+                while not (await anext(lines)).startswith("event: ping"):  # later than half a request would end
                     pass
             stop.set()
 

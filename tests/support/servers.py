@@ -94,7 +94,12 @@ class DatabaseServer:
     @contextlib.contextmanager
     def connect(self) -> Iterator["pymysql.Connection[pymysql.cursors.Cursor]"]:
         connection = pymysql.connect(
-            host=self.host, port=self.port, user=self.user, password=self.password, autocommit=True
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            autocommit=True,
+            ssl_disabled=True,  # else the machine's certificates are read for each connection, twice for each test
         )
         with connection:
             yield connection
