@@ -3,7 +3,6 @@
 The 10,000 hosts are answered in the place of the server, so that the browser's part is measured and not a database's.
 """
 
-import os
 import re
 import statistics
 import time
@@ -12,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page
 
 from tests.benchmarks.end_to_end import percentile
+from tests.support.browser import launched
 from tests.support.dev import Dev, running
 from tests.support.large_fleet import LargeFleet
 from tests.support.servers import wait_until
-from tests.ui.conftest import CHROMIUM
 from tests.ui.everywhere import GO, Place, Reader
 
 ROOT = Path(__file__).parents[2]
@@ -60,15 +59,6 @@ def sizes() -> None:
     tell("JavaScript until the fleet is shown", kib(FLEET), 120, "KiB", digits=1)
     tell("modules until the fleet is shown", len(FLEET), 24)
     tell("all JavaScript", kib(SCRIPTS), 350, "KiB", digits=1)
-
-
-@contextmanager
-def launched() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -6,22 +6,19 @@ old, of the past, and with 10,000 hosts, each light and dark, wide and narrow, i
 
 import argparse
 import itertools
-import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.screenshots.sheet import write_sheet
 from tests.screenshots.states import READY_MS, Scene, State, prepared, states_of
+from tests.support.browser import is_installed, launched
 from tests.support.dev import Dev, running
-from tests.ui.conftest import CHROMIUM
 from tests.ui.everywhere import Place, Reader
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +61,8 @@ def main() -> None:
     if not arguments.directory and not arguments.readme:
         parser.error("name a directory, or --readme")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends, too
+    if not is_installed():
+        sys.exit("scripts/screenshots: Chromium is needed; on Debian: apt-get install chromium")
     with tempfile.TemporaryDirectory(prefix="cp-pictures-") as directory, launched() as browser:
         if missing := refusal(browser):
             sys.exit(f"scripts/screenshots: {missing}")
@@ -73,17 +72,6 @@ def main() -> None:
                 take_readme(browser, dev, scene)
             else:
                 take_all(browser, dev, scene, arguments.directory, re.compile(arguments.only))
-
-
-@contextmanager
-def launched() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        sys.exit("scripts/screenshots: Chromium is needed; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield browser
-        browser.close()
 
 
 def refusal(browser: Browser) -> str | None:

@@ -1,19 +1,16 @@
 """The dashboard as a user has it: a real `control-plane dev`, in Debian's Chromium."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.support.browser import is_installed, launched
 from tests.support.dev import Dev, running
 
 __all__ = ["Dev", "Visitor"]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 SIMULATED = 5
 
 
@@ -25,13 +22,10 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 @pytest.fixture(scope="package")  # and no longer: its event loop runs until it ends, and no other one can beside
 def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
+    if not is_installed():
         pytest.skip("Chromium is not installed")
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield browser
-        browser.close()
+    with launched() as started:
+        yield started
 
 
 @dataclass
