@@ -3,10 +3,11 @@
 import base64
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Download, Locator, Page, expect
 
 from tests.support.programs import PASSWORD
 from tests.support.servers import wait_until
@@ -19,9 +20,15 @@ def heading(page: Page, name: str | re.Pattern[str]) -> None:
     page.get_by_role("heading", name=name, level=1).wait_for()
 
 
-def forgiven(visitor: Visitor, status: str) -> None:
-    """The page complains of nothing but this."""
-    assert [complaint for complaint in visitor.complaints if status not in complaint] == []
+def at_fleet(page: Page, dev: Dev) -> None:
+    """Open the start page."""
+    page.goto(dev.url)
+    heading(page, "Fleet")
+
+
+def forgiven(visitor: Visitor, *expected: str) -> None:
+    """The pages complained of nothing but this: answers of these statuses, connections that the test cut."""
+    assert [complaint for complaint in visitor.complaints if not any(part in complaint for part in expected)] == []
     visitor.complaints.clear()
 
 
@@ -36,13 +43,24 @@ def register(dev: Dev, hostname: str, *groups: str) -> None:
     wait_until(lambda: dev.api.http.get(f"/hosts/{hostname}").is_success, timeout_s=20, what=f"{hostname} is shown")
 
 
-def sign_in(page: Page, username: str) -> None:
-    """Fill in the form that the page shows, and wait for the start page."""
+def newcomer(
+    page: Page, dev: Dev, username: str, role: str, *, rule: Mapping[str, object] | None = None, then: str = "Fleet"
+) -> None:
+    """Sign in on this page as somebody new, perhaps with a rule about what they may."""
+    dev.api.post("/users", {"username": username, "role": role, "password": PASSWORD})
+    if rule is not None:
+        dev.api.post("/rules", {"subject": f"user:{username}", **rule})
+    page.goto(dev.url)
+    sign_in(page, username, then=then)
+
+
+def sign_in(page: Page, username: str, *, then: str = "Fleet") -> None:
+    """Fill in the form that the page shows, and wait for the first page."""
     heading(page, "Sign in")
     page.get_by_label("User").fill(username)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
-    heading(page, "Fleet")
+    heading(page, then)
 
 
 def run(page: Page, dev: Dev, query: str, command: str) -> None:
@@ -54,6 +72,13 @@ def run(page: Page, dev: Dev, query: str, command: str) -> None:
 
 def finished(page: Page, answers: str | re.Pattern[str]) -> None:
     expect(page.get_by_role("status").filter(has_text=answers)).to_be_visible()
+
+
+def downloaded(page: Page, control: Locator) -> Download:
+    """What the browser saves when this is clicked."""
+    with page.expect_download() as started:
+        control.click()
+    return started.value
 
 
 def ping(build: str, **lag: float) -> str:

@@ -16,7 +16,7 @@ from tests.support.dev import running
 from tests.support.programs import PASSWORD, run
 from tests.support.servers import wait_until
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import heading, sign_in
+from tests.ui.steps import downloaded, forgiven, heading, newcomer
 
 pytestmark = pytest.mark.browser
 
@@ -121,8 +121,7 @@ def test_refusals_and_what_is_about_security_are_seen_as_such(visitor: Visitor, 
     page.goto(f"{dev.url}/audit?kind=task.accepted")
     page.locator("tbody tr").first.wait_for()
     expect(page.get_by_role("table").locator(".badge")).to_have_count(0)
-    assert [c for c in visitor.complaints if "401" not in c] == []
-    visitor.complaints.clear()
+    forgiven(visitor, "401")
 
 
 def test_a_long_trail_is_shown_a_bounded_number_of_rows_at_a_time(page: Page, dev: Dev) -> None:
@@ -159,10 +158,9 @@ def test_the_log_is_vouched_for_and_the_proof_of_an_event_holds(page: Page, dev:
     expect(panel.get_by_text(re.compile(r"(second|sec\.|min\.|now)"))).to_be_visible()
     verify = panel.get_by_text("control-plane audit verify", exact=True).inner_text()
     assert "hash a log anew" in run([*shlex.split(verify), "--help"], environment={}, cwd=tmp_path)
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name="Download its proof").click()
-    proof = tmp_path / waiting.value.suggested_filename
-    waiting.value.save_as(proof)
+    saved = downloaded(page, page.get_by_role("button", name="Download its proof"))
+    proof = tmp_path / saved.suggested_filename
+    saved.save_as(proof)
     keys = tmp_path / "keys.json"
     keys.write_bytes(dev.api.http.get("/keys").content)
     check = panel.get_by_text("control-plane audit check").inner_text()
@@ -172,17 +170,15 @@ def test_the_log_is_vouched_for_and_the_proof_of_an_event_holds(page: Page, dev:
 
 
 @pytest.mark.parametrize("format_", ["NDJSON", "CSV"])
-def test_what_is_filtered_can_be_taken_along(page: Page, dev: Dev, tmp_path: Path, format_: str) -> None:
+def test_what_is_filtered_can_be_taken_along(page: Page, dev: Dev, format_: str) -> None:
     task_id, _ = record(page, dev, "echo exported")
     page.goto(f"{dev.url}/audit?task_id={task_id}&kind=execution.finished")
-    with page.expect_download() as waiting:
-        page.get_by_role("link", name=f"Export {format_}").click()
-    saved = tmp_path / waiting.value.suggested_filename
-    waiting.value.save_as(saved)
-    assert saved.name == f"events.{format_.lower()}"
-    [*_, last] = saved.read_text().splitlines()
+    saved = downloaded(page, page.get_by_role("link", name=f"Export {format_}"))
+    assert saved.suggested_filename == f"events.{format_.lower()}"
+    text = saved.path().read_text()
+    [*_, last] = text.splitlines()
     assert "execution.finished" in last
-    assert saved.read_text().count("execution.finished") == 1
+    assert text.count("execution.finished") == 1
 
 
 def test_an_export_from_a_page_of_the_past_ends_at_its_moment(page: Page, dev: Dev, tmp_path: Path) -> None:
@@ -213,10 +209,8 @@ def test_what_vouches_for_a_page_of_the_past_is_of_then_or_says_that_it_is_not(p
 
 
 def test_who_may_only_read_is_told_what_else_needs_a_permission(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "vita", "role": "viewer", "password": PASSWORD})
     page = visitor.page()
-    page.goto(dev.url)
-    sign_in(page, "vita")
+    newcomer(page, dev, "vita", "viewer")
     page.goto(f"{dev.url}/audit?seq=1&kind=none.at_all")
     for role, name, permission in (
         ("link", "Export CSV", "events.export"),
@@ -225,8 +219,7 @@ def test_who_may_only_read_is_told_what_else_needs_a_permission(visitor: Visitor
         control = page.get_by_role(role, name=name)  # type: ignore[arg-type]  # which is one of many literals
         expect(control).to_be_disabled()
         expect(control).to_have_accessible_description(f"Needs the permission {permission}")
-    assert [c for c in visitor.complaints if "401" not in c] == []
-    visitor.complaints.clear()
+    forgiven(visitor, "401")
 
 
 def signed_events(dev: Dev) -> int:

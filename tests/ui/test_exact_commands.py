@@ -53,11 +53,13 @@ def test_who_approves_sees_every_character_that_runs_on_the_card_and_in_the_dial
 def test_who_runs_a_command_confirms_every_character_of_it(page: Page, dev: Dev) -> None:
     guard = {"level": 2, "rules": []}
     page.route("**/targets/preview", lambda route: route.fulfill(json={**route.fetch().json(), "guard": guard}))
+    page.clock.install()
     page.goto(f"{dev.url}/run?host=sim-0001")
     dialog = page.get_by_role("dialog")
     typed = {command: shown for command, shown in HOSTILE.items() if "\r" not in command}  # which no field takes
     for command, shown in {**typed, "echo evil #\ruptime": "echo evil #U+000A\nuptime"}.items():
         page.get_by_label("Command").fill(command)
+        page.clock.run_for(400)  # nobody types any more: a preview is asked for
         page.get_by_role("button", name="Run on 1 host").click()
         assert texts(dialog.locator("pre")) == shown
         dialog.get_by_role("button", name="Cancel").click()

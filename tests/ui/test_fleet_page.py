@@ -8,7 +8,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.support.servers import wait_until
 from tests.ui.conftest import SIMULATED, Dev, Visitor
 from tests.ui.many_hosts import a_host, answer_hosts, drawn, rows_of, say, stream_by_hand
-from tests.ui.steps import a_key, forgiven, heading
+from tests.ui.steps import a_key, at_fleet, forgiven, heading
 
 pytestmark = pytest.mark.browser
 
@@ -16,6 +16,7 @@ LOADED_MS = 30_000  # for thousands of hosts, which the test answers itself
 
 
 def test_this_machine_is_online_with_all_the_others(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     row = page.get_by_role("row").filter(has_text=dev.hostname)
 
     expect(row).to_contain_text("Online")
@@ -60,7 +61,8 @@ def test_what_is_run_on_a_host_comes_to_its_page_and_nothing_else_does(page: Pag
     expect(page.get_by_role("row").filter(has_text="echo elsewhere")).to_have_count(0)
 
 
-def test_a_host_is_added_by_a_token_that_is_made_once_it_is_asked_for_and_shown_once(page: Page) -> None:
+def test_a_host_is_added_by_a_token_that_is_made_once_it_is_asked_for_and_shown_once(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     made: list[object] = []
     page.on("request", lambda request: made.append(request) if "/enrolment-tokens" in request.url else None)
     page.get_by_role("button", name="Add host").click()
@@ -100,6 +102,7 @@ def many(page: Page, dev: Dev, stream: str) -> Page:
 def test_a_query_is_run_as_it_is_typed_and_what_is_wrong_in_it_is_marked_while_the_list_stays(
     page: Page, dev: Dev
 ) -> None:
+    at_fleet(page, dev)
     field = page.get_by_role("searchbox", name="Filter by name")
     field.fill("sim-0002,sim-0003 state:online")
     expect(rows_of(page)).to_have_count(2)
@@ -366,6 +369,7 @@ def test_what_was_begun_on_many_is_told_on_whichever_page_it_ends(
 def test_maintenance_is_put_on_many_and_taken_back(
     visitor: Visitor, page: Page, dev: Dev, request: pytest.FixtureRequest
 ) -> None:
+    at_fleet(page, dev)
     names = ["sim-0001", "sim-0002", "sim-0003"]
     request.addfinalizer(lambda: [dev.api.http.patch(f"/hosts/{name}", json={"maintenance": False}) for name in names])
     refused = {"code": "host_exists", "title": "Conflict", "detail": "it is just being changed", "status": 409}
@@ -422,6 +426,7 @@ def test_who_asks_to_add_a_host_before_the_fleet_is_there_is_not_told_of_old_one
 
 
 def test_a_host_is_registered_by_hand(visitor: Visitor, page: Page, dev: Dev, request: pytest.FixtureRequest) -> None:
+    at_fleet(page, dev)
     request.addfinalizer(lambda: dev.api.http.delete("/hosts/by-hand-1"))
     page.get_by_role("button", name="Add host").click()
     page.get_by_role("button", name="Cancel").click()

@@ -6,12 +6,13 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.conftest import Dev
-from tests.ui.steps import heading, ping
+from tests.ui.steps import at_fleet, heading, ping
 
 pytestmark = pytest.mark.browser
 
 
 def test_the_trail_shows_every_step_and_all_of_each(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     task_id = dev.api.run({"host": "sim-0001"}, "true")
     dev.api.finished(task_id)
     page.get_by_role("link", name="Audit").click()
@@ -27,6 +28,7 @@ def test_the_trail_shows_every_step_and_all_of_each(page: Page, dev: Dev) -> Non
 
 
 def test_tasks_are_listed_newest_first_and_come_live(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.get_by_role("link", name="Tasks").click()
     heading(page, "Tasks")
     dev.api.finished(dev.api.run({"host": "sim-0004"}, "echo newest"))
@@ -125,6 +127,7 @@ def test_a_filter_is_in_the_address_and_what_it_leaves_out_is_said(page: Page, d
 
 
 def test_tasks_are_found_by_who_and_when(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     dev.api.finished(dev.api.run({"host": "sim-0002"}, "echo when"))
     row = page.get_by_role("row").filter(has_text="echo when")
     for query, count in (("actor=admin", 1), ("actor=nobody", 0), ("from=2026-01-01T00:00:00Z", 1)):

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.servers import wait_until
 from tests.ui.conftest import Dev
-from tests.ui.steps import heading
+from tests.ui.steps import at_fleet, heading
 
 pytestmark = pytest.mark.browser
 
@@ -42,6 +42,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def test_a_host_in_quarantine_is_marked_and_trusted_again_with_a_reason(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     subprocess.run([sys.executable, "-c", FOUND, str(dev.state), HOST], check=True, timeout=60)
     row = page.get_by_role("row").filter(has_text=HOST)
     expect(row.get_by_text("quarantine", exact=True)).to_be_visible()

@@ -6,9 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.support.programs import PASSWORD
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import heading, sign_in
+from tests.ui.steps import at_fleet, forgiven, heading, newcomer
 
 pytestmark = pytest.mark.browser
 
@@ -42,6 +41,7 @@ def test_the_start_of_a_hostname_leads_to_the_host(page: Page, dev: Dev, path: s
 
 
 def test_a_page_and_a_task_are_found_by_how_they_begin(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     task_id = dev.api.run({"host": "sim-0001"}, "echo found")
     dev.api.finished(task_id)
     page.keyboard.press("/")
@@ -61,6 +61,7 @@ def test_a_page_and_a_task_are_found_by_how_they_begin(page: Page, dev: Dev) -> 
 
 
 def test_what_nothing_begins_with_is_said_and_escape_leaves_the_search(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.keyboard.press("/")
     page.keyboard.type("nosuch")
     expect(option(page, "Nothing begins like this.")).to_be_visible()
@@ -75,6 +76,7 @@ def test_what_nothing_begins_with_is_said_and_escape_leaves_the_search(page: Pag
 
 
 def test_the_search_is_in_reach_on_a_telephone(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.set_viewport_size({"width": 360, "height": 740})
     search(page).click()
     page.keyboard.type("sim-")
@@ -84,6 +86,7 @@ def test_the_search_is_in_reach_on_a_telephone(page: Page, dev: Dev) -> None:
 
 
 def test_running_tasks_are_in_the_title_of_the_tab(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     running = dev.api.run({"host": "sim-0002"}, "sleep 20")
     expect(page).to_have_title(re.compile(r"^\([1-9]\d*\) Fleet · Control plane$"))
     dev.api.post(f"/tasks/{running}/cancel")
@@ -92,6 +95,7 @@ def test_running_tasks_are_in_the_title_of_the_tab(page: Page, dev: Dev) -> None
 
 
 def test_the_pill_says_where_the_page_is_and_connects_anew_when_it_is_told_to(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     pill = page.locator("#pill")
     expect(pill).to_have_text("Live")
     asked: list[str] = []
@@ -112,16 +116,10 @@ def test_the_pill_says_where_the_page_is_and_connects_anew_when_it_is_told_to(pa
 
 
 def test_who_may_follow_nothing_is_not_told_that_it_connects(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "mona", "role": "member", "password": PASSWORD})
     page = visitor.page()
-    page.goto(dev.url)
-    page.get_by_label("User").fill("mona")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    heading(page, "Nothing to show")
+    newcomer(page, dev, "mona", "member", then="Nothing to show")
     expect(page.locator("#pill")).to_be_hidden()
-    assert [c for c in visitor.complaints if "401" not in c] == []
-    visitor.complaints.clear()
+    forgiven(visitor, "401")
 
 
 def preference(page: Page, name: str) -> Locator:
@@ -130,6 +128,7 @@ def preference(page: Page, name: str) -> Locator:
 
 
 def test_a_theme_and_the_height_of_rows_are_kept(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     colour = "() => getComputedStyle(document.body).backgroundColor"
     row = page.get_by_role("row").filter(has_text="sim-0001")
     row.wait_for()
@@ -152,9 +151,8 @@ def test_times_are_told_in_utc_where_that_is_wanted(browser: Browser, dev: Dev) 
     recorded = dev.api.get("/events", task_id=task_id, kind="task.accepted")["items"][0]["recorded_at"]
     context = browser.new_context(locale="en-US", timezone_id="Asia/Shanghai")
     visitor = Visitor(context)
+    visitor.enter(dev)
     page = visitor.page()
-    page.goto(dev.login_url)
-    heading(page, "Fleet")
     page.goto(f"{dev.url}/audit?task_id={task_id}&kind=task.accepted")
     page.get_by_role("row").nth(1).get_by_role("button").click()
     told = page.get_by_role("definition").filter(has_text=re.compile(r"\d:\d\d:\d\d"))
@@ -179,6 +177,7 @@ def test_another_language_waits_for_what_is_typed(page: Page, dev: Dev) -> None:
 
 
 def test_the_keys_are_listed_and_escape_closes_the_list(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_contain_text("jumps to a host, a task or a page")
@@ -192,6 +191,7 @@ def test_the_keys_are_listed_and_escape_closes_the_list(page: Page, dev: Dev) ->
 
 
 def test_rows_are_walked_by_keys_and_enter_opens_one(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.get_by_role("row").filter(has_text="sim-0001").wait_for()
     rows = page.locator("tbody tr")
     page.keyboard.press("j")
@@ -209,6 +209,7 @@ def test_rows_are_walked_by_keys_and_enter_opens_one(page: Page, dev: Dev) -> No
 
 
 def test_keys_can_be_switched_off(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     preference(page, "Keys").select_option("off")
     page.keyboard.press("Escape")
     page.keyboard.press("?")
@@ -221,6 +222,7 @@ def test_keys_can_be_switched_off(page: Page, dev: Dev) -> None:
 
 
 def test_another_page_is_announced(page: Page, dev: Dev) -> None:
+    at_fleet(page, dev)
     page.get_by_role("link", name="Audit").click()
     heading(page, "Audit")
     expect(page.locator("[aria-live=polite]")).to_have_text("Audit")
@@ -228,14 +230,11 @@ def test_another_page_is_announced(page: Page, dev: Dev) -> None:
 
 
 def test_who_signs_in_by_name_can_search_too(visitor: Visitor, dev: Dev) -> None:
-    dev.api.post("/users", {"username": "tara", "role": "viewer", "password": PASSWORD})
     page = visitor.page()
-    page.goto(dev.url)
-    sign_in(page, "tara")
+    newcomer(page, dev, "tara", "viewer")
     page.keyboard.press("/")
     page.keyboard.type("sim-0004")
     expect(option(page, "sim-0004")).to_be_visible()
     page.keyboard.press("Enter")
     heading(page, "sim-0004")
-    assert [c for c in visitor.complaints if "401" not in c] == []
-    visitor.complaints.clear()
+    forgiven(visitor, "401")

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import finished, heading
+from tests.ui.steps import downloaded, finished
 from tests.ui.task_answers import after, answered_by, row
 
 pytestmark = pytest.mark.browser
@@ -111,16 +111,14 @@ def test_an_output_is_copied_as_it_is_seen_downloaded_as_it_is_and_wrapped_or_no
     dev.api.finished(task_id)
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], locale="en-US")
     visitor = Visitor(context)
+    visitor.enter(dev)
     page = visitor.page()
-    page.goto(dev.login_url)
-    heading(page, "Fleet")
     page.goto(f"{dev.url}/tasks/{task_id}")
     page.get_by_role("button", name="Copy", exact=True).first.click()
     expect(page.get_by_role("button", name="Copied").first).to_be_visible()
     assert page.evaluate("() => navigator.clipboard.readText()") == "abU+202E"
-    with page.expect_download() as started:
-        page.get_by_role("button", name="Download").first.click()
-    assert started.value.path().read_bytes() == b"a\x1b[31mb\x1b[0m\xe2\x80\xae\n"
+    saved = downloaded(page, page.get_by_role("button", name="Download").first)
+    assert saved.path().read_bytes() == b"a\x1b[31mb\x1b[0m\xe2\x80\xae\n"
     wrap = page.get_by_role("button", name="Wrap lines").first
     expect(wrap).to_have_attribute("aria-pressed", "true")
     wrap.click()

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import finished, heading, run
+from tests.ui.steps import finished, run
 from tests.ui.task_answers import NODES, after, answered_by, row
 
 pytestmark = pytest.mark.browser
@@ -59,9 +59,9 @@ def test_a_long_command_is_shortened_to_whole_lines_and_can_be_read_as_a_whole(
     task_id = dev.api.run({"host": "sim-0001"}, long)
     short = dev.api.run({"host": "sim-0001"}, "echo short")
     context = browser.new_context(viewport={"width": 360, "height": 740}, locale=locale)
-    page = Visitor(context).page()
-    page.goto(dev.login_url)
-    heading(page, re.compile("^(Fleet|主机)$"))
+    visitor = Visitor(context)
+    visitor.enter(dev)
+    page = visitor.page()
     page.goto(f"{dev.url}/tasks/{task_id}")
     command = page.get_by_role("heading", level=1)
     expect(command).to_have_text(long)
