@@ -132,7 +132,7 @@ def test_the_keyboard_alone_is_enough_to_run_a_command(page: Page, dev: Dev) -> 
     page.keyboard.press("g")
     page.keyboard.press("r")
     heading(page, "Run a command")
-    page.get_by_label("One host").focus()
+    page.get_by_role("radio", name="One host").focus()
     page.keyboard.press("Space")
     page.keyboard.press("Tab")
     page.keyboard.type("sim-0005")
