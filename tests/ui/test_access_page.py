@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 from tests.support.programs import PASSWORD
 from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
-from tests.ui.steps import forgiven, heading, newcomer, register
+from tests.ui.steps import at_fleet, forgiven, heading, newcomer, register
 
 pytestmark = pytest.mark.browser
 
@@ -222,6 +222,7 @@ def test_the_keys_of_many_hosts_are_shown_a_page_at_a_time(page: Page, dev: Dev)
     [("en", "This page shows now, not the past moment."), ("zh-CN", "本页显示的是现在，而不是过去的那一刻。")],
 )
 def test_in_the_past_it_says_that_it_shows_now(page: Page, dev: Dev, language: str, words: str) -> None:
+    at_fleet(page, dev)
     page.evaluate("(language) => localStorage.setItem('language', language)", language)
     register(dev, f"later-{language.lower()}")
     with page.expect_request(re.compile(r"/api/v1/hosts(\?|$)")) as asked:

@@ -349,6 +349,7 @@ def test_what_was_begun_on_many_is_told_on_whichever_page_it_ends(
     request.addfinalizer(lambda: [dev.api.http.patch(f"/hosts/{name}", json={"maintenance": False}) for name in names])
     held: list[Route] = []
     page.route("**/api/v1/hosts/sim-*", lambda route: held.append(route))
+    at_fleet(page, dev)
     for name in names:
         page.get_by_role("checkbox", name=f"Select {name}").check()
     page.get_by_role("button", name="Maintenance on").click()
