@@ -73,6 +73,29 @@ def test_what_a_command_prints_is_seen_while_it_runs(page: Page, dev: Dev, tmp_p
     expect(live).to_be_hidden()
 
 
+def test_who_reads_further_up_is_told_how_much_has_come_since(page: Page, dev: Dev, tmp_path: Path) -> None:
+    more, over = tmp_path / "more", tmp_path / "over"
+    wait = "until [ -e {} ]; do sleep 0.1; done"
+    lines = "i=0; while [ $i -lt 90 ]; do i=$((i+1)); echo line $i; done"
+    command = f"{lines}; {wait.format(more)}; seq -f 'new %g' 12; {wait.format(over)}"
+    run(page, dev, f"host={dev.hostname}", command)
+    live = page.locator("section").filter(has=page.get_by_role("heading", name="Live", exact=True))
+    shown = live.locator("pre")
+    expect(shown).to_contain_text("line 90")
+    below = page.get_by_role("button", name="new lines")
+    expect(below).to_have_count(0)
+    shown.evaluate("(element) => (element.scrollTop = 0)")
+    more.touch()
+    expect(page.get_by_role("button", name="↓ 12 new lines")).to_be_visible()
+    assert shown.evaluate("(element) => element.scrollTop") == 0
+
+    below.click()
+    expect(below).to_have_count(0)
+    assert shown.evaluate("(element) => element.scrollHeight - element.scrollTop - element.clientHeight") < 24
+    over.touch()
+    finished(page, "1 ok")
+
+
 def test_who_comes_later_is_shown_what_was_printed_before(
     visitor: Visitor, page: Page, dev: Dev, tmp_path: Path
 ) -> None:

@@ -209,7 +209,7 @@ export interface Cards {
 export interface LiveCard {
   part?: Parts["live-card"];
   isNew?: boolean;
-  streams: { [name in Output["stream"]]?: ReturnType<Tail> & { tail: Tail; element?: HTMLElement; drawn?: string } };
+  streams: { [name in Output["stream"]]?: ReturnType<Tail> & { tail: Tail; lines: number; read: number; element?: HTMLElement; news?: HTMLButtonElement; drawn?: string } };
 }
 type Tail = ReturnType<typeof stream.createTail>;
 

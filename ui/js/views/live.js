@@ -1,7 +1,7 @@
 // What commands print while they run, a card a host: of a few, or of the one that is chosen.
 /** @import {Context, Execution, LiveCard, Parts, Piece} from "../app.js" */
 import { output } from "../components.js";
-import { make, one, options, text } from "../dom.js";
+import { create, make, one, options, text } from "../dom.js";
 import { bytes } from "../format.js";
 import { t } from "../i18n.js";
 import { isAtWork, toWatch } from "../states.js";
@@ -12,6 +12,9 @@ const MOST_OFFERED = 500; // hosts of which one can be chosen
 const LOOK_MS = 2000; // until other hosts take the place of those that have ended
 const LIVE_CHARACTERS = 16_384; // of a stream
 const STREAMS = /** @type {const} */ (["stdout", "stderr"]);
+
+/** Whether the end of it is in sight. @param {HTMLElement} element */
+const isRead = (element) => element.scrollHeight - element.scrollTop - element.clientHeight < LINE_PX;
 
 /** @param {Parts["task"]} part @param {string} taskId @param {Context} context @param {() => void} onNews */
 export function liveCards({ live: place, liveTab, liveOf, liveField, liveHost }, taskId, { stream, signal }, onNews) {
@@ -79,7 +82,8 @@ export function liveCards({ live: place, liveTab, liveOf, liveField, liveHost },
   function take(piece) {
     const card = cards.get(piece.hostname);
     if (!card) return; // its result is there
-    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })), text: "", bytes: 0 });
+    const found = (card.streams[piece.stream] ??= { tail: stream.createTail(LIVE_CHARACTERS, (n) => t("task.live_gap", { size: bytes(n) })), text: "", bytes: 0, lines: 0, read: 0 });
+    if (piece.offset >= found.bytes) found.lines += piece.data.split("\n").length - 1; // and not what comes twice
     Object.assign(found, found.tail(piece));
     card.isNew = true;
     if (!isDrawing) requestAnimationFrame(draw);
@@ -102,20 +106,32 @@ export function liveCards({ live: place, liveTab, liveOf, liveField, liveHost },
     onNews();
   }
 
-  /** Who reads further up stays there, and who marks something is waited for. */
-  /** @param {LiveCard} card @param {typeof STREAMS[number]} name */
+  /** Who reads further up stays there, and is told how much has come; who marks something is waited for.
+   * @param {LiveCard} card @param {typeof STREAMS[number]} name */
   function drawLive(card, name) {
     const found = card.streams[name];
     if (!found || found.drawn === found.text) return;
     const before = found.element;
     const selection = getSelection();
     if (before && selection?.toString() && before.contains(selection.anchorNode)) return;
-    const isAtEnd = !before || before.scrollHeight - before.scrollTop - before.clientHeight < LINE_PX;
+    const isAtEnd = !before || isRead(before);
     const [at, hasFocus] = [before?.scrollTop ?? 0, before === document.activeElement];
     const element = output(found.text, name);
+    const news = (found.news ??= create("button", "", { className: "more-below" }));
     if (before) before.replaceWith(element);
-    else card.part?.text.append(element);
+    else card.part?.text.append(element, news);
     element.scrollTop = isAtEnd ? element.scrollHeight : at;
+    const tell = () => {
+      if (isRead(element)) found.read = found.lines;
+      news.hidden = found.read === found.lines;
+      text(news, t("task.live_new", { n: found.lines - found.read }));
+    };
+    element.onscroll = tell;
+    news.onclick = () => {
+      element.scrollTop = element.scrollHeight;
+      element.focus({ preventScroll: true });
+    };
+    tell();
     if (hasFocus) element.focus({ preventScroll: true });
     Object.assign(found, { element, drawn: found.text });
   }
