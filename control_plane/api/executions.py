@@ -30,7 +30,6 @@ from control_plane.projections.queries.scopes import Scope
 from control_plane.projections.queries.tasks import ExecutionView, OutputGroup, TaskReader
 from control_plane_wire.messages import ResultMessage
 
-PROJECTION: Final = "tasks"
 DEFAULT_RANGE_BYTES: Final = 256 * 1024
 MAX_RANGE_BYTES: Final = 1024 * 1024
 GROUP_BYTES: Final = 64 * 1024  # of each stream in the grouped outputs
@@ -247,7 +246,7 @@ async def get_output(
 @outputs.get("/outputs")
 async def group_outputs(services: Given, scope: Seen, tasks: Tasks, then: OfTasks, task_id: TaskIdPath) -> Outputs:
     """Identical outputs, the rarest first; of those hosts whose output the caller may see."""
-    as_of = await services.hub.position(PROJECTION) if then is None else then.positions
+    as_of = await services.task_queries.as_of() if then is None else then.positions
     groups = await tasks.outputs(task_id)
     if not groups:
         await wait_for_task(services, then, task_id)

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from control_plane.api.changes import Changes, Places, host_row, usage_of
 from control_plane.api.fields import MIN_SEQ_WAIT_S, at
-from control_plane.api.frames import OUTPUT, Row, batch, frame, frames_of, output_end_frame, output_frame, row
+from control_plane.api.frames import HOST, OUTPUT, Row, batch, frame, frames_of, output_end_frame, output_frame, row
 from control_plane.api.problems import ProblemError
 from control_plane.api.projections import projection_of
 from control_plane.api.seen import rows_within, usage_within
@@ -200,12 +201,17 @@ class Live:
         sees_all = subscription.scope.is_everything
         if not sees_all and not await self._services.hub.wait_for(TASKS, goal.audit, timeout_s=MIN_SEQ_WAIT_S):
             subscription.close()  # who may see the events of a task is not known yet: come again
+        wants_usage = any(topic == "usage" or topic.startswith(HOST) for topic in topics)
+        if not wants_usage:  # every host that was heard has a row of it, and this reader is shown none
+            places = replace(places, usage=max(places.usage, goal.usage))
         head = await self._services.log.head(EVENT)
         count = 0
         is_gone = after.event > head.seq  # of another database, or of one that was put back
         while not is_gone and not subscription.is_closed:
             rows, places = await self._changes.rows(places, topics, keeps_to_tasks=not sees_all)
-            usage, places = await self._changes.usage(places)
+            usage: Sequence[HostView] = ()
+            if wants_usage:
+                usage, places = await self._changes.usage(places)
             own = [host_row(view, only_its_own=True) for view in usage]
             if rows:  # as the follower does: nobody tells of these rows again once the scope has come to them
                 await self._services.authority.refresh()

@@ -248,3 +248,43 @@ async def test_a_topic_that_is_none_is_refused(api: ApiUnderTest, topics: str, c
     answer = await api.client().get("/api/v1/stream", params={"topics": topics})
 
     assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+async def test_what_shows_no_heartbeats_is_as_of_those_that_the_hosts_show(api: ApiUnderTest) -> None:
+    await api.run(api.client("ada"), {"group": "web"}, task_id="mine")
+    for hostname in ("web1", "web2"):
+        await api.beat(hostname, 1)
+    client = api.client()
+    paths = ("/hosts", "/tasks", "/tasks/mine/executions", "/tasks/mine/outputs", "/events")
+    as_of = {path: (await client.get(f"/api/v1{path}")).json()["as_of"].split(".h")[1] for path in paths}
+
+    assert set(as_of.values()) == {as_of["/hosts"]} != {"0"}
+
+
+@pytest.mark.parametrize(
+    ("topics", "is_read"), [("tasks,events,hosts,task:mine", False), ("usage", True), ("host:web1", True)]
+)
+async def test_a_replay_reads_heartbeats_for_who_is_shown_them_alone(
+    api: ApiUnderTest, monkeypatch: pytest.MonkeyPatch, topics: str, is_read: bool
+) -> None:
+    for hostname in ("web1", "web2"):
+        await api.beat(hostname, 1)
+    monkeypatch.setattr(api.live, "_tell_usage", nothing)
+    asked: list[int] = []
+    usage_changed = api.services.host_queries.usage_changed
+
+    async def counted(after: int, **how: Any) -> Any:
+        asked.append(after)
+        return await usage_changed(after, **how)
+
+    monkeypatch.setattr(api.services.host_queries, "usage_changed", counted)
+    async with a_stream(api, topics, after="e0.h0") as reader:
+        while reader.last_id is None:
+            assert await reader.next() is not None
+
+    assert bool(asked) == is_read
+    assert reader.last_id.split(".h")[1] != "0"
+
+
+async def nothing() -> None:
+    pass

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.errors import RefusedError
 from control_plane.projections.positions import Positions
+from control_plane.projections.queries.live import HOSTS
 from control_plane.projections.rows import Json, json_text
 from control_plane.storage.tables import Identifier, follower
 
@@ -72,10 +73,17 @@ def contains(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
 
 
 async def position_of(connection: AsyncConnection, name: str) -> Positions:
-    """How far a projection has come; read it before the rows, which are then at least as new."""
-    statement = select(follower.c.event_seq, follower.c.heartbeat_seq).where(follower.c.name == name)
-    row = (await connection.execute(statement)).one_or_none()
-    return Positions(row.event_seq, row.heartbeat_seq) if row else Positions(0, 0)
+    """How far a projection has come; read it before the rows, which are then at least as new.
+
+    In the heartbeats that is as far as the hosts have, whichever it is: rows that show none miss none, and a stream
+    that goes on from there need not be told of all the hosts that were ever heard.
+    """
+    statement = select(follower.c.name, follower.c.event_seq, follower.c.heartbeat_seq).where(
+        follower.c.name.in_({name, HOSTS.name})
+    )
+    rows = {row.name: row for row in await connection.execute(statement)}
+    event_seq = rows[name].event_seq if name in rows else 0
+    return Positions(event_seq, rows[HOSTS.name].heartbeat_seq if HOSTS.name in rows else 0)
 
 
 async def counts_of(connection: AsyncConnection, counting: Select[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import ColumnElement, Select, Table, and_, func, not_, or_, select
 
 from control_plane.events.tasks import LOST_AFTER_S, Delivery
+from control_plane.projections.positions import Positions
 from control_plane.projections.queries.live import TASKS
 from control_plane.projections.queries.pages import Page, contains, counts_of, page_of, parse_cursor, position_of
 from control_plane.projections.queries.scopes import EVERYTHING, Names, Scope, both, is_in, of_hosts, of_whole_tasks
@@ -162,6 +163,11 @@ class TaskQueries:
 
     def seen_by(self, scope: Scope) -> TaskReader:
         return TaskQueries(self._database, scope)
+
+    async def as_of(self) -> Positions:
+        """How far the tasks have come; ask before their rows, which are then at least as new."""
+        async with self._database.read() as connection:
+            return await position_of(connection, TASKS.name)
 
     async def whole(self, task_ids: Collection[str], names: Names) -> set[str]:
         """Those of these tasks all of whose hosts are among these."""
