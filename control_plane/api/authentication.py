@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+from functools import partial
 from ipaddress import ip_address
 from typing import Final, Protocol
 
@@ -21,6 +22,7 @@ from control_plane_wire.clock import Clock
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER: Final = "x-csrf-token"
+UNATTENDED_HEADER: Final = "x-unattended"  # our pages ask so while nobody touches them
 _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 # Everything that is not here needs credentials, whether anybody thought of it or not.
@@ -119,6 +121,9 @@ class Authenticator:
     async def principal(self, request: Request) -> Principal:
         """Who asks. A request with `Authorization` is judged by that alone.
 
+        A session that only looks, and says that nobody is there, is not used by it: a page that keeps itself up to
+        date does not keep its session from ending. Of a token every request is a use, which is taken down.
+
         Raises:
             NotSignedInError: nobody that we know; recorded where something was shown to us.
             TooManyError: from there, or by that session or token, it was asked too often.
@@ -130,8 +135,10 @@ class Authenticator:
         secret = self._cookie.read(request)
         if secret is None:
             raise NotSignedInError
-        principal = await self._find(self._access.by_session, secret, request)
-        if request.method not in SAFE_METHODS:
+        is_safe = request.method in SAFE_METHODS
+        is_use = not (is_safe and UNATTENDED_HEADER in request.headers)
+        principal = await self._find(partial(self._access.by_session, is_use=is_use), secret, request)
+        if not is_safe:
             await self.check_origin(request, username=principal.username, required=True)
             if not _has_csrf_token(request, secret):
                 await self._deny(request, principal.username, "csrf_refused")

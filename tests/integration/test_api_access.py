@@ -7,8 +7,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from control_plane.api.authentication import CSRF_HEADER
-from control_plane.commands.access import ROLES
+from control_plane.api.authentication import CSRF_HEADER, UNATTENDED_HEADER
+from control_plane.commands.access import IDLE_S, ROLES
 from tests.support.api import LOGIN_TOKEN, PASSWORD, UI, URL, ApiUnderTest, a_public_key, an_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -139,6 +139,32 @@ async def test_after_logout_the_cookie_is_worth_nothing(api: ApiUnderTest) -> No
     assert answer.status_code == 204
     browser.cookies.set("control_plane_session", secret)
     assert (await browser.get("/api/v1/auth/me")).status_code == 401
+
+
+async def test_a_page_that_only_looks_by_itself_keeps_no_session_from_being_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {UNATTENDED_HEADER: "1"}
+    async with an_api(tmp_path) as api:
+        browser = await api.browser("eve")
+        now_s, later_s = api.services.clock.now_s, 0
+        monkeypatch.setattr(api.services.clock, "now_s", lambda: now_s() + later_s)
+
+        async def ask_after_a_while(method: str, headers: dict[str, str]) -> int:
+            nonlocal later_s
+            later_s += IDLE_S - 60
+            return (await browser.request(method, "/api/v1/stop", headers=headers)).status_code
+
+        attended = [await ask_after_a_while("GET", {}) for _ in range(3)]
+        written = [await ask_after_a_while("POST", alone) for _ in range(3)]
+        looked = [await ask_after_a_while("GET", alone) for _ in range(2)]
+        await api.client("eve", address="203.0.113.9", **alone).get("/api/v1/stop")
+        used = await api.services.access.uses.all()
+
+    assert attended == [200, 200, 200]
+    assert 401 not in written
+    assert looked == [200, 401]
+    assert "203.0.113.9" in {use.address for use in used.values()}, "of a token it is a use, whatever it says of itself"
 
 
 async def test_a_second_login_is_a_session_of_its_own(api: ApiUnderTest) -> None:

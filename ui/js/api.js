@@ -20,6 +20,13 @@ export class Problem extends Error {
 /** @param {unknown} error */
 export const isAbort = (error) => error instanceof Error && error.name === "AbortError";
 
+const ATTENDED_MS = 60_000;
+let touchedAt = Date.now();
+for (const type of ["keydown", "pointerdown", "wheel"]) globalThis.addEventListener?.(type, () => (touchedAt = Date.now()), { capture: true, passive: true });
+
+/** What is asked while nobody touches the page must not keep the session from being idle. @returns {Record<string, string>} */
+export const attendance = () => (Date.now() - touchedAt > ATTENDED_MS ? { "X-Unattended": "1" } : {});
+
 export let requests = 0; // that were made of the API
 
 /** @type {?string} */
@@ -38,6 +45,8 @@ export function setSession(token) {
 export function onSignedOut(ask) {
   signIn = ask;
 }
+
+export const isAsking = () => asking !== null;
 
 /** The session has ended, or is too old for what was `refused`. @param {?Problem} [refused] */
 export function askToSignIn(refused = null) {
@@ -93,7 +102,7 @@ async function readiness(signal) {
 async function request(method, url, body, signal) {
   requests += 1;
   /** @type {Record<string, string>} */
-  const headers = { Accept: "application/json" };
+  const headers = { Accept: "application/json", ...attendance() };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken) headers["X-CSRF-Token"] = csrfToken;
   try {

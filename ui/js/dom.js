@@ -1,7 +1,7 @@
 // A few words for the DOM: templates are cloned and filled with text, never with markup.
 /** @import {Context, Given, Input, Made, Maker, Me, Params, Parts, Problem, Tags} from "./app.js" */
 import { visible } from "./ansi.js";
-import { isAbort } from "./api.js";
+import { isAbort, isAsking } from "./api.js";
 import { t, told } from "./i18n.js";
 import { link, moment } from "./router.js";
 
@@ -183,9 +183,10 @@ export function successive(signal) {
   };
 }
 
-/** @param {number} ms @param {() => unknown} work @param {AbortSignal} signal */
+/** Not while the user is asked to sign in: it would be refused, and that recorded, each time.
+ * @param {number} ms @param {() => unknown} work @param {AbortSignal} signal */
 export function every(ms, work, signal) {
-  const timer = setInterval(work, ms);
+  const timer = setInterval(() => isAsking() || work(), ms);
   signal.addEventListener("abort", () => clearInterval(timer));
 }
 

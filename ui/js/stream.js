@@ -1,6 +1,6 @@
 // The live stream of a visible tab, over fetch: EventSource hides the HTTP status and cannot resume at will.
 /** @import {Follower, Piece, StreamState, Table, Tables} from "./app.js" */
-import { askToSignIn, isAbort } from "./api.js";
+import { askToSignIn, attendance, isAbort } from "./api.js";
 import * as store from "./store.js";
 
 const SILENCE_MS = 12_000; // the server pings every five seconds
@@ -161,7 +161,7 @@ async function read(signal) {
   const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
   const query = new URLSearchParams({ topics: topics.join(",") });
   if (lastId) query.set("after", lastId);
-  const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream" } }));
+  const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream", ...attendance() } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
     else if (answer.status < 429) refuse();

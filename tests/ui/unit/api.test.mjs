@@ -1,13 +1,18 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 
-const { during, onSignedOut } = await import("../../../ui/js/api.js");
+const touched = {};
+globalThis.addEventListener = (type, listener) => (touched[type] = listener);
+const { during, isAsking, onSignedOut } = await import("../../../ui/js/api.js");
+const { every } = await import("../../../ui/js/dom.js");
 const { post } = during(new AbortController().signal);
 
 let answers = [];
 let asked = [];
-globalThis.fetch = async (url, { method }) => {
+let sent = {};
+globalThis.fetch = async (url, { method, headers }) => {
   asked.push(`${method} ${url}`);
+  sent = headers;
   const [status, body] = answers.shift();
   return { ok: status < 400, status, headers: new Map(), json: async () => body };
 };
@@ -55,4 +60,40 @@ test("a session that has ended is asked for, a wrong password is only told", asy
   server([401, { code: "login_failed", detail: "user or password is wrong" }]);
   await assert.rejects(post("/auth/password", {}), { code: "login_failed" });
   assert.equal(questions, 1);
+});
+
+test("what a page asks a minute after it was touched says that nobody is there", async () => {
+  mock.timers.enable({ apis: ["Date"], now: Date.now() });
+  const isAlone = async () => {
+    server([200, {}]);
+    await during(new AbortController().signal).look("/stop");
+    return "X-Unattended" in sent;
+  };
+  for (const type of ["keydown", "pointerdown", "wheel"]) {
+    touched[type]();
+    mock.timers.tick(60_000);
+    assert.equal(await isAlone(), false);
+    mock.timers.tick(1);
+    assert.equal(await isAlone(), true);
+  }
+  mock.timers.reset();
+});
+
+test("while one is asked to sign in, nothing is asked again and again", async () => {
+  mock.timers.enable({ apis: ["setInterval"] });
+  let signedIn;
+  let times = 0;
+  onSignedOut(() => new Promise((resolve) => (signedIn = resolve)));
+  server([401, { code: "not_signed_in" }], [200, {}]);
+  every(10, () => (times += 1), new AbortController().signal);
+  mock.timers.tick(10);
+  const answer = post("/tasks", {});
+  while (!isAsking()) await new Promise(setImmediate);
+  mock.timers.tick(100);
+  assert.equal(times, 1);
+  signedIn();
+  await answer;
+  mock.timers.tick(10);
+  assert.equal(times, 2);
+  mock.timers.reset();
 });
