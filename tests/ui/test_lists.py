@@ -188,3 +188,31 @@ def test_the_number_of_running_tasks_outlives_a_stream_that_starts_anew(page: Pa
     expect(number).to_have_text("1")
     dev.api.post(f"/tasks/{running}/cancel")
     expect(number).to_have_text("")
+
+
+TAKE = """async (rows) => {
+  const { take } = await import(document.querySelector("script[src]").src.replace("main.js", "stream.js"));
+  take("events", rows);
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+}"""
+
+
+def test_what_a_list_shows_outlives_any_number_of_events_elsewhere(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/audit?hostname=sim-0005&kind=host.registered")
+    row = page.get_by_role("row").filter(has_text="host.registered")
+    expect(row).to_have_count(1)
+    event = dev.api.get("/events", hostname="sim-0005", kind="host.registered")["items"][0]
+    page.evaluate(TAKE, [{**event, "seq": event["seq"] + 100_000 + n, "hostname": "elsewhere"} for n in range(6_000)])
+
+    expect(row).to_have_count(1)
+
+
+def test_a_list_that_has_grown_too_long_by_what_came_is_read_anew(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/audit?hostname=sim-0005")
+    page.get_by_role("row").filter(has_text="host.registered").wait_for()
+    answer = dev.api.get("/events", hostname="sim-0005", limit=1)
+    rows = [{**answer["items"][0], "seq": answer["items"][0]["seq"] + 100_000 + n} for n in range(2_100)]
+    page.route("**/api/v1/events?*", lambda route: route.fulfill(json={**answer, "items": rows[:-101:-1]}))
+    page.evaluate(TAKE, rows)
+
+    expect(page.locator("main tbody tr")).to_have_count(100)

@@ -4,11 +4,14 @@
 // More than this a tab that stays open for weeks does not hold.
 /** @type {Counts} */
 const MOST = { hosts: 20_000, tasks: 2_000, executions: 50_000, events: 5_000 };
+const SLACK = 1.1; // beyond that many times as many are let go, so that this is seldom
 
 /** @type {Map<Table, Map<Id, Aged<Tables[Table]>>>} */
 const tables = new Map();
 /** @type {Set<{names: Set<Table>, draw: () => unknown, isDirty: boolean}>} */
 const watchers = new Set();
+/** What is not let go. @type {Set<{name: Table, isKept: (row: any) => boolean}>} */
+const keepers = new Set([{ name: "tasks", isKept: ({ state }) => state !== "finished" }]);
 let isDirty = false;
 
 /** @template {Table} N @param {N} name @returns {Map<Id, Aged<Tables[N]>>} */
@@ -27,8 +30,6 @@ export function put(name, id, pos, row) {
   const age = [pos, row.usage_pos ?? 0]; // a host's has another position of its heartbeats
   if (before && (before.age[0] > pos || before.age[1] > age[1] || String(before.age) === String(age))) return false;
   rows.set(id, { age, row });
-  const [oldest] = rows.keys();
-  if (rows.size > (MOST[name] ?? Infinity)) rows.delete(oldest);
   mark(name);
   return true;
 }
@@ -67,6 +68,24 @@ export function subscribe(names, draw, signal) {
   signal.addEventListener("abort", () => watchers.delete(watcher));
 }
 
+/** Hold these rows of a table, however many others come. @template {Table} N
+ * @param {N} name @param {(row: Tables[N]) => boolean} isKept @param {AbortSignal} signal */
+export function keep(name, isKept, signal) {
+  const keeper = { name, isKept };
+  keepers.add(keeper);
+  signal.addEventListener("abort", () => keepers.delete(keeper));
+}
+
+/** Let those go that have not changed for longest. @param {Table} name */
+function trim(name) {
+  const [rows, most] = [table(name), MOST[name]];
+  if (!(rows.size > most * SLACK)) return;
+  const its = [...keepers].filter((keeper) => keeper.name === name);
+  const left = [...rows].filter(([, { row }]) => !its.some(({ isKept }) => isKept(row)));
+  left.sort(([, one], [, other]) => one.age[0] - other.age[0]);
+  for (const [id] of left.slice(0, rows.size - most)) rows.delete(id);
+}
+
 /** @param {Table} name */
 function mark(name) {
   for (const watcher of watchers) if (watcher.names.has(name)) watcher.isDirty = true;
@@ -75,6 +94,7 @@ function mark(name) {
   // A hidden tab gets no frames, and is drawn once when it is shown.
   globalThis.requestAnimationFrame(() => {
     isDirty = false;
+    for (const each of tables.keys()) trim(each);
     for (const watcher of [...watchers]) {
       if (!watcher.isDirty) continue;
       watcher.isDirty = false;

@@ -39,8 +39,29 @@ test("a hundred changes are drawn once, and an ended view not at all", () => {
 });
 
 test("a tab that stays open holds a bounded number of rows, the newest", () => {
-  for (let seq = 1; seq <= 5100; seq += 1) store.put("events", seq, seq, { seq });
+  store.clear();
+  for (let seq = 5600; seq >= 1; seq -= 1) store.put("events", seq, seq, { seq });
+  paint();
   assert.equal(store.all("events").length, 5000);
-  assert.ok(store.one("events", 5100));
-  assert.equal(store.one("events", 1), undefined);
+  assert.ok(store.one("events", 5600));
+  assert.equal(store.one("events", 600), undefined);
+});
+
+test("a task that runs, and what a page shows, outlive any number of others", () => {
+  const page = new AbortController();
+  store.clear();
+  store.keep("tasks", (row) => row.seq === 2, page.signal);
+  store.put("tasks", "runs", 1, { seq: 1, state: "running" });
+  store.put("tasks", "open", 2, { seq: 2, state: "finished" });
+  const others = (from) => {
+    for (let seq = from; seq < from + 2500; seq += 1) store.put("tasks", `other${seq}`, seq, { seq, state: "finished" });
+    paint();
+  };
+  others(3);
+  assert.equal(store.all("tasks").length, 2000);
+  assert.ok(store.one("tasks", "runs") && store.one("tasks", "open"));
+  page.abort();
+  others(3000);
+  assert.ok(store.one("tasks", "runs"));
+  assert.equal(store.one("tasks", "open"), undefined);
 });

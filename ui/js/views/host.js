@@ -169,6 +169,8 @@ function showHost(part, hostname, context) {
 
   part.events.closest("section")?.toggleAttribute("hidden", !may("events.read"));
   part.trust.onclick = trust;
+  store.keep("hosts", (row) => row.hostname === hostname, signal);
+  store.keep("executions", (row) => row.hostname === hostname, signal);
   store.subscribe(["hosts"], draw, signal);
   load();
   return history.show;

@@ -5,6 +5,7 @@ import { all, attempt, make, successive, text } from "../dom.js";
 import { t } from "../i18n.js";
 
 const PAGE = 100;
+const MOST_LIVE = 2_000; // rows that have come since the list was read; then it is read anew, and is short again
 
 /**
  * New rows wait behind a button unless the page is at its top, so that nothing moves under the user. At `most` so many are drawn.
@@ -21,6 +22,7 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
   /** @type {Shows<Tables[F]>} */
   const owns = Object.fromEntries(Object.entries(own).map(([name, show]) => [name, (row, cell) => show(row, cell, below.get(row.seq))]));
   const rows = rowsOf(table, "seq", { ...shows, ...owns });
+  let newest = Infinity; // when it was read
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
   /** @type {string | null | undefined} */
@@ -31,7 +33,12 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
 
   function draw() {
     const found = store.all(from).filter((row) => row.seq >= bottom && isWanted(row)).sort((a, b) => b.seq - a.seq);
-    if ((window.scrollY < 40 && !skipped) || !top) top = Math.max(top, found[0]?.seq ?? 0);
+    const isAtTop = window.scrollY < 40 && !skipped;
+    if (isAtTop || !top) top = Math.max(top, found[0]?.seq ?? 0);
+    if (isAtTop && found[MOST_LIVE]?.seq > newest) {
+      newest = Infinity;
+      load();
+    }
     const shown = found.filter((row) => row.seq <= top);
     count = shown.length;
     const newer = found.length - count + skipped;
@@ -55,6 +62,7 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
     const asked = await api.get(/** @type {string} */ (`/${from}`), { ...query(), limit, cursor: next }, nextSignal());
     const page = /** @type {Listing<Tables[F]>} */ (asked);
     cursor = page.next_cursor;
+    if (!next) newest = page.items[0]?.seq ?? 0;
     bottom = cursor ? page.items[page.items.length - 1].seq : 0;
     onPage(page);
     stream.take(from, page.items);
@@ -73,6 +81,7 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
     draw();
     top = 0;
   };
+  store.keep(from, (row) => row.seq >= bottom && isWanted(row), signal);
   store.subscribe(tables, draw, signal);
   return { draw, load };
 }

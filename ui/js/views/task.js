@@ -291,6 +291,7 @@ export function mount(part, first, context) {
     if (task && task.state !== "finished") bar.draw(task, view.executions());
     draw();
   }, signal);
+  for (const table of /** @type {const} */ (["tasks", "executions"])) store.keep(table, (row) => row.task_id === taskId, signal);
   store.subscribe(["tasks", "executions"], drawSoon, signal);
   update(first);
   load();
