@@ -30,8 +30,8 @@ let hiddenTimer = 0;
 /** @type {Record<string, string>} */
 const KEYS = { hosts: "hostname", tasks: "task_id", events: "seq", projections: "name" };
 
-/** @type {Record<string, Table[]>} */
-const TABLES = { hosts: ["hosts"], host: ["hosts", "executions"], tasks: ["tasks"], task: ["tasks", "executions"], events: ["events"] };
+/** All whose rows have positions of the log. @type {Table[]} */
+const TABLES = ["hosts", "tasks", "executions", "events", "projections"];
 
 /** @template {Exclude<Table, "projections" | "stop">} N @param {N} table @param {Iterable<Tables[N]>} rows */
 export function take(table, rows) {
@@ -211,10 +211,11 @@ function end(body) {
   }
 }
 
-/** Perhaps its log was put back: forget what is shown, and ask anew. @param {string} topic */
+/** Perhaps the log was put back: forget all that was told, also on other pages, and ask anew. Each topic is told so:
+ * by the second there may be answers already. @param {string} topic */
 function reset(topic) {
+  if (lastId !== null) for (const table of TABLES) store.clear(table);
   lastId = null;
-  for (const table of TABLES[topic.split(":")[0]] ?? []) store.clear(table);
   for (const follower of followers) if (follower.topics.includes(topic)) follower.onReset?.();
 }
 

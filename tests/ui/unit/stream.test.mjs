@@ -128,3 +128,26 @@ test("frames that are nonsense change nothing, and the stream is tried again, ea
   stream.connect();
   assert.doesNotMatch(asked.at(-1).address, /e99/);
 });
+
+test("once the log was put back nothing is left of what was told, whichever page showed it", async () => {
+  const given = Promise.withResolvers();
+  const again = [];
+  globalThis.requestAnimationFrame = () => {};
+  globalThis.fetch = async () => new Response(new ReadableStream({ start: given.resolve }));
+  store.put("hosts", "web1", 90, { hostname: "web1", state: "offline" });
+  store.put("stop", "", 90, { stopped: true });
+  stream.follow(["tasks", "system"], "e9.h9", never, () => again.push(store.put("tasks", "read anew", again.length, {})));
+  stream.connect();
+  const controller = await given.promise;
+  for (const topic of ["tasks", "system"]) {
+    const count = again.length;
+    controller.enqueue(new TextEncoder().encode(`event: reset\ndata: {"topic":"${topic}"}\n\n`));
+    while (again.length === count) await new Promise(setImmediate);
+    if (!count) store.put("tasks", "answered", 1, { task_id: "answered" });
+  }
+
+  assert.ok(store.put("hosts", "web1", 20, { hostname: "web1", state: "online" }), "an older position is news");
+  assert.ok(store.one("tasks", "answered"), "what was read anew by the second topic's reset stays");
+  assert.ok(store.one("stop", "").stopped);
+  controller.close();
+});
