@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.conftest import Dev
 from tests.ui.steps import at_fleet, heading, ping
@@ -216,3 +216,39 @@ def test_a_list_that_has_grown_too_long_by_what_came_is_read_anew(page: Page, de
     page.evaluate(TAKE, rows)
 
     expect(page.locator("main tbody tr")).to_have_count(100)
+
+
+def test_nothing_is_said_to_match_a_filter_before_it_was_asked_for(page: Page, dev: Dev) -> None:
+    dev.api.finished(dev.api.run({"host": "sim-0001"}, "echo of before"))
+    page.goto(f"{dev.url}/tasks")
+    page.get_by_role("row").filter(has_text="echo of before").wait_for()
+    asked: list[Route] = []
+    page.route(re.compile(r"/api/v1/tasks\?.*state=finished"), lambda route: asked.append(route))
+    with page.expect_request(re.compile(r"q=nowhere.*state=finished")):
+        page.locator("main input[type=search]").first.fill("nowhere")
+        expect(page.get_by_role("row").filter(has_text="echo of before")).to_have_count(0)
+        none = page.get_by_text(re.compile("No task matches"))
+        assert not none.is_visible()
+    assert not none.is_visible()
+    asked[-1].continue_()
+
+    expect(none).to_be_visible()
+
+
+def test_an_open_event_keeps_the_focus_while_others_come(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "true")
+    dev.api.finished(task_id)
+    page.set_viewport_size({"width": 1280, "height": 3000})  # nothing is scrolled: what comes is shown at once
+    page.goto(f"{dev.url}/audit?actor=admin&kind=task")
+    row = page.get_by_role("row").filter(has_text="task.accepted").first
+    row.get_by_role("button").click()
+    open_event = page.locator("tr.detail")
+    body = open_event.locator("pre").filter(has_text=task_id).first
+    body.focus()
+    rows = page.locator("tbody tr")
+    count = rows.count()
+    dev.api.finished(dev.api.run({"host": "sim-0002"}, "true"))
+    expect(rows).not_to_have_count(count)
+
+    expect(body).to_be_focused()
+    expect(page.locator("tbody tr:has(+ tr.detail)")).to_contain_text("task.accepted")

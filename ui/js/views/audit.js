@@ -166,7 +166,7 @@ export function eventTable(place, filter, context, { most, open } = {}) {
     rowOf(seq)?.querySelector("button")?.setAttribute("aria-expanded", String(isOpen));
     if (!isOpen) return detailOf(seq)?.remove();
     const row = create("tr", "", { className: "detail" });
-    row.dataset.of = String(seq);
+    row.dataset.key = `of ${(row.dataset.of = String(seq))}`;
     const cell = row.appendChild(create("td", "", { className: "line", colSpan: 5 }));
     rowOf(seq)?.after(row);
     drawEvent(cell, seq, context);

@@ -1,7 +1,7 @@
 // A list of rows, newest first, read page by page: tasks, and events.
 /** @import {Context, Listing, Newest, Own, Shows, Tables} from "../app.js" */
 import { empty, rowsOf } from "../components.js";
-import { all, attempt, make, successive, text } from "../dom.js";
+import { all, attempt, keyedList, make, successive, text } from "../dom.js";
 import { t } from "../i18n.js";
 
 const PAGE = 100;
@@ -22,6 +22,7 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
   /** @type {Shows<Tables[F]>} */
   const owns = Object.fromEntries(Object.entries(own).map(([name, show]) => [name, (row, cell) => show(row, cell, below.get(row.seq))]));
   const rows = rowsOf(table, "seq", { ...shows, ...owns });
+  let isRead = false; // for what is asked now
   let newest = Infinity; // when it was read
   let top = 0; // rows up to here are shown
   let bottom = Infinity; // and were read down to here
@@ -46,12 +47,27 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
     text(part.news, t("shell.news", { n: newer }));
     part.more.hidden = !cursor && count <= skipped + most;
     for (const [place, { seq }] of shown.entries()) below.set(seq, shown[place + 1]);
-    const details = [...all(rows.body, ".detail")];
-    for (const detail of details) detail.remove();
-    rows.draw(shown.slice(skipped, skipped + most));
-    for (const detail of details) rows.body.querySelector(`[data-key="${detail.dataset.of}"]`)?.after(detail);
-    part.empty.hidden = found.length > 0;
-    if (!found.length && bottom < Infinity) empty(part.empty, ...(Array.isArray(none) ? none : none()));
+    drawRows(shown.slice(skipped, skipped + most));
+    part.empty.hidden = found.length > 0 || !isRead;
+    if (!part.empty.hidden) empty(part.empty, ...(Array.isArray(none) ? none : none()));
+  }
+
+  /** What is open below a row stays, with the focus in it, as long as its row does. @param {Tables[F][]} shown */
+  function drawRows(shown) {
+    const details = new Map([...all(rows.body, ".detail")].map((detail) => [Number(detail.dataset.of), detail]));
+    /** @type {(Tables[F] | HTMLElement)[]} */
+    const wanted = shown.flatMap((row) => {
+      const detail = details.get(row.seq);
+      return detail ? [row, detail] : [row];
+    });
+    keyedList(rows.body, wanted, (item) => ("seq" in item ? item.seq : item.dataset.key), rows.createRow, (element, item) => "seq" in item && rows.fill(element, item));
+  }
+
+  /** Something else is asked for: what is known of it is shown, and whether that is all is not known. */
+  function reset() {
+    nextSignal(); // no answer of before comes now
+    isRead = false;
+    cursor = null;
   }
 
   const load = (/** @type {?string} */ next = null) => attempt(part.root, () => read(next));
@@ -61,6 +77,7 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
     // The answer to an older query counts no more.
     const asked = await api.get(/** @type {string} */ (`/${from}`), { ...query(), limit, cursor: next }, nextSignal());
     const page = /** @type {Listing<Tables[F]>} */ (asked);
+    isRead = true;
     cursor = page.next_cursor;
     if (!next) newest = page.items[0]?.seq ?? 0;
     bottom = cursor ? page.items[page.items.length - 1].seq : 0;
@@ -83,5 +100,5 @@ export function newestFirst(place, { api, store, stream, signal, own = {} }, { f
   };
   store.keep(from, (row) => row.seq >= bottom && isWanted(row), signal);
   store.subscribe(tables, draw, signal);
-  return { draw, load };
+  return { draw, load, reset };
 }

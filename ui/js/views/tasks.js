@@ -86,6 +86,7 @@ export function mount(part, params, context) {
     for (const name of TIMES) if (inputs[name] !== document.activeElement) inputs[name].value = toField(next[name]);
     part.more.open ||= [...TYPED, ...TIMES].some((name) => next[name]);
     part.clear.hidden = !named(next);
+    list.reset();
     cards.draw();
     list.draw();
     clearTimeout(timer);
