@@ -176,6 +176,18 @@ def test_another_language_waits_for_what_is_typed(page: Page, dev: Dev) -> None:
     heading(page, "任务")
 
 
+def test_the_link_past_the_menu_keeps_what_is_typed(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    heading(page, "Run a command")
+    page.get_by_label("Command").fill("echo kept")
+    page.get_by_role("link", name="Skip to content").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{dev.url}/run?host=sim-0001#main")
+    page.go_back()
+    expect(page).to_have_url(f"{dev.url}/run?host=sim-0001")
+    expect(page.get_by_label("Command")).to_have_value("echo kept")
+
+
 def test_the_keys_are_listed_and_escape_closes_the_list(page: Page, dev: Dev) -> None:
     at_fleet(page, dev)
     page.keyboard.press("?")

@@ -90,6 +90,7 @@ export type Live = Pick<typeof stream, "createTail" | "bytesOf" | "follow" | "wa
 export interface Opened {
   name: string;
   path: string;
+  search: string;
   at: string | null;
   controller: AbortController;
   update?(params: Params): unknown;

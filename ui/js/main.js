@@ -66,15 +66,19 @@ async function show() {
   if (!user && name !== "login") return navigate(`/login?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
   const [refused] = links(element("nav"), `[data-page="${MENU[name] ?? name}"][hidden]`);
   if (refused) [name, params] = ["unknown", { permission: refused.dataset.needs }]; // to ask would be recorded
-  const path = location.pathname; // another task, or another host, is another page
-  if (current?.name === name && current.path === path && current.at === at && current.update) return current.update(params);
+  const [path, search] = [location.pathname, location.search]; // another task, or another host, is another page
+  if (current?.name === name && current.path === path && current.at === at) {
+    if (current.search === search) return; // a part of the page was gone to: what is typed or shown once stays
+    current.search = search;
+    if (current.update) return current.update(params);
+  }
   const before = current;
   before?.controller.abort();
   // What is asked there can have no answer any more; who is asked to sign in may be so on the way to another page.
   for (const dialog of document.querySelectorAll("dialog")) if (!dialog.querySelector(".login")) dialog.close();
   const controller = new AbortController();
   /** @type {Opened} */
-  const opened = (current = { name, path, at, controller });
+  const opened = (current = { name, path, search, at, controller });
   stream.opened(name === "login" || IS_PAST ? null : Date.now());
   element("shell").classList.toggle("center-page", name === "login");
   for (const link of links(element("nav"), "a")) link.ariaCurrent = link.dataset.page === (MENU[name] ?? name) ? "page" : null;

@@ -285,6 +285,7 @@ export function mount(part, first, context) {
     if (event.key === "Escape" && pane && !isTyped && !document.querySelector("dialog[open]")) close();
   }, { signal });
   NARROW.addEventListener("change", () => pane && drawPane(), { signal });
+  window.addEventListener("hashchange", view.went, { signal }); // another line
   // It expires, and time passes, without a change of its row.
   if (moment() === null) every(1000, () => {
     const task = view.current();
