@@ -59,6 +59,37 @@ def test_one_asks_another_approves_and_the_first_runs_it(page: Page, other: Page
     heading(other, "echo second person")
 
 
+def test_a_retry_that_a_second_person_has_to_approve_is_asked_for(page: Page, other: Page, dev: Dev) -> None:
+    asked = {"target": {"host": "sim-0001"}, "argv": ["false"], "timeout": 7, "user": "root"}
+    task_id = dev.api.post("/tasks", asked)["task"]["task_id"]
+    dev.api.finished(task_id)
+    rule = {"effect": "approve", "actions": ["tasks.run"], "hosts": {"all": True}}
+    newcomer(other, dev, "rena", "operator", rule=rule)
+    other.goto(f"{dev.url}/tasks/{task_id}")
+    again = other.get_by_role("button", name="Retry…")
+    again.click()
+    dialog = other.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    other.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(again).to_be_focused()
+    again.click()
+    with other.expect_request("**/targets/preview") as previewed:
+        dialog.get_by_role("button", name="Run on 1 host").click()
+    said = previewed.value.post_data_json
+    assert (said["argv"], said["timeout"]) == (["false"], 7)
+    yes = dialog.get_by_role("button", name="Ask for approval: 1 host")
+    expect(yes).to_be_disabled()
+    dialog.get_by_label(re.compile("Why")).fill("once more")
+    yes.click()
+    heading(other, "Access")
+    approve(page, dev, "rena")
+    other.reload()
+    press(other, "Run now")
+
+    finished(other, "1 failed")
+
+
 def test_a_template_is_made_and_run_with_parameters_and_by_approval(page: Page, other: Page, dev: Dev) -> None:
     page.goto(f"{dev.url}/access?tab=templates")
     page.get_by_role("button", name="New template").click()

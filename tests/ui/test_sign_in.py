@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.programs import PASSWORD
+from tests.ui.answers import answer
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import at_fleet, finished, forgiven, heading, newcomer, sign_in
 
@@ -46,6 +47,17 @@ def test_a_sign_out_of_a_session_that_has_ended_is_one(visitor: Visitor, page: P
 
     heading(page, "Sign in")
     expect(page.get_by_role("dialog")).to_have_count(0)
+    forgiven(visitor, "401")
+
+
+def test_who_may_add_no_host_is_told_so_where_there_is_none(visitor: Visitor, dev: Dev) -> None:
+    page = visitor.page()
+    newcomer(page, dev, "vito", "viewer")
+    answer(page, "hosts", {"items": [], "next_cursor": None, "as_of": dev.api.get("/hosts")["as_of"]})
+    page.reload()
+    add = page.locator(".empty").get_by_role("button", name="Add host")
+    expect(add).to_have_attribute("aria-disabled", "true")
+    expect(add).to_have_accessible_description("Needs the permission hosts.enrol")
     forgiven(visitor, "401")
 
 

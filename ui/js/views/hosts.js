@@ -127,7 +127,9 @@ export function mount(part, params, context) {
     const words = without ? t("fleet.no_match_of", { term: visible(without.term) }) : t("fleet.no_match");
     if (hosts.length) return empty(part.empty, words, link("/hosts", { view: filter.view, sort: filter.sort }), t("shell.clear"));
     empty(part.empty, t("fleet.none"));
-    part.empty.append(create("br"), create("button", t("fleet.add"), { className: "button", onclick: () => part.add.click() }));
+    const add = create("button", t("fleet.add"), { className: "button", onclick: () => part.add.click() });
+    part.empty.append(create("br"), add, " ");
+    permit(add, user, "hosts.enrol");
   }
 
   /** @param {Host[]} hosts @param {(host: Host) => boolean} isLeft */

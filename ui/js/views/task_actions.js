@@ -1,11 +1,13 @@
 // What can be done to a task: cancelled, paused, resumed, tried again.
-/** @import {Context, Execution, Parts, RetryHosts, TaskRow, TaskView} from "../app.js" */
+/** @import {Context, Execution, Parts, Preview, RetryHosts, TaskRow, TaskView} from "../app.js" */
+import { Problem } from "../api.js";
 import { ask, badge, confirmRun, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text } from "../dom.js";
 import { t } from "../i18n.js";
-import { taskPath } from "../router.js";
+import { link, taskPath } from "../router.js";
 import { byAttention, isAtWork, isOpen } from "../states.js";
 import { askCancel } from "./cancel.js";
+import { quarantinedText, refusalText } from "./run_words.js";
 
 /** @param {Parts["task"]} part @param {TaskView} view @param {Context} context */
 export function actions(part, view, context) {
@@ -47,17 +49,32 @@ export function actions(part, view, context) {
 
   async function again() {
     const task = view.current();
-    const made = task && await retry(task, view.executions(), context);
+    const wanted = task && await chosenAgain(task, view.executions(), context);
+    if (wanted) await act(part.retry, () => send(wanted));
     part.retry.disabled = false;
-    if (!made) return;
-    stream.take("tasks", [made]);
-    context.navigate(taskPath(made.task_id));
+  }
+
+  /** Where rules ask for a second person, what is sent asks for that. @param {Again} wanted @returns {Promise<unknown>} */
+  async function send({ body, isApproval, ask: askAgain }) {
+    try {
+      if (isApproval) {
+        await api.post(`${url}/retry/approval`, body);
+        return context.navigate(link("/access", { tab: "approvals" }));
+      }
+      const { task } = await api.post(`${url}/retry`, body);
+      stream.take("tasks", [task]);
+      return context.navigate(taskPath(task.task_id));
+    } catch (error) {
+      if (isApproval || !(error instanceof Problem && error.code === "approval_required")) throw error;
+      const wanted = await askAgain(true); // of a template the preview cannot know it
+      return wanted && send(wanted);
+    }
   }
 
   part.cancel.onclick = cancel;
   part.pause.onclick = () => turn(part.pause, view.current()?.state === "paused" ? "resume" : "pause");
   part.goOn.onclick = () => turn(part.goOn, "resume");
-  part.retry.onclick = () => act(part.retry, again);
+  part.retry.onclick = again; // it is off only while something is sent: the focus comes back to it from the dialogs
   return { draw };
 }
 
@@ -71,19 +88,33 @@ function endsOf(executions) {
     .sort((a, b) => byAttention(a, b) || (a.late ? 1 : -1));
 }
 
-/** @param {TaskRow} task @param {Execution[]} executions @param {Context} context */
-async function retry(task, executions, { api }) {
+/** What is asked for, and `ask` to be asked about it once more.
+ * @typedef {{body: RetryHosts, isApproval: boolean, ask(isApproval: boolean): Promise<?Again>}} Again
+ * @param {TaskRow} task @param {Execution[]} executions @param {Context} context @returns {Promise<?Again>} */
+async function chosenAgain(task, executions, { api }) {
   const taskId = crypto.randomUUID(); // for all that follows: a lost answer starts nothing twice
-  const chosen = await choose(task, endsOf(executions));
-  if (!chosen) return null;
-  const hosts = chosen.ends.flatMap((end) => end.hosts).sort();
+  const { command, user, timeout, argv, template } = task;
+  const hostsOf = (/** @type {End[]} */ ends) => ends.flatMap((end) => end.hosts).sort();
+  /** @type {?Preview} */
+  let preview = null;
+  const chosen = await choose(task, endsOf(executions), async (ends) => {
+    const found = await api.post("/targets/preview", { target: { hosts: hostsOf(ends) }, user, timeout, ...(argv ? { argv } : { command }) });
+    if (!found.allowed && template === null) throw new Error(refusalText(found)); // of a template the server knows better
+    preview = found;
+  });
+  if (!chosen || !preview) return null;
+  const found = /** @type {Preview} */ (preview);
   const states = /** @type {RetryHosts["states"]} */ (statesOf(chosen.ends));
-  const { command, user } = task;
-  const preview = await api.post("/targets/preview", { target: { hosts }, user, command });
-  const body = await confirmRun(preview, { command, user, reason: chosen.reason });
-  if (!body) return null;
-  const asked = { states, hosts, task_id: taskId, preview_id: preview.preview_id, ...(body.reason && { reason: body.reason }) };
-  return (await api.post(`${taskPath(task.task_id)}/retry`, asked)).task;
+
+  /** @param {boolean} isApproval */
+  async function askFor(isApproval) {
+    const more = [isApproval ? t("run.ask_what") : "", quarantinedText(found)].filter(Boolean);
+    const said = await confirmRun(found, { command, user, reason: chosen?.reason }, more, undefined, isApproval);
+    if (!said) return null;
+    const body = { states, hosts: hostsOf(chosen?.ends ?? []), task_id: taskId, preview_id: found.preview_id, ...(said.reason && { reason: said.reason }) };
+    return { body, isApproval, ask: askFor };
+  }
+  return askFor(found.approval_required);
 }
 
 /** @typedef {{ends?: Record<string, boolean>, reason?: string}} Answers */
@@ -91,8 +122,9 @@ async function retry(task, executions, { api }) {
 /** @param {End[]} ends */
 const statesOf = (ends) => [...new Set(ends.map((end) => end.state))];
 
-/** @param {TaskRow} task @param {End[]} ends */
-async function choose(task, ends) {
+/** Stays until what is to be done with the chosen `ends` has worked.
+ * @param {TaskRow} task @param {End[]} ends @param {(ends: End[]) => Promise<unknown>} submit */
+async function choose(task, ends, submit) {
   const fields = ends.map(({ state, late, hosts }, place) => {
     const words = `${t(`state.execution.${state}`)}: ${hosts.length}`;
     const label = create("span");
@@ -107,6 +139,6 @@ async function choose(task, ends) {
     text(yes, n ? t("run.submit", { n }) : t("run.submit_none"));
     line.textContent = `cpctl tasks retry ${task.task_id} --state ${statesOf(chosen(answers)).join(",")}`;
   };
-  const answer = await ask({ words: "task.retry", title: t("task.retry_title"), body: [t("task.retry_what"), line], fields: [...fields, reasonField(false)], yes: "", check });
+  const answer = await ask({ words: "task.retry", title: t("task.retry_title"), body: [t("task.retry_what"), line], fields: [...fields, reasonField(false)], yes: "", check, submit: (/** @type {Answers} */ answers) => submit(chosen(answers)) });
   return answer && { ...answer, ends: chosen(answer) };
 }
