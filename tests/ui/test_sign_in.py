@@ -137,6 +137,24 @@ def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
     forgiven(visitor, "401")
 
 
+def test_who_has_signed_in_again_goes_on_where_they_were(visitor: Visitor, page: Page, dev: Dev) -> None:
+    dev.api.post("/users", {"username": "alma", "role": "operator", "password": PASSWORD})
+    page.get_by_role("button", name="Sign out").click()
+    sign_in(page, "alma")
+    page.goto(f"{dev.url}/run?host=sim-0001")
+    heading(page, "Run a command")
+    visitor.context.clear_cookies()
+    page.get_by_label("Command").fill("echo typed")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("User").fill("alma")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    dialog.get_by_role("button", name="Sign in").click()
+
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_label("Command")).to_be_focused()
+    forgiven(visitor, "401")
+
+
 def test_a_session_of_the_embedded_mode_that_ends_goes_on_by_the_link_and_loses_nothing(
     visitor: Visitor, page: Page, dev: Dev
 ) -> None:

@@ -190,6 +190,8 @@ function signInAgain(refused) {
     /** @template V @param {(value: V) => void} settle @param {V} value */
     const end = (settle, value) => {
       asking.abort();
+      dialog.onclose = null;
+      dialog.close(); // which gives the focus back
       dialog.remove();
       settle(value);
     };
