@@ -145,6 +145,7 @@ export interface StreamState {
   openedAt: number;
   lastFrameAt: number;
   retryAt: number;
+  isRefused: boolean;
   ping: Ping | null;
 }
 

@@ -218,8 +218,8 @@ async function followRunning() {
     const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 100 });
     stream.take("tasks", page.items);
     stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
-  } catch {
-    setTimeout(followRunning, RETRY_MS);
+  } catch (error) {
+    if (!isRefused(error)) setTimeout(followRunning, RETRY_MS);
   }
 }
 
@@ -283,6 +283,9 @@ async function signOut() {
 
 /** @param {unknown} error */
 const isSignedOut = (error) => error instanceof api.Problem && error.status === 401;
+
+/** @param {unknown} error */
+const isRefused = (error) => error instanceof api.Problem && error.status === 403;
 
 /** @param {keyof typeof import("./panels.js")} name */
 const panel = (name) => async () => (await import("./panels.js"))[name]();

@@ -17,7 +17,7 @@ const listeners = new Set();
 /** The moment that is shown instead of what is now. @type {?number} */
 let pastMs = null;
 /** @type {StreamState} */
-export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, ping: null };
+export const state = { openedAt: 0, lastFrameAt: 0, retryAt: 0, isRefused: false, ping: null };
 
 /** @type {?AbortController} */
 let controller = null;
@@ -131,7 +131,8 @@ function parseFrame(part) {
 }
 
 /** @param {StreamState} state @param {number} nowMs @returns {{kind: string, n?: number, since?: number}} */
-export function liveness({ openedAt, lastFrameAt, retryAt, ping }, nowMs) {
+export function liveness({ openedAt, lastFrameAt, retryAt, isRefused, ping }, nowMs) {
+  if (isRefused) return { kind: "refused" };
   const since = lastFrameAt || openedAt; // another page shows the same old rows
   if (!retryAt && nowMs - lastFrameAt <= SILENCE_MS) {
     return ping && ping.lag.seconds >= LAG_S ? { kind: "behind", n: ping.lag.events } : { kind: "live" };
@@ -150,13 +151,14 @@ export function connect() {
   clearTimeout(timer);
   timer = 0;
   controller?.abort();
-  state.retryAt = 0;
+  Object.assign(state, { retryAt: 0, isRefused: false });
   if (!followers.size || document.hidden) return;
   controller = new AbortController();
-  read(controller.signal).then(retryLater, (error) => isAbort(error) || retryLater());
+  read(controller.signal).then((isRefused) => isRefused || retryLater(), (error) => isAbort(error) || retryLater());
 }
 
-/** @param {AbortSignal} signal */
+/** Whether all of it was refused: to ask once more would be recorded once more, and a page that is opened asks anew.
+ * @param {AbortSignal} signal */
 async function read(signal) {
   const topics = [...new Set([...followers].flatMap((follower) => follower.topics))].sort();
   const query = new URLSearchParams({ topics: topics.join(",") });
@@ -164,7 +166,11 @@ async function read(signal) {
   const answer = await unlessSilent(fetch(`/api/v1/stream?${query}`, { signal, headers: { Accept: "text/event-stream", ...attendance() } }));
   if (!answer.ok) {
     if (answer.status === 401) await askToSignIn();
-    else if (answer.status < 429) refuse();
+    else if (answer.status < 429 && !refuse() && answer.status === 403) {
+      signal.throwIfAborted();
+      tell({ isRefused: true });
+      return true;
+    }
     signal.throwIfAborted();
     throw new Error(`stream: ${answer.status}`);
   }
@@ -172,15 +178,18 @@ async function read(signal) {
   const parse = createParser();
   for (;;) {
     const { done, value } = await unlessSilent(reader.read());
-    if (done) return;
+    if (done) return false;
     for (const frame of parse(value)) handle(frame); // of one that is nonsense the stream ends, and is tried again
     failures = 0;
     tell({ lastFrameAt: Date.now() });
   }
 }
 
+/** What may be refused goes, if there is any. */
 function refuse() {
+  const before = followers.size;
   for (const follower of followers) if (follower.onRefused && followers.delete(follower)) follower.onRefused();
+  return followers.size < before;
 }
 
 /** What comes, or another connection where nothing does for too long. @template T @param {Promise<T>} coming */

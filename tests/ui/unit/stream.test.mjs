@@ -151,3 +151,21 @@ test("once the log was put back nothing is left of what was told, whichever page
   assert.ok(store.one("stop", "").stopped);
   controller.close();
 });
+
+test("a stream that is refused as a whole is not asked for again until a page asks for more", async () => {
+  let requests = 0;
+  globalThis.fetch = async () => ((requests += 1), { ok: false, status: 403 });
+  const kind = () => stream.liveness(stream.state, Date.now()).kind;
+  stream.connect();
+  while (kind() !== "refused") await new Promise(setImmediate);
+  mock.timers.tick(120_000); // answers of other tests that never came are given up
+  while (kind() !== "refused") await new Promise(setImmediate);
+  requests = 0;
+  mock.timers.tick(120_000);
+  await new Promise(setImmediate);
+  assert.equal(requests, 0);
+
+  stream.follow(["task:t9"], "e40.h40", never, null);
+  mock.timers.tick(50);
+  assert.equal(requests, 1);
+});
