@@ -332,3 +332,17 @@ def test_of_the_past_all_is_as_it_was_and_nothing_is_asked_again(page: Page, dev
     asked.clear()
     page.clock.run_for(90_000)
     assert asked == []
+
+
+def test_who_may_see_no_tasks_asks_for_none_and_sees_the_host_live(page: Page, dev: Dev, quiet: str) -> None:
+    me = dev.api.get("/auth/me") | {"permissions": ["hosts.read"]}
+    page.route(re.compile("/auth/me"), lambda route: route.fulfill(json=route.fetch().json() | me))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{dev.url}/hosts/{quiet}")
+    expect(section(page, "Tasks").get_by_text("Needs the permission tasks.read")).to_be_visible()
+    expect(page.locator("#pill")).to_have_text("Live")
+    assert dev.api.http.patch(f"/hosts/{quiet}", json={"groups": ["moved"]}).is_success
+    expect(page.get_by_role("definition").filter(has_text="moved")).to_be_visible()
+
+    assert [url for url in asked if re.search(r"/api/v1/(tasks|events)|host%3A", url)] == []

@@ -51,7 +51,7 @@ function showHost(part, hostname, context) {
   const mayTrust = permit(part.trust, user, "hosts.revoke");
   const drawActions = hostActions(part, hostname, context);
   const history = historyOf(part, hostname, context);
-  const readTasks = tasksOf(part, hostname, context, (asOf) => stream.follow([`host:${hostname}`], asOf, signal, load));
+  const readTasks = tasksOf(part, hostname, context, (asOf, topics) => stream.follow(topics, asOf, signal, load));
   let drawn = "";
   let heard = -1;
   let state = "";

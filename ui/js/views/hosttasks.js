@@ -1,7 +1,7 @@
 // What runs and what has run on one host: what waits for it first.
 /** @import {Context, Parts, TaskRow} from "../app.js" */
 import { badge } from "../components.js";
-import { attempt, text } from "../dom.js";
+import { attempt, create, text } from "../dom.js";
 import { duration, when } from "../format.js";
 import { language, t } from "../i18n.js";
 import { taskPath } from "../router.js";
@@ -15,11 +15,13 @@ const MOST_ASKED = 5; // of tasks on several hosts: each is a request
 const AWAY = ["offline", "pending", "stale"];
 
 /**
- * `onRead` is told as of when.
- * @param {Parts["host"]} part @param {string} hostname @param {Context} context @param {(asOf: string) => void} onRead
+ * `onRead` is told as of when, and what can be followed from there.
+ * @param {Parts["host"]} part @param {string} hostname @param {Context} context
+ * @param {(asOf: string, topics: string[]) => void} onRead @returns {() => void} what reads them
  */
 export function tasksOf(part, hostname, context, onRead) {
-  const { api, store, stream } = context;
+  const { api, store, stream, user } = context;
+  if (!user.permissions.includes("tasks.read")) return withoutTasks(part, hostname, context, onRead);
   const own = ofHost(hostname, store);
 
   /** How its part here stands; null: it is over, or not known. @param {TaskRow} task */
@@ -62,7 +64,7 @@ export function tasksOf(part, hostname, context, onRead) {
     limit: 10,
     onPage({ items, as_of: asOf }) {
       own.add(items);
-      onRead(asOf);
+      onRead(asOf, [`host:${hostname}`]);
     },
   });
 
@@ -80,4 +82,15 @@ export function tasksOf(part, hostname, context, onRead) {
     attempt(part.top, readOpen);
     list.load();
   };
+}
+
+/** To ask for tasks would be refused, and recorded; the host itself is followed, with all others.
+ * @type {typeof tasksOf} */
+function withoutTasks(part, hostname, { api, stream }, onRead) {
+  part.tasks.replaceChildren(create("p", t("shell.needs", { permission: "tasks.read" }), { className: "empty" }));
+  return () => attempt(part.top, async () => {
+    const page = await api.get("/hosts", { q: `name:${hostname}*`, limit: 1 }); // by hostname: itself is the first
+    stream.take("hosts", page.items);
+    onRead(page.as_of, ["hosts", "usage"]);
+  });
 }
