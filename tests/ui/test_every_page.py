@@ -200,3 +200,21 @@ def test_a_page_is_shown_with_far_fewer_requests_than_a_session_may_make_in_a_se
     page.wait_for_load_state("load")
 
     assert 1 <= len(asked) <= Settings.model_fields["session_rate"].default / 2, asked
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/tasks?state=constructor", "No task matches"),
+        ("/hosts?sort=__proto__", "sim-0001"),
+        ("/hosts/sim-0001?range=toString", "heartbeats? shown"),
+        ("/hosts/%E0%A4%A", "no page"),
+    ],
+)
+def test_an_address_says_nothing_by_the_names_that_every_object_has(
+    page: Page, dev: Dev, address: str, shown: str
+) -> None:
+    page.goto(dev.url + address)
+
+    expect(page.locator("main").get_by_text(re.compile(shown)).first).to_be_visible()
+    expect(page.locator(".problem")).to_have_count(0)

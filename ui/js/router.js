@@ -8,9 +8,19 @@ export function match(path, search = "") {
   const query = Object.fromEntries(new URLSearchParams(search));
   const [, first, id, ...more] = path.split("/");
   const [name, key] = SINGLE.get(first) ?? [];
-  if (name && id && !more.length) return { name, params: { ...query, [key]: decodeURIComponent(id) } };
+  const said = id && !more.length && decoded(id);
+  if (name && said) return { name, params: { ...query, [key]: said } };
   const page = !first || first === "hosts" ? "fleet" : first;
   return { name: id === undefined && PAGES.includes(page) ? page : "unknown", params: query };
+}
+
+/** Nothing of what is no text. @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
 }
 
 /** The moment that everything is shown as of, a time or a position; null: as it is now. A document has no other of the two. */

@@ -126,7 +126,7 @@ test("an address is a page and what it says to it", () => {
   assert.deepEqual(match("/hosts/web1.example.com", "?range=1h"), { name: "host", params: { range: "1h", hostname: "web1.example.com" } });
   assert.equal(match("/").name, "fleet");
   assert.equal(match("/hosts").name, "fleet");
-  for (const path of ["/nothing/here", "/account", "/hosts/a/b", "/tasks/1/2", "/unknown"]) assert.equal(match(path).name, "unknown");
+  for (const path of ["/nothing/here", "/account", "/hosts/a/b", "/tasks/1/2", "/unknown", "/hosts/%E0%A4%A"]) assert.equal(match(path).name, "unknown");
   assert.equal(link("/run", { group: "web", q: "" }), "/run?group=web");
 });
 

@@ -100,7 +100,7 @@ export function historyOf(part, hostname, { api, signal, store, stream, user }) 
       load();
     },
     show(wanted = "") {
-      range = wanted in RANGES ? wanted : "1h";
+      range = Object.hasOwn(RANGES, wanted) ? wanted : "1h";
       for (const button of all(part.ranges, "a")) button.ariaCurrent = button.dataset.range === range ? "page" : null;
       load();
     },

@@ -26,7 +26,7 @@ const VALUES = {
   agent: (host) => host.agent_version,
 };
 /** @typedef {"cpu_usage" | "memory_usage" | "running" | "last_heartbeat_at"} Plain of a host, as it is */
-const valueOf = (/** @type {string} */ name) => VALUES[name] ?? ((host) => host[/** @type {Plain} */ (name)]);
+const valueOf = (/** @type {string} */ name) => (Object.hasOwn(VALUES, name) ? VALUES[name] : (/** @type {Host} */ host) => host[/** @type {Plain} */ (name)]);
 
 /** @type {Mount<"fleet">} */
 export function mount(part, params, context) {

@@ -14,8 +14,7 @@ import { runningCards } from "./running.js";
 const TYPING_MS = 250;
 const MOST_RUNNING = 100;
 export const UNFINISHED = ["running", "paused", "cancelling"];
-/** @type {Record<string, string[]>} */
-const STATES = { running: UNFINISHED, paused: ["paused"], cancelling: ["cancelling"], finished: ["finished"] };
+const STATES = new Map(Object.entries({ running: UNFINISHED, paused: ["paused"], cancelling: ["cancelling"], finished: ["finished"] }));
 const OUTCOMES = ["succeeded", "failed", "cancelled"];
 const TYPED = /** @type {const} */ (["actor", "hostname"]);
 const TIMES = /** @type {const} */ (["from", "to"]);
@@ -53,7 +52,7 @@ export function mount(part, params, context) {
     head: "task-head", shows: SHOWS,
     isWanted: (task) => isWanted(task) && !cards.has(task) && (!isSplit() || task.state === "finished"),
     none: () => noneOf(filter, !part.open.hidden),
-    query: () => ({ ...queryOf(filter), state: isSplit() ? "finished" : STATES[filter.state ?? ""]?.join(",") }),
+    query: () => ({ ...queryOf(filter), state: isSplit() ? "finished" : STATES.get(filter.state ?? "")?.join(",") }),
     onPage({ items, as_of: asOf }) {
       own?.add(items);
       if (own) stream.follow([`host:${filter.hostname}`], asOf, own.signal, load);
@@ -69,7 +68,7 @@ export function mount(part, params, context) {
   };
   const filters = filtersOf(part, "/tasks", ["q"], navigate);
   const typed = filtersOf(inputs, "/tasks", TYPED, navigate, "onchange");
-  options(part.state, ["", ...Object.keys(STATES), ...OUTCOMES], (state) => t(state ? `state.task.${state}` : "tasks.any"));
+  options(part.state, ["", ...STATES.keys(), ...OUTCOMES], (state) => t(state ? `state.task.${state}` : "tasks.any"));
   part.state.onchange = () => {
     const isOutcome = OUTCOMES.includes(part.state.value);
     filters.change({ state: isOutcome ? "" : part.state.value, outcome: isOutcome ? part.state.value : "" });
@@ -149,7 +148,7 @@ function matches(task, { q, state, outcome, actor, from, to }) {
   const at = Date.parse(task.accepted_at);
   return (
     (!q || task.command.toLowerCase().includes(q.toLowerCase())) &&
-    (!state || STATES[state]?.includes(task.state)) &&
+    (!state || (STATES.get(state) ?? []).includes(task.state)) &&
     (!outcome || task.outcome === outcome) &&
     (!actor || task.actor === actor) &&
     !(at < Date.parse(from ?? "")) &&
