@@ -4,7 +4,7 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import at_fleet, forgiven, heading, newcomer
@@ -250,3 +250,52 @@ def test_who_signs_in_by_name_can_search_too(visitor: Visitor, dev: Dev) -> None
     page.keyboard.press("Enter")
     heading(page, "sim-0004")
     forgiven(visitor, "401")
+
+
+def test_another_language_waits_for_a_secret_that_is_shown_once(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/access?tab=tokens")
+    page.get_by_role("button", name="New token").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("kept")
+    dialog.get_by_label("Days").fill("3")
+    dialog.get_by_role("button", name="New token").click()
+    secret = page.locator("pre:visible")
+    expect(secret).to_have_count(1)
+    shown = secret.inner_text()
+    preference(page, "Language").select_option("简体中文")
+    expect(page.get_by_role("status").filter(has_text="is not lost")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    expect(secret).to_have_text(shown)
+
+
+def test_a_page_that_fails_to_load_says_so_on_no_other(visitor: Visitor, page: Page, dev: Dev) -> None:
+    asked: list[Route] = []
+    page.route("**/js/views/system.js", lambda route: asked.append(route))
+    with page.expect_request("**/js/views/system.js"):
+        page.goto(f"{dev.url}/hosts")
+    page.get_by_role("link", name="System").click()
+    page.get_by_role("link", name="Tasks").click()
+    heading(page, "Tasks")
+    with page.expect_event("requestfailed"):
+        asked[0].abort()
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+    assert page.locator(".problem").count() == 0
+    heading(page, "Tasks")
+    visitor.complaints.clear()  # that it could not be loaded
+
+
+def test_every_running_task_is_counted_however_many_pages_of_them_there_are(page: Page, dev: Dev) -> None:
+    tasks = [dev.api.run({"host": "sim-0003"}, f"sleep 60 # {n}") for n in range(3)]
+    one_each = re.compile(r"/api/v1/tasks\?state=running.*limit=")
+    page.route(one_each, lambda route: route.continue_(url=re.sub(r"limit=\d+", "limit=1", route.request.url)))
+    n = dev.api.get("/tasks", state="running,paused,cancelling", limit=1)["total"]
+    page.goto(f"{dev.url}/system")
+
+    assert n >= len(tasks)
+    expect(page.locator("#running")).to_have_text(str(n))
+    for task_id in tasks:
+        dev.api.post(f"/tasks/{task_id}/cancel")
+        dev.api.finished(task_id)
+    expect(page.locator("#running")).to_have_text("" if n == len(tasks) else str(n - len(tasks)))

@@ -6,7 +6,7 @@ import { announce, around, create, every, make, one, problem, text, toast, trans
 import { clock } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
 import { followStop, followWaiting } from "./notices.js";
-import { apply as applyPreferences, preference, remembered } from "./preferences.js";
+import { apply as applyPreferences, preference, remembered, wouldLose } from "./preferences.js";
 import { inMoment, match, moment, safeNext } from "./router.js";
 import { addSymbols } from "./shapes.js";
 import { listen as listenForKeys } from "./shortcuts.js";
@@ -96,7 +96,7 @@ async function show() {
     await read();
     if (current === opened) replace(root, part.root);
   } catch (error) {
-    problem(root, error, () => location.reload());
+    if (current === opened) problem(root, error, () => location.reload());
   }
 }
 
@@ -215,9 +215,14 @@ function signInAgain(refused) {
 async function followRunning() {
   if (!user?.permissions.includes("tasks.read")) return;
   try {
-    const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 100 });
-    stream.take("tasks", page.items);
-    stream.follow(["tasks"], page.as_of, FOR_EVER, followRunning);
+    let [asOf, cursor] = ["", /** @type {?string | undefined} */ (null)];
+    do {
+      const page = await api.during(FOR_EVER).get("/tasks", { state: "running,paused,cancelling", limit: 1000, cursor });
+      stream.take("tasks", page.items);
+      asOf ||= page.as_of;
+      cursor = page.next_cursor;
+    } while (cursor);
+    stream.follow(["tasks"], asOf, FOR_EVER, followRunning);
   } catch (error) {
     if (!isRefused(error)) setTimeout(followRunning, RETRY_MS);
   }
@@ -257,7 +262,7 @@ function drawPill(state) {
 function followBuild() {
   let isOld = false;
   const load = () => {
-    if (isOld && document.hidden && !document.querySelector("dialog, form[data-filled], .once:not([hidden]), tbody input:checked, .selection:not([hidden])")) location.reload();
+    if (isOld && document.hidden && !document.querySelector("dialog") && !wouldLose()) location.reload();
   };
   stream.onState(({ ping }) => {
     if (isOld || !ping || ping.build === BUILD) return;

@@ -27,11 +27,14 @@ export const choices = () => ({
 /** @param {string} name */
 export const preference = (name) => (name === "language" ? language : (remembered(name) ?? ""));
 
+/** Whether loading the page again would lose what somebody has typed, chosen, or is shown this once. */
+export const wouldLose = () => document.querySelector("form[data-filled], .once:not([hidden]), tbody input:checked, .selection:not([hidden])") !== null;
+
 /** @param {string} name @param {string} value */
 export function prefer(name, value) {
   localStorage.setItem(name, value);
   if (AT_ONCE.includes(name)) apply();
-  else if (document.querySelector("form[data-filled]")) toast(t("preferences.later"));
+  else if (wouldLose()) toast(t("preferences.later"));
   else location.reload();
 }
 
