@@ -176,3 +176,57 @@ def test_what_adds_a_host_is_closed_where_it_is(page: Page, dev: Dev) -> None:
     panel.get_by_role("button", name="Close").click()
 
     expect(panel).to_have_count(0)
+
+
+def test_what_an_address_says_is_marked_where_it_is_said(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "true")
+    answer(page, "tasks", {**dev.api.get("/tasks"), "items": [], "next_cursor": None, "total": 0})
+    page.goto(f"{dev.url}/tasks?q=a%E2%80%AEb")
+    expect(page.locator(".empty").filter(has_text="aU+202Eb")).to_be_visible()
+    page.goto(f"{dev.url}/tasks/{task_id}?host=a%E2%80%AEb")
+    expect(page.get_by_role("dialog")).to_have_attribute("aria-label", "aU+202Eb")
+
+
+def test_the_hosts_of_an_approval_lead_to_just_them_or_nowhere(page: Page, dev: Dev) -> None:
+    cards = {
+        "unseen": {"hosts": [], "host_count": 1, "target": {"host": "db1"}},
+        "seen": {"hosts": ["db1"], "host_count": 1, "target": {"host": "db1"}},
+        "query": {"target": {"query": "os:debian"}},
+        "named": {"target": {"hosts": ["db1", "db2", "db3"]}},
+        "group": {"target": {"group": "db"}},
+    }
+    request = answers.WAITING["request"]
+    assert isinstance(request, dict)
+    items = [
+        {**answers.WAITING, "approval_id": name, "reason": f"why {name}"}
+        | {key: value for key, value in card.items() if key != "target"}
+        | {"request": {**request, "target": card["target"]}}
+        for name, card in cards.items()
+    ]
+    answer(page, "approvals", {"items": items})
+    page.goto(f"{dev.url}/access")
+
+    led = {"seen": "/hosts/db1", "query": "/hosts?q=os%3Adebian", "group": "/hosts?group=db"}
+    for name in cards:
+        link = page.get_by_role("row").filter(has_text=f"why {name}").get_by_role("link")
+        if name in led:
+            expect(link).to_have_attribute("href", led[name])
+        else:
+            expect(page.get_by_role("row").filter(has_text=f"why {name}")).to_be_visible()
+            expect(link).to_have_count(0)
+
+
+def test_json_that_is_typed_is_marked_until_it_is_whole(page: Page, dev: Dev) -> None:
+    page.goto(f"{dev.url}/access?tab=templates")
+    page.get_by_role("button", name="New template").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("whole")
+    dialog.get_by_label(re.compile("^Command")).fill("/bin/true")
+    yes = dialog.get_by_role("button", name="New template")
+    parameters = dialog.get_by_label(re.compile("^Parameters"))
+    parameters.press_sequentially("[")
+    expect(parameters).to_have_attribute("aria-invalid", "true")
+    expect(yes).to_be_disabled()
+    parameters.press_sequentially("]")
+    expect(parameters).not_to_have_attribute("aria-invalid", "true")
+    expect(yes).to_be_enabled()

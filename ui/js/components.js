@@ -1,6 +1,6 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
 /** @import {Columns, Confirmed, Counts, Field, Input, Kind, Parts, Preview, Question, Shows, Styled} from "./app.js" */
-import { exactly, pieces } from "./ansi.js";
+import { exactly, pieces, visible } from "./ansi.js";
 import { announce, create, keyedList, make, one, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
@@ -136,7 +136,7 @@ function pre(parts, kind) {
 /** @param {HTMLElement} place @param {string} message @param {string} [href] @param {string} [action] */
 export function empty(place, message, href, action) {
   place.hidden = false;
-  place.replaceChildren(message);
+  place.replaceChildren(visible(message));
   if (href) place.append(create("br"), create("a", action, { className: "button", href }));
 }
 
@@ -149,6 +149,11 @@ export function field({ name, label, type = "text", value, choices, offers, ...m
   Object.assign(input, more);
   if (choices) options(input, choices, (choice) => choice);
   input.value = value || input.value;
+  if (type === "json") input.oninput = () => {
+    const isWrong = input.value.trim() !== "" && !isJson(input.value);
+    input.setCustomValidity(isWrong ? "JSON" : "");
+    input.ariaInvalid = isWrong ? "true" : null;
+  };
   const root = create("label", "", { className: "field" });
   root.append(label instanceof Node ? label : create("span", label), input);
   if (offers) {
@@ -159,7 +164,16 @@ export function field({ name, label, type = "text", value, choices, offers, ...m
 }
 
 /** @type {Record<string, (typed: any) => unknown>} */
-const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: JSON.parse, amount: amountOf, canary };
+const READERS = { number: Number, checkbox: Boolean, list: namesOf, lines: (typed) => typed.split("\n").filter(Boolean), json: (typed) => (isJson(typed) ? JSON.parse(typed) : typed), amount: amountOf, canary };
+
+/** It is not, until all of it is typed. @param {string} typed */
+function isJson(typed) {
+  try {
+    return JSON.parse(typed) !== undefined;
+  } catch {
+    return false;
+  }
+}
 
 /** @param {string} typed */
 export function namesOf(typed) {

@@ -203,10 +203,13 @@ function show(row, cell, name, kind = "approval") {
   return [value].flat().join(", ");
 }
 
-/** @param {AccessRow} row @param {Element} cell */
+/** Where there is a page of just them; of its hosts the reader may not see all. @param {AccessRow} row @param {Element} cell */
 function showHosts(row, cell) {
+  const { hosts: [first], host_count: n, request: { target: { group, query: q, all } } } = row;
   const place = create("span");
-  anchor(place, row.host_count === 1 ? hostPath(row.hosts[0]) : link("/hosts", { group: row.request.target.group }), hostsText(row));
+  if (n === 1 && first) anchor(place, hostPath(first), hostsText(row));
+  else if (group || q || all) anchor(place, link("/hosts", { group, q }), hostsText(row));
+  else text(place, hostsText(row));
   cell.replaceChildren(place);
 }
 

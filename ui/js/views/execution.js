@@ -1,5 +1,6 @@
 // A task's part on one host: what it printed, what happened step by step, and why it ended so.
 /** @import {AuditEvent, Context, Execution, Output, TaskView} from "../app.js" */
+import { visible } from "../ansi.js";
 import { badge, timeNode } from "../components.js";
 import { attempt, create, text } from "../dom.js";
 import { t } from "../i18n.js";
@@ -31,7 +32,7 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
   part.host.href = hostPath(hostname);
   part.close.hidden = !close;
   part.close.onclick = close;
-  if (close) Object.assign(part.root, { role: "dialog", className: "pane", ariaLabel: hostname });
+  if (close) Object.assign(part.root, { role: "dialog", className: "pane", ariaLabel: visible(hostname) });
 
   function draw() {
     const row = view.rowOf(hostname);
