@@ -59,6 +59,18 @@ def test_a_list_that_could_not_be_read_is_whole_after_trying_again(
     forgiven(visitor, "503")
 
 
+def test_a_problem_has_the_name_of_its_request_to_copy(visitor: Visitor, page: Page, dev: Dev) -> None:
+    visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    body = {**UNAVAILABLE, "request_id": "868769de92b1253f"}
+    page.route(re.compile(r"/api/v1/hosts\?"), lambda route: route.fulfill(status=503, json=body))
+    page.goto(f"{dev.url}/hosts")
+    page.get_by_role("alert").get_by_role("button", name="Copy 868769de92b1253f").click()
+    expect(page.get_by_role("alert").get_by_text("Copied")).to_be_visible()
+
+    assert page.evaluate("() => navigator.clipboard.readText()") == "868769de92b1253f"
+    forgiven(visitor, "503")
+
+
 def test_a_page_whose_parts_could_not_be_read_is_whole_after_trying_again(
     visitor: Visitor, page: Page, dev: Dev
 ) -> None:

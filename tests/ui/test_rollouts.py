@@ -55,8 +55,10 @@ def test_a_rollout_stops_after_its_canary_until_somebody_resumes_it(page: Page, 
 def test_a_task_is_paused_by_a_button_that_then_resumes_it(page: Page, dev: Dev) -> None:
     task_id = dev.api.run({"hosts": [FIRST, SECOND]}, "sleep 60", rollout={"canary": [FIRST], "wait": 3600})
     page.goto(f"{dev.url}/tasks/{task_id}")
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("title", f"cpctl tasks pause {task_id}")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Paused", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_have_attribute("title", f"cpctl tasks resume {task_id}")
     page.get_by_role("button", name="Resume").click()
 
     expect(page.get_by_role("button", name="Pause")).to_be_visible()

@@ -1,7 +1,7 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
 /** @import {Columns, Confirmed, Counts, Field, Input, Kind, Parts, Preview, Question, Shows, Styled} from "./app.js" */
 import { exactly, pieces, visible } from "./ansi.js";
-import { announce, create, keyedList, make, one, only, options, refs, text } from "./dom.js";
+import { create, keyedList, make, one, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
 import { language, t, told } from "./i18n.js";
 import { hostPath } from "./router.js";
@@ -58,18 +58,6 @@ export function meter(place, fraction) {
   const [bar, words] = place.children;
   only(bar, "span").style.setProperty("--share", percent(fraction).replace(" ", ""));
   text(words, percent(fraction));
-}
-
-/** Copies `value`; `what` says to those who do not see beside it what that is.
- * @param {string} value @param {string} what */
-export function copyButton(value, what = value) {
-  const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
-  button.onclick = async () => {
-    await navigator.clipboard.writeText(value);
-    text(button, t("shell.copied"));
-    announce(t("shell.copied"));
-  };
-  return button;
 }
 
 /** How a column shows its values, where it is no state.

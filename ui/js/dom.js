@@ -141,6 +141,18 @@ export function announce(message) {
   text(one(document, "#announcer", HTMLElement), message);
 }
 
+/** Copies `value`; `what` says to those who do not see beside it what that is.
+ * @param {string} value @param {string} what */
+export function copyButton(value, what = value) {
+  const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
+  button.onclick = async () => {
+    await navigator.clipboard.writeText(value);
+    text(button, t("shell.copied"));
+    announce(t("shell.copied"));
+  };
+  return button;
+}
+
 /** With `undo` there is a button for that, which closes it, too.
  * @param {string} message @param {string} kind @param {?() => unknown} undo */
 export function toast(message, kind = "", undo = null) {
@@ -231,6 +243,7 @@ export function problem(place, error, retry) {
   text(part.detail, moment() && status === 404 ? `${told(error)} ${t("shell.past_none")}` : told(error));
   text(part.code, code);
   text(part.id, requestId);
+  if (requestId) part.id.after(" ", copyButton(requestId));
   part.retry.hidden = !retry;
   part.retry.onclick = retry ?? null;
   const before = place.querySelector(":scope > .problem");

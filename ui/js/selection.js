@@ -21,6 +21,13 @@ export function runLink(names, { q, group, state }, isAll) {
   return link("/run", query ? { q: query } : { all: true });
 }
 
+/** The same change by cpctl, which takes one host; empty where they are too many for a line. @param {string[]} names @param {boolean} wanted */
+export function maintenanceLine(names, wanted) {
+  if (!names.length || names.length > MOST_IN_ADDRESS) return "";
+  const set = (/** @type {string} */ name) => `cpctl hosts set ${name} --maintenance ${wanted ? "on" : "off"}`;
+  return names.length === 1 ? set(names[0]) : `for host in ${names.join(" ")}; do ${set('"$host"')}; done`;
+}
+
 /** `shown` gives the hosts of the list in its order; `draw` shows what is picked.
  * @param {HTMLElement} place @param {Context} context @param {() => Host[]} shown @param {() => void} draw */
 export function createSelection(place, { user, store }, shown, draw) {
@@ -59,6 +66,7 @@ export function createSelection(place, { user, store }, shown, draw) {
     place.hidden = !picked.size;
     const hidden = picked.size - seen;
     text(words, [t("fleet.selected", { n: picked.size }), hidden && t("fleet.selected_hidden", { n: hidden })].filter(Boolean).join(" · "));
+    for (const [button, wanted] of /** @type {const} */ ([[on, true], [off, false]])) button.title = maintenanceLine([...picked].sort(), wanted);
     all.hidden = seen === hosts.length;
     text(all, t("fleet.select_all", { n: hosts.length }));
     return { isAll: seen === hosts.length && hidden === 0, seen };

@@ -1,7 +1,7 @@
 // What happened: every event, with all that was recorded of it; and the way to look at everything as it was then.
 /** @import {Api, AuditEvent, Context, Mount, Own, Params, Parts, Shows, WholeEvent} from "../app.js" */
-import { badge, copyButton, output, said, timeNode } from "../components.js";
-import { act, attempt, create, every, facts, filtersOf, make, only, permit, successive, text } from "../dom.js";
+import { badge, output, said, timeNode } from "../components.js";
+import { act, attempt, copyButton, create, every, facts, filtersOf, make, only, permit, successive, text } from "../dom.js";
 import { absolute, fromField, toField } from "../format.js";
 import { language, t } from "../i18n.js";
 import { atMoment, hostPath, link, moment, taskPath } from "../router.js";

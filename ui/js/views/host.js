@@ -2,8 +2,8 @@
 /** @import {AuditEvent, Context, Host, LiftQuarantine, Mount, Params, Parts} from "../app.js" */
 import { visible } from "../ansi.js";
 import { Problem, during } from "../api.js";
-import { ask, badge, copyButton, output, reasonField, time, timeNode } from "../components.js";
-import { act, attempt, create, facts, make, permit, successive, text } from "../dom.js";
+import { ask, badge, output, reasonField, time, timeNode } from "../components.js";
+import { act, attempt, copyButton, create, facts, make, permit, successive, text } from "../dom.js";
 import { bytes, duration, percent, when } from "../format.js";
 import { because, language, t } from "../i18n.js";
 import { nearest, partsOf } from "../nearest.js";

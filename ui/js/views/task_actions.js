@@ -29,6 +29,8 @@ export function actions(part, view, context) {
     part.pause.hidden = isExpired || (!isPaused && !(state === "running" && (counts.queued || counts.sent)));
     permit(part.pause, user, isPaused ? "tasks.run" : "tasks.cancel");
     text(part.pause, t(task.awaits_approval ? "task.approve" : isPaused ? "task.resume" : "task.pause"));
+    part.pause.title = `cpctl tasks ${isPaused ? "resume" : "pause"} ${task.task_id}`;
+    part.goOn.title = `cpctl tasks resume ${task.task_id}`;
     part.retry.hidden = !isFinished || Object.keys(counts).every((each) => isOpen(each) || each === "succeeded");
     for (const button of [part.goOn, part.pause, part.retry]) button.disabled = false;
     explain(part.actions);
