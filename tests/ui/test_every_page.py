@@ -185,6 +185,8 @@ def test_a_chinese_page_says_in_chinese_what_went_wrong_and_why(browser: Browser
     expect(page.get_by_role("status").filter(has_text=re.compile(r"\d 秒"))).to_be_visible()
     page.goto(f"{dev.url}/run?hosts=nosuch&command=reboot")
     expect(page.get_by_text("nosuch: 未注册")).to_be_visible()
+    page.goto(f"{dev.url}/run?q=foo:bar&command=reboot")
+    expect(page.get_by_role("alert").first).to_contain_text("没有字段 foo；可用的有 name, state")
     page.goto(f"{dev.url}/run?host=sim-0001&command=reboot")
     expect(page.get_by_text("3: 重启或关闭机器")).to_be_visible()
     context.close()

@@ -141,15 +141,21 @@ export function announce(message) {
   text(one(document, "#announcer", HTMLElement), message);
 }
 
+/** Pressed, it copies what `words` are by then, and says so, also to those who do not see it.
+ * @param {HTMLButtonElement} button @param {() => string} words */
+export function copies(button, words) {
+  button.onclick = () => act({ disabled: false }, async () => { // it may be pressed again
+    await navigator.clipboard.writeText(words());
+    text(button, t("shell.copied"));
+    announce(t("shell.copied"));
+  });
+}
+
 /** Copies `value`; `what` says to those who do not see beside it what that is.
  * @param {string} value @param {string} what */
 export function copyButton(value, what = value) {
   const button = create("button", t("shell.copy"), { type: "button", className: "plain small copy", ariaLabel: t("shell.copy_what", { what }) });
-  button.onclick = async () => {
-    await navigator.clipboard.writeText(value);
-    text(button, t("shell.copied"));
-    announce(t("shell.copied"));
-  };
+  copies(button, () => value);
   return button;
 }
 

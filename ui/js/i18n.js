@@ -22,7 +22,7 @@ export function preferred(stored, wanted) {
 export async function load(name) {
   words = await read(name);
   const said = name === "en" ? {} : await read("en");
-  causes = Object.keys(said).filter((key) => key.startsWith("cause.")).map((key) => [patternOf(said[key]), key]);
+  causes = Object.keys(said).filter((key) => /^(cause|query)\./.test(key)).map((key) => [patternOf(said[key]), key]);
   plural = new Intl.PluralRules(name);
   language = name;
   document.documentElement.lang = name;
@@ -52,7 +52,7 @@ export function told(error) {
   const list = (names) => (Array.isArray(names) && names.join(", ")) || "–";
   const what = t(`problem.${code}`, { ...body, joined: list(body.joined), left: list(body.left) });
   if (what === `problem.${code}`) return detail;
-  const fields = errors.map(({ field, message: words }) => `${field}: ${words}`).join("; ");
+  const fields = errors.map(({ field, message: words }) => `${field}: ${because(words ?? "")}`).join("; ");
   const isAllNamed = code === "invalid_request" || body.action !== undefined; // the hosts and the rules, too
   const named = isAllNamed ? fields || detail : NAMED.exec(detail)?.groups?.named;
   return named ? t("shell.problem_named", { what, named }) : t("shell.problem", { what });
@@ -63,7 +63,7 @@ export function told(error) {
 export function because(cause) {
   for (const [pattern, key] of causes) {
     const found = pattern.exec(String(cause));
-    if (found) return t(key, found.groups);
+    if (found) return t(key, { ...found.groups, reason: because(found.groups?.reason ?? "") }); // which has its own words
   }
   return cause;
 }

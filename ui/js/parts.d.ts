@@ -55,7 +55,6 @@ export interface Parts {
     q: HTMLElementTagNameMap["input"];
     group: HTMLElementTagNameMap["select"];
     views: HTMLElementTagNameMap["div"];
-    wrong: HTMLElementTagNameMap["p"];
     groups: HTMLElementTagNameMap["details"];
     bars: HTMLElementTagNameMap["div"];
     more: HTMLElementTagNameMap["button"];

@@ -34,6 +34,15 @@ test("what is not valid is told with its fields, or as the server says it", asyn
   assert.equal(told(refusal("invalid_request", "user is not a name")), "The request is not valid: user is not a name");
 });
 
+test("a term of a query that is not valid is told in the user's language, with what there is", async () => {
+  await load("zh-CN");
+  const said = (message) => told(refusal("invalid_request", message, { errors: [{ field: "q", message }] }));
+  const known = "name, state, group";
+  assert.equal(said(`is wrong in foo:x: unknown field foo; there are ${known}`), `请求无效：q: foo:x 有误：没有字段 foo；可用的有 ${known}`);
+  assert.equal(said("is wrong in os:: a value is missing"), "请求无效：q: os: 有误：缺少值");
+  assert.equal(said("is wrong: at most 1024 characters"), "请求无效：q: 有误：最多 1024 个字符");
+});
+
 test("what rules refuse is told with the hosts and the rules", async () => {
   await load("en");
   const body = { action: "tasks.run", hosts: ["db1"], more_hosts: 0, rules: ["0a1b"] };

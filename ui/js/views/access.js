@@ -3,7 +3,7 @@
 /** @typedef {keyof AccessRow} Column @typedef {ChangePassword & {name: string}} Said by forms of this page */
 import { json } from "../ansi.js";
 import { anchor, ask, badge, rowsOf, said, time } from "../components.js";
-import { attempt, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
+import { attempt, copies, create, every, keyedList, make, permit, successive, text, toast, translate } from "../dom.js";
 import { absolute, fold } from "../format.js";
 import { because, language, t } from "../i18n.js";
 import { hostPath, link, moment, taskPath } from "../router.js";
@@ -153,7 +153,8 @@ function section(spec, context) {
   function showOnce(secret) {
     part.made.hidden = false;
     part.secret.textContent = spec.path === "/enrolment-tokens" ? `${secret}\ncontrol-plane-agent run` : secret;
-    part.copy.onclick = () => navigator.clipboard.writeText(part.secret.textContent ?? "");
+    text(part.copy, t("shell.copy"));
+    copies(part.copy, () => part.secret.textContent ?? "");
   }
 
   part.title.dataset.t = `access.${spec.name}`;

@@ -1,5 +1,5 @@
 // The fleet: every host as it is now, by state and group; the start page.
-/** @import {Context, Host, Listing, Mount, Params, Term, WrongTerm} from "../app.js" */
+/** @import {Context, Host, Listing, Mount, Params, Term} from "../app.js" */
 /** @typedef {[value: string | number | null, host: Host]} Sorted */
 import { visible } from "../ansi.js";
 import { badge, empty } from "../components.js";
@@ -8,12 +8,12 @@ import { createBars } from "../groupbars.js";
 import { because, t } from "../i18n.js";
 import { hostPath, link } from "../router.js";
 import { matches, names, parse } from "../query.js";
+import { marksWrong } from "../queryfield.js";
 import { changesBetween, windowed } from "../rows.js";
 import { createSelection, runLink } from "../selection.js";
 import { HOST } from "../states.js";
 
 const MOST = 20_000;
-const WRONG_MS = 500; // nobody is told that a word is wrong while it is typed
 const ANNOUNCE_MS = 10_000;
 const STATES = Object.keys(HOST);
 const MAINTENANCE = "maintenance"; // counted and chosen as a state, and there beside one
@@ -45,11 +45,12 @@ export function mount(part, params, context) {
   let isOver = false;
   /** @type {?ReturnType<typeof import("../grid.js").createGrid>} */
   let grid = null;
-  let [wrongTimer, announced, announceTimer] = [0, 0, 0];
+  let [announced, announceTimer] = [0, 0];
   /** @type {?AbortController} */
   let adding = null;
   /** @type {PromiseWithResolvers<void>} */
   const loading = Promise.withResolvers();
+  const showWrong = marksWrong(part.q, (reason) => t("fleet.wrong", { reason }), signal);
   const bars = createBars(part, store, (group) => filters.change({ group: filter.group === group ? "" : group }));
   const selection = createSelection(part.selection, context, () => shown, () => draw());
 
@@ -235,22 +236,8 @@ export function mount(part, params, context) {
   /** What is wrong is marked; the list stays that of the query before. */
   function read(said = "") {
     const { terms: found, error } = parse(said);
-    clearTimeout(wrongTimer);
     if (found) [query, terms] = [said, found];
-    if (error && part.q === document.activeElement) wrongTimer = setTimeout(() => showWrong(error, said), WRONG_MS);
-    else showWrong(error, said);
-  }
-
-  /** @param {?WrongTerm} error @param {string} said */
-  function showWrong(error, said) {
-    part.q.ariaInvalid = error ? "true" : null;
-    part.wrong.replaceChildren();
-    if (!error) return;
-    const end = error.at + error.term.length;
-    const line = create("code", visible(said.slice(0, error.at)));
-    line.append(create("mark", visible(error.term)), visible(said.slice(end)));
-    const reason = t(`query.${error.reason}`, error.given);
-    part.wrong.append(line, " ", visible(t("fleet.wrong", { reason })));
+    showWrong(error, said);
   }
 
   function announceFound() {
@@ -313,7 +300,7 @@ export function mount(part, params, context) {
     draw();
   };
   part.rows.addEventListener("focusout", ({ relatedTarget }) => part.rows.contains(/** @type {?Node} */ (relatedTarget)) || requestAnimationFrame(() => signal.aborted || draw()));
-  signal.addEventListener("abort", () => [wrongTimer, announceTimer].forEach(clearTimeout));
+  signal.addEventListener("abort", () => clearTimeout(announceTimer));
   store.subscribe(["hosts"], () => draw(), signal);
   update(params);
   load();

@@ -3,9 +3,11 @@
 import { Problem, isAbort } from "../api.js";
 import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
 import { badge, confirmRun, field, namesOf, said, timeNode, valuesOf } from "../components.js";
-import { attempt, create, facts, keyedList, one, options, permit, text, toast } from "../dom.js";
+import { attempt, copies, create, facts, keyedList, one, options, permit, text } from "../dom.js";
 import { absolute, duration } from "../format.js";
 import { because, language, t, told } from "../i18n.js";
+import { parse } from "../query.js";
+import { marksWrong } from "../queryfield.js";
 import { link, moment, taskPath } from "../router.js";
 import { readHosts } from "./hosts.js";
 import { differenceText, hostsNode, leftOutText, quarantinedText, refusalText, wrong } from "./run_words.js";
@@ -43,6 +45,7 @@ export function mount(part, params, context) {
   let parameters = [];
   const states = create("div", "", { className: "row" });
   const silence = create("p");
+  const showWrong = marksWrong(inputs.query, (reason) => t("run.wrong", { reason }), signal);
   let difference = "";
   let timer = 0;
   let round = 0;
@@ -52,10 +55,12 @@ export function mount(part, params, context) {
     if (inputs.kind.value === "all") return { all: true };
     const kind = TARGETS.find((name) => name === inputs.kind.value);
     if (!kind) return null;
+    if (kind === "query" && termError()) return null;
     const said = kind === "hosts" ? namesOf(inputs.hosts.value) : inputs[kind].value.trim();
     return said.length ? { [kind]: said } : null;
   }
 
+  const termError = () => (inputs.kind.value === "query" ? parse(inputs.query.value).error : null);
   const fields = () => /** @type {Input[]} */ ([...inputs]);
   const template = () => templates.find(({ name }) => name === inputs.template.value);
 
@@ -77,6 +82,7 @@ export function mount(part, params, context) {
 
   function changed() {
     for (const kind of TARGETS) part[`${kind}Field`].hidden = inputs.kind.value !== kind;
+    showWrong(termError(), inputs.query.value);
     preview = null;
     difference = "";
     round += 1; // an answer to what was asked before counts no more
@@ -145,7 +151,7 @@ export function mount(part, params, context) {
     const line = cpctlLine(request());
     const [place, head] = [create("div", "", { ariaLive: "off" }), create("div", "", { className: "row" })]; // too long to be read out each time
     const copy = create("button", t("shell.copy"), { type: "button", className: "plain small" });
-    copy.onclick = () => navigator.clipboard.writeText(line).then(() => toast(t("run.copied")), () => {});
+    copies(copy, () => line);
     head.append(create("span", t("run.same"), { className: "muted" }), copy);
     place.append(head, said(line));
     return place;

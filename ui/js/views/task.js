@@ -3,7 +3,7 @@
 import { exact, json, visible } from "../ansi.js";
 import { EXPIRY_S } from "../commandline.js";
 import { badge, timeNode } from "../components.js";
-import { act, attempt, create, every, facts, keyedList, text } from "../dom.js";
+import { attempt, copies, create, every, facts, keyedList, text } from "../dom.js";
 import { bytes, duration } from "../format.js";
 import { because, t } from "../i18n.js";
 import { link, match, moment, taskPath } from "../router.js";
@@ -255,21 +255,12 @@ export function mount(part, first, context) {
     return may("events.read") && Number(seq) ? Date.parse((await api.get(`/events/${seq}`)).recorded_at) : null;
   }
 
-  /** @param {HTMLButtonElement} button @param {string} words */
-  function copies(button, words) {
-    button.onclick = async () => {
-      await act(button, () => navigator.clipboard.writeText(words));
-      button.disabled = false;
-      text(button, t("shell.copied"));
-    };
-  }
-
   context.title(taskId);
   text(part.command, taskId);
   const line = `cpctl tasks show ${taskId}`;
   text(part.line, line);
-  copies(part.copyLine, line);
-  copies(part.copyId, taskId);
+  copies(part.copyLine, () => line);
+  copies(part.copyId, () => taskId);
   part.more.onclick = () => {
     part.command.classList.toggle("whole");
     drawMore();
