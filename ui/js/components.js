@@ -1,5 +1,5 @@
 // What every page shows: a state, a time, a bar, text of a host, a form.
-/** @import {Columns, Confirmed, Counts, Field, Input, Kind, Parts, Preview, Question, Shows, Styled} from "./app.js" */
+/** @import {Columns, Counts, Field, Input, Kind, Parts, Question, Shows, Styled} from "./app.js" */
 import { exactly, pieces, visible } from "./ansi.js";
 import { create, keyedList, make, one, only, options, refs, text } from "./dom.js";
 import { absolute, fold, percent, relative } from "./format.js";
@@ -8,7 +8,6 @@ import { hostPath } from "./router.js";
 import { segments, stateOf } from "./states.js";
 import { now } from "./stream.js";
 
-export const FIRST_HOSTS = 50; // that are named
 
 /** @param {Element} place @param {Kind} kind @param {string} state @param {string} [word] */
 export function badge(place, kind, state, word) {
@@ -244,20 +243,3 @@ function paragraph(content) {
 
 /** @param {boolean} required */
 export const reasonField = (required) => ({ name: "reason", label: t(required ? "run.reason_needed" : "run.reason"), maxLength: 256, required });
-
-/** Ask as much as the guard or an approval wants; resolves to `body` with the answers, or to null.
- * @template {Confirmed} T @param {Preview} preview @param {T} body @param {(string | Node)[]} more
- * @param {Confirmed} what */
-export async function confirmRun(preview, body, more = [], { command, user } = body, isApproval = false) {
-  const { count: n, guard: { level } } = preview;
-  if (level < 2 && !isApproval) return body;
-  const number = { name: "number", label: t("run.type_number", { n }), inputMode: "numeric", required: true, pattern: String.raw`\s*${n}\s*` };
-  /** @type {?{reason?: string}} */
-  const answer = await ask({
-    title: t(isApproval ? "run.ask_title" : "run.confirm", { n }),
-    body: [said(command ?? ""), fold(preview.hosts.slice(0, FIRST_HOSTS)), t("run.confirm_user", { user }), ...more],
-    yes: t(isApproval ? "run.ask" : "run.submit", { n }),
-    fields: isApproval ? [{ ...reasonField(true), value: body.reason, autofocus: true }] : level < 3 ? [] : [number, ...(body.reason ? [] : [reasonField(true)])],
-  });
-  return answer && { ...body, ...(answer.reason && { reason: answer.reason }) };
-}

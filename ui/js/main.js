@@ -5,7 +5,6 @@ import { visible } from "./ansi.js";
 import { announce, around, create, every, make, one, problem, text, toast, translate } from "./dom.js";
 import { clock } from "./format.js";
 import { language, load, preferred, t, told } from "./i18n.js";
-import { followStop, followWaiting } from "./notices.js";
 import { apply as applyPreferences, preference, remembered, wouldLose } from "./preferences.js";
 import { inMoment, match, moment, safeNext } from "./router.js";
 import { addSymbols } from "./shapes.js";
@@ -175,6 +174,11 @@ function setUser(me) {
   if (replay) return void (bar = replay.mount(element("past"), contextOf(FOR_EVER)));
   store.subscribe(["tasks"], drawRunning, FOR_EVER);
   followRunning();
+  followNotices();
+}
+
+async function followNotices() {
+  const { followStop, followWaiting } = await import("./notices.js");
   followWaiting(element("waiting"), contextOf(FOR_EVER));
   followStop(element("stopped"), contextOf(FOR_EVER));
 }

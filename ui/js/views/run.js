@@ -2,7 +2,7 @@
 /** @import {CommandTemplate, Field, Input, Mount, ParameterShown, Preview, RunCommand, Target} from "../app.js" */
 import { Problem, isAbort } from "../api.js";
 import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
-import { badge, confirmRun, field, namesOf, said, timeNode, valuesOf } from "../components.js";
+import { badge, field, namesOf, said, timeNode, valuesOf } from "../components.js";
 import { attempt, copies, create, facts, keyedList, one, options, permit, text } from "../dom.js";
 import { absolute, duration } from "../format.js";
 import { because, language, t, told } from "../i18n.js";
@@ -10,6 +10,7 @@ import { parse } from "../query.js";
 import { marksWrong } from "../queryfield.js";
 import { link, moment, taskPath } from "../router.js";
 import { readHosts } from "./hosts.js";
+import { confirmRun } from "./confirm.js";
 import { differenceText, hostsNode, leftOutText, quarantinedText, refusalText, wrong } from "./run_words.js";
 
 const PREVIEW_MS = 400;

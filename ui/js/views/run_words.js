@@ -1,10 +1,10 @@
 // What is said of a preview: which hosts it has, which not, and what stands against it.
 /** @import {Preview} from "../app.js" */
 import { visible } from "../ansi.js";
-import { FIRST_HOSTS } from "../components.js";
 import { create, text } from "../dom.js";
 import { fold } from "../format.js";
 import { because, t, told } from "../i18n.js";
+import { FIRST_HOSTS } from "./confirm.js";
 
 /** @param {string[]} hostnames */
 const firstOf = (hostnames) => fold(hostnames.slice(0, FIRST_HOSTS)) + (hostnames.length > FIRST_HOSTS ? " …" : "");

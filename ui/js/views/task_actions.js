@@ -1,12 +1,13 @@
 // What can be done to a task: cancelled, paused, resumed, tried again.
 /** @import {Context, Execution, Parts, Preview, RetryHosts, TaskRow, TaskView} from "../app.js" */
 import { Problem } from "../api.js";
-import { ask, badge, confirmRun, reasonField, said } from "../components.js";
+import { ask, badge, reasonField, said } from "../components.js";
 import { act, create, explain, permit, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { link, taskPath } from "../router.js";
 import { byAttention, isAtWork, isOpen } from "../states.js";
 import { askCancel } from "./cancel.js";
+import { confirmRun } from "./confirm.js";
 import { quarantinedText, refusalText } from "./run_words.js";
 
 /** @param {Parts["task"]} part @param {TaskView} view @param {Context} context */
