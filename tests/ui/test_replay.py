@@ -311,7 +311,7 @@ def test_who_may_not_read_events_steps_by_position(visitor: Visitor, dev: Dev) -
 
 def test_what_was_not_there_yet_is_not_called_unknown_alone(visitor: Visitor, page: Page, dev: Dev) -> None:
     before = newest(dev)
-    task_id = done(dev, "echo later")
+    task_id = done(dev, "echo not-yet")
     page.goto(f"{dev.url}/tasks/{task_id}?at={before}")
     words = "There is no such task. It may not have been there then."
     expect(page.get_by_role("main").get_by_role("alert")).to_contain_text(words)

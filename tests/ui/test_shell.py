@@ -95,7 +95,8 @@ def test_running_tasks_are_in_the_title_of_the_tab(page: Page, dev: Dev) -> None
 
 
 def test_the_pill_says_where_the_page_is_and_connects_anew_when_it_is_told_to(page: Page, dev: Dev) -> None:
-    at_fleet(page, dev)
+    with page.expect_request(re.compile(r"/stream\?topics=hosts%2Ctasks%2C")):  # of the page, and of the shell
+        at_fleet(page, dev)
     pill = page.locator("#pill")
     expect(pill).to_have_text("Live")
     asked: list[str] = []
