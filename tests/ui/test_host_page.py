@@ -38,7 +38,7 @@ def told(page: Page, **said: object) -> None:
     def changed(route: Route) -> None:
         route.fulfill(json=route.fetch().json() | said)
 
-    page.route(re.compile(rf"/api/v1/hosts/{HOST}$"), changed)
+    page.route(re.compile(rf"/api/v1/hosts/{HOST}(\?|$)"), changed)
     page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=""))
 
 
@@ -313,6 +313,25 @@ def test_a_mistyped_name_leads_to_the_nearest_ones(visitor: Visitor, page: Page,
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(section(page, "Now").get_by_role("definition").filter(has_text="%").first).to_be_visible()
     forgiven(visitor, "404")
+
+
+def test_what_changes_between_the_reads_of_a_page_is_not_missed(page: Page, dev: Dev, quiet: str) -> None:
+    held: list[Route] = []
+    before = dev.api.get(f"/hosts/{quiet}")
+    page.route(f"**/api/v1/hosts/{quiet}", lambda route: held.append(route), times=1)
+    page.goto(f"{dev.url}/tasks")  # whose stream tells of no host
+    expect(page.get_by_role("table")).to_be_visible()
+    with page.expect_request(f"**/api/v1/hosts/{quiet}"):
+        page.evaluate(
+            "(href) => document.body.appendChild(Object.assign(document.createElement('a'), { href })).click()",
+            f"/hosts/{quiet}",
+        )
+    dev.api.http.patch(f"/hosts/{quiet}", json={"groups": ["attic"]}).raise_for_status()
+    dev.api.run({"host": "sim-0001"}, "sleep 1")
+    expect(page.locator("#running")).not_to_be_empty()  # so far the stream has come
+    held.pop().fulfill(json=before)
+
+    expect(page.get_by_role("definition").filter(has_text="attic")).to_be_visible()
 
 
 def test_of_the_past_all_is_as_it_was_and_nothing_is_asked_again(page: Page, dev: Dev, quiet: str) -> None:

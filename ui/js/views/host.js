@@ -7,7 +7,7 @@ import { act, attempt, copyButton, create, facts, make, permit, successive, text
 import { bytes, duration, percent, when } from "../format.js";
 import { because, language, t } from "../i18n.js";
 import { nearest, partsOf } from "../nearest.js";
-import { hostPath, link } from "../router.js";
+import { hostPath, link, moment } from "../router.js";
 import { historyOf } from "./history.js";
 import { hostActions, linesOf } from "./hostactions.js";
 import { tasksOf } from "./hosttasks.js";
@@ -51,7 +51,10 @@ function showHost(part, hostname, context) {
   const mayTrust = permit(part.trust, user, "hosts.revoke");
   const drawActions = hostActions(part, hostname, context);
   const history = historyOf(part, hostname, context);
-  const readTasks = tasksOf(part, hostname, context, (asOf, topics) => stream.follow(topics, asOf, signal, load));
+  const readTasks = tasksOf(part, hostname, context, (asOf, topics) => {
+    stream.follow(topics, asOf, signal, load);
+    if (moment() === null) attempt(part.page, () => readAsOf(asOf));
+  });
   let drawn = "";
   let heard = -1;
   let state = "";
@@ -149,6 +152,11 @@ function showHost(part, hostname, context) {
     readTasks();
     if (may("events.read") && !isRead) drawEvents();
     isRead = true;
+  }
+
+  /** What is followed from there on may have changed since it was read, which nothing would tell. @param {string} asOf */
+  async function readAsOf(asOf) {
+    stream.take("hosts", [await api.get(url, { min_seq: Number(/\d+/.exec(asOf)?.[0]) })]);
   }
 
   /** Beside what is wrong with the name: perhaps it was mistyped. */
