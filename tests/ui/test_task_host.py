@@ -1,9 +1,11 @@
 """One host of a task: all that it printed, and why it ended as it did."""
 
 import re
+from contextlib import suppress
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Error, Page, Route, expect
 
 from tests.ui.conftest import Dev, Visitor
 from tests.ui.steps import downloaded, finished
@@ -219,3 +221,27 @@ def test_an_output_that_may_not_be_read_is_not_asked_for(visitor: Visitor, page:
         page.goto(f"{dev.url}/tasks/{task_id}")
         expect(page.get_by_text("Needs the permission tasks.output")).to_be_visible()
     assert visitor.complaints == []
+
+
+def test_an_older_answer_takes_no_step_away_and_none_is_older_than_the_row(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"host": "sim-0001"}, "sleep 4")
+    asked: list[dict[str, list[str]]] = []
+    older: list[Route] = []
+
+    def answer(route: Route) -> None:
+        asked.append(parse_qs(urlsplit(route.request.url).query))
+        older.append(route)
+        if len(asked) > 1:  # the first one was asked before it had ended
+            older.pop().continue_()
+
+    page.route(re.compile(rf"/api/v1/events\?.*{task_id}.*"), answer)
+    page.goto(f"{dev.url}/tasks/{task_id}")
+    steps = page.get_by_role("listitem")
+    expect(steps.filter(has_text="execution.finished")).to_be_visible(timeout=15_000)
+    with suppress(Error):  # nobody waits for it
+        older.pop().fulfill(json={"items": [], "next_cursor": None, "as_of": "e1.h1"})
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+
+    expect(steps.filter(has_text="execution.finished")).to_be_visible()
+    row = dev.api.get(f"/tasks/{task_id}/executions/sim-0001")
+    assert asked[-1]["min_seq"] == [str(row["pos"])]

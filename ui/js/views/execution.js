@@ -2,7 +2,7 @@
 /** @import {AuditEvent, Context, Execution, Output, TaskView} from "../app.js" */
 import { visible } from "../ansi.js";
 import { badge, timeNode } from "../components.js";
-import { attempt, create, text } from "../dom.js";
+import { attempt, create, successive, text } from "../dom.js";
 import { t } from "../i18n.js";
 import { hostPath, inMoment } from "../router.js";
 import { isOpen } from "../states.js";
@@ -16,13 +16,14 @@ const MOST_EVENTS = 200;
 
 /** `close`: it lies beside the page, and may be closed.
  * @param {string} hostname @param {TaskView} view @param {Context} context @param {(() => void) | null} close */
-export function executionPane(hostname, view, { api, user, stream: { bytesOf } }, close = null) {
+export function executionPane(hostname, view, { api, signal, user, stream: { bytesOf } }, close = null) {
   const part = elements();
   /** @param {string} permission */
   const may = (permission) => user.permissions.includes(permission);
   const path = /** @type {const} */ (`${view.url}/executions/${encodeURIComponent(hostname)}`);
   /** @type {Map<string, ReturnType<typeof reader>>} */
   const readers = new Map();
+  const nextEvents = successive(signal);
   let drawnPos = -1;
   /** @type {number | null | undefined} */
   let result = null; // the event whose output is shown
@@ -105,7 +106,7 @@ export function executionPane(hostname, view, { api, user, stream: { bytesOf } }
     if (!task) return;
     const first = { kind: "task.accepted", seq: task.seq, recorded_at: task.accepted_at, actor: task.actor, outcome: null };
     attempt(part.happened, async () => {
-      const { items } = await api.get("/events", { task_id: view.taskId, hostname, limit: MOST_EVENTS });
+      const { items } = await api.get("/events", { task_id: view.taskId, hostname, limit: MOST_EVENTS, min_seq: row.pos }, nextEvents());
       drawEvents([first, ...items.toReversed()], row);
     });
   }
