@@ -2,14 +2,17 @@
 /** @import {Given, Params} from "./app.js" */
 const PAGES = ["login", "fleet", "run", "tasks", "audit", "access", "system"];
 const SINGLE = new Map([["hosts", ["host", "hostname"]], ["tasks", ["task", "task_id"]]]);
+const HOSTNAMES = ["hostname", "host"];
 
 /** @param {string} path @returns {{name: string, params: Params}} */
 export function match(path, search = "") {
-  const query = Object.fromEntries(new URLSearchParams(search));
+  /** A host is found by its name in capitals, too, and what is read of it has the name as it is. @param {[string, string]} given */
+  const asItIs = ([key, value]) => [key, HOSTNAMES.includes(key) ? value.toLowerCase() : value];
+  const query = Object.fromEntries(Array.from(new URLSearchParams(search), asItIs));
   const [, first, id, ...more] = path.split("/");
   const [name, key] = SINGLE.get(first) ?? [];
   const said = id && !more.length && decoded(id);
-  if (name && said) return { name, params: { ...query, [key]: said } };
+  if (name && said) return { name, params: { ...query, ...Object.fromEntries([asItIs([key, said])]) } };
   const page = !first || first === "hosts" ? "fleet" : first;
   return { name: id === undefined && PAGES.includes(page) ? page : "unknown", params: query };
 }

@@ -124,6 +124,9 @@ test("a state of a newer server is shown, not hidden", () => {
 
 test("an address is a page and what it says to it", () => {
   assert.deepEqual(match("/hosts/web1.example.com", "?range=1h"), { name: "host", params: { range: "1h", hostname: "web1.example.com" } });
+  assert.equal(match("/hosts/WEB1.Example.com").params.hostname, "web1.example.com");
+  assert.deepEqual(match("/audit", "?hostname=WEB1&kind=A.B").params, { hostname: "web1", kind: "A.B" });
+  assert.deepEqual(match("/tasks/T1", "?host=WEB1").params, { task_id: "T1", host: "web1" });
   assert.equal(match("/").name, "fleet");
   assert.equal(match("/hosts").name, "fleet");
   for (const path of ["/nothing/here", "/account", "/hosts/a/b", "/tasks/1/2", "/unknown", "/hosts/%E0%A4%A"]) assert.equal(match(path).name, "unknown");
