@@ -40,6 +40,7 @@ def test_what_a_host_says_of_itself_is_marked_everywhere(page: Page, dev: Dev) -
         route.fulfill(json=answer | said if hosts is None else {**answer, "items": hosts})
 
     page.route(re.compile(r"/api/v1/hosts(\?|/sim-0001$)"), deceitful)
+    page.route("**/api/v1/hosts/sim-0001?min_seq=*", lambda _: None)
     page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=""))
     page.goto(f"{dev.url}/hosts")
     expect(page.get_by_role("row").filter(has_text="sim-0001")).to_contain_text("1.0U+2066")

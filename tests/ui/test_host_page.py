@@ -38,7 +38,8 @@ def told(page: Page, **said: object) -> None:
     def changed(route: Route) -> None:
         route.fulfill(json=route.fetch().json() | said)
 
-    page.route(re.compile(rf"/api/v1/hosts/{HOST}(\?|$)"), changed)
+    page.route(re.compile(rf"/api/v1/hosts/{HOST}$"), changed)
+    page.route(f"**/api/v1/hosts/{HOST}?min_seq=*", lambda _: None)
     page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=""))
 
 
