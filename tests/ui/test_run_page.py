@@ -165,6 +165,21 @@ def test_what_is_run_again_waits_as_long_has_the_same_reason_and_as_much_time(pa
         dev.api.http.post(f"/tasks/{started}/cancel")
 
 
+def test_an_address_with_a_task_is_filled_in_with_it(page: Page, dev: Dev) -> None:
+    task_id = dev.api.run({"hosts": ["sim-0001", "sim-0002"]}, "true", reason="told twice", expires_in=7200)
+    page.goto(f"{dev.url}/run?from_task={task_id}")
+    expect(page.get_by_role("button", name="Run on 2 hosts")).to_be_enabled()
+    expect(page.get_by_label("Command")).to_have_value("true")
+    expect(page.get_by_label(re.compile("^Reason|^Why"))).to_have_value("told twice")
+    expect(page).to_have_url(re.compile(r"hosts=sim-0001%2Csim-0002.*expires_in=7200"))
+    page.go_back()
+    heading(page, "Fleet")
+
+    unshown = dev.api.run({"host": "sim-0001"}, "env", env={"STAGE": "test"})
+    page.goto(f"{dev.url}/run?from_task={unshown}")
+    expect(page.get_by_role("alert").filter(has_text="Use Retry, or the API.")).to_be_visible()
+
+
 @pytest.mark.parametrize("more", [{"env": {"STAGE": "test"}, "cwd": "/usr", "stdin": "twelve bytes"}, {"argv": ["id"]}])
 def test_what_the_run_page_cannot_show_is_shown_by_the_task_and_not_offered_to_be_run_again(
     page: Page, dev: Dev, more: dict[str, object]

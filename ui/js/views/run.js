@@ -1,5 +1,5 @@
 // Choose where, say what, see exactly which hosts that is, then send it.
-/** @import {CommandTemplate, Field, Input, Mount, ParameterShown, Preview, RunCommand, Target} from "../app.js" */
+/** @import {CommandTemplate, Field, Input, Mount, Preview, RunCommand, Target} from "../app.js" */
 import { Problem, isAbort } from "../api.js";
 import { EXPIRY_S, cpctlLine, filled } from "../commandline.js";
 import { badge, field, namesOf, said, timeNode, valuesOf } from "../components.js";
@@ -9,14 +9,14 @@ import { because, language, t, told } from "../i18n.js";
 import { parse } from "../query.js";
 import { marksWrong } from "../queryfield.js";
 import { link, moment, taskPath } from "../router.js";
-import { readHosts } from "./hosts.js";
+import { againLink } from "./again.js";
 import { confirmRun } from "./confirm.js";
-import { differenceText, hostsNode, leftOutText, quarantinedText, refusalText, wrong } from "./run_words.js";
+import { readHosts } from "./hosts.js";
+import { differenceText, hostsNode, leftOutText, parameterField, quarantinedText, refusalText, wrong } from "./run_words.js";
 
 const PREVIEW_MS = 400;
 const RENEW_LEAST_MS = 5_000;
 const MOST_OFFERED = 1_000;
-const MOST_CHARACTERS = 4096;
 const TARGETS = /** @type {const} */ (["host", "group", "hosts", "query"]); // that have a field
 /** @type {[wait: string, words: string][]} */
 const WAITS = [["", "run.wait_none"], ["approve", "run.wait_approve"], ["60", "run.wait_1"], ["600", "run.wait_10"]];
@@ -316,14 +316,10 @@ export function mount(part, params, context) {
   signal.addEventListener("abort", () => clearTimeout(timer));
   prefill();
   changed();
+  const { from_task: from } = params;
+  if (from) return void attempt(part.targets, async () => navigate(await againLink(from, context), { replace: true }));
   attempt(part.targets, readTargets);
   if (mayRun) readTemplates().catch(() => {});
-}
-
-/** @param {ParameterShown} parameter @returns {Field} */
-function parameterField({ name, type, choices, min, max, prefix: value, max_length: maxLength }) {
-  const limits = type === "integer" ? { type: "number", min: String(min ?? ""), max: String(max ?? "") } : { maxLength: maxLength ?? MOST_CHARACTERS };
-  return { name: `parameters.${name}`, label: name, value, required: true, choices: choices ?? undefined, ...(!choices && limits) };
 }
 
 /** @param {Input} input */

@@ -1,10 +1,12 @@
-// What is said of a preview: which hosts it has, which not, and what stands against it.
-/** @import {Preview} from "../app.js" */
+// What is said of a preview: which hosts it has, which not, and what stands against it; and what a template asks for.
+/** @import {Field, ParameterShown, Preview} from "../app.js" */
 import { visible } from "../ansi.js";
 import { create, text } from "../dom.js";
 import { fold } from "../format.js";
 import { because, t, told } from "../i18n.js";
 import { FIRST_HOSTS } from "./confirm.js";
+
+const MOST_CHARACTERS = 4096;
 
 /** @param {string[]} hostnames */
 const firstOf = (hostnames) => fold(hostnames.slice(0, FIRST_HOSTS)) + (hostnames.length > FIRST_HOSTS ? " …" : "");
@@ -47,3 +49,9 @@ export function differenceText({ hosts: before }, { hosts: now }) {
 
 /** @param {string} words */
 export const wrong = (words) => create("p", visible(words), { className: "field-error", role: "alert" });
+
+/** @param {ParameterShown} parameter @returns {Field} */
+export function parameterField({ name, type, choices, min, max, prefix: value, max_length: maxLength }) {
+  const limits = type === "integer" ? { type: "number", min: String(min ?? ""), max: String(max ?? "") } : { maxLength: maxLength ?? MOST_CHARACTERS };
+  return { name: `parameters.${name}`, label: name, value, required: true, choices: choices ?? undefined, ...(!choices && limits) };
+}

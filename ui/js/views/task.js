@@ -1,7 +1,6 @@
 // One task: how far it is, what each host answers, as it comes, and what happened step by step.
-/** @import {AuditEvent, Execution, Mount, Params, Rollout, RunRequest, Target, TaskRow, TaskView} from "../app.js" */
+/** @import {AuditEvent, Execution, Mount, Params, Rollout, RunRequest, TaskRow, TaskView} from "../app.js" */
 import { exact, json, visible } from "../ansi.js";
-import { EXPIRY_S } from "../commandline.js";
 import { badge, timeNode } from "../components.js";
 import { attempt, copies, create, every, facts, keyedList, text } from "../dom.js";
 import { bytes, duration } from "../format.js";
@@ -9,6 +8,7 @@ import { because, t } from "../i18n.js";
 import { link, match, moment, taskPath } from "../router.js";
 import { taskState } from "../states.js";
 import { middleDelays } from "../delays.js";
+import { againOf, isUnshown } from "./again.js";
 import { eventTable } from "./audit.js";
 import { executionPane } from "./execution.js";
 import { liveCards } from "./live.js";
@@ -21,9 +21,7 @@ import { targetText } from "./tasks.js";
 
 const TABS = /** @type {const} */ (["outputs", "hosts", "live", "events"]); // the first is not named in the address
 const LESS_THAN_A_LINE_PX = 12;
-const UNSHOWN = /** @type {const} */ (["argv", "env", "secrets", "cwd", "stdin"]); // on the Run page
 const RESTS = 10; // times as long as drawing took: a large task leaves time for its user
-const isUnshown = (/** @type {RunRequest} */ asked) => UNSHOWN.some((name) => asked[name]);
 const NARROW = matchMedia("(max-width: 1000px)"); // as in layout.css
 
 /** @type {Mount<"task">} */
@@ -304,14 +302,4 @@ function links(taskIds) {
   const place = create("span", "", { className: "row" });
   place.append(...taskIds.map((taskId) => create("a", taskId, { className: "mono", href: taskPath(taskId) })));
   return place;
-}
-
-/** @param {TaskRow} task @param {?RunRequest} asked */
-function againOf({ target: at, rollout, command, user, timeout, when_offline, reason }, asked) {
-  /** @type {Target} */
-  const target = at;
-  const isUsual = asked?.expires_in === EXPIRY_S[rollout ? "rollout" : "once"];
-  const where = target.all ? { all: 1 } : target.hosts ? { hosts: target.hosts.join(",") } : target;
-  const how = Object.entries(rollout ?? {}).map(([name, value]) => [name, [value].flat().join(",")]);
-  return { ...where, ...Object.fromEntries(how), command, user, timeout, when_offline, reason, expires_in: isUsual ? null : asked?.expires_in };
 }
