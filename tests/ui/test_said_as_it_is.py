@@ -188,20 +188,20 @@ def test_what_an_address_says_is_marked_where_it_is_said(page: Page, dev: Dev) -
 
 
 def test_the_hosts_of_an_approval_lead_to_just_them_or_nowhere(page: Page, dev: Dev) -> None:
-    cards = {
-        "unseen": {"hosts": [], "host_count": 1, "target": {"host": "db1"}},
-        "seen": {"hosts": ["db1"], "host_count": 1, "target": {"host": "db1"}},
-        "query": {"target": {"query": "os:debian"}},
-        "named": {"target": {"hosts": ["db1", "db2", "db3"]}},
-        "group": {"target": {"group": "db"}},
+    one = {"host_count": 1}
+    cards: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+        "unseen": ({"host": "db1"}, one | {"hosts": []}),
+        "seen": ({"host": "db1"}, one | {"hosts": ["db1"]}),
+        "query": ({"query": "os:debian"}, {}),
+        "named": ({"hosts": ["db1", "db2", "db3"]}, {}),
+        "group": ({"group": "db"}, {}),
     }
     request = answers.WAITING["request"]
     assert isinstance(request, dict)
     items = [
-        {**answers.WAITING, "approval_id": name, "reason": f"why {name}"}
-        | {key: value for key, value in card.items() if key != "target"}
-        | {"request": {**request, "target": card["target"]}}
-        for name, card in cards.items()
+        {**answers.WAITING, "approval_id": name, "reason": f"why {name}", "request": {**request, "target": target}}
+        | more
+        for name, (target, more) in cards.items()
     ]
     answer(page, "approvals", {"items": items})
     page.goto(f"{dev.url}/access")
