@@ -8,12 +8,14 @@ from control_plane.api import audit, executions, hosts, tasks
 from control_plane.api.fields import at
 from control_plane.api.frames import HOST, TASK, Row, row
 from control_plane.api.services import Services
+from control_plane.projections.hosts import FACTS
 from control_plane.projections.positions import Positions
 from control_plane.projections.queries.audit import AuditFilter
 from control_plane.projections.queries.hosts import HostView
 from control_plane.projections.queries.scopes import EVERYTHING
 
 PAGE: Final = 500
+SELDOM: Final = frozenset(FACTS) - {"running", "load", "disk_usage", "uptime"}
 
 
 class _Positioned(Protocol):
@@ -128,9 +130,17 @@ def host_row(view: HostView, *, only_its_own: bool = False) -> Row:
     return row("hosts", view.pos, hosts.host_of(view), *topics, view=view)
 
 
-def usage_of(view: HostView) -> list[object]:
+def usage_of(view: HostView, *, is_other: bool) -> list[object]:
+    """What every heartbeat changes; with `is_other` also what few do, such as the first of another agent's version."""
     when = None if view.last_heartbeat_us is None else at(view.last_heartbeat_us)
-    return [view.usage_pos, view.hostname, when, view.cpu_usage, view.memory_usage]
+    often = [view.usage_pos, view.hostname, when, view.cpu_usage, view.memory_usage, view.facts.get("running")]
+    return [*often, seldom_of(view)] if is_other else often
+
+
+def seldom_of(view: HostView) -> dict[str, object]:
+    """What a host's heartbeats say of it, by the names of its row, but for what nearly each of them changes."""
+    known = {"groups_bound": view.groups_bound, "drift": view.drift, "basic": view.basic}
+    return known | {name: view.facts.get(name) for name in SELDOM}
 
 
 async def _page(changed: Callable[..., Awaitable[Sequence[_P]]], after: int, upto: int) -> tuple[list[_P], int]:

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from control_plane.api.changes import Changes, Places, host_row, usage_of
+from control_plane.api.changes import Changes, Places, host_row, seldom_of, usage_of
 from control_plane.api.fields import MIN_SEQ_WAIT_S, at
 from control_plane.api.frames import HOST, OUTPUT, Row, batch, frame, frames_of, output_end_frame, output_frame, row
 from control_plane.api.problems import ProblemError
@@ -124,6 +124,7 @@ class Live:
         self._subscriptions: set[Subscription] = set()
         self._joined: set[Subscription] = set()  # those who are told of rows: what was before, a replay tells them
         self._places: Places | None = None  # up to where these have been told; None while there are none
+        self._seldom: dict[str, dict[str, object]] = {}  # what was last told of each host that few heartbeats change
         self._round = asyncio.Lock()  # who joins comes before or after a round: one that is under way is not for them
         self._ends_at = -1  # how far the tasks had come when it was last asked which executions have ended
         self._is_stopping = False
@@ -216,7 +217,7 @@ class Live:
             if rows:  # as the follower does: nobody tells of these rows again once the scope has come to them
                 await self._services.authority.refresh()
             scope = scope_of(self._services, subscription.principal)
-            shown, said = await self._shown([*rows, *own], usage, scope)
+            shown, said = await self._shown([*rows, *own], usage, scope, {view.hostname for view in usage})
             for chunk in batch(_frames(shown, said, topics), places.lowest):
                 yield chunk
             count += len(rows) + len(usage)
@@ -228,11 +229,11 @@ class Live:
                 yield chunk
 
     async def _shown(
-        self, rows: Sequence[Row], usage: Sequence[HostView], scope: Scope
+        self, rows: Sequence[Row], usage: Sequence[HostView], scope: Scope, others: Collection[str]
     ) -> tuple[Sequence[Row], bytes | None]:
-        """What of it somebody may be shown who may see so much."""
+        """What of it somebody may be shown who may see so much. `others`: the hosts that are other than was told."""
         seen = usage_within(usage, scope)
-        said = frame("usage", [usage_of(view) for view in seen]) if seen else None
+        said = frame("usage", [usage_of(view, is_other=view.hostname in others) for view in seen]) if seen else None
         return await rows_within(self._services, rows, scope), said
 
     # --- the follower -----------------------------------------------------------------------------------------------
@@ -286,6 +287,7 @@ class Live:
                 return
             views, reached = await self._changes.usage(self._places)
             await self._tell(readers, reached, [host_row(view, only_its_own=True) for view in views], views)
+            self._seldom |= {view.hostname: seldom_of(view) for view in views}
             if "system" in _topics_of(readers):
                 now_us = self._services.clock.now_us()
                 states = await self._services.projection_queries.states()
@@ -302,7 +304,9 @@ class Live:
         Args:
             readers: those for whose topics it was read, and no others: to them its id would pass over rows.
         """
-        shown = {scope: await self._shown(rows, usage, scope) for scope in {reader.scope for reader in readers}}
+        others = {view.hostname for view in usage if self._seldom.get(view.hostname) != seldom_of(view)}
+        scopes = {reader.scope for reader in readers}
+        shown = {scope: await self._shown(rows, usage, scope, others) for scope in scopes}
         self._places = reached  # only now: without the database all of it is read again
         made: dict[tuple[frozenset[str], Scope], list[bytes]] = {}
         for reader in readers:

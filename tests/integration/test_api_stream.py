@@ -1,6 +1,7 @@
 """The stream: rows as they change, from where a reader left off, until it has to end."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -171,11 +172,33 @@ async def test_heartbeats_come_as_usage_and_as_the_row_of_a_host_that_is_watched
         watched = await rows(one_host, "hosts")
 
     assert name == "usage"
-    [[pos, hostname, at, cpu, memory]] = data
+    [[pos, hostname, at, cpu, memory, running, seldom]] = data
     shown = (await api.client().get("/api/v1/hosts/web1")).json()
-    assert (pos, hostname, at, cpu, memory) == (shown["usage_pos"], "web1", shown["last_heartbeat_at"], 0.25, 0.5)
+    told = (shown["usage_pos"], "web1", shown["last_heartbeat_at"], 0.25, 0.5, 3)
+    assert (pos, hostname, at, cpu, memory, running) == told
+    assert seldom.items() <= shown.items()
     assert watched["web1"] == shown
     assert shown["running"] == 3
+
+
+async def test_what_few_heartbeats_change_is_told_when_one_does(api: ApiUnderTest) -> None:
+    async with a_stream(api, "hosts,usage") as reader:
+        await reader.next(skip=())
+        told = []
+        for sequence, version in enumerate(("1.0", "1.0", "1.1", "1.1"), start=1):
+            await api.beat("web1", sequence, agent_version=version)
+            name, data = "", []
+            while name != "usage":
+                name, data = await reader.next(skip={"ping", "rows"}) or ("", [])
+            told.append([seldom["agent_version"] for _, _, _, _, _, _, *more in data for seldom in more])
+    as_of = (await api.client().get("/api/v1/hosts", params={"limit": 1})).json()["as_of"]
+    async with a_stream(api, "hosts,usage", after=re.sub(r"h\d+", "h0", as_of)) as reader:  # who comes back is told all
+        name = ""
+        while name != "usage":
+            name, data = await reader.next(skip={"ping", "rows"}) or ("", [])
+
+    assert told == [["1.0"], [], ["1.1"], []]
+    assert [seldom["agent_version"] for _, hostname, *_, seldom in data if hostname == "web1"] == ["1.1"]
 
 
 async def test_the_system_s_readers_see_the_projections(api: ApiUnderTest) -> None:

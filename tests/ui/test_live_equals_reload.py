@@ -24,7 +24,7 @@ STEPS = 14
 EQUAL_S = 45  # which a connection that is tried again after 30 s has time for
 HOLDS = probe("rows")
 # Of a host's row only the next whole row brings these; the stream of heartbeats has the time and the two usages.
-OF_WHOLE_ROWS = ("uptime", "load", "disk_usage", "running", "clock_ahead_s", "exact_from")
+OF_WHOLE_ROWS = ("uptime", "load", "disk_usage", "clock_ahead_s", "exact_from")
 OF_A_READ = ("retries",)  # of a task, which its own page reads and no row of the stream has
 SET_HIDDEN = """(isHidden) => {
   Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });

@@ -202,7 +202,7 @@ function unlessSilent(coming) {
 function handle({ event, data, id }) {
   const body = JSON.parse(data);
   if (event === "rows") for (const [pos, row] of body.rows) put(body.table, pos, row);
-  if (event === "usage") for (const [pos, hostname, at, cpu, memory] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory });
+  if (event === "usage") for (const [pos, hostname, at, cpu, memory, running, seldom] of body) store.refresh("hosts", hostname, pos, { last_heartbeat_at: at, cpu_usage: cpu, memory_usage: memory, running, ...seldom });
   if (event === "output") for (const { topics, onPiece } of followers) if (topics.includes(outputTopic(body))) onPiece?.(body);
   if (event === "output_end") end(body);
   if (event === "ping") state.ping = { ...body, offsetMs: Date.parse(body.now) - Date.now() };
