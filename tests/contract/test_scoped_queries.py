@@ -117,7 +117,13 @@ class ScopedContract:
             HostReader: {"page", "one", "groups", "usage"},
             TaskReader: {"page", "one", "retries", "executions", "execution", "outputs"},
         }
-        assert {name for name in vars(AuditQueries) if name[0] != "_"} == {"seen_by", "newest", "after", "as_of"}
+        assert {name for name in vars(AuditQueries) if name[0] != "_"} == {
+            "seen_by",
+            "newest",
+            "after",
+            "count",
+            "as_of",
+        }
 
     async def test_what_was_is_read_with_the_scope_as_what_is(self, shop: Shop) -> None:
         life, told = list(Life(3).events()), 0
@@ -159,6 +165,8 @@ class ScopedContract:
             rows = await trail.seen_by(scope).after(AuditFilter(), 0, limit=1000)
             newest = await trail.seen_by(scope).newest(AuditFilter(kind="task"), before=None, limit=1000)
             assert [row.seq for row in rows] == expected
+            assert await trail.seen_by(scope).count(AuditFilter(), most=1000) == len(expected)
+            assert await trail.seen_by(scope).count(AuditFilter(), most=1) == min(1, len(expected))
             of_tasks = [event.seq for event in events if event.kind.startswith("task.") and event.seq in set(expected)]
             assert [row.seq for row in newest] == of_tasks[::-1]
 

@@ -23,7 +23,7 @@ AGENTS = 8
 STEPS = 14
 EQUAL_S = 45  # which a connection that is tried again after 30 s has time for
 HOLDS = probe("rows")
-# Of a host's row only the next whole row brings these, which every heartbeat changes; the stream of heartbeats has the others.
+# Of a host's row only the next whole row brings these, which every heartbeat changes; usages have the others.
 OF_WHOLE_ROWS = ("uptime", "load", "disk_usage", "clock_ahead_s", "exact_from")
 OF_A_READ = ("retries",)  # of a task, which its own page reads and no row of the stream has
 SET_HIDDEN = """(isHidden) => {

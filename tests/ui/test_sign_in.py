@@ -139,6 +139,7 @@ def test_a_session_that_ends_asks_for_a_name_over_the_page_and_loses_nothing(
 
 def test_who_has_signed_in_again_goes_on_where_they_were(visitor: Visitor, page: Page, dev: Dev) -> None:
     dev.api.post("/users", {"username": "alma", "role": "operator", "password": PASSWORD})
+    at_fleet(page, dev)
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, "alma")
     page.goto(f"{dev.url}/run?host=sim-0001")

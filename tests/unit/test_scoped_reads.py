@@ -53,6 +53,7 @@ FOR_ALL: Final = {
     # positions and moments, which are of no host
     ("audit.py", "audit_queries.as_of"),
     ("exports.py", "audit_queries.as_of"),
+    ("executions.py", "task_queries.as_of"),
     ("system.py", "audit_queries.as_of"),
     ("past.py", "past.moment"),
     ("health.py", "log.head"),
