@@ -204,6 +204,7 @@ def test_a_text_without_end_leaves_the_page_as_wide_as_it_is(browser: Browser, s
     for number, text in enumerate(LONG):
         guest.page.route(re.compile(r"/outputs$|/stream\?"), Server(texts([text])))
         guest.page.route(re.compile(rf"/tasks/{shown.done}$|/executions"), Server(texts([text[:2000]])))
+        guest.page.route(re.compile(r"/events\?"), Server(texts([text[:2000]])))  # as of rows of made up positions
         wrong += [f"{number}: {each}" for each in guest.show(Place("task", f"/tasks/{shown.done}"))]
         guest.page.unroute_all()
 
