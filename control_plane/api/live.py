@@ -286,8 +286,11 @@ class Live:
             if self._places is None:
                 return
             views, reached = await self._changes.usage(self._places)
-            await self._tell(readers, reached, [host_row(view, only_its_own=True) for view in views], views)
-            self._seldom |= {view.hostname: seldom_of(view) for view in views}
+            seldom = {view.hostname: seldom_of(view) for view in views}
+            others = {name for name, said in seldom.items() if self._seldom.get(name) != said}
+            own = [host_row(view, only_its_own=True) for view in views]
+            await self._tell(readers, reached, own, views, others)
+            self._seldom |= seldom  # only now, as with the places
             if "system" in _topics_of(readers):
                 now_us = self._services.clock.now_us()
                 states = await self._services.projection_queries.states()
@@ -297,14 +300,18 @@ class Live:
                 await self._tell(readers, reached, made)
 
     async def _tell(
-        self, readers: Sequence[Subscription], reached: Places, rows: Sequence[Row], usage: Sequence[HostView] = ()
+        self,
+        readers: Sequence[Subscription],
+        reached: Places,
+        rows: Sequence[Row],
+        usage: Sequence[HostView] = (),
+        others: Collection[str] = (),
     ) -> None:
         """Give every reader what is its own; readers of the same topics who may see the same share the bytes.
 
         Args:
             readers: those for whose topics it was read, and no others: to them its id would pass over rows.
         """
-        others = {view.hostname for view in usage if self._seldom.get(view.hostname) != seldom_of(view)}
         scopes = {reader.scope for reader in readers}
         shown = {scope: await self._shown(rows, usage, scope, others) for scope in scopes}
         self._places = reached  # only now: without the database all of it is read again

@@ -168,7 +168,7 @@ export function namesOf(typed) {
 }
 
 /** What is no number stays as it is, as "10%". @param {string} typed */
-export function amountOf(typed) {
+function amountOf(typed) {
   return /^\d+$/.test(typed) ? Number(typed) : typed;
 }
 
